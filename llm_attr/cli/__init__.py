@@ -1,0 +1,44 @@
+"""The command `llm-attr`. Commands import what they need when they run, so that asking for help costs nothing."""
+
+from __future__ import annotations
+
+import sys
+from importlib.metadata import version as version_of
+from typing import Annotated
+
+import typer
+
+from llm_attr.cli import models
+from llm_attr.errors import LlmAttrError
+
+app = typer.Typer(
+    name="llm-attr",
+    help="Which part of a prompt carried a language model's answer.",
+    no_args_is_help=True,
+    pretty_exceptions_enable=False,
+)
+app.add_typer(models.app, name="models")
+
+
+def main() -> None:
+    """Run the command line; an error of llm_attr becomes one line on standard error and exit code 1."""
+    try:
+        app(prog_name="llm-attr")
+    except LlmAttrError as error:
+        print(f"error: {' '.join(str(error).split())}", file=sys.stderr)
+        sys.exit(1)
+
+
+def _show_version(wanted: bool) -> None:
+    if wanted:
+        typer.echo(f"llm-attr {version_of('llm_attr')}")
+        raise typer.Exit
+
+
+@app.callback()
+def _options(
+    version: Annotated[
+        bool, typer.Option("--version", callback=_show_version, is_eager=True, help="Print the version.")
+    ] = False,
+) -> None:
+    pass

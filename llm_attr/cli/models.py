@@ -1,0 +1,28 @@
+"""`llm-attr models`: the embedded models, listed and fetched."""
+
+from __future__ import annotations
+
+from typing import Annotated
+
+import typer
+
+app = typer.Typer(help="The embedded models: real ones that need no account and no hub.", no_args_is_help=True)
+
+
+@app.command("list")
+def list_models() -> None:
+    """Print each model's name, what it is, its licence and whether it has been fetched."""
+    from llm_attr.llm.embedded import CATALOGUE, is_fetched
+
+    width = max(map(len, CATALOGUE))
+    for model in CATALOGUE.values():
+        state = "fetched" if is_fetched(model.name) else "not fetched"
+        typer.echo(f"{model.name:{width}}  {model.summary}  ({model.licence}, {state})")
+
+
+@app.command()
+def fetch(name: Annotated[str, typer.Argument(help="A name from `llm-attr models list`.")]) -> None:
+    """Fetch a model, convert it once and print the folder that it lies in."""
+    from llm_attr.llm.embedded import fetch_model
+
+    typer.echo(fetch_model(name))

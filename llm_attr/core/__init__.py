@@ -1,0 +1,1 @@
+"""Engines: they know torch, and no public class, tokenizer or plot."""

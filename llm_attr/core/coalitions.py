@@ -1,0 +1,33 @@
+"""Sets of coalitions: which features are present, a row each."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+import numpy as np
+import torch
+
+from llm_attr.typing import Coalitions
+
+BLOCK_ENTRIES = 1 << 24
+"""How many entries of a design are held at once; a design of many features comes in blocks of rows."""
+
+
+def full(features: int) -> Coalitions:
+    """`(1, features)`: everything present."""
+    return torch.ones(1, features, dtype=torch.bool)
+
+
+def each_left_out(features: int) -> Iterator[Coalitions]:
+    """`(features, features)` in blocks of rows: row i lacks feature i alone."""
+    rows = max(1, BLOCK_ENTRIES // max(1, features))
+    for start in range(0, features, rows):
+        stop = min(features, start + rows)
+        block = torch.ones(stop - start, features, dtype=torch.bool)
+        block[torch.arange(stop - start), torch.arange(start, stop)] = False
+        yield block
+
+
+def keys(coalitions: Coalitions) -> list[bytes]:
+    """A short hashable name for each row."""
+    return [row.tobytes() for row in np.packbits(coalitions.numpy(), axis=1)]

@@ -1,0 +1,146 @@
+"""The one place between an estimator and a model: chunks, out-of-memory back-off, progress, cancellation."""
+
+from __future__ import annotations
+
+import threading
+import warnings
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from contextvars import ContextVar
+from dataclasses import dataclass
+from types import TracebackType
+from typing import TypeVar
+
+import torch
+from tqdm.auto import tqdm
+
+from llm_attr.core.memory import is_out_of_memory, release
+from llm_attr.errors import Cancelled, OutOfMemory
+
+Piece = TypeVar("Piece")
+
+
+@dataclass(frozen=True)
+class Progress:
+    """What an observer is told after each chunk: evaluations done of a total, and of which method."""
+
+    description: str
+    done: int
+    total: int
+
+
+@dataclass(frozen=True)
+class _Watch:
+    observer: Callable[[Progress], None] | None
+    cancel: threading.Event | None
+
+
+_watch: ContextVar[_Watch | None] = ContextVar("llm_attr_watch", default=None)
+
+
+@contextmanager
+def watching(
+    observer: Callable[[Progress], None] | None = None, cancel: threading.Event | None = None
+) -> Iterator[None]:
+    """Lets an observer see the progress of every explanation inside, and an event stop it.
+
+    Args:
+        observer: Called with a `Progress` after each chunk of evaluations.
+        cancel: Once set, the next chunk is not started.
+
+    Raises:
+        Cancelled: from the explanation inside, once `cancel` is set.
+
+    Example:
+        >>> import threading
+        >>> stop = threading.Event()
+        >>> with watching(lambda p: print(p.done, "of", p.total), cancel=stop):
+        ...     pass
+    """
+    token = _watch.set(_Watch(observer, cancel))
+    try:
+        yield
+    finally:
+        _watch.reset(token)
+
+
+class Evaluator:
+    """Runs the evaluations of one attribution in chunks that fit, and tells how far it is.
+
+    Args:
+        description: What the progress bar is called.
+        total: How many evaluations there will be.
+        show_progress: Whether a bar is written to standard error.
+        device: Where the model answers; what is released after a failed allocation.
+    """
+
+    def __init__(
+        self, description: str, total: int, *, show_progress: bool = False, device: torch.device | None = None
+    ) -> None:
+        self.description, self.total, self.done = description, total, 0
+        self._device = device or torch.device("cpu")
+        self._limit: int | None = None
+        self._bar = tqdm(total=total, desc=description) if show_progress else None
+
+    def __enter__(self) -> Evaluator:
+        self.check()
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        if self._bar is not None:
+            self._bar.close()
+
+    def run(self, count: int, chunk: int, evaluate: Callable[[int, int], Piece]) -> Iterator[Piece]:
+        """Calls `evaluate(start, stop)` over `range(count)`, at most `chunk` at a time.
+
+        A chunk that does not fit into memory is halved, and so are all later ones.
+
+        Raises:
+            OutOfMemory: a chunk of one does not fit.
+            Cancelled: the caller's event was set.
+        """
+        start = 0
+        while start < count:
+            self.check()
+            size = max(1, min(chunk, self._limit or chunk, count - start))
+            failure: BaseException | None = None
+            try:
+                piece = evaluate(start, start + size)
+            except (RuntimeError, MemoryError) as error:
+                if not is_out_of_memory(error):
+                    raise
+                failure = error.with_traceback(None)
+            if failure is None:
+                yield piece
+                start += size
+            else:
+                self._back_off(size, failure)
+
+    def advance(self, evaluations: int) -> None:
+        """Counts evaluations as done and tells the bar and the observer."""
+        self.done += evaluations
+        if self._bar is not None:
+            self._bar.update(evaluations)
+        watch = _watch.get()
+        if watch is not None and watch.observer is not None:
+            watch.observer(Progress(self.description, self.done, self.total))
+
+    def check(self) -> None:
+        """Raises `Cancelled` if the caller's event is set."""
+        watch = _watch.get()
+        if watch is not None and watch.cancel is not None and watch.cancel.is_set():
+            raise Cancelled(f"{self.description} was stopped after {self.done} of {self.total} evaluations")
+
+    def _back_off(self, size: int, failure: BaseException) -> None:
+        release(self._device)
+        if size == 1:
+            raise OutOfMemory(f"not even one piece of {self.description} fits into memory: {failure}") from failure
+        if self._limit is None:
+            warnings.warn(
+                f"{self.description}: {size} at a time did not fit into memory; going on with half as many",
+                RuntimeWarning,
+                stacklevel=2,
+            )
+        self._limit = size // 2

@@ -1,0 +1,89 @@
+"""Which feature owns which position of the inputs."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from llm_attr.errors import InvalidShape, InvalidType
+from llm_attr.typing import Coalitions, TensorOrTensors, Tensors, Values
+
+
+@dataclass(frozen=True)
+class Features:
+    """A partition of all positions into features; a feature may span several inputs.
+
+    Attributes:
+        owner: For each input the number of the feature that owns each position, `(1 or batch, *features)`.
+        count: How many features there are.
+    """
+
+    owner: Tensors
+    count: int
+
+    @classmethod
+    def single(cls, inputs: Tensors) -> Features:
+        """Every position of an example is a feature of its own."""
+        owner, count = [], 0
+        for tensor in inputs:
+            size = tensor[:1].numel()
+            owner.append(torch.arange(count, count + size).view(1, *tensor.shape[1:]))
+            count += size
+        return cls(tuple(owner), count)
+
+    @classmethod
+    def of_mask(cls, mask: TensorOrTensors, inputs: Tensors) -> Features:
+        """Positions with the same number in the mask belong together, across inputs too.
+
+        Raises:
+            InvalidShape: a mask does not broadcast to its input, or the number of masks differs from that of the
+                inputs.
+            InvalidType: the mask holds something else than whole numbers.
+        """
+        masks = mask if isinstance(mask, tuple) else (mask,)
+        if len(masks) != len(inputs):
+            raise InvalidShape(
+                f"feature_mask must have one mask for each of the {len(inputs)} inputs; got {len(masks)}"
+            )
+        owners = [_owner(mask, tensor, i) for i, (mask, tensor) in enumerate(zip(masks, inputs, strict=True))]
+        ids, index = torch.unique(torch.cat([owner.flatten() for owner in owners]), return_inverse=True)
+        parts = index.split([owner.numel() for owner in owners])
+        return cls(tuple(part.view(owner.shape) for part, owner in zip(parts, owners, strict=True)), len(ids))
+
+    def present(self, coalitions: Coalitions, which: int, device: torch.device) -> Tensor:
+        """`(coalitions, 1 or batch, *features)`: True where the input `which` keeps its own value."""
+        return coalitions.to(device)[:, self.owner[which].to(device)]
+
+    def spread(self, values: Values) -> Tensors:
+        """Gives every position the value of its feature: `(features, outputs) -> (outputs, *features)` for each input.
+
+        Where positions belong to other features in each example, the outputs are the examples.
+        """
+        return tuple(self._spread_one(values, owner.to(values.device)) for owner in self.owner)
+
+    def _spread_one(self, values: Values, owner: Tensor) -> Tensor:
+        if len(owner) == 1:
+            return values[owner[0]].movedim(-1, 0) if owner[0].dim() else values[owner[0]]
+        if values.shape[-1] != len(owner):
+            raise InvalidShape(
+                f"a feature_mask that differs between the {len(owner)} examples needs one output for each example; "
+                f"the model gave {values.shape[-1]} outputs"
+            )
+        examples = torch.arange(len(owner), device=values.device).view(-1, *(1,) * (owner.dim() - 1))
+        return values[owner, examples]
+
+
+def _owner(mask: Tensor, tensor: Tensor, index: int) -> Tensor:
+    if not isinstance(mask, Tensor):
+        raise InvalidType(f"feature_mask {index} must be a tensor of whole numbers; got {type(mask).__name__}")
+    if mask.is_complex() or (mask.is_floating_point() and not torch.equal(mask, mask.round())):
+        raise InvalidType(f"feature_mask {index} must hold whole numbers; got {mask.dtype} with fractions")
+    rows = 1 if mask.dim() < tensor.dim() or len(mask) == 1 else len(tensor)
+    try:
+        return mask.long().expand(rows, *tensor.shape[1:])
+    except RuntimeError:
+        raise InvalidShape(
+            f"feature_mask {index} must broadcast to its input of shape {tuple(tensor.shape)}; got {tuple(mask.shape)}"
+        ) from None

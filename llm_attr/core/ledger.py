@@ -1,0 +1,41 @@
+"""What has been computed is not computed again: coalition -> values."""
+
+from __future__ import annotations
+
+import torch
+
+from llm_attr.core.coalitions import keys
+from llm_attr.typing import Coalitions, Game, Values
+
+
+class Ledger:
+    """Remembers the value of every coalition of one game.
+
+    Attributes:
+        asked: Coalitions asked for so far.
+        evaluated: Those of them that the game had to evaluate.
+    """
+
+    def __init__(self) -> None:
+        self._values: dict[bytes, Values] = {}
+        self.asked = 0
+        self.evaluated = 0
+
+    def __len__(self) -> int:
+        """The number of distinct coalitions remembered."""
+        return len(self._values)
+
+    def remembering(self, game: Game) -> Game:
+        """The same game, asking `game` only for coalitions that are not in the ledger, each once."""
+
+        def remembered(coalitions: Coalitions) -> Values:
+            names = keys(coalitions)
+            new = {name: i for i, name in reversed(list(enumerate(names))) if name not in self._values}
+            if new:
+                rows = sorted(new.values())
+                self._values.update(zip((names[i] for i in rows), game(coalitions[rows]).unbind(), strict=True))
+            self.asked += len(names)
+            self.evaluated += len(new)
+            return torch.stack([self._values[name] for name in names])
+
+        return remembered

@@ -1,0 +1,27 @@
+"""The attribution methods by name, so that command line, wrappers and pages need no list of their own."""
+
+from __future__ import annotations
+
+import re
+from typing import TypeVar
+
+Method = TypeVar("Method", bound=type)
+
+METHODS: dict[str, type] = {}
+"""Every registered attribution class under its snake_case name."""
+
+
+def registered(method: Method) -> Method:
+    """Class decorator: makes a method known as the snake_case of its class name."""
+    METHODS[snake_case(method.__name__)] = method
+    return method
+
+
+def snake_case(name: str) -> str:
+    """`FeatureAblation` -> `feature_ablation`."""
+    return re.sub(r"(?<=[a-z0-9])(?=[A-Z])", "_", name).lower()
+
+
+def summary(method: type) -> str:
+    """The first line of the class's docstring."""
+    return (method.__doc__ or "").strip().splitlines()[0]

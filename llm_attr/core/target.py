@@ -1,0 +1,72 @@
+"""Which entry of a model's output is explained."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from llm_attr.errors import InvalidTarget
+from llm_attr.typing import Target
+
+
+def select(output: Tensor, target: Target) -> Tensor:
+    """The explained entry of each example: `(batch, classes, ...) -> (batch, ...)`.
+
+    An int or a tuple names the same entry for all examples; a 1-D tensor, a list of ints or a list of tuples one for
+    each.
+
+    Raises:
+        InvalidTarget: the output has no class axis, or the target does not fit it.
+    """
+    if target is None:
+        return output
+    if output.dim() < 2:
+        raise InvalidTarget(
+            f"target {target!r} chooses a column of the model's output, which has none: its shape is "
+            f"{tuple(output.shape)}; leave the target out"
+        )
+    chosen: Any = target
+    if isinstance(target, Tensor):
+        chosen = target.item() if target.numel() == 1 else target.tolist()
+    if isinstance(chosen, list):
+        return _one_each(output, chosen)
+    if isinstance(chosen, int | tuple):
+        entry = chosen if isinstance(chosen, tuple) else (chosen,)
+        index: tuple[Any, ...] = (slice(None), *_checked(entry, output))
+        return output[index]
+    raise InvalidTarget(
+        f"target must be an int, a tuple of ints, a 1-D tensor, a list of ints or a list of tuples; got {target!r}"
+    )
+
+
+def tile_target(target: Target, copies: int) -> Target:
+    """The target of `copies` stacked batches."""
+    if isinstance(target, Tensor) and target.numel() > 1:
+        return target.repeat(copies)
+    return target * copies if isinstance(target, list) else target
+
+
+def _one_each(output: Tensor, target: list[int] | list[tuple[int, ...]]) -> Tensor:
+    if len(target) != len(output):
+        raise InvalidTarget(
+            f"a list of targets names one for each example: {len(output)} examples, {len(target)} targets"
+        )
+    entries = [_checked(entry if isinstance(entry, tuple) else (entry,), output) for entry in target]
+    if len({len(entry) for entry in entries}) != 1:
+        raise InvalidTarget(f"the targets of a list must have the same length; got {target!r}")
+    rows = torch.arange(len(output), device=output.device)
+    index = (rows, *torch.tensor(entries, device=output.device).unbind(1))
+    return output[index]
+
+
+def _checked(entry: tuple[int, ...], output: Tensor) -> tuple[int, ...]:
+    sizes = tuple(output.shape[1:])
+    if not all(isinstance(index, int) for index in entry) or not 0 < len(entry) <= len(sizes):
+        raise InvalidTarget(
+            f"a target for outputs of shape {tuple(output.shape)} has up to {len(sizes)} ints; got {entry!r}"
+        )
+    if any(not -size <= index < size for index, size in zip(entry, sizes, strict=False)):
+        raise InvalidTarget(f"target {entry!r} is out of range for outputs of shape {tuple(output.shape)}")
+    return entry

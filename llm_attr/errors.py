@@ -1,0 +1,129 @@
+"""Every error that llm_attr raises on purpose.
+
+::
+
+    LlmAttrError
+    ├── InvalidValue (ValueError)
+    │   ├── UnknownName              a method, unit or model that does not exist; lists those that do
+    │   ├── InvalidShape             a tensor whose shape does not fit (inputs, outputs, feature mask, baseline)
+    │   ├── InvalidTarget            a target that is missing, out of range or of the wrong form
+    │   ├── EmptyPrompt              nothing to attribute to
+    │   ├── EmptyTarget              nothing to explain
+    │   ├── ContextTooLong           prompt + answer exceed the model's context
+    │   ├── UnalignedTokenizer       tokens cannot be mapped to characters reliably
+    │   ├── NonFiniteScore           the model answered NaN or infinity
+    │   └── BrokenFile               a stored file that is not what it should be
+    ├── InvalidType (TypeError)
+    │   ├── UnknownKeyword           a keyword argument that nothing takes; names the nearest
+    │   ├── NotALanguageModel        a model without next-token logits
+    │   └── UnsupportedMethod        an attribution method that cannot do what was asked of it
+    ├── Unavailable (RuntimeError)
+    │   ├── FetchFailed              an embedded model could not be fetched
+    │   └── OutOfMemory              even the smallest chunk does not fit
+    ├── MissingExtra (ImportError)   an optional package is not installed; names the extra
+    └── Cancelled                    the caller asked to stop
+
+Each message says what is wrong, what was given and what is accepted.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from difflib import get_close_matches
+
+
+class LlmAttrError(Exception):
+    """The root of the tree."""
+
+
+class InvalidValue(LlmAttrError, ValueError):
+    """An argument has the right type and a value that cannot be used."""
+
+
+class UnknownName(InvalidValue):
+    """A name that is in no list; the message holds the list."""
+
+    def __init__(self, what: str, given: object, accepted: Iterable[str]) -> None:
+        accepted = list(accepted)
+        super().__init__(f"unknown {what} {given!r}{_nearest(given, accepted)}; accepted: {', '.join(accepted)}")
+
+
+class InvalidShape(InvalidValue):
+    """A tensor has a shape that does not fit the others."""
+
+
+class InvalidTarget(InvalidValue):
+    """A target is missing, out of range or of the wrong form for the model's output."""
+
+
+class EmptyPrompt(InvalidValue):
+    """The prompt holds nothing that an attribution could go to."""
+
+
+class EmptyTarget(InvalidValue):
+    """The target holds no token that could be explained."""
+
+
+class ContextTooLong(InvalidValue):
+    """Prompt and answer together are longer than the model's context."""
+
+
+class UnalignedTokenizer(InvalidValue):
+    """The tokenizer's tokens cannot be mapped to the characters of the text reliably."""
+
+
+class NonFiniteScore(InvalidValue):
+    """The model's output is NaN or infinite where a number is needed."""
+
+
+class BrokenFile(InvalidValue):
+    """A stored file is damaged or is not what its name says."""
+
+
+class InvalidType(LlmAttrError, TypeError):
+    """An argument has a type that cannot be used."""
+
+
+class UnknownKeyword(InvalidType):
+    """A keyword argument that the call does not take; the message names the nearest that it does."""
+
+    def __init__(self, where: str, given: Iterable[str], accepted: Iterable[str]) -> None:
+        given, accepted = list(given), sorted(accepted)
+        shown = ", ".join(f"{name!r}{_nearest(name, accepted)}" for name in given)
+        super().__init__(f"{where} takes no keyword {shown}; accepted: {', '.join(accepted) or 'none'}")
+
+
+class NotALanguageModel(InvalidType):
+    """The model does not give next-token logits."""
+
+
+class UnsupportedMethod(InvalidType):
+    """The attribution method cannot do what was asked of it."""
+
+
+class Unavailable(LlmAttrError, RuntimeError):
+    """Something outside the program is missing."""
+
+
+class FetchFailed(Unavailable):
+    """An embedded model could not be fetched or converted."""
+
+
+class OutOfMemory(Unavailable):
+    """Even the smallest possible piece of the work does not fit into memory."""
+
+
+class MissingExtra(LlmAttrError, ImportError):
+    """An optional dependency is not installed."""
+
+    def __init__(self, package: str, extra: str) -> None:
+        super().__init__(f"{package} is needed for this and not installed; run: pip install 'llm_attr[{extra}]'")
+
+
+class Cancelled(LlmAttrError):
+    """The caller asked to stop before the work was done."""
+
+
+def _nearest(given: object, accepted: Iterable[str]) -> str:
+    match = get_close_matches(str(given), list(accepted), n=1)
+    return f" (did you mean {match[0]!r}?)" if match else ""

@@ -1,0 +1,81 @@
+"""The one-line way in."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from inspect import signature
+from typing import Any
+
+from torch import Tensor
+from transformers import PreTrainedTokenizerBase
+
+from llm_attr.core.registry import summary
+from llm_attr.errors import UnknownKeyword, UnknownName
+from llm_attr.llm.attribution import LLMAttribution, Options, text_methods
+from llm_attr.llm.inputs import InterpretableInput
+from llm_attr.llm.model import LanguageModel, as_language_model
+from llm_attr.llm.prompt import Messages, Prompt
+from llm_attr.llm.result import LLMAttributionResult
+
+
+def methods() -> dict[str, str]:
+    """Every name that `explain` takes as `method`, with a line that says what it does."""
+    return {name: summary(method) for name, method in sorted(text_methods().items())}
+
+
+def explain(
+    model: LanguageModel | Any,
+    prompt: str | Messages | Prompt | InterpretableInput,
+    *,
+    tokenizer: PreTrainedTokenizerBase | None = None,
+    unit: str = "sentence",
+    method: str = "feature_ablation",
+    target: str | Tensor | Sequence[int] | None = None,
+    **options: Any,
+) -> LLMAttributionResult:
+    """Explains which units of a prompt carried a model's answer.
+
+    Args:
+        model: A `LanguageModel`, or a transformers model with its `tokenizer` beside it.
+        prompt: A text, the messages of a chat, or a `Prompt` (which brings its own units).
+        tokenizer: The tokenizer of a transformers model.
+        unit: `token`, `word` or `sentence`.
+        method: A name out of `llm_attr.methods()`.
+        target: The answer to explain: text or token ids; None lets the model generate it.
+        **options: `attr_target` ("log_prob" or "prob"), what `LLMAttribution.attribute` takes (`gen_args`,
+            `num_trials`, `use_cached_outputs`, `show_progress`, ...), and the method's own options.
+
+    Returns:
+        An `LLMAttributionResult`: `.top(k)`, `.show()`, `.to_html(path)`, `.seq_attr`, `.token_attr`.
+
+    Raises:
+        UnknownName: there is no such method or unit.
+        UnknownKeyword: nothing takes one of the options.
+        EmptyPrompt: there is nothing to attribute to.
+
+    Example:
+        >>> result = explain(load_model("smollm2-135m"), "Aksel repairs violins. What does Aksel do?")  # doctest: +SKIP
+        >>> result.top(1)  # doctest: +SKIP
+    """
+    known = text_methods()
+    if method not in known:
+        raise UnknownName("method", method, sorted(known))
+    language_model = as_language_model(model, tokenizer)
+    attr_method = known[method](language_model.model)
+    _refuse_unknown(options, attr_method)
+    attr_target = options.pop("attr_target", "log_prob")
+    wrapper = LLMAttribution(attr_method, language_model.tokenizer, attr_target)
+    wrapper.language_model = language_model
+    inp = prompt if isinstance(prompt, Prompt | InterpretableInput) else Prompt(prompt, unit=unit)
+    return wrapper.attribute(inp, target, **options)
+
+
+def _refuse_unknown(options: dict[str, Any], attr_method: Any) -> None:
+    call = {
+        name
+        for name in signature(LLMAttribution.attribute).parameters
+        if name not in ("self", "inp", "target", "kwargs")
+    }
+    accepted = call | {"attr_target"} | Options.accepted(attr_method)
+    if unknown := set(options) - accepted:
+        raise UnknownKeyword("explain", unknown, {name for name in accepted if not name.startswith("_")})

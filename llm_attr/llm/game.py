@@ -1,0 +1,103 @@
+"""A prompt as a game: a coalition of units is worth the log-probabilities of the answer."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import torch
+from torch import Tensor
+
+from llm_attr.core.evaluator import Evaluator
+from llm_attr.core.features import Features
+from llm_attr.errors import EmptyPrompt, InvalidType
+from llm_attr.llm.inputs import InterpretableInput
+from llm_attr.llm.model import LanguageModel
+from llm_attr.llm.prefix_tree import Variant
+from llm_attr.llm.scoring import Scorer
+from llm_attr.typing import Coalitions, Values
+
+Inspector = Callable[[str, str, list[float]], None]
+
+
+class TextGame:
+    """The log-probability of each token of an answer when only the units of a coalition are in the prompt.
+
+    Args:
+        inp: The prompt in its units.
+        features: Which units form a feature.
+        scorer: Model and answer.
+        evaluator: Runs the passes.
+        per_call: The most variants of one pass; None for as many as fit.
+        inspect: Called once for each variant: its text, the answer's text, and the probabilities of the whole answer
+            and of each token.
+
+    Attributes:
+        stand_in: The token that stood for a prompt without any text, if that came up.
+    """
+
+    def __init__(
+        self,
+        inp: InterpretableInput,
+        features: Features,
+        scorer: Scorer,
+        evaluator: Evaluator,
+        per_call: int | None = None,
+        inspect: Inspector | None = None,
+    ) -> None:
+        self.inp, self.features, self.scorer, self.evaluator = inp, features, scorer, evaluator
+        self._per_call, self._inspect = per_call, inspect
+        self._tensor = inp.to_tensor()
+        self._inspected: set[Variant] = set()
+        self.stand_in: int | None = None
+
+    def __call__(self, coalitions: Coalitions) -> Values:
+        """`(coalitions, answer tokens)` log-probabilities in nats."""
+        variants = [self.variant(coalition) for coalition in coalitions]
+        size = self._per_call or len(variants)
+        groups = [variants[i : i + size] for i in range(0, len(variants), size)]
+        scores = torch.cat([self.scorer.score(group, self.evaluator) for group in groups])
+        if self._inspect is not None:
+            self._show(variants, scores, self._inspect)
+        return scores
+
+    def variant(self, coalition: Coalitions) -> Variant:
+        """The tokens of the prompt in which only the features of the coalition `(features,)` are present."""
+        present = coalition[self.features.owner[0]]
+        ids = model_input_ids(self.scorer.language_model, self.inp, self._tensor * present.to(self._tensor.dtype))
+        if not ids:
+            self.stand_in = empty_prompt_id(self.scorer.language_model)
+            ids = [self.stand_in]
+        return Variant.plain(ids)
+
+    def _show(self, variants: list[Variant], scores: Tensor, inspect: Inspector) -> None:
+        language_model, answer = self.scorer.language_model, list(self.scorer.answer)
+        for variant, log_probs in zip(variants, scores, strict=True):
+            if variant not in self._inspected:
+                self._inspected.add(variant)
+                probabilities = torch.cat([log_probs.sum()[None], log_probs]).exp().tolist()
+                inspect(language_model.decode(list(variant.tokens)), language_model.decode(answer), probabilities)
+
+
+def model_input_ids(language_model: LanguageModel, inp: InterpretableInput, present: Tensor | None = None) -> list[int]:
+    """Token ids of the prompt with these features present, `(1, features)`."""
+    model_input = inp.to_model_input(present)
+    if isinstance(model_input, str):
+        return language_model.encode(model_input, special_tokens=True)
+    if isinstance(model_input, Tensor):
+        return list(model_input.flatten().tolist())
+    raise InvalidType(f"to_model_input must give a text or token ids; got {type(model_input).__name__}")
+
+
+def empty_prompt_id(language_model: LanguageModel) -> int:
+    """What stands for an empty prompt: the token of the beginning of text, else that of its end.
+
+    Raises:
+        EmptyPrompt: the tokenizer has neither.
+    """
+    for token in (language_model.tokenizer.bos_token_id, language_model.tokenizer.eos_token_id):
+        if token is not None:
+            return int(token)
+    raise EmptyPrompt(
+        f"without its units the prompt is empty, and the tokenizer of {language_model.name} has neither a BOS nor "
+        "an EOS token that could stand for it; keep some text outside the units"
+    )

@@ -1,0 +1,234 @@
+"""Inputs in the features that a user names: template slots and tokens, under Captum's names."""
+
+from __future__ import annotations
+
+import random
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
+
+import torch
+from torch import Tensor
+from transformers import PreTrainedTokenizerBase
+
+from llm_attr.errors import EmptyPrompt, InvalidShape, InvalidType, InvalidValue, UnknownName
+from llm_attr.llm.alignment import token_texts
+
+Texts = Sequence[str] | Mapping[str, str]
+"""One text for each slot of a template: by place or by name."""
+
+
+class InterpretableInput(ABC):
+    """An input that knows its interpretable features, and what the model gets when some of them are absent."""
+
+    values: Sequence[str]
+    """The text of each feature."""
+
+    @abstractmethod
+    def to_tensor(self) -> Tensor:
+        """`(1, features)`: everything present (ones)."""
+
+    @abstractmethod
+    def to_model_input(self, perturbed_tensor: Tensor | None = None) -> Any:
+        """What the model gets where features with a zero in `perturbed_tensor` `(1, features)` are absent.
+
+        Returns:
+            A text, which is tokenised with the tokenizer's special tokens, or token ids `(1, tokens)`.
+        """
+
+    def format_attr(self, itp_attr: Tensor) -> Tensor:
+        """Attributions of the features `(..., features)` as attributions of the values `(..., values)`."""
+        return itp_attr
+
+    def sampled(self) -> InterpretableInput:
+        """This input with its random baselines, if it has any, drawn once and fixed."""
+        return self
+
+
+class ProductBaselines:
+    """Baselines drawn for each slot from a list of its own, independently.
+
+    Args:
+        baseline_values: A list of candidates for each slot, by place or by name; under a tuple of names, candidates are
+            tuples that belong together.
+
+    Example:
+        >>> sorted(ProductBaselines({"name": ["Ann"], ("city", "state"): [("Oslo", "NO")]}).sample().items())
+        [('city', 'Oslo'), ('name', 'Ann'), ('state', 'NO')]
+    """
+
+    def __init__(self, baseline_values: Sequence[Sequence[Any]] | Mapping[Any, Sequence[Any]]) -> None:
+        self.baseline_values = baseline_values
+
+    def sample(self) -> list[Any] | dict[str, Any]:
+        """One candidate for each slot, from Python's global random stream."""
+        if not isinstance(self.baseline_values, Mapping):
+            return [random.choice(candidates) for candidates in self.baseline_values]
+        chosen: dict[str, Any] = {}
+        for names, candidates in self.baseline_values.items():
+            value = random.choice(candidates)
+            chosen.update(zip(names, value, strict=True) if isinstance(names, tuple) else [(names, value)])
+        return chosen
+
+    def __call__(self) -> list[Any] | dict[str, Any]:
+        """The same as `sample`."""
+        return self.sample()
+
+
+class TextTemplateInput(InterpretableInput):
+    """A template whose slots are the features.
+
+    Args:
+        template: A format string with `{}` or `{name}` slots, or a function of the values that gives the text.
+        values: What fills the slots, by place or by name.
+        baselines: What fills a slot that is absent; empty text by default. A function is called for a fresh sample (see
+            `ProductBaselines`).
+        mask: The group of each slot, by place or by name; slots of a group are one feature.
+
+    Raises:
+        EmptyPrompt: there are no values.
+        InvalidValue: values do not fit the template, or baselines or mask do not fit the values.
+
+    Example:
+        >>> TextTemplateInput("{} lives in {}.", ["Dave", "Palm Coast"]).to_model_input()
+        'Dave lives in Palm Coast.'
+    """
+
+    def __init__(
+        self,
+        template: str | Callable[..., str],
+        values: Texts,
+        baselines: Texts | Callable[[], Any] | None = None,
+        mask: Sequence[int] | Mapping[str, int] | None = None,
+    ) -> None:
+        if not values:
+            raise EmptyPrompt("a template needs at least one value to attribute to; got none")
+        self.template = template
+        self.dict_keys = list(values) if isinstance(values, Mapping) else None
+        self.values: list[str] = self._in_order(values, "values")
+        self.baselines = [""] * len(self.values) if baselines is None else baselines
+        if not callable(self.baselines):
+            self.baselines = self._in_order(self.baselines, "baselines")
+        groups = list(range(len(self.values))) if mask is None else self._in_order(mask, "mask")
+        self.mask = None if mask is None else groups
+        numbers = {group: number for number, group in enumerate(dict.fromkeys(groups))}
+        self._group = torch.tensor([numbers[group] for group in groups])
+        self.n_itp_features = len(numbers)
+        self.to_model_input()
+
+    def to_tensor(self) -> Tensor:
+        """`(1, groups)` of ones."""
+        return torch.ones(1, self.n_itp_features)
+
+    def to_model_input(self, perturbed_tensor: Tensor | None = None) -> str:
+        """The text, with absent slots at their baseline."""
+        present = [True] * len(self.values)
+        if perturbed_tensor is not None:
+            _check_width(perturbed_tensor, self.n_itp_features)
+            present = (perturbed_tensor[0, self._group.to(perturbed_tensor.device)] != 0).tolist()
+        if all(present):
+            return self._fill(self.values)
+        absent = self._in_order(self.baselines(), "baselines") if callable(self.baselines) else self.baselines
+        return self._fill([own if here else base for own, base, here in zip(self.values, absent, present, strict=True)])
+
+    def format_attr(self, itp_attr: Tensor) -> Tensor:
+        """Gives every slot the attribution of its group."""
+        return itp_attr[..., self._group.to(itp_attr.device)]
+
+    def sampled(self) -> TextTemplateInput:
+        """The same template with one sample of its baselines."""
+        if not callable(self.baselines):
+            return self
+        keyed = dict(zip(self.dict_keys, self.values, strict=True)) if self.dict_keys else self.values
+        mask = self.mask and (dict(zip(self.dict_keys, self.mask, strict=True)) if self.dict_keys else self.mask)
+        return TextTemplateInput(self.template, keyed, self.baselines(), mask)
+
+    def _fill(self, texts: Sequence[str]) -> str:
+        fill = self.template.format if isinstance(self.template, str) else self.template
+        try:
+            return fill(**dict(zip(self.dict_keys, texts, strict=True))) if self.dict_keys else fill(*texts)
+        except (IndexError, KeyError) as error:
+            given = self.dict_keys or f"{len(self.values)} values"
+            raise InvalidValue(
+                f"the template {self.template!r} has a slot that no value fills ({error}); got {given}"
+            ) from None
+
+    def _in_order(self, items: Any, what: str) -> list[Any]:
+        if isinstance(items, Mapping) != (self.dict_keys is not None):
+            raise InvalidType(f"{what} must be given as the values are: by name in a dict, or by place in a list")
+        ordered = list(items.values()) if isinstance(items, Mapping) else list(items)
+        if self.dict_keys is not None:
+            if set(items) != set(self.dict_keys):
+                raise InvalidValue(f"{what} must name the slots {self.dict_keys}; got {list(items)}")
+            ordered = [items[key] for key in self.dict_keys]
+        if hasattr(self, "values") and len(ordered) != len(self.values):
+            raise InvalidValue(f"{what} must be one for each of the {len(self.values)} values; got {len(ordered)}")
+        return ordered
+
+
+class TextTokenInput(InterpretableInput):
+    """A text whose tokens are the features, the tokenizer's special tokens included.
+
+    Args:
+        text: The text, tokenised with the tokenizer's special tokens.
+        tokenizer: The model's tokenizer.
+        baselines: The token that stands in for an absent one: its id, or the token itself.
+        skip_tokens: Tokens, or their ids, that are never absent and are no features.
+
+    Raises:
+        EmptyPrompt: no token is left to attribute to.
+        UnknownName: a token is not in the vocabulary.
+    """
+
+    def __init__(
+        self,
+        text: str,
+        tokenizer: PreTrainedTokenizerBase,
+        baselines: int | str = 0,
+        skip_tokens: Sequence[int] | Sequence[str] | None = None,
+    ) -> None:
+        if not isinstance(text, str):
+            raise InvalidType(f"text must be a str; got {type(text).__name__}")
+        self.tokenizer = tokenizer
+        ids = tokenizer.encode(text, verbose=False)
+        skipped = {_token_id(tokenizer, token) for token in skip_tokens or ()}
+        self.inp_tensor = torch.tensor([ids], dtype=torch.long)
+        self._kept = torch.tensor([i for i, token in enumerate(ids) if token not in skipped], dtype=torch.long)
+        if not len(self._kept):
+            raise EmptyPrompt(
+                f"no token of {text!r} is left to attribute to" + (" after skip_tokens" if skipped else "")
+            )
+        self.itp_tensor = self.inp_tensor[:, self._kept]
+        self.values: list[str] = tokenizer.convert_ids_to_tokens(self.itp_tensor[0].tolist())
+        self.n_itp_features = len(self._kept)
+        self.baselines = _token_id(tokenizer, baselines)
+
+    def token_texts(self) -> list[str]:
+        """The text of each token that is a feature, as it reads."""
+        texts = token_texts(self.tokenizer, self.inp_tensor[0].tolist())
+        return [texts[i] for i in self._kept.tolist()]
+
+    def to_tensor(self) -> Tensor:
+        """`(1, tokens)` of ones."""
+        return torch.ones_like(self.itp_tensor)
+
+    def to_model_input(self, perturbed_tensor: Tensor | None = None) -> Tensor:
+        """Token ids `(1, all tokens)`, with the baseline token in place of absent ones."""
+        ids = self.inp_tensor.clone()
+        if perturbed_tensor is not None:
+            _check_width(perturbed_tensor, self.n_itp_features)
+            ids[0, self._kept[perturbed_tensor[0].cpu() == 0]] = self.baselines
+        return ids
+
+
+def _check_width(perturbed: Tensor, features: int) -> None:
+    if perturbed.shape != (1, features):
+        raise InvalidShape(f"perturbed_tensor must have the shape (1, {features}); got {tuple(perturbed.shape)}")
+
+
+def _token_id(tokenizer: PreTrainedTokenizerBase, token: int | str) -> int:
+    number = token if isinstance(token, int) else tokenizer.convert_tokens_to_ids(token)
+    known = isinstance(number, int) and 0 <= number < len(tokenizer)
+    if not known or (isinstance(token, str) and number == tokenizer.unk_token_id and token != tokenizer.unk_token):
+        raise UnknownName("token", token, [f"ids from 0 to {len(tokenizer) - 1} and tokens of the vocabulary"])
+    return int(number)

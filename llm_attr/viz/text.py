@@ -1,0 +1,158 @@
+"""The HTML view of a text attribution: self-contained, offline, without scripts, light and dark, printable.
+
+The page holds numbers (`--v`, a value's share of the limit) and classes for the signs; the style sheet makes the
+colours from them, by the same scale and in the same space (OKLab) as `llm_attr.viz.colour`. Units and tokens carry
+their positions (`data-unit`, `data-token`).
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from functools import cache
+from typing import TYPE_CHECKING
+
+from llm_attr.viz.colour import DARK, LIGHT, extent
+from llm_attr.viz.legible import label, legible, legible_line, percent, printed
+from llm_attr.viz.view import AttributionView
+
+if TYPE_CHECKING:
+    from jinja2 import Environment
+
+_LISTED = 20  # units in the ranking before the rest is folded away
+_LABEL = 160  # characters of a unit in lists
+_CELLS = 3000  # the largest table of output tokens and units that is written
+
+
+def to_html(view: AttributionView) -> str:
+    """A whole page: one file that needs nothing else and asks no server for anything."""
+    return _render("attribution.html", view)
+
+
+def fragment(view: AttributionView) -> str:
+    """The same as one `<div>` for a notebook or a larger page; its styles touch nothing outside it."""
+    return _render("fragment.html", view)
+
+
+@dataclass(frozen=True)
+class _Value:
+    """A number as the page shows it: its text, and how far to which side of the scale it lies."""
+
+    text: str
+    share: float
+    sign: str
+
+    @classmethod
+    def of(cls, value: float, limit: float) -> _Value:
+        if math.isnan(value):
+            return cls("nan", 0.0, "none")
+        share = min(abs(value) / limit, 1.0) if limit else 0.0
+        sign = "pos" if value > 0 else "neg" if value < 0 else "zero"
+        return cls(printed(value, limit), round(share, 4), sign)
+
+
+@dataclass(frozen=True)
+class _Piece:
+    """Text of the prompt, a unit where it has a position."""
+
+    text: str
+    position: int | None
+    value: _Value | None
+
+
+@dataclass(frozen=True)
+class _Row:
+    """A unit in the ranking."""
+
+    text: str
+    position: int
+    value: _Value
+
+
+@dataclass(frozen=True)
+class _Token:
+    """A token of the output, with its values for every unit if they fit on the page."""
+
+    text: str
+    breaks: int
+    position: int
+    probability: float | None
+    percent: str
+    cells: tuple[_Value, ...]
+
+
+@dataclass(frozen=True)
+class _Scale:
+    """The numbers at the ends of a scale; the same on both sides of zero."""
+
+    low: str
+    high: str
+
+    @classmethod
+    def of(cls, limit: float) -> _Scale:
+        return cls(printed(-limit, limit), printed(limit, limit)) if limit else cls("", "")
+
+
+def _render(template: str, view: AttributionView) -> str:
+    values = [_Value.of(value, view.limit) for value in view.unit_values]
+    rows = [_Row(_label(view.units[unit]), unit, values[unit]) for unit in view.ranking]
+    table_limit = extent([value for row in view.token_values or () for value in row])
+    size = len(view.output_tokens) * len(view.units)
+    return (
+        _environment()
+        .get_template(template)
+        .render(
+            title=legible_line(view.title),
+            value_name=legible_line(view.value_name),
+            notes=[(legible_line(name), legible_line(value)) for name, value in view.notes],
+            pieces=[
+                _Piece(legible(text), unit, None if unit is None else values[unit]) for text, unit in view.pieces()
+            ],
+            units=[_label(unit) for unit in view.units],
+            scale=_Scale.of(view.limit),
+            strongest=rows[:_LISTED],
+            others=rows[_LISTED:],
+            tokens=_tokens(view, table_limit if size <= _CELLS else None),
+            table_scale=_Scale.of(table_limit),
+            table=view.token_values is not None and 0 < size <= _CELLS,
+            left_out=size if view.token_values is not None and size > _CELLS else 0,
+            light=LIGHT,
+            dark=DARK,
+        )
+    )
+
+
+def _tokens(view: AttributionView, table_limit: float | None) -> list[_Token]:
+    probabilities: tuple[float | None, ...] = view.output_probs or (None,) * len(view.output_tokens)
+    tokens = []
+    for position, (text, probability) in enumerate(zip(view.output_tokens, probabilities, strict=True)):
+        row = view.token_values[position] if view.token_values and table_limit is not None else ()
+        tokens.append(
+            _Token(
+                text=legible_line(text),
+                breaks=text.count("\n"),
+                position=position,
+                probability=None if probability is None or math.isnan(probability) else round(probability, 4),
+                percent="" if probability is None else percent(probability),
+                cells=tuple(_Value.of(value, table_limit or 0.0) for value in row),
+            )
+        )
+    return tokens
+
+
+def _label(unit: str) -> str:
+    line = label(unit)
+    return line if len(line) <= _LABEL else line[:_LABEL].rstrip() + "…"
+
+
+@cache
+def _environment() -> Environment:
+    from jinja2 import Environment, PackageLoader, StrictUndefined
+
+    return Environment(
+        loader=PackageLoader("llm_attr.viz"),
+        autoescape=True,
+        undefined=StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+    )

@@ -1,0 +1,77 @@
+"""The command line, run as a user runs it."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from llm_attr import cli
+from llm_attr.errors import LlmAttrError
+
+
+def run(*arguments: str) -> subprocess.CompletedProcess[str]:
+    return subprocess.run(
+        [sys.executable, "-m", "llm_attr.cli", *arguments],
+        cwd=Path(__file__).resolve().parents[2],
+        capture_output=True,
+        encoding="utf-8",
+        check=False,
+    )
+
+
+def test_help_imports_neither_torch_nor_transformers() -> None:
+    code = "import sys, llm_attr.cli; print({'torch', 'transformers'} & set(sys.modules))"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout == "set()\n"
+
+
+def test_help_names_the_commands() -> None:
+    done = run("--help")
+    assert done.returncode == 0
+    assert "models" in done.stdout
+
+
+def test_models_are_listed(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.setenv("LLM_ATTR_CACHE", str(tmp_path))
+    done = run("models", "list")
+    assert done.returncode == 0
+    assert done.stdout.startswith("smollm2-135m  SmolLM2-135M-Instruct")
+    assert done.stdout.endswith("(Apache-2.0, not fetched)\n")
+
+
+def test_an_error_is_one_line_and_exit_code_1() -> None:
+    done = run("models", "fetch", "smollm")
+    assert (done.returncode, done.stdout) == (1, "")
+    assert (
+        done.stderr == "error: unknown embedded model 'smollm' (did you mean 'smollm2-135m'?); accepted: smollm2-135m\n"
+    )
+
+
+def test_a_longer_message_becomes_one_line(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+    def fail(**_: object) -> None:
+        raise LlmAttrError("first\n  second")
+
+    monkeypatch.setattr(cli, "app", fail)
+    with pytest.raises(SystemExit) as caught:
+        cli.main()
+    assert caught.value.code == 1
+    assert capsys.readouterr().err == "error: first second\n"
+
+
+@pytest.mark.parametrize("arguments", [["models", "fetch"], ["nonsense"], ["models", "list", "--nonsense"]])
+def test_bad_usage_is_exit_code_2(arguments: list[str]) -> None:
+    done = run(*arguments)
+    assert done.returncode == 2
+    assert "Usage:" in done.stderr
+    assert "Traceback" not in done.stderr
+
+
+def test_the_version_is_that_of_the_distribution(monkeypatch: pytest.MonkeyPatch) -> None:
+    from typer.testing import CliRunner
+
+    monkeypatch.setattr(cli, "version_of", lambda name: {"llm_attr": "1.2.3"}[name])
+    result = CliRunner().invoke(cli.app, ["--version"])
+    assert (result.exit_code, result.output) == (0, "llm-attr 1.2.3\n")

@@ -1,0 +1,139 @@
+import re
+from dataclasses import replace
+from html.parser import HTMLParser
+
+import pytest
+
+from llm_attr.viz.text import fragment, to_html
+from llm_attr.viz.view import AttributionView
+
+VOID = {"meta", "link", "br", "img", "hr", "input"}
+VIEWS = ["view", "hostile", "many", "empty"]
+
+
+class Page(HTMLParser):
+    """Checks that tags are closed in order and collects what a test asks for."""
+
+    def __init__(self, text: str) -> None:
+        super().__init__(convert_charrefs=True)
+        self.open: list[str] = []
+        self.tags: list[tuple[str, dict[str, str | None]]] = []
+        self.flow: list[str] = []
+        self.feed(text)
+        self.close()
+        assert self.open == []
+
+    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
+        self.tags.append((tag, dict(attrs)))
+        if tag not in VOID:
+            self.open.append(tag)
+
+    def handle_endtag(self, tag: str) -> None:
+        assert self.open.pop() == tag
+
+    def handle_data(self, data: str) -> None:
+        if "style" not in self.open:
+            self.flow.append(data)
+
+    def named(self, attribute: str) -> list[dict[str, str | None]]:
+        return [attributes for _, attributes in self.tags if attribute in attributes]
+
+    @property
+    def text(self) -> str:
+        return "".join(self.flow)
+
+
+@pytest.mark.parametrize("name", VIEWS)
+@pytest.mark.parametrize("write", [to_html, fragment])
+def test_it_parses_and_asks_no_server(name: str, write: object, request: pytest.FixtureRequest) -> None:
+    html = write(request.getfixturevalue(name))
+    page = Page(html)
+    names = {tag for tag, _ in page.tags}
+    assert not names & {"script", "img", "iframe", "object", "b2", "form", "base"}
+    assert not re.search(r"url\(|@import|@font-face", html)
+    for tag, attributes in page.tags:
+        assert not [key for key in attributes if key.startswith("on") or key == "src"]
+        assert tag != "link" or attributes["href"] == "data:,"
+    assert ("html" in names) == (write is to_html)
+    assert html.startswith("<!doctype html>" if write is to_html else '<div class="llm-attr">')
+
+
+def test_no_address_in_the_page(view: AttributionView) -> None:
+    assert not re.search(r"https?:|//\w", to_html(view))
+
+
+def test_hostile_text_is_text(hostile: AttributionView) -> None:
+    html = to_html(hostile)
+    page = Page(html)
+    assert "<script" not in html
+    assert '<script>alert("x")</script>' in page.text
+    assert "<img src=x onerror=alert(1)>" in page.text
+    assert "{{ 7 * 7 }}" in page.text
+    assert not re.search(r"[\x00-\x08\x0b-\x1f\x7f-\x9f\u202a-\u202e\ud800-\udfff]", html)
+    html.encode("utf-8")
+
+
+def test_units_keep_their_place_white_space_and_share(view: AttributionView) -> None:
+    html = to_html(view)
+    flow = re.search(r'<div class="flow card" dir="auto">(.*?)</div>', html, re.DOTALL)
+    assert flow is not None
+    context = view.context or ()
+    prompt = "".join(a + b for a, b in zip(context, (*view.units, ""), strict=True))
+    assert Page(flow[1]).text == prompt
+    units = Page(flow[1]).named("data-unit")
+    assert [unit["data-unit"] for unit in units] == list("012345")
+    assert units[3]["class"] == "pos"
+    assert units[3]["style"] == "--v:1.0"
+    assert units[5]["class"] == "neg"
+    assert units[5]["title"] == "unit 6: −1.06"
+    assert re.search(r"\.flow \{[^}]*white-space: pre-wrap", html)
+
+
+def test_legend_has_both_ends_and_zero(view: AttributionView) -> None:
+    assert re.search(r"<span>−9\.35</span><span class=\"ramp\"><i>0</i></span><span>\+9\.35</span>", to_html(view))
+
+
+def test_nan_infinite_and_zero_values(hostile: AttributionView) -> None:
+    classes = [unit["class"] for unit in Page(fragment(hostile)).named("data-unit") if "class" in unit]
+    assert classes == ["pos", "neg", "none", "pos", "zero", "neg", "pos", "pos", "neg"]
+    zero = fragment(AttributionView("", ("a", "b"), (0.0, float("nan")), value_name="nats"))
+    assert "nats: no value other than 0" in zero
+
+
+def test_a_thousand_units_are_all_there_and_most_folded(many: AttributionView) -> None:
+    html = to_html(many)
+    page = Page(html)
+    assert html.count("<li ") == 1000
+    assert "980 more" in page.text
+    assert "<table" not in html
+    assert "500,000 cells" in page.text
+    assert len(html) < 800_000
+
+
+def test_table_of_tokens(view: AttributionView) -> None:
+    html = to_html(view)
+    assert html.count("<td ") == 36
+    assert "<table" not in to_html(replace(view, token_values=None))
+    assert "left out" not in to_html(replace(view, token_values=None))
+
+
+def test_output_tokens(view: AttributionView) -> None:
+    page = Page(to_html(view))
+    assert [token["data-token"] for token in page.named("data-token")] == list("012345")
+    for text in ("·Holm", "<1%", ">99%", ".↵"):
+        assert text in page.text
+    assert "%" not in Page(to_html(replace(view, output_probs=None))).text
+
+
+def test_every_rule_of_the_fragment_stays_inside_it(view: AttributionView) -> None:
+    style = re.search(r"<style>(.*?)</style>", fragment(view), re.DOTALL)
+    assert style is not None
+    for selector in re.findall(r"(?:^|[{}])\s*([^{}@;]+?)\s*\{", style[1]):
+        assert all(".llm-attr" in part for part in selector.split(","))
+    assert style[1].count("{") == style[1].count("}")
+
+
+def test_light_dark_and_print(view: AttributionView) -> None:
+    html = to_html(view)
+    assert "color-scheme: light dark" in html
+    assert "@media print" in html
