@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from contextlib import ExitStack
 from typing import Any
 
 import torch
@@ -9,7 +10,7 @@ import torch
 from llm_attr.attr.base import PerturbationAttribution
 from llm_attr.core.evaluator import Evaluator
 from llm_attr.core.features import Features
-from llm_attr.core.game import Estimator, LeaveOneOut, TensorGame, play
+from llm_attr.core.game import Estimator, LeaveOneOut, TensorGame, joined, play
 from llm_attr.core.problem import Problem
 from llm_attr.core.registry import registered
 from llm_attr.core.tensors import in_form_of
@@ -90,11 +91,15 @@ class FeatureAblation(PerturbationAttribution):
         game, estimator = self._game(
             inputs, baselines, target, additional_forward_args, feature_mask, perturbations_per_eval, show_progress
         )
-        promises = [game.submit(block) for block in estimator.blocks(game.features.count)]
+        with ExitStack() as stack:
+            evaluator = stack.enter_context(game.evaluator)
+            promises = [game.submit(block) for block in estimator.blocks(game.features.count)]
+            until_done = stack.pop_all()
 
         def finish(done: torch.futures.Future[Any]) -> TensorOrTensors:
-            with game.evaluator:
-                values = torch.cat([promise.value() for promise in done.value()])
+            with until_done:
+                values = joined([promise.value() for promise in done.value()])
+                evaluator.check()
             return in_form_of(inputs, game.features.spread(estimator.estimate(values)))
 
         return torch.futures.collect_all(promises).then(finish)

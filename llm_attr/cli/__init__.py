@@ -9,6 +9,7 @@ from typing import Annotated
 import typer
 
 from llm_attr.cli import models
+from llm_attr.cli.explain import explain, methods
 from llm_attr.errors import LlmAttrError
 
 app = typer.Typer(
@@ -17,6 +18,8 @@ app = typer.Typer(
     no_args_is_help=True,
     pretty_exceptions_enable=False,
 )
+app.command()(explain)
+app.command()(methods)
 app.add_typer(models.app, name="models")
 
 

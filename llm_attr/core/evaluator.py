@@ -67,6 +67,8 @@ def watching(
 class Evaluator:
     """Runs the evaluations of one attribution in chunks that fit, and tells how far it is.
 
+    Who watches is settled where it is made; what is told from other threads (promises that come true) reaches them too.
+
     Args:
         description: What the progress bar is called.
         total: How many evaluations there will be.
@@ -80,10 +82,14 @@ class Evaluator:
         self.description, self.total, self.done = description, total, 0
         self._device = device or torch.device("cpu")
         self._limit: int | None = None
-        self._bar = tqdm(total=total, desc=description) if show_progress else None
+        self._show_progress = show_progress
+        self._bar: tqdm | None = None
+        self._watch = _watch.get() or _Watch(None, None)
 
     def __enter__(self) -> Evaluator:
         self.check()
+        if self._show_progress:
+            self._bar = tqdm(total=self.total, desc=self.description)
         return self
 
     def __exit__(
@@ -123,14 +129,12 @@ class Evaluator:
         self.done += evaluations
         if self._bar is not None:
             self._bar.update(evaluations)
-        watch = _watch.get()
-        if watch is not None and watch.observer is not None:
-            watch.observer(Progress(self.description, self.done, self.total))
+        if self._watch.observer is not None:
+            self._watch.observer(Progress(self.description, self.done, self.total))
 
     def check(self) -> None:
         """Raises `Cancelled` if the caller's event is set."""
-        watch = _watch.get()
-        if watch is not None and watch.cancel is not None and watch.cancel.is_set():
+        if self._watch.cancel is not None and self._watch.cancel.is_set():
             raise Cancelled(f"{self.description} was stopped after {self.done} of {self.total} evaluations")
 
     def _back_off(self, size: int, failure: BaseException) -> None:

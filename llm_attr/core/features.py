@@ -28,7 +28,7 @@ class Features:
         """Every position of an example is a feature of its own."""
         owner, count = [], 0
         for tensor in inputs:
-            size = tensor[:1].numel()
+            size = tensor.shape[1:].numel()
             owner.append(torch.arange(count, count + size).view(1, *tensor.shape[1:]))
             count += size
         return cls(tuple(owner), count)
@@ -61,16 +61,21 @@ class Features:
 
         Where positions belong to other features in each example, the outputs are the examples.
         """
+        self.check_outputs(values.shape[-1])
         return tuple(self._spread_one(values, owner.to(values.device)) for owner in self.owner)
+
+    def check_outputs(self, outputs: int) -> None:
+        """Raises InvalidShape if the features differ between the examples and the model does not answer for each."""
+        examples = max(len(owner) for owner in self.owner)
+        if examples > 1 and outputs != examples:
+            raise InvalidShape(
+                f"a feature_mask that differs between the {examples} examples needs one output for each example; "
+                f"the model gave {outputs} outputs"
+            )
 
     def _spread_one(self, values: Values, owner: Tensor) -> Tensor:
         if len(owner) == 1:
             return values[owner[0]].movedim(-1, 0) if owner[0].dim() else values[owner[0]]
-        if values.shape[-1] != len(owner):
-            raise InvalidShape(
-                f"a feature_mask that differs between the {len(owner)} examples needs one output for each example; "
-                f"the model gave {values.shape[-1]} outputs"
-            )
         examples = torch.arange(len(owner), device=values.device).view(-1, *(1,) * (owner.dim() - 1))
         return values[owner, examples]
 

@@ -19,11 +19,19 @@ from llm_attr.core.problem import Problem, is_promise
 from llm_attr.errors import InvalidShape, InvalidType
 from llm_attr.typing import Coalitions, ForwardFunction, Game, Values
 
-CPU_CHUNK_BYTES = 1 << 18
+CPU_CHUNK_BYTES = 1 << 19
 """Inputs of one call on a CPU: beyond the caches a larger batch is no faster."""
+
+VECTOR_BYTES = 1 << 12
+"""What a token id is taken to become in a model."""
 
 ACTIVATIONS_PER_INPUT = 64
 """Memory that a call is taken to need for each byte of its inputs, before back-off knows better."""
+
+BATCH_ERRORS = (RuntimeError, ValueError, TypeError, LookupError, AssertionError, MemoryError)
+"""What a model that can answer only one batch at a time, or has no memory for two, raises when it is given two."""
+
+_DOES_NOT_GROW = "the forward function's output does not grow with its batch; use perturbations_per_eval=1"
 
 
 class Estimator(Protocol):
@@ -47,9 +55,13 @@ class LeaveOneOut:
         return features + 1
 
     def blocks(self, features: int) -> Iterator[Coalitions]:
-        """The full coalition, then each feature left out."""
-        yield full(features)
-        yield from each_left_out(features)
+        """The full coalition, then each feature left out; the full one shares the first block and so its prefixes."""
+        first = full(features)
+        for block in each_left_out(features):
+            yield torch.cat([first, block])
+            first = first[:0]
+        if len(first):
+            yield first
 
     def estimate(self, values: Values) -> Values:
         """`(features, outputs)`."""
@@ -74,68 +86,78 @@ class TensorGame:
 
     def __init__(self, problem: Problem, features: Features, evaluator: Evaluator, per_call: int | None = None) -> None:
         self.problem, self.features, self.evaluator = problem, features, evaluator
-        self._per_call = per_call
-        self._rows: int | None = None
-        self._chunk: int | None = None
+        self._per_call, self._chunk = per_call, per_call
+        self._first: tuple[Coalitions, Tensor] | None = None
+        self._submitted = False
 
     def __call__(self, coalitions: Coalitions) -> Values:
         """`(coalitions, outputs)`."""
         known: list[Values] = []
-        if self._chunk is None:
-            known = [self._whole(coalitions[:1])]
-            if len(coalitions) > 1:
-                known += self._settle_chunk(coalitions[:2], known[0])
-        done = sum(len(values) for values in known)
-        rest = coalitions[done:]
+        if self._first is None:
+            self._first = coalitions[:1], self._alone(coalitions[:1])
+            known.append(self._first[1].reshape(1, -1))
+        first, answer = self._first
+        if self._chunk is None and len(known) < len(coalitions):
+            known += self._settle_chunk(torch.cat([first, coalitions[len(known)][None]]), answer)
+        rest = coalitions[len(known) :]
 
         def evaluate(start: int, stop: int) -> Values:
-            values = self._answers(rest[start:stop])
+            values = self._answers(rest[start:stop], answer)
             self.evaluator.advance(stop - start)
             return values
 
         return torch.cat([*known, *self.evaluator.run(len(rest), self._chunk or 1, evaluate)])
 
     def submit(self, coalitions: Coalitions) -> torch.futures.Future[Values]:
-        """The promise of `(coalitions, outputs)`, from a forward function that gives promises."""
-        chunk = self._per_call or 1
-        promises = [self._promise(rows) for rows in coalitions.split(chunk)]
-        return torch.futures.collect_all(promises).then(lambda done: torch.cat([one.value() for one in done.value()]))
+        """The promise of `(coalitions, outputs)`, from a forward function that gives promises.
 
-    def _whole(self, coalition: Coalitions) -> Values:
-        output = self._forward(coalition)
-        self._rows = len(output) if output.dim() else None
+        The very first coalition goes alone: its answer shows whether the others' grew with their batch.
+        """
+        alone = 0 if self._submitted else 1
+        self._submitted = True
+        calls = [coalitions[:alone], *coalitions[alone:].split(self._per_call or 1)]
+        promises = [self._promise(rows) for rows in calls if len(rows)]
+        return torch.futures.collect_all(promises).then(lambda done: joined([one.value() for one in done.value()]))
+
+    def _alone(self, coalition: Coalitions) -> Tensor:
+        (answer,) = self.evaluator.run(1, 1, lambda start, stop: self._forward(coalition))
+        self.features.check_outputs(answer.numel())
         self.evaluator.advance(1)
-        return output.reshape(1, -1)
+        return answer
 
-    def _settle_chunk(self, pair: Coalitions, first: Values) -> list[Values]:
-        """Decides how many coalitions share a call; gives the value of the pair's second one if that was computed."""
-        if self._per_call is not None:
-            self._chunk = self._per_call
-            return []
+    def _settle_chunk(self, pair: Coalitions, answer: Tensor) -> list[Values]:
+        """Decides how many coalitions share a call; gives the value of the pair's second one if that can be trusted.
+
+        The answer to the pair's first one is known: the pair must repeat it. What fails with two fails for want of
+        memory or because it was written for one batch size, and may well do with one.
+        """
         self._chunk = 1
-        if self._rows is None or uses_batch_statistics(self.problem.forward):
+        if answer.dim() == 0 or uses_batch_statistics(self.problem.forward):
             return []
-        output = self._forward(pair)
-        if output.dim() == 0 or len(output) != 2 * self._rows:
+        try:
+            output = self._forward(pair)
+        except BATCH_ERRORS:
             return []
-        values = output.reshape(2, -1)
-        if not _agree(values[:1], first):
+        if not _grew(output, answer, 2) or not _agree(output[: len(answer)], answer):
             return []
-        self._chunk = self._fitting()
+        self._chunk = self._fitting(answer)
         self.evaluator.advance(1)
-        return [values[1:]]
+        return [output[len(answer) :].reshape(1, -1)]
 
-    def _answers(self, coalitions: Coalitions) -> Values:
+    def _answers(self, coalitions: Coalitions, answer: Tensor) -> Values:
         output, copies = self._forward(coalitions), len(coalitions)
-        if copies > 1 and (output.dim() == 0 or len(output) != copies * (self._rows or 0)):
+        if copies > 1 and not _grew(output, answer, copies):
             raise InvalidShape(
-                f"the forward function's output must grow with its batch: one batch gave {self._rows or 'no'} rows, "
-                f"{copies} batches gave the shape {tuple(output.shape)}; use perturbations_per_eval=1 or None"
+                "the forward function's output must grow with its batch: one batch gave the shape "
+                f"{tuple(answer.shape)}, {copies} batches gave {tuple(output.shape)}; "
+                "use perturbations_per_eval=1 or None"
             )
-        return output.reshape(copies, -1)
+        return output.reshape(copies, answer.numel())
 
     def _promise(self, coalitions: Coalitions) -> torch.futures.Future[Values]:
-        promise = self.problem.values(self._points(coalitions), len(coalitions))
+        self.evaluator.check()
+        copies = len(coalitions)
+        promise = self.problem.values(self._points(coalitions), copies)
         if not is_promise(promise):
             raise InvalidType(
                 "attribute_future needs a forward function that gives a torch.futures.Future; use attribute"
@@ -143,21 +165,20 @@ class TensorGame:
 
         def stacked(done: torch.futures.Future[Tensor]) -> Values:
             output = done.value()
-            if output.numel() % len(coalitions):
-                raise InvalidShape(
-                    "the forward function's output does not grow with its batch; use perturbations_per_eval=1"
-                )
-            self.evaluator.advance(len(coalitions))
-            return output.reshape(len(coalitions), -1)
+            if output.numel() % copies:
+                raise InvalidShape(_DOES_NOT_GROW)
+            self.evaluator.advance(copies)
+            return output.reshape(copies, output.numel() // copies)
 
         return promise.then(stacked)
 
     def _forward(self, coalitions: Coalitions) -> Tensor:
         output = self.problem.values(self._points(coalitions), len(coalitions))
-        if is_promise(output):
+        if not isinstance(output, Tensor):
             raise InvalidType("the forward function gives a torch.futures.Future; use attribute_future")
-        return output.float() if output.dtype == torch.bool else output
+        return output
 
+    @torch.no_grad()
     def _points(self, coalitions: Coalitions) -> tuple[Tensor, ...]:
         moved = enumerate(zip(self.problem.inputs, self.problem.baselines, strict=True))
         return tuple(
@@ -165,26 +186,48 @@ class TensorGame:
             for i, (inputs, baseline) in moved
         )
 
-    def _fitting(self) -> int:
-        bytes_each = sum(tensor.numel() * tensor.element_size() for tensor in self.problem.inputs)
+    def _fitting(self, answer: Tensor) -> int:
+        bytes_each = sum(tensor.numel() * _entry_bytes(tensor) for tensor in (*self.problem.inputs, answer))
         device = self.problem.inputs[0].device
-        room = free_bytes(device) // (2 * ACTIVATIONS_PER_INPUT)
-        if device.type == "cpu":
-            room = min(room, CPU_CHUNK_BYTES)
+        room = CPU_CHUNK_BYTES if device.type == "cpu" else free_bytes(device) // (2 * ACTIVATIONS_PER_INPUT)
         return max(1, room // max(1, bytes_each))
 
 
+def _entry_bytes(tensor: Tensor) -> int:
+    """What an entry takes in the model: whole numbers are mostly ids, which become vectors."""
+    return tensor.element_size() if tensor.is_floating_point() or tensor.is_complex() else VECTOR_BYTES
+
+
+def joined(pieces: list[Values]) -> Values:
+    """The rows of all the pieces, in order.
+
+    Raises:
+        InvalidShape: a row is longer in one piece than in another, because the output did not grow with the batch.
+    """
+    if len({piece.shape[1] for piece in pieces}) > 1:
+        raise InvalidShape(_DOES_NOT_GROW)
+    return torch.cat(pieces)
+
+
 def uses_batch_statistics(forward: ForwardFunction) -> bool:
-    """Whether a module in train mode makes each answer depend on the other examples of its batch."""
+    """Whether batch normalisation makes each answer depend on the other examples of its batch."""
     module = forward if isinstance(forward, nn.Module) else getattr(forward, "__self__", None)
     if not isinstance(module, nn.Module):
         return False
-    return any(part.training and hasattr(part, "running_mean") for part in module.modules())
+    norms = [part for part in module.modules() if isinstance(part, nn.modules.batchnorm._BatchNorm)]
+    return any(norm.training or norm.running_mean is None for norm in norms)
 
 
-def _agree(values: Values, expected: Values) -> bool:
-    if not values.is_floating_point():
-        return torch.equal(values, expected)
-    tolerance = torch.finfo(values.dtype).eps ** 0.5
-    scale = expected.abs().max().item() if expected.numel() else 0.0
-    return torch.allclose(values, expected, rtol=tolerance, atol=tolerance * scale, equal_nan=True)
+def _grew(output: Tensor, answer: Tensor, copies: int) -> bool:
+    return output.dim() > 0 and output.shape == (copies * len(answer), *answer.shape[1:])
+
+
+def _agree(output: Tensor, expected: Tensor) -> bool:
+    if torch.equal(output, expected):
+        return True
+    if not output.is_floating_point():
+        return False
+    tolerance = torch.finfo(output.dtype).eps ** 0.5
+    finite = expected[expected.isfinite()].abs()
+    scale = finite.max().item() if finite.numel() else 0.0
+    return torch.allclose(output, expected, rtol=tolerance, atol=tolerance * scale, equal_nan=True)

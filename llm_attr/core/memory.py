@@ -2,12 +2,19 @@
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
 
 import psutil
 import torch
 
-CPU_MESSAGES = ("DefaultCPUAllocator", "not enough memory", "can't allocate memory")
+MESSAGES = (
+    "DefaultCPUAllocator",
+    "not enough memory",
+    "can't allocate memory",
+    "out of memory",
+    "CUBLAS_STATUS_ALLOC_FAILED",
+)
 
 
 def free_bytes(device: torch.device) -> int:
@@ -19,10 +26,10 @@ def free_bytes(device: torch.device) -> int:
 
 
 def is_out_of_memory(error: BaseException) -> bool:
-    """Whether an exception says that an allocation failed (on the CPU torch raises a plain RuntimeError)."""
+    """Whether an exception says that an allocation failed (often torch raises a plain RuntimeError)."""
     if isinstance(error, MemoryError | torch.OutOfMemoryError):
         return True
-    return isinstance(error, RuntimeError) and any(text in str(error) for text in CPU_MESSAGES)
+    return isinstance(error, RuntimeError) and any(text in str(error) for text in MESSAGES)
 
 
 def release(device: torch.device) -> None:
@@ -41,8 +48,12 @@ def _address_space_left() -> int:
 
 
 def _container_left(group: Path = Path("/sys/fs/cgroup")) -> int:
-    limit, used = group / "memory.max", group / "memory.current"
+    """Without the cached files among the used pages, which the kernel gives back when they are needed."""
+    limit, used, pages = group / "memory.max", group / "memory.current", group / "memory.stat"
     if not (limit.is_file() and used.is_file()):
         return 1 << 62
     text = limit.read_text().strip()
-    return 1 << 62 if text == "max" else int(text) - int(used.read_text())
+    if text == "max":
+        return 1 << 62
+    cached = re.search(r"^inactive_file (\d+)$", pages.read_text(), re.MULTILINE) if pages.is_file() else None
+    return int(text) - int(used.read_text()) + (int(cached[1]) if cached else 0)

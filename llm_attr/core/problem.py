@@ -77,9 +77,9 @@ def is_promise(answer: Any) -> TypeGuard[torch.futures.Future]:
 
 
 def as_output(answer: Any) -> Tensor:
-    """The model's answer as a detached tensor; numbers count as tensors of no axes."""
+    """The model's answer as a detached tensor; numbers count as tensors of no axes, truth values as 0 and 1."""
     if isinstance(answer, Tensor):
-        return answer.detach()
+        return answer.detach().float() if answer.dtype == torch.bool else answer.detach()
     if isinstance(answer, int | float):
         return torch.tensor(answer, dtype=torch.float64 if isinstance(answer, float) else torch.int64)
     raise InvalidType(

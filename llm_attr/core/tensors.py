@@ -34,6 +34,8 @@ def as_tensors(inputs: TensorOrTensors) -> Tensors:
 def as_baselines(baselines: Baselines, inputs: Tensors) -> Tensors:
     """One baseline tensor for each input, on its device and of its type, that broadcasts to its shape.
 
+    Where the input's type cannot hold it (one half, for whole numbers), the baseline keeps its own.
+
     Raises:
         InvalidShape: the number of baselines, or the shape of one, does not fit the inputs.
         InvalidType: a baseline is neither a tensor nor a number.
@@ -48,7 +50,8 @@ def as_baselines(baselines: Baselines, inputs: Tensors) -> Tensors:
 
 def _baseline(value: Any, tensor: Tensor, index: int) -> Tensor:
     if isinstance(value, bool | int | float):
-        return torch.full((1,) * tensor.dim(), value, dtype=tensor.dtype, device=tensor.device)
+        kind = torch.float64 if isinstance(value, float) else torch.int64
+        return _as_type_of(tensor, torch.full((1,) * tensor.dim(), value, dtype=kind, device=tensor.device))
     if not isinstance(value, Tensor):
         raise InvalidType(f"baseline {index} must be a tensor or a number; got {type(value).__name__}")
     rows = 1 if value.dim() < tensor.dim() else len(value)
@@ -58,7 +61,13 @@ def _baseline(value: Any, tensor: Tensor, index: int) -> Tensor:
             f"baseline {index} must have the shape of its input {tuple(tensor.shape)}, or one row of it; "
             f"got {tuple(value.shape)}"
         )
-    return value.to(device=tensor.device, dtype=tensor.dtype).expand(1 if rows == 1 else len(tensor), *tensor.shape[1:])
+    return _as_type_of(tensor, value.to(tensor.device)).expand(rows, *tensor.shape[1:])
+
+
+def _as_type_of(tensor: Tensor, value: Tensor) -> Tensor:
+    cast = value.to(tensor.dtype)
+    exact = tensor.is_floating_point() or tensor.is_complex() or torch.equal(cast.to(value.dtype), value)
+    return cast if exact else value
 
 
 def in_form_of(inputs: TensorOrTensors, tensors: Tensors) -> TensorOrTensors:
@@ -71,7 +80,8 @@ def map_tensors(function: Callable[[Tensor], Tensor], value: Any) -> Any:
     if isinstance(value, Tensor):
         return function(value)
     if isinstance(value, tuple | list):
-        return type(value)(map_tensors(function, item) for item in value)
+        items = [map_tensors(function, item) for item in value]
+        return type(value)(*items) if hasattr(value, "_fields") else type(value)(items)
     return value
 
 

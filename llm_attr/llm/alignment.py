@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from unicodedata import normalize
 
 from transformers import PreTrainedTokenizerBase
 
@@ -31,15 +32,15 @@ class Alignment:
 def align(tokenizer: PreTrainedTokenizerBase, text: str, *, special_tokens: bool) -> Alignment:
     """Tokenises a text and finds the characters of every token.
 
-    The tokenizer's own offsets are taken if they cover the text in order; else tokens are decoded one after the other
-    and the pieces must make up the text.
+    The tokenizer's own offsets are taken if they cover the text in order (characters that it composes belong together);
+    else tokens are decoded one after the other and the pieces must make up the text.
 
     Raises:
         UnalignedTokenizer: neither gives a map that covers the text.
     """
     if tokenizer.is_fast:
         encoded = tokenizer(text, add_special_tokens=special_tokens, return_offsets_mapping=True, verbose=False)
-        spans = [(int(start), int(end)) for start, end in encoded["offset_mapping"]]
+        spans = _with_composed([(int(start), int(end)) for start, end in encoded["offset_mapping"]], text)
         if _covers(spans, text):
             return Alignment(tuple(encoded["input_ids"]), tuple(spans))
     ids = tokenizer.encode(text, add_special_tokens=special_tokens, verbose=False)
@@ -58,19 +59,25 @@ def token_texts(tokenizer: PreTrainedTokenizerBase, ids: Sequence[int], before: 
     A character whose bytes are in several tokens stands at the last of them. `before` are the tokens in front, by which
     some tokenizers tell a leading space.
     """
-    context = list(before[-4:])
-    pieces, start, shown = [], 0, _decode(tokenizer, context)
-    tokens = [*context, *ids]
-    for end in range(len(context) + 1, len(tokens) + 1):
+    tokens, first = [*before, *ids], len(before)
+    pieces, whole, start = [], [0], 0
+    shown = _decode(tokenizer, before).rstrip(UNFINISHED)
+    for end in range(first + 1, len(tokens) + 1):
         decoded = _decode(tokenizer, tokens[start:end])
-        unfinished = decoded.endswith(UNFINISHED) and end < len(tokens)
-        if unfinished or not decoded.startswith(shown):
-            pieces.append("" if unfinished else decoded)
+        if decoded.endswith(UNFINISHED) and end < len(tokens):
+            pieces.append("")
             continue
-        pieces.append(decoded[len(shown) :])
-        start = max(start, end - 4)
+        pieces.append(decoded[_shared(shown, decoded) :])
+        whole.append(end)
+        start = next(place for place in reversed(whole) if place <= max(0, end - 4))
         shown = _decode(tokenizer, tokens[start:end])
     return pieces
+
+
+def _shared(first: str, second: str) -> int:
+    """How many characters two texts have in common from the start."""
+    pairs = enumerate(zip(first, second, strict=False))
+    return next((i for i, (one, other) in pairs if one != other), min(len(first), len(second)))
 
 
 def _decode(tokenizer: PreTrainedTokenizerBase, ids: Sequence[int]) -> str:
@@ -92,6 +99,19 @@ def _decoded_spans(tokenizer: PreTrainedTokenizerBase, ids: Sequence[int], text:
         spans.append((place, end))
         place = end
     return spans
+
+
+def _with_composed(spans: Sequence[Span], text: str) -> list[Span]:
+    """Offsets of a tokenizer that composes characters name the first of them; this adds those that it took in."""
+    found: list[Span] = []
+    after, before, last = len(text), (0, 0), (0, 0)
+    for start, end in reversed(spans):
+        if start < end and (start, end) != before:
+            before, stop = (start, end), end + len(text[end:after].rstrip())
+            composed = end < stop and len(normalize("NFC", text[start:stop])) <= end - start
+            after, last = start, (start, stop if composed else end)
+        found.append(last if start < end else (start, end))
+    return found[::-1]
 
 
 def _covers(spans: Sequence[Span], text: str) -> bool:

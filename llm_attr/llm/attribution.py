@@ -125,13 +125,11 @@ class LLMAttribution(Attribution):
         with Evaluator(
             name, total, show_progress=options.show_progress, device=self.language_model.device
         ) as evaluator:
-            games = [
-                TextGame(inp.sampled(), features, scorer, evaluator, options.perturbations_per_eval, _inspect_forward)
-                for _ in range(num_trials)
-            ]
+            shared = (features, scorer, evaluator, options.perturbations_per_eval, _inspect_forward, set[Variant]())
+            games = [TextGame(inp.sampled(), *shared) for _ in range(num_trials)]
             values = torch.stack([self._play(game, options.estimator) for game in games]).mean(0)
             whole = scorer.score([Variant.plain(prompt)], evaluator)[0]
-        return self._result(games[0], prompt, features.spread(values)[0], whole)
+        return self._result(games, prompt, features.spread(values)[0], whole)
 
     def _play(self, game: TextGame, estimator: Estimator) -> Values:
         """`(features, 1 + answer tokens)` attributions of one game."""
@@ -150,8 +148,11 @@ class LLMAttribution(Attribution):
         both = torch.cat([log_probs.sum(1, keepdim=True), log_probs], 1)
         return both if self.attr_target == "log_prob" else both.double().exp().float()
 
-    def _result(self, game: TextGame, prompt: list[int], attributions: Tensor, whole: Tensor) -> LLMAttributionResult:
-        scorer, tokenizer = game.scorer, self.language_model.tokenizer
+    def _result(
+        self, games: Sequence[TextGame], prompt: list[int], attributions: Tensor, whole: Tensor
+    ) -> LLMAttributionResult:
+        game, tokenizer = games[0], self.language_model.tokenizer
+        scorer = game.scorer
         shown = game.inp.format_attr(attributions)
         return LLMAttributionResult(
             input_tokens=_feature_texts(game.inp),
@@ -162,11 +163,11 @@ class LLMAttribution(Attribution):
             inp=game.inp,
             output_ids=scorer.answer,
             output_text=self.language_model.decode(list(scorer.answer)),
-            provenance=self._provenance(game),
+            provenance=self._provenance(game, next((g.stand_in for g in games if g.stand_in is not None), None)),
         )
 
-    def _provenance(self, game: TextGame) -> dict[str, Any]:
-        counter, way, stand_in = game.scorer.counter, game.scorer.way, game.stand_in
+    def _provenance(self, game: TextGame, stand_in: int | None) -> dict[str, Any]:
+        counter, way = game.scorer.counter, game.scorer.way
         return {
             "method": snake_case(type(self.attr_method).__name__),
             "attr_target": self.attr_target,

@@ -8,6 +8,7 @@ lock that dies with its process, and renamed.
 
 from __future__ import annotations
 
+import errno
 import importlib.util
 import io
 import json
@@ -173,10 +174,7 @@ def _make(model: EmbeddedModel, place: Path, say: Callable[[str], object]) -> No
     """Fetch and convert beside the place, then rename into it."""
     free = shutil.disk_usage(place.parent).free
     if free < model.space:
-        raise FetchFailed(
-            f"{place.parent} has {free / 1e6:.0f} MB free and {model.space / 1e6:.0f} MB are needed; "
-            "LLM_ATTR_CACHE can name another folder"
-        )
+        raise OSError(errno.ENOSPC, f"{free / 1e6:.0f} MB are free there and {model.space / 1e6:.0f} MB are needed")
     with tempfile.TemporaryDirectory(
         prefix=f"{place.name}.part-", dir=place.parent, ignore_cleanup_errors=True
     ) as part:

@@ -9,6 +9,7 @@ from typing import Any
 from torch import Tensor
 from transformers import PreTrainedTokenizerBase
 
+from llm_attr.attr.base import PerturbationAttribution
 from llm_attr.core.registry import summary
 from llm_attr.errors import UnknownKeyword, UnknownName
 from llm_attr.llm.attribution import LLMAttribution, Options, text_methods
@@ -21,6 +22,18 @@ from llm_attr.llm.result import LLMAttributionResult
 def methods() -> dict[str, str]:
     """Every name that `explain` takes as `method`, with a line that says what it does."""
     return {name: summary(method) for name, method in sorted(text_methods().items())}
+
+
+def method_named(name: str) -> type[PerturbationAttribution]:
+    """The method of this name.
+
+    Raises:
+        UnknownName: there is none; the message lists those that there are.
+    """
+    known = text_methods()
+    if name not in known:
+        raise UnknownName("method", name, sorted(known))
+    return known[name]
 
 
 def explain(
@@ -57,11 +70,8 @@ def explain(
         >>> result = explain(load_model("smollm2-135m"), "Aksel repairs violins. What does Aksel do?")  # doctest: +SKIP
         >>> result.top(1)  # doctest: +SKIP
     """
-    known = text_methods()
-    if method not in known:
-        raise UnknownName("method", method, sorted(known))
     language_model = as_language_model(model, tokenizer)
-    attr_method = known[method](language_model.model)
+    attr_method = method_named(method)(language_model.model)
     _refuse_unknown(options, attr_method)
     attr_target = options.pop("attr_target", "log_prob")
     wrapper = LLMAttribution(attr_method, language_model.tokenizer, attr_target)

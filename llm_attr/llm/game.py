@@ -30,6 +30,7 @@ class TextGame:
         per_call: The most variants of one pass; None for as many as fit.
         inspect: Called once for each variant: its text, the answer's text, and the probabilities of the whole answer
             and of each token.
+        inspected: The variants that have been shown to it; games that share this set show each variant once.
 
     Attributes:
         stand_in: The token that stood for a prompt without any text, if that came up.
@@ -43,11 +44,12 @@ class TextGame:
         evaluator: Evaluator,
         per_call: int | None = None,
         inspect: Inspector | None = None,
+        inspected: set[Variant] | None = None,
     ) -> None:
         self.inp, self.features, self.scorer, self.evaluator = inp, features, scorer, evaluator
         self._per_call, self._inspect = per_call, inspect
         self._tensor = inp.to_tensor()
-        self._inspected: set[Variant] = set()
+        self._inspected: set[Variant] = set() if inspected is None else inspected
         self.stand_in: int | None = None
 
     def __call__(self, coalitions: Coalitions) -> Values:

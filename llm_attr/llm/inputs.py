@@ -83,7 +83,8 @@ class TextTemplateInput(InterpretableInput):
         values: What fills the slots, by place or by name.
         baselines: What fills a slot that is absent; empty text by default. A function is called for a fresh sample (see
             `ProductBaselines`).
-        mask: The group of each slot, by place or by name; slots of a group are one feature.
+        mask: The number of each slot's group, by place or by name; slots of a group are one feature, and features
+            stand in the order of their numbers.
 
     Raises:
         EmptyPrompt: there are no values.
@@ -107,11 +108,11 @@ class TextTemplateInput(InterpretableInput):
         self.dict_keys = list(values) if isinstance(values, Mapping) else None
         self.values: list[str] = self._in_order(values, "values")
         self.baselines = [""] * len(self.values) if baselines is None else baselines
-        if not callable(self.baselines):
-            self.baselines = self._in_order(self.baselines, "baselines")
+        if baselines is not None and not callable(baselines):
+            self.baselines = self._in_order(baselines, "baselines")
         groups = list(range(len(self.values))) if mask is None else self._in_order(mask, "mask")
         self.mask = None if mask is None else groups
-        numbers = {group: number for number, group in enumerate(dict.fromkeys(groups))}
+        numbers = {group: number for number, group in enumerate(sorted(set(groups)))}
         self._group = torch.tensor([numbers[group] for group in groups])
         self.n_itp_features = len(numbers)
         self.to_model_input()
@@ -148,6 +149,8 @@ class TextTemplateInput(InterpretableInput):
         try:
             return fill(**dict(zip(self.dict_keys, texts, strict=True))) if self.dict_keys else fill(*texts)
         except (IndexError, KeyError) as error:
+            if callable(self.template):
+                raise
             given = self.dict_keys or f"{len(self.values)} values"
             raise InvalidValue(
                 f"the template {self.template!r} has a slot that no value fills ({error}); got {given}"

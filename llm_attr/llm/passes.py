@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from math import ceil
 from typing import Any
 
 import numpy as np
@@ -17,9 +18,12 @@ from llm_attr.llm.model import LanguageModel
 from llm_attr.llm.prefix_tree import Ints, PrefixTree, Variant
 from llm_attr.llm.ways import Way
 
-CPU_POSITIONS = 512
+CPU_POSITIONS = 384
 CUDA_POSITIONS = 8192
 """New token positions of one pass: beyond these a larger pass is no faster."""
+
+ROWS_IN_CACHE = 8
+"""Rows of logits normalised together: few enough that they stay in the cache of a CPU."""
 
 MEMORY_SHARE = 4
 """One pass may take a quarter of the free memory."""
@@ -77,7 +81,8 @@ class TreePass:
             done = np.searchsorted(self._finished, [start, stop])
             evaluator.advance(int(done[1] - done[0]))
 
-        for _ in evaluator.run(len(self._tree), positions_that_fit(self._lm), evaluate):
+        packs = ceil(len(self._tree) / positions_that_fit(self._lm))
+        for _ in evaluator.run(len(self._tree), ceil(len(self._tree) / packs), evaluate):
             self.packs += 1
         return self._scores
 
@@ -88,8 +93,8 @@ class TreePass:
 
     @property
     def shape(self) -> frozenset[str]:
-        """What made this tree more than one plain sequence: `branches` and `context` from an earlier pack."""
-        found = {"branches": len(self._tree.predictors) > 1, "context": self.packs > 1}
+        """What the tree asked of the model: a `sequence`, `branches`, and `context` from an earlier pack."""
+        found = {"sequence": True, "branches": len(self._tree.predictors) > 1, "context": self.packs > 1}
         return frozenset(name for name, holds in found.items() if holds)
 
     def _pack(self, start: int, stop: int) -> None:
@@ -203,8 +208,9 @@ def forward_logits(language_model: LanguageModel, rows: Tensor, **inputs: Any) -
 def log_probs(logits: Tensor, rows: Tensor, tokens: Tensor) -> Tensor:
     """`(pairs,)` log-probabilities in fp32 on the CPU of token i under the logits of row i, `(rows, vocabulary)`."""
     rows, tokens = rows.to(logits.device), tokens.to(logits.device)
-    logits = logits.float()
-    return (logits[rows, tokens] - logits.logsumexp(-1)[rows]).cpu()
+    normalisers = [part.float().logsumexp(-1) for part in logits.split(ROWS_IN_CACHE)]
+    chosen = logits[rows, tokens].float()
+    return (chosen - torch.cat(normalisers)[rows]).cpu() if normalisers else chosen.cpu()
 
 
 def positions_that_fit(language_model: LanguageModel) -> int:

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
-from itertools import pairwise
+from itertools import pairwise, zip_longest
 from typing import Any
 
 import torch
@@ -21,6 +22,8 @@ from llm_attr.llm.units import SPLITTERS, Span
 UNITS = ("token", *SPLITTERS)
 """The units that a prompt can be attributed to."""
 
+SURROGATE = re.compile("[\ud800-\udfff]")
+
 Messages = Sequence[Mapping[str, Any]]
 
 
@@ -32,14 +35,16 @@ class Prompt:
         content: Raw text, or messages `{"role": ..., "content": text}` that the model's chat template renders.
         unit: `token`, `word` or `sentence`.
 
-    An absent unit is deleted, with the white space that joins it to the next one that is left, and the text is
-    tokenised again; units of tokens are taken out without tokenising again. The template is rendered once; its own
-    text and control tokens are always present.
+    An absent unit is deleted, and the text is tokenised again. Of the white space before and after it the one with
+    more line breaks stays between its neighbours (the first of equals), so that taking out the last sentence of a
+    paragraph does not join it to the next; none stays at the end. Units of tokens are taken out without tokenising
+    again. The chat template is rendered once; its own text and control tokens are always present.
 
     Raises:
         UnknownName: there is no such unit.
         EmptyPrompt: the content holds nothing but white space.
         InvalidType: the content is neither a text nor messages.
+        InvalidValue: the content holds half of a surrogate pair.
     """
 
     content: str | Messages
@@ -51,6 +56,8 @@ class Prompt:
         texts = [self.content] if isinstance(self.content, str) else _contents(self.content)
         if not any(text.strip() for text in texts):
             raise EmptyPrompt(f"the prompt is empty: {self.content!r}")
+        if broken := [text[match.start()] for text in texts if (match := SURROGATE.search(text))]:
+            raise InvalidValue(f"the prompt holds half of a character ({broken[0]!r}), which no tokenizer takes")
 
     def bind(self, language_model: LanguageModel) -> BoundPrompt:
         """The prompt in the tokens of a model."""
@@ -67,7 +74,7 @@ class BoundPrompt(InterpretableInput):
 
     Attributes:
         text: The whole text that the model gets, template included.
-        spans: The characters of each unit.
+        spans: The characters of each unit; of tokens that share a character the last has it.
         values: The text of each unit.
         unit: What the units are.
     """
@@ -109,15 +116,16 @@ class BoundPrompt(InterpretableInput):
         return torch.tensor([kept], dtype=torch.long)
 
     def without(self, present: Sequence[bool]) -> str:
-        """The text without the absent units and the white space that joined them to what follows."""
+        """The text without the absent units; of the white space around them only the widest break is left."""
         pieces = list(self._pieces)
         for first, last in self._runs:
             left = [i for i in range(first, last) if present[i]]
-            for i in range(first, last):
-                if not present[i]:
-                    pieces[2 * i + 1] = ""
-                if i + 1 < last and (not present[i] or i == left[-1]):
-                    pieces[2 * i + 2] = ""
+            pieces[2 * first + 1 : 2 * last] = [""] * (2 * (last - first) - 1)
+            for i, following in zip_longest(left, left[1:]):
+                pieces[2 * i + 1] = self.values[i]
+                if following is not None:
+                    gaps = self._pieces[2 * i + 2 : 2 * following + 1 : 2]
+                    pieces[2 * i + 2] = max(gaps, key=lambda gap: gap.count("\n"))
         return "".join(pieces)
 
     @cached_property
@@ -150,6 +158,8 @@ class BoundPrompt(InterpretableInput):
             inside = start < end and any(a <= first < b for a, b in self.contents)
             self._owner.append(len(spans) if inside else -1)
             if inside:
+                if spans and start < spans[-1][1]:
+                    spans[-1] = (spans[-1][0], start)
                 spans.append((start, end))
         return spans
 
@@ -181,26 +191,34 @@ def _contents(messages: Messages) -> list[str]:
 def _places(language_model: LanguageModel, messages: Messages, text: str) -> list[Span]:
     """Where the content of each message stands in the rendered text.
 
-    The template is rendered once more with a marker for each content. Between the markers stands its own text, and
-    what it leaves of the contents must fill the gaps.
+    The template is rendered once more with a marker for each content. Between the markers stands its own text; with
+    the contents in their place it must make up the whole text.
     """
     markers = [f"\u2402{number}\u2403" for number in range(len(messages))]
-    marked = render(
+    rest = render(
         language_model, [{**message, "content": marker} for message, marker in zip(messages, markers, strict=True)]
     )
-    places, after = [], 0
-    for message, marker in zip(messages, markers, strict=True):
-        before, found, marked = marked.partition(marker)
-        shown = next((c for c in _trims(message["content"]) if text.startswith(before + c, after)), None)
-        if not found or shown is None:
-            raise InvalidValue(
-                f"the chat template of {language_model.name} does not show the content of the {message['role']} "
-                "message as it is, so its units cannot be found; render the template yourself and pass the text"
-            )
-        start = after + len(before)
-        after = start + len(shown)
-        places.append((start, after))
+    frame = []
+    for marker in markers:
+        own, _, rest = rest.partition(marker)
+        frame.append(own)
+    places, made = [], frame[0]
+    for message, following in zip(messages, [*frame[1:], rest], strict=True):
+        shown = next((c for c in _trims(message["content"]) if text.startswith(made + c + following)), None)
+        if shown is None:
+            raise _hidden(language_model, f"the content of the {message['role']} message")
+        places.append((len(made), len(made) + len(shown)))
+        made += shown + following
+    if made != text:
+        raise _hidden(language_model, "each content once and")
     return places
+
+
+def _hidden(language_model: LanguageModel, what: str) -> InvalidValue:
+    return InvalidValue(
+        f"the chat template of {language_model.name} does not show {what} as it is, so its units cannot be found; "
+        "render the template yourself and pass the text"
+    )
 
 
 def _trims(content: str) -> list[str]:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 import torch
 from torch import Tensor
@@ -94,9 +94,17 @@ class Scorer:
         if way.is_proven_for(tree_pass.shape, length):
             return None
         check = Counter()
-        expected = WholePass(self.language_model, self.answer, check).batch([witness])[0]
+        try:
+            expected = WholePass(self.language_model, self.answer, check).batch([witness])[0]
+        except (RuntimeError, MemoryError) as error:
+            if not is_out_of_memory(error):
+                raise
+            self.way = replace(way, reason=f"{way.reason}; not compared with a whole sequence: no memory for it")
+            return None
         self.counter.check_positions += check.positions
-        if torch.isfinite(expected).all() and not agree(scores, expected, self.language_model.model.dtype):
+        if not torch.isfinite(expected).all():
+            return None
+        if not agree(scores, expected, self.language_model.model.dtype):
             return f"prefix tree and whole sequence differ by {(scores - expected).abs().max().item():.2g} nats"
         self.way = remember_way(self.language_model, way.proved(tree_pass.shape, length))
         return None

@@ -53,8 +53,12 @@ def generate(language_model: LanguageModel, prompt: Sequence[int], gen_args: dic
     """The model's own answer to the prompt: new tokens only, with the token that ended it if the model gave one.
 
     Sampling draws from the seed in `gen_args`, else from the current state of torch's generator, which is put back.
+    Where `max_new_tokens` would lead beyond the model's context, it ends there.
     """
     language_model.check_length(len(prompt), 1)
+    if language_model.context_length is not None and "max_new_tokens" in gen_args:
+        room = language_model.context_length - len(prompt) + 1
+        gen_args["max_new_tokens"] = min(gen_args["max_new_tokens"], room)
     seed = gen_args.pop("seed", None)
     device = language_model.device
     ids = torch.tensor([list(prompt)], device=device)

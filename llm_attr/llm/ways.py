@@ -32,7 +32,7 @@ class Way:
         reason: Why this kind.
         windows: For each kind of layer the width of its sliding window, or None; a model whose layers are all alike has
             the one kind `None`.
-        proven: Shapes of trees (`branches`, `context`) whose scores have been compared with whole sequences.
+        proven: Shapes of trees (`sequence`, `branches`, `context`) that have been compared with whole sequences.
         proven_length: The longest path for which that was done.
     """
 
@@ -44,7 +44,7 @@ class Way:
 
     def is_proven_for(self, shape: frozenset[str], length: int) -> bool:
         """Whether trees of this shape and depth have been compared with whole sequences."""
-        return shape <= self.proven and (not shape or length <= self.proven_length)
+        return shape <= self.proven and length <= self.proven_length
 
     def proved(self, shape: frozenset[str], length: int) -> Way:
         """The way after a tree of this shape agreed."""
