@@ -12,7 +12,8 @@
     │   ├── ContextTooLong           prompt + answer exceed the model's context
     │   ├── UnalignedTokenizer       tokens cannot be mapped to characters reliably
     │   ├── NonFiniteScore           the model answered NaN or infinity
-    │   └── BrokenFile               a stored file that is not what it should be
+    │   ├── BrokenFile               a stored file that is not what it should be
+    │   └── NewerFile                a stored file that a newer version of llm_attr wrote
     ├── InvalidType (TypeError)
     │   ├── UnknownKeyword           a keyword argument that nothing takes; names the nearest
     │   ├── NotALanguageModel        a model without next-token logits
@@ -78,6 +79,10 @@ class NonFiniteScore(InvalidValue):
 
 class BrokenFile(InvalidValue):
     """A stored file is damaged or is not what its name says."""
+
+
+class NewerFile(InvalidValue):
+    """A stored file is written in a form that only a newer version of llm_attr knows."""
 
 
 class InvalidType(LlmAttrError, TypeError):

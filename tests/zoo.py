@@ -15,6 +15,8 @@ from tokenizers import models as subwords
 from transformers import (
     BloomConfig,
     BloomForCausalLM,
+    FalconConfig,
+    FalconForCausalLM,
     Gemma2Config,
     Gemma2ForCausalLM,
     Gemma3ForCausalLM,
@@ -92,6 +94,17 @@ FAMILIES: dict[str, Callable[[], Any]] = {
     ),
     "bloom": lambda: BloomForCausalLM(
         BloomConfig(vocab_size=VOCABULARY, hidden_size=32, n_layer=3, n_head=4, **SPECIAL)
+    ),
+    "falcon": lambda: FalconForCausalLM(
+        FalconConfig(
+            vocab_size=VOCABULARY,
+            hidden_size=32,
+            num_hidden_layers=3,
+            num_attention_heads=4,
+            max_position_embeddings=CONTEXT,
+            alibi=True,
+            **SPECIAL,
+        )
     ),
     "mamba": lambda: MambaForCausalLM(
         MambaConfig(vocab_size=VOCABULARY, hidden_size=32, num_hidden_layers=2, state_size=4, **SPECIAL)

@@ -1,39 +1,60 @@
-"""`llm-attr explain`: which part of a prompt carried a model's answer."""
+"""`llm-attr explain` and `llm-attr view`: which part of a prompt carried a model's answer."""
 
 from __future__ import annotations
 
+import json as json_text
 import sys
+from collections.abc import Iterator
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
 from llm_attr.errors import InvalidValue
 
+if TYPE_CHECKING:
+    from llm_attr.llm.prompt import Prompt
+    from llm_attr.llm.result import LLMAttributionResult
+
+PromptFile = Annotated[
+    str | None, typer.Option(help="The prompt, or the question, as a text file; - is standard input.")
+]
+Messages = Annotated[Path | None, typer.Option(help="A JSON file with a list of messages.")]
+Documents = Annotated[Path | None, typer.Option(help="A folder of texts, or JSON lines with an id and a text each.")]
+Region = Annotated[str | None, typer.Option(help="Explain only this part of the answer.")]
+Html = Annotated[Path | None, typer.Option(help="Write a page that needs nothing from elsewhere.")]
+Json = Annotated[Path | None, typer.Option(help="Write all numbers.")]
+
 
 def explain(
-    prompt_file: Annotated[str, typer.Option(help="The prompt as a text file; - is standard input.")],
+    prompt_file: PromptFile = None,
+    messages: Messages = None,
+    documents: Documents = None,
     model: Annotated[str, typer.Option(help="An embedded model, a folder, or a name on the hub.")] = "smollm2-135m",
     chat: Annotated[bool, typer.Option("--chat", help="Send the prompt as a user message of a chat.")] = False,
-    unit: Annotated[str, typer.Option(help="token, word or sentence.")] = "sentence",
+    unit: Annotated[
+        str | None,
+        typer.Option(help="token, word, sentence, paragraph, document or message [default: sentence, or document]."),
+    ] = None,
+    absence: Annotated[str, typer.Option(help="What happens to an absent unit: delete, replace or mask.")] = "delete",
     method: Annotated[str, typer.Option(help="A name from `llm-attr methods`.")] = "feature_ablation",
     target: Annotated[str | None, typer.Option(help="The answer to explain; generated if not given.")] = None,
     max_new_tokens: Annotated[int | None, typer.Option(help="The longest answer to generate [default: 25].")] = None,
-    html: Annotated[Path | None, typer.Option(help="Write a page that needs nothing from elsewhere.")] = None,
-    json: Annotated[Path | None, typer.Option(help="Write all numbers.")] = None,
+    region: Region = None,
+    html: Html = None,
+    json: Json = None,
+    save: Annotated[Path | None, typer.Option(help="Save the result to a folder for `llm-attr view`.")] = None,
     progress: Annotated[bool, typer.Option("--progress", help="Show a progress bar.")] = False,
 ) -> None:
     """Generate an answer to a prompt, or take one, and show which units of the prompt carried it."""
     if target is not None and max_new_tokens is not None:
         raise typer.BadParameter("--max-new-tokens is for generated answers; --target gives one")
-    text = _read(prompt_file)
     from llm_attr.llm.explain import explain as run
     from llm_attr.llm.explain import method_named
     from llm_attr.llm.model import load_model
-    from llm_attr.llm.prompt import Prompt
 
     method_named(method)
-    prompt = Prompt([{"role": "user", "content": text}] if chat else text, unit=unit)
+    prompt = _prompt(prompt_file, messages, documents, chat, {"unit": unit, "absence": absence})
     result = run(
         load_model(model),
         prompt,
@@ -42,11 +63,22 @@ def explain(
         gen_args=None if max_new_tokens is None else {"max_new_tokens": max_new_tokens, "do_sample": False},
         show_progress=progress,
     )
-    result.show()
-    for path, write in ((html, result.to_html), (json, result.to_json)):
-        if path is not None:
-            write(path)
-            typer.echo(f"written: {path}")
+    if save is not None:
+        result.save(save)
+        typer.echo(f"saved: {save}")
+    _show(result, region, html, json)
+
+
+def view(
+    result: Annotated[Path, typer.Argument(help="A folder written by `explain --save` or `result.save`.")],
+    region: Region = None,
+    html: Html = None,
+    json: Json = None,
+) -> None:
+    """Show a saved result again, or a part of its answer; needs no model."""
+    from llm_attr.llm.result import LLMAttributionResult
+
+    _show(LLMAttributionResult.load(result), region, html, json)
 
 
 def methods() -> None:
@@ -57,9 +89,56 @@ def methods() -> None:
         typer.echo(f"{name}  {line}")
 
 
-def _read(prompt_file: str) -> str:
+def _show(result: LLMAttributionResult, region: str | None, html: Path | None, json: Path | None) -> None:
+    if region is not None:
+        result = result.for_output(region)
+    result.show()
+    for path, write in ((html, result.to_html), (json, result.to_json)):
+        if path is not None:
+            write(path)
+            typer.echo(f"written: {path}")
+
+
+def _prompt(
+    prompt_file: str | None, messages: Path | None, documents: Path | None, chat: bool, options: dict[str, Any]
+) -> Prompt:
+    from llm_attr.llm.prompt import Prompt
+
+    if (prompt_file is None) == (messages is None):
+        raise typer.BadParameter("give either --prompt-file or --messages")
+    if messages is not None and (documents is not None or chat):
+        raise typer.BadParameter("--messages is a whole chat; --documents and --chat go with --prompt-file")
+    options = {name: value for name, value in options.items() if value is not None}
+    if messages is not None:
+        return Prompt(_json(_read(str(messages)), str(messages)), **options)
+    text = _read(str(prompt_file)).rstrip("\n")
+    if documents is not None:
+        return Prompt.from_documents(text, dict(_documents(documents)), chat=chat, **options)
+    return Prompt([{"role": "user", "content": text}] if chat else text, **options)
+
+
+def _documents(source: Path) -> Iterator[tuple[str, str]]:
+    if source.is_dir():
+        files = sorted(path for path in source.iterdir() if path.is_file() and not path.name.startswith("."))
+        yield from ((path.name, _read(str(path)).rstrip("\n")) for path in files)
+        return
+    for number, line in enumerate(_read(str(source)).splitlines(), 1):
+        if line.strip():
+            entry = _json(line, f"{source}, line {number}")
+            if not isinstance(entry, dict) or not isinstance(entry.get("text"), str):
+                raise InvalidValue(f'{source}, line {number}: expected {{"id": ..., "text": ...}}; got {line[:80]}')
+            yield str(entry.get("id", number)), entry["text"]
+
+
+def _json(text: str, where: str) -> Any:
     try:
-        text = sys.stdin.read() if prompt_file == "-" else Path(prompt_file).read_text(encoding="utf-8")
+        return json_text.loads(text)
+    except ValueError as error:
+        raise InvalidValue(f"{where} is not JSON: {error}") from error
+
+
+def _read(path: str) -> str:
+    try:
+        return sys.stdin.read() if path == "-" else Path(path).read_text(encoding="utf-8")
     except (OSError, UnicodeDecodeError) as error:
-        raise InvalidValue(f"the prompt file {prompt_file!r} cannot be read as UTF-8 text: {error}") from error
-    return text.rstrip("\n")
+        raise InvalidValue(f"{path!r} cannot be read as UTF-8 text: {error}") from error

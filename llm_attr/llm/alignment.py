@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from itertools import pairwise
 from unicodedata import normalize
 
 from transformers import PreTrainedTokenizerBase
@@ -59,19 +60,43 @@ def token_texts(tokenizer: PreTrainedTokenizerBase, ids: Sequence[int], before: 
     A character whose bytes are in several tokens stands at the last of them. `before` are the tokens in front, by which
     some tokenizers tell a leading space.
     """
+    return pieces(*token_spans(tokenizer, ids, before))
+
+
+def pieces(text: str, spans: Sequence[Span]) -> list[str]:
+    """A text in a piece for each token, where spans follow each other; what tokens share stands at the last of them."""
+    return [text[start:stop] for start, stop in pairwise([*(start for start, _ in spans), len(text)])]
+
+
+def token_spans(
+    tokenizer: PreTrainedTokenizerBase, ids: Sequence[int], before: Sequence[int] = ()
+) -> tuple[str, list[Span]]:
+    """The text that tokens add to those `before`, and the characters of it in which each of them has a part."""
     tokens, first = [*before, *ids], len(before)
-    pieces, whole, start = [], [0], 0
+    text, spans, unfinished, whole, start = "", list[Span](), list[str](), [0], 0
     shown = _decode(tokenizer, before).rstrip(UNFINISHED)
     for end in range(first + 1, len(tokens) + 1):
         decoded = _decode(tokenizer, tokens[start:end])
+        added = decoded[_shared(shown, decoded) :]
         if decoded.endswith(UNFINISHED) and end < len(tokens):
-            pieces.append("")
+            unfinished.append(added)
             continue
-        pieces.append(decoded[_shared(shown, decoded) :])
+        spans += [(len(text) + a, len(text) + b) for a, b in _growth([*unfinished, added])]
+        text, unfinished = text + added, []
         whole.append(end)
         start = next(place for place in reversed(whole) if place <= max(0, end - 4))
         shown = _decode(tokenizer, tokens[start:end])
-    return pieces
+    return text, spans
+
+
+def _growth(texts: Sequence[str]) -> list[Span]:
+    """The part of each token in the last of the texts, which are those decoded with one token more each."""
+    finished, spans = 0, []
+    for text in texts:
+        end = max(finished, min(len(text), len(texts[-1])))
+        spans.append((finished, end))
+        finished = max(finished, min(end, len(text.rstrip(UNFINISHED))))
+    return spans
 
 
 def _shared(first: str, second: str) -> int:
@@ -92,7 +117,7 @@ def _decoded_spans(tokenizer: PreTrainedTokenizerBase, ids: Sequence[int], text:
     pieces = iter(token_texts(tokenizer, plain))
     spans, place = [], 0
     for token in ids:
-        piece = "" if token in special else next(pieces)
+        piece = str(tokenizer.convert_ids_to_tokens(token)) if token in special else next(pieces)
         if piece and not text.startswith(piece, place) and text.startswith(piece.lstrip(" "), place):
             piece = piece.lstrip(" ")
         end = place + len(piece) if text.startswith(piece, place) else place

@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass, fields
+from dataclasses import asdict, dataclass, field, fields, replace
 from inspect import signature
-from typing import Any, Literal, get_args
+from typing import Any, get_args
 
 import torch
 from torch import Tensor
@@ -14,22 +14,23 @@ from transformers import PreTrainedTokenizerBase
 from llm_attr.attr.base import Attribution, PerturbationAttribution
 from llm_attr.core.evaluator import Evaluator
 from llm_attr.core.features import Features
-from llm_attr.core.game import Estimator, play
+from llm_attr.core.game import Estimator
 from llm_attr.core.ledger import Ledger
 from llm_attr.core.registry import METHODS, snake_case
 from llm_attr.errors import InvalidType, InvalidValue, UnknownKeyword, UnknownName, UnsupportedMethod
-from llm_attr.llm.alignment import token_texts
+from llm_attr.llm.alignment import pieces, token_spans
+from llm_attr.llm.bound import BoundPrompt
 from llm_attr.llm.game import Inspector, TextGame, empty_prompt_id, model_input_ids
+from llm_attr.llm.identity import identity
 from llm_attr.llm.inputs import InterpretableInput, TextTokenInput
 from llm_attr.llm.model import LanguageModel
 from llm_attr.llm.prefix_tree import Variant
-from llm_attr.llm.prompt import BoundPrompt, Prompt
+from llm_attr.llm.prompt import Prompt
 from llm_attr.llm.result import LLMAttributionResult
 from llm_attr.llm.scoring import Scorer
-from llm_attr.llm.target import answer_ids
+from llm_attr.llm.table import AttrTarget, Table, owners
+from llm_attr.llm.target import Answer, answer_ids
 from llm_attr.typing import Coalitions, Values
-
-AttrTarget = Literal["log_prob", "prob"]
 
 
 class LLMAttribution(Attribution):
@@ -74,7 +75,7 @@ class LLMAttribution(Attribution):
     def attribute(
         self,
         inp: InterpretableInput | Prompt,
-        target: str | Tensor | Sequence[int] | None = None,
+        target: Answer = None,
         num_trials: int = 1,
         gen_args: Mapping[str, Any] | None = None,
         use_cached_outputs: bool = True,
@@ -86,7 +87,8 @@ class LLMAttribution(Attribution):
 
         Args:
             inp: `TextTemplateInput`, `TextTokenInput`, a `Prompt`, or an input of your own.
-            target: The answer: text, token ids, or None to let the model generate it.
+            target: The answer: text, token ids, what `model.generate` returned for this prompt, or None to let the
+                model generate it.
             num_trials: Averages over this many samples of the input's random baselines; one sample holds for all
                 variants of a trial.
             gen_args: Arguments of `model.generate` (by default greedy, 25 new tokens); `seed` seeds sampling.
@@ -115,11 +117,11 @@ class LLMAttribution(Attribution):
             inp = inp.bind(self.language_model)
         if not isinstance(inp, InterpretableInput):
             raise InvalidType(f"inp must be an InterpretableInput or a Prompt; got {type(inp).__name__}")
+        features = options.features(inp)
         prompt = model_input_ids(self.language_model, inp) or [empty_prompt_id(self.language_model)]
         answer = answer_ids(self.language_model, prompt, target, gen_args)
         self.language_model.check_length(len(prompt), len(answer))
         scorer = Scorer(self.language_model, answer, cached=use_cached_outputs)
-        features = options.features(inp)
         total = num_trials * options.estimator.evaluations(features.count)
         name = f"{self.attr_method.get_name()} attribution"
         with Evaluator(
@@ -127,43 +129,46 @@ class LLMAttribution(Attribution):
         ) as evaluator:
             shared = (features, scorer, evaluator, options.perturbations_per_eval, _inspect_forward, set[Variant]())
             games = [TextGame(inp.sampled(), *shared) for _ in range(num_trials)]
-            values = torch.stack([self._play(game, options.estimator) for game in games]).mean(0)
+            design = list(options.estimator.blocks(features.count))
+            log_probs = torch.stack([_log_probs(game, design) for game in games])
             whole = scorer.score([Variant.plain(prompt)], evaluator)[0]
-        return self._result(games, prompt, features.spread(values)[0], whole)
-
-    def _play(self, game: TextGame, estimator: Estimator) -> Values:
-        """`(features, 1 + answer tokens)` attributions of one game."""
-        remembered = Ledger().remembering(game)
-
-        def payoffs(coalitions: Coalitions) -> Values:
-            expected = game.evaluator.done + len(coalitions)
-            log_probs = remembered(coalitions)
-            game.evaluator.advance(expected - game.evaluator.done)
-            return self._payoff(log_probs)
-
-        return play(payoffs, estimator, game.features.count)
-
-    def _payoff(self, log_probs: Values) -> Values:
-        """`(coalitions, answer tokens)` log-probabilities -> `(coalitions, 1 + answer tokens)`, the sum first."""
-        both = torch.cat([log_probs.sum(1, keepdim=True), log_probs], 1)
-        return both if self.attr_target == "log_prob" else both.double().exp().float()
+        table = Table(
+            coalitions=torch.cat(design),
+            log_probs=log_probs,
+            owner=torch.arange(features.count),
+            whole=whole,
+            method=snake_case(type(self.attr_method).__name__),
+            options=options.method_options,
+            attr_target=self.attr_target,
+            estimator=options.estimator,
+        )
+        return self._result(games, prompt, table, (gen_args or {}).get("seed"))
 
     def _result(
-        self, games: Sequence[TextGame], prompt: list[int], attributions: Tensor, whole: Tensor
+        self, games: Sequence[TextGame], prompt: list[int], table: Table, seed: int | None
     ) -> LLMAttributionResult:
-        game, tokenizer = games[0], self.language_model.tokenizer
-        scorer = game.scorer
-        shown = game.inp.format_attr(attributions)
+        """What the table of the features says about the units that the input shows."""
+        inp, features, answer = games[0].inp, games[0].features, games[0].scorer.answer
+        owner = owners(inp, features)
+        if owner is None:
+            shown = inp.format_attr(features.spread(table.attributions().T)[0])
+        else:
+            table = replace(table, owner=owner)
+            shown = table.attributions()
+        text, spans = token_spans(self.language_model.tokenizer, answer, prompt)
+        stand_in = next((game.stand_in for game in games if game.stand_in is not None), None)
         return LLMAttributionResult(
-            input_tokens=_feature_texts(game.inp),
-            output_tokens=token_texts(tokenizer, scorer.answer, prompt),
+            input_tokens=_feature_texts(inp),
+            output_tokens=pieces(text, spans),
             seq_attr=shown[0],
             token_attr=shown[1:],
-            output_probs=whole.exp(),
-            inp=game.inp,
-            output_ids=scorer.answer,
-            output_text=self.language_model.decode(list(scorer.answer)),
-            provenance=self._provenance(game, next((g.stand_in for g in games if g.stand_in is not None), None)),
+            output_probs=table.whole.exp(),
+            inp=inp,
+            output_ids=answer,
+            output_text=text,
+            output_spans=spans,
+            provenance=self._provenance(games[0], stand_in) | {"seed": seed} | identity(self.language_model),
+            table=None if owner is None else table,
         )
 
     def _provenance(self, game: TextGame, stand_in: int | None) -> dict[str, Any]:
@@ -181,13 +186,23 @@ class LLMAttribution(Attribution):
         }
 
 
+def _log_probs(game: TextGame, design: Sequence[Coalitions]) -> Values:
+    """`(coalitions, answer tokens)` of one game, which is asked for each coalition once."""
+    remembered, found = Ledger().remembering(game), []
+    for coalitions in design:
+        expected = game.evaluator.done + len(coalitions)
+        found.append(remembered(coalitions))
+        game.evaluator.advance(expected - game.evaluator.done)
+    return torch.cat(found)
+
+
 def text_methods() -> dict[str, type[PerturbationAttribution]]:
     """The methods that can explain a language model, by name."""
     return {name: method for name, method in METHODS.items() if issubclass(method, PerturbationAttribution)}
 
 
 def _feature_texts(inp: InterpretableInput) -> list[str]:
-    return inp.token_texts() if isinstance(inp, TextTokenInput) else list(inp.values)
+    return inp.token_texts() if isinstance(inp, TextTokenInput) else [str(value) for value in inp.values]
 
 
 @dataclass(frozen=True)
@@ -198,6 +213,7 @@ class Options:
     feature_mask: Tensor | None = None
     perturbations_per_eval: int | None = None
     show_progress: bool = False
+    method_options: Mapping[str, Any] = field(default_factory=dict)
 
     @classmethod
     def accepted(cls, method: PerturbationAttribution) -> set[str]:
@@ -206,7 +222,7 @@ class Options:
 
     @classmethod
     def _own(cls) -> set[str]:
-        return {field.name for field in fields(cls)} - {"estimator"}
+        return {field.name for field in fields(cls)} - {"estimator", "method_options"}
 
     @classmethod
     def split(cls, where: str, keywords: Mapping[str, Any], method: PerturbationAttribution) -> Options:
@@ -218,8 +234,9 @@ class Options:
         if unknown := set(keywords) - cls.accepted(method):
             raise UnknownKeyword(where, unknown, cls.accepted(method))
         own = cls._own()
-        estimator = method.estimator(**{name: value for name, value in keywords.items() if name not in own})
-        options = cls(estimator, **{name: value for name, value in keywords.items() if name in own})
+        of_method = {name: value for name, value in keywords.items() if name not in own}
+        of_call = {name: value for name, value in keywords.items() if name in own}
+        options = cls(method.estimator(**of_method), method_options=of_method, **of_call)
         most = options.perturbations_per_eval
         if most is not None and most < 1:
             raise InvalidValue(f"perturbations_per_eval must be at least 1 or None; got {most}")

@@ -4,19 +4,21 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from inspect import signature
-from typing import Any
+from typing import Any, TypeAlias, overload
 
-from torch import Tensor
 from transformers import PreTrainedTokenizerBase
 
 from llm_attr.attr.base import PerturbationAttribution
 from llm_attr.core.registry import summary
 from llm_attr.errors import UnknownKeyword, UnknownName
 from llm_attr.llm.attribution import LLMAttribution, Options, text_methods
+from llm_attr.llm.chat import Messages
 from llm_attr.llm.inputs import InterpretableInput
+from llm_attr.llm.many import for_each, is_many
 from llm_attr.llm.model import LanguageModel, as_language_model
-from llm_attr.llm.prompt import Messages, Prompt
+from llm_attr.llm.prompt import Prompt
 from llm_attr.llm.result import LLMAttributionResult
+from llm_attr.llm.target import Answer
 
 
 def methods() -> dict[str, str]:
@@ -36,30 +38,62 @@ def method_named(name: str) -> type[PerturbationAttribution]:
     return known[name]
 
 
+One: TypeAlias = str | Messages | Prompt | InterpretableInput
+"""One prompt: a text, the messages of a chat, or a prompt with its units."""
+
+
+@overload
 def explain(
     model: LanguageModel | Any,
-    prompt: str | Messages | Prompt | InterpretableInput,
+    prompt: One,
     *,
     tokenizer: PreTrainedTokenizerBase | None = None,
     unit: str = "sentence",
     method: str = "feature_ablation",
-    target: str | Tensor | Sequence[int] | None = None,
+    target: Answer = None,
     **options: Any,
-) -> LLMAttributionResult:
+) -> LLMAttributionResult: ...
+
+
+@overload
+def explain(
+    model: LanguageModel | Any,
+    prompt: list[str] | list[Messages] | list[Prompt] | list[One],
+    *,
+    tokenizer: PreTrainedTokenizerBase | None = None,
+    unit: str = "sentence",
+    method: str = "feature_ablation",
+    target: Answer | Sequence[Answer] = None,
+    **options: Any,
+) -> list[LLMAttributionResult]: ...
+
+
+def explain(
+    model: LanguageModel | Any,
+    prompt: One | Sequence[One],
+    *,
+    tokenizer: PreTrainedTokenizerBase | None = None,
+    unit: str = "sentence",
+    method: str = "feature_ablation",
+    target: Answer | Sequence[Answer] = None,
+    **options: Any,
+) -> LLMAttributionResult | list[LLMAttributionResult]:
     """Explains which units of a prompt carried a model's answer.
 
     Args:
         model: A `LanguageModel`, or a transformers model with its `tokenizer` beside it.
-        prompt: A text, the messages of a chat, or a `Prompt` (which brings its own units).
+        prompt: A text, the messages of a chat, or a `Prompt` (which brings its own units); or a list of these.
         tokenizer: The tokenizer of a transformers model.
-        unit: `token`, `word` or `sentence`.
+        unit: `token`, `word`, `sentence`, `paragraph` or `message`.
         method: A name out of `llm_attr.methods()`.
-        target: The answer to explain: text or token ids; None lets the model generate it.
+        target: The answer to explain: text, token ids, or what `model.generate` returned for the prompt; None lets the
+            model generate it. With a list of prompts, one for all or a list with one for each.
         **options: `attr_target` ("log_prob" or "prob"), what `LLMAttribution.attribute` takes (`gen_args`,
             `num_trials`, `use_cached_outputs`, `show_progress`, ...), and the method's own options.
 
     Returns:
-        An `LLMAttributionResult`: `.top(k)`, `.show()`, `.to_html(path)`, `.seq_attr`, `.token_attr`.
+        An `LLMAttributionResult`: `.top(k)`, `.show()`, `.to_html(path)`, `.seq_attr`, `.token_attr`; for a list of
+        prompts a list of them.
 
     Raises:
         UnknownName: there is no such method or unit.
@@ -76,8 +110,16 @@ def explain(
     attr_target = options.pop("attr_target", "log_prob")
     wrapper = LLMAttribution(attr_method, language_model.tokenizer, attr_target)
     wrapper.language_model = language_model
-    inp = prompt if isinstance(prompt, Prompt | InterpretableInput) else Prompt(prompt, unit=unit)
-    return wrapper.attribute(inp, target, **options)
+
+    def with_units(one: Any) -> Prompt | InterpretableInput:
+        return one if isinstance(one, Prompt | InterpretableInput) else Prompt(one, unit=unit)
+
+    def attribute(inp: Prompt | InterpretableInput, answer: Any) -> LLMAttributionResult:
+        return wrapper.attribute(inp, answer, **options)
+
+    if not is_many(prompt):
+        return attribute(with_units(prompt), target)
+    return for_each(prompt, target, with_units, attribute, options.pop("show_progress", False))
 
 
 def _refuse_unknown(options: dict[str, Any], attr_method: Any) -> None:

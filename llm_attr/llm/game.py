@@ -10,6 +10,7 @@ from torch import Tensor
 from llm_attr.core.evaluator import Evaluator
 from llm_attr.core.features import Features
 from llm_attr.errors import EmptyPrompt, InvalidType
+from llm_attr.llm.bound import BoundPrompt
 from llm_attr.llm.inputs import InterpretableInput
 from llm_attr.llm.model import LanguageModel
 from llm_attr.llm.prefix_tree import Variant
@@ -65,11 +66,17 @@ class TextGame:
     def variant(self, coalition: Coalitions) -> Variant:
         """The tokens of the prompt in which only the features of the coalition `(features,)` are present."""
         present = coalition[self.features.owner[0]]
-        ids = model_input_ids(self.scorer.language_model, self.inp, self._tensor * present.to(self._tensor.dtype))
-        if not ids:
-            self.stand_in = empty_prompt_id(self.scorer.language_model)
-            ids = [self.stand_in]
-        return Variant.plain(ids)
+        language_model = self.scorer.language_model
+        if isinstance(self.inp, BoundPrompt):
+            variant = self.inp.variant(present.flatten().tolist())
+        else:
+            tensor = self._tensor * present.to(self._tensor.dtype)
+            variant = Variant.plain(model_input_ids(language_model, self.inp, tensor))
+        if variant.tokens:
+            return variant
+        self.stand_in = empty_prompt_id(language_model)
+        last = max(0, (variant.length or 0) - 1)
+        return Variant((self.stand_in,), (last,), last + 1)
 
     def _show(self, variants: list[Variant], scores: Tensor, inspect: Inspector) -> None:
         language_model, answer = self.scorer.language_model, list(self.scorer.answer)

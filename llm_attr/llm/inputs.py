@@ -194,7 +194,7 @@ class TextTokenInput(InterpretableInput):
             raise InvalidType(f"text must be a str; got {type(text).__name__}")
         self.tokenizer = tokenizer
         ids = tokenizer.encode(text, verbose=False)
-        skipped = {_token_id(tokenizer, token) for token in skip_tokens or ()}
+        skipped = {token_id(tokenizer, token) for token in skip_tokens or ()}
         self.inp_tensor = torch.tensor([ids], dtype=torch.long)
         self._kept = torch.tensor([i for i, token in enumerate(ids) if token not in skipped], dtype=torch.long)
         if not len(self._kept):
@@ -204,7 +204,7 @@ class TextTokenInput(InterpretableInput):
         self.itp_tensor = self.inp_tensor[:, self._kept]
         self.values: list[str] = tokenizer.convert_ids_to_tokens(self.itp_tensor[0].tolist())
         self.n_itp_features = len(self._kept)
-        self.baselines = _token_id(tokenizer, baselines)
+        self.baselines = token_id(tokenizer, baselines)
 
     def token_texts(self) -> list[str]:
         """The text of each token that is a feature, as it reads."""
@@ -229,7 +229,12 @@ def _check_width(perturbed: Tensor, features: int) -> None:
         raise InvalidShape(f"perturbed_tensor must have the shape (1, {features}); got {tuple(perturbed.shape)}")
 
 
-def _token_id(tokenizer: PreTrainedTokenizerBase, token: int | str) -> int:
+def token_id(tokenizer: PreTrainedTokenizerBase, token: int | str) -> int:
+    """The id of a token given by itself or by its id.
+
+    Raises:
+        UnknownName: it is not in the vocabulary.
+    """
     number = token if isinstance(token, int) else tokenizer.convert_tokens_to_ids(token)
     known = isinstance(number, int) and 0 <= number < len(tokenizer)
     if not known or (isinstance(token, str) and number == tokenizer.unk_token_id and token != tokenizer.unk_token):

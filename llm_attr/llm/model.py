@@ -7,7 +7,9 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from functools import cached_property
 from pathlib import Path
+from threading import Lock
 from typing import Any
+from weakref import WeakKeyDictionary
 
 import torch
 from transformers import AutoModelForCausalLM, AutoTokenizer, PreTrainedTokenizerBase
@@ -63,11 +65,16 @@ class LanguageModel:
         length = getattr(self.text_config, "max_position_embeddings", None)
         return int(length) if length else None
 
-    @cached_property
+    @property
     def forward_keywords(self) -> frozenset[str]:
-        """The keywords that the model's own forward takes (a PEFT wrapper is looked through)."""
+        """The keywords that the model's own forward takes, looked for behind PEFT wrappers and accelerate's hooks.
+
+        Those that count positions are left out where an adapter puts learned tokens in front of the prompt.
+        """
         base = self.model.get_base_model() if hasattr(self.model, "get_base_model") else self.model
-        return frozenset(inspect.signature(base.forward).parameters)
+        keywords = frozenset(inspect.signature(type(base).forward).parameters)
+        learned = getattr(getattr(self.model, "active_peft_config", None), "is_prompt_learning", False)
+        return keywords - {"logits_to_keep", "position_ids", "past_key_values"} if learned else keywords
 
     @property
     def end_ids(self) -> frozenset[int]:
@@ -99,17 +106,18 @@ class LanguageModel:
 
     @contextmanager
     def inference(self) -> Iterator[None]:
-        """Without gradients, dropout and draws that would be seen outside; everything is put back at the end."""
-        training = [module for module in self.model.modules() if module.training]
+        """Without gradients and dropout; everything is put back at the end."""
+        with torch.no_grad(), _evaluating(self.model):
+            yield
+
+    @contextmanager
+    def drawing(self, seed: int | None) -> Iterator[None]:
+        """Draws from the seed, else from torch's current state, which is put back; one thread after the other."""
         devices = [self.device] if self.device.type == "cuda" else []
-        with torch.no_grad(), torch.random.fork_rng(devices):
-            try:
-                for module in training:
-                    module.training = False
-                yield
-            finally:
-                for module in training:
-                    module.training = True
+        with _one_draws, torch.random.fork_rng(devices):
+            if seed is not None:
+                torch.manual_seed(seed)
+            yield
 
 
 def load_model(name: str | Path, **from_pretrained: Any) -> LanguageModel:
@@ -145,14 +153,43 @@ def load_model(name: str | Path, **from_pretrained: Any) -> LanguageModel:
 
 
 def as_language_model(model: Any, tokenizer: PreTrainedTokenizerBase | None = None) -> LanguageModel:
-    """A `LanguageModel` from what the user has: one already, or a model and its tokenizer."""
+    """A `LanguageModel` from what the user has: one already, a pipeline, or a model and its tokenizer."""
     if isinstance(model, LanguageModel):
         return model if tokenizer is None else LanguageModel(model.model, tokenizer, model.name)
+    if hasattr(model, "preprocess") and hasattr(model, "tokenizer"):
+        return LanguageModel(model.model, tokenizer or model.tokenizer)
     if isinstance(model, str | Path):
         raise InvalidType(f"model must be loaded: pass llm_attr.load_model({str(model)!r})")
     if tokenizer is None:
         raise InvalidType("a transformers model needs its tokenizer beside it: tokenizer=...; or pass a LanguageModel")
     return LanguageModel(model, tokenizer)
+
+
+_evaluated: WeakKeyDictionary[Any, tuple[int, list[Any]]] = WeakKeyDictionary()
+"""For each model in use: how many threads use it, and which of its modules were in train mode before the first."""
+
+_one_draws = Lock()
+_entering = Lock()
+
+
+@contextmanager
+def _evaluating(model: Any) -> Iterator[None]:
+    """All modules in evaluation mode until the last thread that asked for it is done."""
+    with _entering:
+        users, training = _evaluated.get(model) or (0, [module for module in model.modules() if module.training])
+        _evaluated[model] = (users + 1, training)
+        for module in training:
+            module.training = False
+    try:
+        yield
+    finally:
+        with _entering:
+            users, training = _evaluated.pop(model)
+            if users > 1:
+                _evaluated[model] = (users - 1, training)
+            else:
+                for module in training:
+                    module.training = True
 
 
 def _refuse_others(model: Any) -> None:

@@ -16,7 +16,7 @@ from llm_attr.core.evaluator import Evaluator
 from llm_attr.core.memory import free_bytes
 from llm_attr.llm.model import LanguageModel
 from llm_attr.llm.prefix_tree import Ints, PrefixTree, Variant
-from llm_attr.llm.ways import Way
+from llm_attr.llm.ways import Way, kernel
 
 CPU_POSITIONS = 384
 CUDA_POSITIONS = 8192
@@ -131,8 +131,9 @@ class TreePass:
         dtype = self._lm.model.dtype
         masks: dict[str | None, Tensor] = {}
         for kind, window in self._way.windows:
-            visible = self._tree.visible(nodes, seen, window)
-            mask = torch.zeros(visible.shape, dtype=dtype).masked_fill_(~visible, torch.finfo(dtype).min)
+            mask = self._tree.visible(nodes, seen, window)
+            if kernel(self._lm) == "eager":
+                mask = torch.zeros(mask.shape, dtype=dtype).masked_fill_(~mask, torch.finfo(dtype).min)
             masks[kind] = mask[None, None].to(self._lm.device)
         return masks.get(None, masks)
 
@@ -163,31 +164,30 @@ class WholePass:
     def batch(self, variants: Sequence[Variant]) -> Tensor:
         """`(variants, answer tokens)` of one call, padded on the right."""
         length = len(self._answer)
-        starts = [variant.positions[-1] + 1 for variant in variants]
+        starts = [variant.end for variant in variants]
         ids = torch.zeros(len(variants), max(starts) + length - 1, dtype=torch.long)
         mask = torch.zeros_like(ids)
         for row, (variant, start) in enumerate(zip(variants, starts, strict=True)):
             places = [*variant.positions, *range(start, start + length - 1)]
             ids[row, places] = torch.tensor([*variant.tokens, *self._answer[:-1]])
             mask[row, places] = 1
-        kept = torch.arange(min(starts) - 1, max(starts) - 1 + length)
+        rows = torch.tensor([[v.positions[-1], *range(v.end, v.end + length - 1)] for v in variants])
+        kept = torch.arange(int(rows.min()), int(rows.max()) + 1)
         device = self._lm.device
         logits = forward_logits(
             self._lm, kept, input_ids=ids.to(device), attention_mask=mask.to(device), use_cache=False
         )
         self._counter.add(ids.numel(), len(variants) * len(kept))
-        rows = torch.tensor(starts)[:, None] - min(starts) + torch.arange(length)
-        flat = rows + torch.arange(len(variants))[:, None] * len(kept)
+        flat = rows - rows.min() + torch.arange(len(variants))[:, None] * len(kept)
         tokens = torch.tensor(self._answer).repeat(len(variants))
         return log_probs(logits.flatten(0, 1), flat.flatten(), tokens).view(len(variants), length)
 
     def _groups(self, variants: Sequence[Variant]) -> list[list[int]]:
         room, spread = positions_that_fit(self._lm), len(self._answer) // 4
         groups: list[list[int]] = []
-        longest = shortest = 0
-        for i in sorted(range(len(variants)), key=lambda i: variants[i].positions[-1]):
-            size = variants[i].positions[-1] + len(self._answer)
-            longest = max(longest, size)
+        shortest = 0
+        for i in sorted(range(len(variants)), key=lambda i: variants[i].end):
+            size = variants[i].end - 1 + len(self._answer)
             if groups and size - shortest <= spread and (len(groups[-1]) + 1) * size <= room:
                 groups[-1].append(i)
             else:
@@ -202,7 +202,8 @@ def forward_logits(language_model: LanguageModel, rows: Tensor, **inputs: Any) -
     if "logits_to_keep" in language_model.forward_keywords:
         return language_model.model(**inputs, logits_to_keep=rows, return_dict=True).logits
     logits = language_model.model(**inputs, return_dict=True).logits
-    return logits[:, rows.to(logits.device)]
+    from_end = rows - inputs["input_ids"].shape[1]  # an adapter may have put tokens in front
+    return logits[:, from_end.to(logits.device)]
 
 
 def log_probs(logits: Tensor, rows: Tensor, tokens: Tensor) -> Tensor:

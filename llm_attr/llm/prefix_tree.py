@@ -20,15 +20,32 @@ Ints = NDArray[np.int64]
 
 @dataclass(frozen=True)
 class Variant:
-    """A prompt with some of its units absent: tokens and where they stand."""
+    """A prompt with some of its units absent: tokens and where they stand.
+
+    Attributes:
+        tokens: Token ids.
+        positions: Their positions, increasing.
+        length: Positions of the whole prompt, after which the answer begins; None: up to the last token.
+    """
 
     tokens: tuple[int, ...]
     positions: tuple[int, ...]
+    length: int | None = None
 
     @classmethod
     def plain(cls, tokens: Sequence[int]) -> Variant:
         """Tokens without gaps between them."""
         return cls(tuple(tokens), tuple(range(len(tokens))))
+
+    @property
+    def end(self) -> int:
+        """The position of the answer's first token."""
+        return self.positions[-1] + 1 if self.length is None else self.length
+
+    @property
+    def has_gaps(self) -> bool:
+        """Whether a position before the answer is left out."""
+        return len(self.tokens) < self.end
 
 
 @dataclass(frozen=True)
@@ -120,7 +137,7 @@ class _Nodes:
 
 
 def _with_answer(variant: Variant, answer: Sequence[int]) -> Ints:
-    start = variant.positions[-1] + 1
+    start = variant.end
     tokens = [*variant.tokens, *answer[:-1]]
     positions = [*variant.positions, *range(start, start + len(answer) - 1)]
     return np.stack([np.array(positions, dtype=np.int64), np.array(tokens, dtype=np.int64)], axis=1)

@@ -1,30 +1,38 @@
-"""What a model is asked, in the units that a user names: tokens, words, sentences of a text or of chat messages."""
+"""What a model is asked, in the units that a user names."""
 
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
-from functools import cached_property
-from itertools import pairwise, zip_longest
-from typing import Any
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import KW_ONLY, dataclass
+from itertools import pairwise
+from typing import Any, TypeAlias, get_args
 
-import torch
-from jinja2 import TemplateError
-from torch import Tensor
-
-from llm_attr.errors import EmptyPrompt, InvalidShape, InvalidType, InvalidValue, UnknownName
-from llm_attr.llm.alignment import align
-from llm_attr.llm.inputs import InterpretableInput
+from llm_attr.errors import EmptyPrompt, InvalidType, InvalidValue, UnknownName
+from llm_attr.llm.bound import Absence, BoundPrompt, Scope
+from llm_attr.llm.chat import Messages, Place, places, render, texts
 from llm_attr.llm.model import LanguageModel
 from llm_attr.llm.units import SPLITTERS, Span
 
-UNITS = ("token", *SPLITTERS)
+UNITS = ("token", *SPLITTERS, "document", "message", "span")
 """The units that a prompt can be attributed to."""
 
 SURROGATE = re.compile("[\ud800-\udfff]")
 
-Messages = Sequence[Mapping[str, Any]]
+SpanRule: TypeAlias = "str | re.Pattern[str] | tuple[int, int] | tuple[int, int, int]"
+"""Parts of the content: a text, a pattern, characters `(start, end)` of a text or `(message, start, end)` of a chat."""
+
+Spans: TypeAlias = "Sequence[SpanRule] | Mapping[str, SpanRule]"
+
+
+@dataclass(frozen=True)
+class Document:
+    """A document in the content of a message: `start` with its heading, `body` without, up to `end`."""
+
+    name: str
+    start: int
+    body: int
+    end: int
 
 
 @dataclass(frozen=True)
@@ -32,194 +40,183 @@ class Prompt:
     """A text, or the messages of a chat, and the units in which it is explained.
 
     Args:
-        content: Raw text, or messages `{"role": ..., "content": text}` that the model's chat template renders.
-        unit: `token`, `word` or `sentence`.
+        content: Raw text, or messages `{"role": ..., "content": text}` that the model's chat template renders. A last
+            message of the assistant is the beginning of the answer.
+        unit: `token`, `word`, `sentence`, `paragraph`, `document` (see `from_documents`), `message`, or `span`.
+        spans: The units themselves: substrings, patterns (each match is a unit), character ranges `(start, end)` of a
+            text or `(message, start, end)` of a chat; in a dict, under names. Everything else is always present.
+        absence: What happens to an absent unit. `delete`: it is taken out and the text tokenised again. `replace`: each
+            of its tokens becomes `replacement`. `mask`: its tokens are dropped and the others keep their positions, as
+            under an attention mask.
+        replacement: A token, or its id, for `replace`; by default the pad token, else that of the end of text.
+        template_kwargs: Further arguments of the chat template (`tools`, `enable_thinking`, ...).
+        documents: Where documents stand in the content; filled by `from_documents`.
 
-    An absent unit is deleted, and the text is tokenised again. Of the white space before and after it the one with
-    more line breaks stays between its neighbours (the first of equals), so that taking out the last sentence of a
-    paragraph does not join it to the next; none stays at the end. Units of tokens are taken out without tokenising
-    again. The chat template is rendered once; its own text and control tokens are always present.
+    The chat template is rendered once. Its own text and control tokens are always present and never features, and so is
+    a system message that it adds by itself. A token belongs to the unit of its first character that is no white space,
+    and a token of white space to the unit that it is inside of.
+
+    Deleted units take white space with them: of that before and after, the one with more line breaks stays between
+    their neighbours (of equals the first that there is), and none at the beginning or end of the content. So taking out
+    the last sentence of a paragraph does not join it to the next. Units of tokens are taken out without tokenising again.
 
     Raises:
-        UnknownName: there is no such unit.
+        UnknownName: there is no such unit or absence.
         EmptyPrompt: the content holds nothing but white space.
         InvalidType: the content is neither a text nor messages.
-        InvalidValue: the content holds half of a surrogate pair.
+        InvalidValue: arguments do not fit each other, or the content holds half of a surrogate pair.
+
+    Example:
+        >>> Prompt("Aksel repairs violins. He has a dog.", unit="sentence").unit
+        'sentence'
     """
 
     content: str | Messages
+    _: KW_ONLY
     unit: str = "sentence"
+    spans: Spans | None = None
+    absence: Absence = "delete"
+    replacement: int | str | None = None
+    template_kwargs: Mapping[str, Any] | None = None
+    documents: tuple[Document, ...] = ()
 
     def __post_init__(self) -> None:
+        if self.spans is not None and self.unit in ("sentence", "span"):
+            object.__setattr__(self, "unit", "span")
         if self.unit not in UNITS:
             raise UnknownName("unit", self.unit, UNITS)
-        texts = [self.content] if isinstance(self.content, str) else _contents(self.content)
-        if not any(text.strip() for text in texts):
-            raise EmptyPrompt(f"the prompt is empty: {self.content!r}")
-        if broken := [text[match.start()] for text in texts if (match := SURROGATE.search(text))]:
-            raise InvalidValue(f"the prompt holds half of a character ({broken[0]!r}), which no tokenizer takes")
+        if self.absence not in get_args(Absence):
+            raise UnknownName("absence", self.absence, get_args(Absence))
+        self._check()
+
+    @classmethod
+    def from_documents(
+        cls,
+        question: str,
+        documents: Mapping[str, str] | Sequence[str],
+        *,
+        unit: str = "document",
+        chat: bool = True,
+        system: str | None = None,
+        **options: Any,
+    ) -> Prompt:
+        """A question over retrieved documents, each under its name.
+
+        Args:
+            question: What is asked; always present, after the documents.
+            documents: Texts by name or id, or a list of texts, which are numbered from 1.
+            unit: `document`, or a finer unit of the documents' texts.
+            chat: Whether the model gets a chat with one user message, or the raw text.
+            system: A system message for the chat.
+            **options: Further arguments of `Prompt`.
+
+        Raises:
+            EmptyPrompt: there are no documents.
+            InvalidType: the question or a document is no text.
+        """
+        if not isinstance(documents, Mapping | Sequence) or isinstance(documents, str | bytes):
+            raise InvalidType(f"documents must be texts by name, or a list of texts; got {documents!r}")
+        named = documents if isinstance(documents, Mapping) else {str(i): text for i, text in enumerate(documents, 1)}
+        if not named:
+            raise EmptyPrompt("from_documents needs at least one document; got none")
+        if wrong := [text for text in (question, *named.values()) if not isinstance(text, str)]:
+            raise InvalidType(f"a question and documents are texts; got {wrong[0]!r}")
+        text, found = "", []
+        for name, document in named.items():
+            heading = f"[{name}]\n"
+            found.append(Document(str(name), len(text), len(text) + len(heading), len(text + heading + document)))
+            text += f"{heading}{document}\n\n"
+        text += question
+        content: str | Messages = text
+        if chat:
+            content = [{"role": "user", "content": text}]
+            content = [{"role": "system", "content": system}, *content] if system is not None else content
+        elif system is not None:
+            raise InvalidValue("a system message needs chat=True")
+        return cls(content, unit=unit, documents=tuple(found), **options)
 
     def bind(self, language_model: LanguageModel) -> BoundPrompt:
-        """The prompt in the tokens of a model."""
+        """The prompt in the text and tokens of a model."""
         if isinstance(self.content, str):
-            return BoundPrompt(language_model, self.content, ((0, len(self.content)),), self.unit, special_tokens=True)
-        text = render(language_model, self.content)
+            text, found = self.content, [Place("", 0, 0, len(self.content), 0)]
+        else:
+            text = render(language_model, self.content, self.template_kwargs)
+            found = places(language_model, self.content, text, self.template_kwargs)
         return BoundPrompt(
-            language_model, text, _places(language_model, self.content, text), self.unit, special_tokens=False
+            language_model,
+            text,
+            contents=[(place.start, place.end) for place in found],
+            scopes=list(self._scopes(found)),
+            spans=self._spans(text, found),
+            unit=self.unit,
+            absence=self.absence,
+            replacement=self.replacement,
+            special_tokens=isinstance(self.content, str),
         )
 
+    def _check(self) -> None:
+        if self.spans is not None and not isinstance(self.spans, list | tuple | Mapping):
+            raise InvalidType(f"spans must be a list of spans, or a dict of named ones; got {self.spans!r}")
+        contents = [self.content] if isinstance(self.content, str) else [text for _, text in texts(self.content)]
+        if not any(text.strip() for text in contents):
+            raise EmptyPrompt(f"the prompt is empty: {self.content!r}")
+        if broken := [match.group() for text in contents if (match := SURROGATE.search(text))]:
+            raise InvalidValue(f"the prompt holds half of a character ({broken[0]!r}), which no tokenizer takes")
+        if (self.unit == "span") != (self.spans is not None):
+            raise InvalidValue(
+                f"unit 'span' and spans=... go together; got unit {self.unit!r} and spans {self.spans!r}"
+            )
+        if self.unit == "document" and not self.documents:
+            raise InvalidValue("unit 'document' needs documents: make the prompt with Prompt.from_documents")
+        if isinstance(self.content, str) and (self.unit == "message" or self.template_kwargs):
+            raise InvalidValue("a raw text has no messages and no chat template; pass messages for that")
+        if self.replacement is not None and self.absence != "replace":
+            raise InvalidValue(f"replacement is for absence='replace'; got absence={self.absence!r}")
 
-class BoundPrompt(InterpretableInput):
-    """A prompt as one text and the spans of its units, ready for a model.
+    def _scopes(self, found: Sequence[Place]) -> Iterator[Scope]:
+        """What units are looked for in: documents if there are any, else messages, else the text."""
+        documents = () if self.unit == "message" else self.documents
+        for number, document in enumerate(documents):
+            place = found[-1]
+            start = document.start if self.unit == "document" else document.body
+            first, stop = place.start + start - place.offset, place.start + document.end - place.offset
+            yield Scope(("document", document.name, number), first, min(stop, place.end))
+        if not documents:
+            for place in found:
+                owner = ("message", place.role, place.message) if place.role else ("text", "", 0)
+                yield Scope(owner, place.start, place.end)
 
-    Attributes:
-        text: The whole text that the model gets, template included.
-        spans: The characters of each unit; of tokens that share a character the last has it.
-        values: The text of each unit.
-        unit: What the units are.
-    """
-
-    def __init__(
-        self, language_model: LanguageModel, text: str, contents: Sequence[Span], unit: str, *, special_tokens: bool
-    ) -> None:
-        self.text, self.unit, self.contents = text, unit, tuple(contents)
-        self._lm, self._special_tokens = language_model, special_tokens
-        self._owner: list[int] = []
-        self.spans = self._token_spans() if unit == "token" else self._text_spans()
-        if not self.spans:
-            raise EmptyPrompt(f"the prompt holds no {unit} to attribute to")
-        self.values = [text[start:end] for start, end in self.spans]
-
-    @cached_property
-    def context(self) -> list[str]:
-        """The text before, between and after the units, one piece more than there are units."""
-        edges = [0, *(edge for span in self.spans for edge in span), len(self.text)]
-        return [self.text[start : max(start, end)] for start, end in zip(edges[::2], edges[1::2], strict=True)]
-
-    def to_tensor(self) -> Tensor:
-        """`(1, units)` of ones."""
-        return torch.ones(1, len(self.spans))
-
-    def to_model_input(self, perturbed_tensor: Tensor | None = None) -> Tensor:
-        """Token ids `(1, tokens)` without the absent units."""
-        present = [True] * len(self.spans)
-        if perturbed_tensor is not None:
-            if perturbed_tensor.shape != (1, len(self.spans)):
-                raise InvalidShape(
-                    f"perturbed_tensor must have the shape (1, {len(self.spans)}); got {tuple(perturbed_tensor.shape)}"
-                )
-            present = (perturbed_tensor[0] != 0).tolist()
-        if self.unit == "token":
-            kept = [token for token, owner in zip(self._ids, self._owner, strict=True) if owner < 0 or present[owner]]
-        else:
-            kept = self._lm.encode(self.without(present), special_tokens=self._special_tokens)
-        return torch.tensor([kept], dtype=torch.long)
-
-    def without(self, present: Sequence[bool]) -> str:
-        """The text without the absent units; of the white space around them only the widest break is left."""
-        pieces = list(self._pieces)
-        for first, last in self._runs:
-            left = [i for i in range(first, last) if present[i]]
-            pieces[2 * first + 1 : 2 * last] = [""] * (2 * (last - first) - 1)
-            for i, following in zip_longest(left, left[1:]):
-                pieces[2 * i + 1] = self.values[i]
-                if following is not None:
-                    gaps = self._pieces[2 * i + 2 : 2 * following + 1 : 2]
-                    pieces[2 * i + 2] = max(gaps, key=lambda gap: gap.count("\n"))
-        return "".join(pieces)
-
-    @cached_property
-    def _pieces(self) -> list[str]:
-        """Context and units in turn."""
-        edges = [0, *(edge for span in self.spans for edge in span), len(self.text)]
-        return [self.text[start:end] for start, end in pairwise(edges)]
-
-    @cached_property
-    def _runs(self) -> list[tuple[int, int]]:
-        """The units `[first, last)` of each content."""
-        runs = []
-        for start, end in self.contents:
-            inside = [i for i, span in enumerate(self.spans) if start <= span[0] and span[1] <= end]
-            if inside:
-                runs.append((inside[0], inside[-1] + 1))
-        return runs
-
-    def _text_spans(self) -> list[Span]:
-        split = SPLITTERS[self.unit]
-        return [(begin + a, begin + b) for begin, end in self.contents for a, b in split(self.text[begin:end])]
-
-    def _token_spans(self) -> list[Span]:
-        alignment = align(self._lm.tokenizer, self.text, special_tokens=self._special_tokens)
-        self._ids = alignment.ids
-        spans: list[Span] = []
-        for start, end in alignment.spans:
-            piece = self.text[start:end]
-            first = start + len(piece) - len(piece.lstrip()) if piece.strip() else start
-            inside = start < end and any(a <= first < b for a, b in self.contents)
-            self._owner.append(len(spans) if inside else -1)
-            if inside:
-                if spans and start < spans[-1][1]:
-                    spans[-1] = (spans[-1][0], start)
-                spans.append((start, end))
+    def _spans(self, text: str, found: Sequence[Place]) -> list[tuple[str, Span]] | None:
+        """The explicit spans of the rendered text with their names, in order."""
+        if self.spans is None:
+            return None
+        named = self.spans.items() if isinstance(self.spans, Mapping) else (("", rule) for rule in self.spans)
+        spans = [(str(name), span) for name, rule in named for span in _find(rule, text, found)]
+        spans.sort(key=lambda entry: entry[1])
+        for (_, first), (_, second) in pairwise(spans):
+            if second[0] < first[1]:
+                raise InvalidValue(f"spans overlap: {text[slice(*first)]!r} and {text[slice(*second)]!r}")
         return spans
 
 
-def render(language_model: LanguageModel, messages: Messages) -> str:
-    """The messages as the text that the model gets, ready for its answer.
-
-    Raises:
-        InvalidValue: the tokenizer has no chat template, or the template refuses the messages.
-    """
-    tokenizer = language_model.tokenizer
-    if not getattr(tokenizer, "chat_template", None):
-        raise InvalidValue(f"the tokenizer of {language_model.name} has no chat template; pass the prompt as a text")
-    try:
-        return str(tokenizer.apply_chat_template(list(messages), tokenize=False, add_generation_prompt=True))
-    except (TemplateError, TypeError, ValueError) as error:
-        raise InvalidValue(f"the chat template refused the messages: {error}") from error
-
-
-def _contents(messages: Messages) -> list[str]:
-    if not isinstance(messages, Sequence) or not all(isinstance(message, Mapping) for message in messages):
-        raise InvalidType(f"a prompt is a text or a list of messages; got {type(messages).__name__}")
-    for message in messages:
-        if not isinstance(message.get("role"), str) or not isinstance(message.get("content"), str):
-            raise InvalidType(f"a message is a dict with 'role' and a text as 'content'; got {dict(message)!r}")
-    return [message["content"] for message in messages]
-
-
-def _places(language_model: LanguageModel, messages: Messages, text: str) -> list[Span]:
-    """Where the content of each message stands in the rendered text.
-
-    The template is rendered once more with a marker for each content. Between the markers stands its own text; with
-    the contents in their place it must make up the whole text.
-    """
-    markers = [f"\u2402{number}\u2403" for number in range(len(messages))]
-    rest = render(
-        language_model, [{**message, "content": marker} for message, marker in zip(messages, markers, strict=True)]
-    )
-    frame = []
-    for marker in markers:
-        own, _, rest = rest.partition(marker)
-        frame.append(own)
-    places, made = [], frame[0]
-    for message, following in zip(messages, [*frame[1:], rest], strict=True):
-        shown = next((c for c in _trims(message["content"]) if text.startswith(made + c + following)), None)
-        if shown is None:
-            raise _hidden(language_model, f"the content of the {message['role']} message")
-        places.append((len(made), len(made) + len(shown)))
-        made += shown + following
-    if made != text:
-        raise _hidden(language_model, "each content once and")
-    return places
-
-
-def _hidden(language_model: LanguageModel, what: str) -> InvalidValue:
-    return InvalidValue(
-        f"the chat template of {language_model.name} does not show {what} as it is, so its units cannot be found; "
-        "render the template yourself and pass the text"
-    )
-
-
-def _trims(content: str) -> list[str]:
-    return [content, content.strip(), content.lstrip(), content.rstrip()]
+def _find(rule: SpanRule, text: str, found: Sequence[Place]) -> list[Span]:
+    if isinstance(rule, str | re.Pattern):
+        pattern = re.compile(re.escape(rule)) if isinstance(rule, str) else rule
+        spans = [
+            (place.start + match.start(), place.start + match.end())
+            for place in found
+            for match in pattern.finditer(text[place.start : place.end])
+            if match.end() > match.start()
+        ]
+        if not spans:
+            raise InvalidValue(f"the span {rule!r} is nowhere in the prompt's content")
+        return spans
+    if not isinstance(rule, tuple) or len(rule) not in (2, 3) or not all(isinstance(part, int) for part in rule):
+        raise InvalidType(f"a span is a text, a pattern, (start, end) or (message, start, end); got {rule!r}")
+    if (len(rule) == 3) != bool(found[0].role):
+        raise InvalidValue(f"a span of a text is (start, end), of a chat (message, start, end); got {rule!r}")
+    number, start, end = rule if len(rule) == 3 else (0, *rule)
+    place = next((place for place in found if place.message == number), None)
+    if place is None or not place.offset <= start < end <= place.offset + place.end - place.start:
+        raise InvalidValue(f"the span {rule!r} is not inside the content")
+    return [(place.start + start - place.offset, place.start + end - place.offset)]

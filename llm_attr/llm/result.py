@@ -3,21 +3,29 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import asdict
+from itertools import accumulate, pairwise
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 import torch
 from torch import Tensor
 
-from llm_attr.errors import InvalidShape, UnsupportedMethod
-from llm_attr.viz.view import AttributionView
+from llm_attr.errors import InvalidShape, InvalidValue, UnsupportedMethod
+from llm_attr.llm.alignment import pieces
+from llm_attr.llm.region import Region, RegionName
+from llm_attr.llm.units import Span
+from llm_attr.viz.view import AttributionView, Group
 
 if TYPE_CHECKING:
+    import pandas as pd
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
     from llm_attr.llm.inputs import InterpretableInput
+    from llm_attr.llm.model import LanguageModel
+    from llm_attr.llm.table import Table
 
 
 class Contribution(NamedTuple):
@@ -40,10 +48,19 @@ class LLMAttributionResult:
         inp: The input that was explained.
         output_text: The answer.
         output_ids: Its token ids.
-        provenance: Method, model, precision, way of scoring and what it cost.
+        output_spans: The characters of the answer in which each token has a part, or None where the tokens do not make
+            up the answer.
+        region: For a part of an answer the tokens `(first, stop)` that it is of it, else None.
+        context: The prompt's text before, between and after the units, or None.
+        groups: The documents or messages that units belong to.
+        provenance: Method, model, precision, way of scoring and what it cost; JSON values.
+        table: What the attributions were computed from, or None.
+
+    Results are equal if everything but the input object is, to the bit.
 
     Raises:
-        InvalidShape: the tensors do not fit the numbers of units and tokens.
+        InvalidShape: the parts do not fit the numbers of units and tokens.
+        InvalidValue: spans or groups are not in order.
     """
 
     def __init__(
@@ -57,7 +74,12 @@ class LLMAttributionResult:
         inp: InterpretableInput | None = None,
         output_text: str | None = None,
         output_ids: Sequence[int] | None = None,
+        output_spans: Sequence[Sequence[int]] | None = None,
+        region: Sequence[int] | None = None,
+        context: Sequence[str] | None = None,
+        groups: Iterable[Mapping[str, Any]] | None = None,
         provenance: Mapping[str, Any] | None = None,
+        table: Table | None = None,
     ) -> None:
         units, tokens = len(input_tokens), len(output_tokens)
         _check("seq_attr", seq_attr, (units,))
@@ -65,11 +87,33 @@ class LLMAttributionResult:
             _check("token_attr", token_attr, (tokens, units))
         if output_probs is not None:
             _check("output_probs", output_probs, (tokens,))
+        if table is not None:
+            _check("owner of the table", table.owner, (units,))
+            _check("whole of the table", table.whole, (tokens,))
+        if output_ids is not None and len(output_ids) != tokens:
+            raise InvalidShape(f"output_ids must be one for each of the {tokens} tokens; got {len(output_ids)}")
         self.input_tokens, self.output_tokens = list(input_tokens), list(output_tokens)
         self.seq_attr, self.token_attr, self.output_probs, self.inp = seq_attr, token_attr, output_probs, inp
         self.output_text = "".join(output_tokens) if output_text is None else output_text
         self.output_ids = None if output_ids is None else tuple(output_ids)
-        self.provenance = dict(provenance or {})
+        self.output_spans = _spans(self.output_text, self.output_tokens, output_spans)
+        self.region = None if region is None else (region[0], region[1])
+        context = getattr(inp, "context", None) if context is None else context
+        self.context = None if context is None else list(context)
+        if context is not None and len(context) != units + 1:
+            raise InvalidShape(f"context must be one text more than the {units} units; got {len(context)}")
+        self.groups = _groups(map(asdict, getattr(inp, "groups", ())) if groups is None else groups, units)
+        self.provenance, self.table = dict(provenance or {}), table
+
+    def __eq__(self, other: object) -> bool:
+        """Whether all that would be stored is the same, to the bit."""
+        from llm_attr.llm.stored import equal
+
+        return equal(self, other) if isinstance(other, LLMAttributionResult) else NotImplemented
+
+    def __hash__(self) -> int:
+        """From the texts; equal results have equal ones."""
+        return hash((tuple(self.input_tokens), self.output_text, self.output_ids))
 
     @property
     def seq_attr_dict(self) -> dict[str, float]:
@@ -85,18 +129,138 @@ class LLMAttributionResult:
         strongest = ", ".join(f"{text[:40]!r} {value:+.3g}" for _, text, value in self.top(1))
         return f"LLMAttributionResult({len(self.input_tokens)} units -> {self.output_text[:60]!r}; top: {strongest})"
 
-    def to_dict(self) -> dict[str, Any]:
-        """Everything but the input object, in plain Python types."""
+    def for_output(
+        self,
+        region: RegionName | None = None,
+        *,
+        characters: Span | None = None,
+        sentence: int | None = None,
+        occurrence: int | None = None,
+    ) -> LLMAttributionResult:
+        """The attribution of a part of the answer; every token that overlaps it belongs to it. Runs no model.
+
+        Args:
+            region: A substring of the answer, a pattern, a slice of tokens, or the number of a token.
+            characters: `(start, end)` characters of the answer instead.
+            sentence: The number of a sentence instead; negative ones count from the end.
+            occurrence: Which match of a substring or pattern, from 0; negative ones count from the end.
+
+        Raises:
+            InvalidTarget: the region is not in the answer, or several times.
+            EmptyTarget: the region is empty.
+            InvalidType: the region has another type.
+            InvalidValue: no region or several are given.
+            UnsupportedMethod: the result holds too little for it.
+
+        Example:
+            >>> result.for_output("Odense").top(3)  # doctest: +SKIP
+        """
+        found = Region(region, characters, sentence, occurrence)
+        if self.output_spans is None and found.needs_text:
+            raise UnsupportedMethod(
+                f"the tokens of this result do not make up its answer {self.output_text!r}, so characters cannot be "
+                "found in them; name tokens by a slice"
+            )
+        tokens = found.tokens(self.output_text, self.output_spans or [(0, 0)] * len(self.output_tokens))
+        return self._part(slice(tokens.start, tokens.stop))
+
+    def _part(self, tokens: slice) -> LLMAttributionResult:
+        """The result of a run of tokens."""
+        table = None if self.table is None else self.table.restricted(tokens)
+        each = self._token_rows()[tokens] if table is None else table.attributions()
+        spans = None if self.output_spans is None else self.output_spans[tokens]
+        start, end = (spans[0][0], max(end for _, end in spans)) if spans else (0, 0)
+        text = self.output_text[start:end] if spans else "".join(self.output_tokens[tokens])
+        spans = spans and tuple((a - start, b - start) for a, b in spans)
+        first = self.region[0] if self.region else 0
+        return LLMAttributionResult(
+            input_tokens=self.input_tokens,
+            output_tokens=pieces(text, spans) if spans else self.output_tokens[tokens],
+            seq_attr=each.sum(0) if table is None else each[0],
+            token_attr=each if table is None else each[1:],
+            output_probs=None if self.output_probs is None else self.output_probs[tokens],
+            inp=self.inp,
+            output_text=text,
+            output_ids=None if self.output_ids is None else self.output_ids[tokens],
+            output_spans=spans,
+            region=(first + tokens.start, first + tokens.stop),
+            context=self.context,
+            groups=map(asdict, self.groups),
+            provenance=self.provenance,
+            table=table,
+        )
+
+    def _token_rows(self) -> Tensor:
+        """Attributions of tokens, which can be summed."""
+        if self.token_attr is None:
+            raise UnsupportedMethod("this result has no attribution of single tokens, and so none of a part of them")
+        if self.provenance.get("attr_target", "log_prob") != "log_prob":
+            raise UnsupportedMethod(
+                f"attributions of {self.provenance['attr_target']!r} do not add up over tokens, and this result does "
+                "not hold the table that they were computed from; explain log_prob, or the part alone"
+            )
+        return self.token_attr
+
+    def save(self, path: str | Path) -> None:
+        """Writes the result, all but the input object, to a folder; one that holds a saved result is replaced.
+
+        Raises:
+            InvalidValue: the path holds something else, or the provenance something that JSON cannot say.
+        """
+        from llm_attr.llm.stored import save
+
+        save(self, path)
+
+    @classmethod
+    def load(cls, path: str | Path, language_model: LanguageModel | None = None) -> LLMAttributionResult:
+        """Reads a result that `save` wrote; nothing in it is executed.
+
+        Args:
+            path: The folder.
+            language_model: A model to compare with; a warning says if the result is from another one.
+
+        Raises:
+            BrokenFile: the folder does not hold a whole and unchanged result.
+            NewerFile: a newer version of llm_attr wrote it.
+        """
+        from llm_attr.llm.stored import load
+
+        return load(path, language_model)
+
+    def plain(self) -> dict[str, Any]:
+        """Everything but the tensors and the input object, in plain Python types."""
         return {
             "input_tokens": self.input_tokens,
             "output_tokens": self.output_tokens,
             "output_text": self.output_text,
             "output_ids": None if self.output_ids is None else list(self.output_ids),
+            "output_spans": None if self.output_spans is None else [list(span) for span in self.output_spans],
+            "region": None if self.region is None else list(self.region),
+            "context": self.context,
+            "groups": [asdict(group) for group in self.groups],
+            "provenance": self.provenance,
+        }
+
+    def to_dict(self) -> dict[str, Any]:
+        """Everything but the input object and the table, in plain Python types."""
+        return self.plain() | {
             "output_probs": None if self.output_probs is None else self.output_probs.tolist(),
             "seq_attr": self.seq_attr.tolist(),
             "token_attr": None if self.token_attr is None else self.token_attr.tolist(),
-            "provenance": self.provenance,
         }
+
+    def to_pandas(self, tokens: bool = True) -> pd.DataFrame:
+        """A data frame with a row for each unit and output token, or with `tokens=False` for each unit.
+
+        Columns: `unit` (its number), `text`, `group`, `token` (its number), `token_text`, `attribution`.
+
+        Raises:
+            MissingExtra: pandas is not installed.
+            UnsupportedMethod: the result has no attribution of single tokens.
+        """
+        from llm_attr.llm.frame import to_pandas
+
+        return to_pandas(self, tokens)
 
     def to_json(self, path: str | Path | None = None) -> str:
         """`to_dict` as JSON text, also written to a file if a path is given."""
@@ -107,27 +271,30 @@ class LLMAttributionResult:
 
     def view(self) -> AttributionView:
         """What pictures of this result are drawn from."""
-        context = getattr(self.inp, "context", None)
+        method = str(self.provenance.get("method", "attribution")).replace("_", " ")
         return AttributionView(
-            title=f"{self.provenance.get('method', 'attribution').replace('_', ' ')} of {self.output_text.strip()!r}",
+            title=f"{method} of {self.output_text.strip()!r}",
             units=tuple(self.input_tokens),
             unit_values=tuple(self.seq_attr.tolist()),
             output_tokens=tuple(self.output_tokens),
             output_probs=None if self.output_probs is None else tuple(self.output_probs.tolist()),
             token_values=None if self.token_attr is None else tuple(map(tuple, self.token_attr.tolist())),
             value_name="probability" if self.provenance.get("attr_target") == "prob" else "log-probability (nats)",
-            context=None if context is None else tuple(context),
+            context=None if self.context is None else tuple(self.context),
             notes=self._notes(),
+            groups=self.groups,
         )
 
     def _notes(self) -> tuple[tuple[str, str], ...]:
         found = self.provenance
-        if "model" not in found:
+        if not found.keys() >= {"model", "dtype", "scoring", "variants", "passes", "positions", "empty_prompt"}:
             return tuple((name.replace("_", " "), str(value)) for name, value in found.items())
         cost = f"{found['variants']} variants in {found['passes']} passes, {found['positions']} token positions"
-        notes = [("model", f"{found['model']}, {found['dtype']}"), ("scored by", found["scoring"]), ("cost", cost)]
+        notes = [("model", f"{found['model']}, {found['dtype']}"), ("scored by", str(found["scoring"])), ("cost", cost)]
         if found["empty_prompt"]:
             notes.append(("empty prompt", f"scored after {found['empty_prompt']}"))
+        if self.region:
+            notes.append(("part", f"tokens {self.region[0]} to {self.region[1] - 1} of the answer"))
         return tuple(notes)
 
     def show(self, width: int | None = None) -> None:
@@ -178,6 +345,27 @@ class LLMAttributionResult:
         if show:
             matrix.show(figure)
         return figure, axes
+
+
+def _spans(text: str, tokens: Sequence[str], given: Sequence[Sequence[int]] | None) -> tuple[Span, ...] | None:
+    """The characters of each token: those given, if they fit, or where the tokens stand if they make up the text."""
+    if given is None:
+        ends = list(accumulate(map(len, tokens), initial=0))
+        return tuple(pairwise(ends)) if "".join(tokens) == text else None
+    spans = tuple((int(start), int(end)) for start, end in given)
+    starts = [start for start, _ in spans]
+    in_order = starts == sorted(starts) and all(start <= end <= len(text) for start, end in spans)
+    if not in_order or starts[:1] not in ([], [0]) or pieces(text, spans) != list(tokens):
+        raise InvalidValue("output_spans must be in order, in the answer, and cut it into its tokens")
+    return spans
+
+
+def _groups(given: Iterable[Mapping[str, Any]], units: int) -> tuple[Group, ...]:
+    groups = tuple(Group(**group) for group in given)
+    edges = [0, *(edge for group in groups for edge in (group.first, group.stop)), units]
+    if edges != sorted(edges):
+        raise InvalidValue(f"groups must be in order, apart and within the {units} units; got {list(groups)}")
+    return groups
 
 
 def _check(name: str, tensor: Tensor, shape: tuple[int, ...]) -> None:

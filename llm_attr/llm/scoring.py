@@ -56,7 +56,7 @@ class Scorer:
         """
         new = [variant for variant in dict.fromkeys(variants) if variant not in self._known]
         for variant in new:
-            self.language_model.check_length(variant.positions[-1] + 1, len(self.answer))
+            self.language_model.check_length(variant.end, len(self.answer))
         if new:
             with self.language_model.inference():
                 scores = self._score_new(new, evaluator)
@@ -65,7 +65,8 @@ class Scorer:
         return torch.stack([self._known[variant] for variant in variants])
 
     def _score_new(self, variants: list[Variant], evaluator: Evaluator) -> Tensor:
-        self.way = way_for(self.language_model) if self.cached else Way("whole sequences", "asked for")
+        gaps = any(variant.has_gaps for variant in variants)
+        self.way = way_for(self.language_model, gaps) if self.cached else Way("whole sequences", "asked for")
         if self.way.kind == "whole sequences":
             return WholePass(self.language_model, self.answer, self.counter).run(variants, evaluator)
         tree = PrefixTree.of(variants, self.answer)
@@ -84,13 +85,13 @@ class Scorer:
             if contradiction is None:
                 return scores
             reason = contradiction
-        self.way = remember_way(self.language_model, Way("whole sequences", reason))
+        self.way = remember_way(self.language_model, Way("whole sequences", reason, gaps=gaps))
         evaluator.advance(before - evaluator.done)
         return WholePass(self.language_model, self.answer, self.counter).run(variants, evaluator)
 
     def _contradiction(self, way: Way, witness: Variant, scores: Tensor, tree_pass: TreePass) -> str | None:
         """How the tree's scores of a variant differ from those of a whole sequence; asked where not known."""
-        length = witness.positions[-1] + len(self.answer)
+        length = witness.end - 1 + len(self.answer)
         if way.is_proven_for(tree_pass.shape, length):
             return None
         check = Counter()

@@ -27,7 +27,16 @@ def sentences(text: str) -> list[Span]:
     return _without_space(text, _sentence_ends(text))
 
 
-SPLITTERS: dict[str, Callable[[str], list[Span]]] = {"word": words, "sentence": sentences}
+def paragraphs(text: str) -> list[Span]:
+    """Paragraphs without the white space around them; one or more blank lines end a paragraph."""
+    return _without_space(text, _paragraph_ends(text))
+
+
+SPLITTERS: dict[str, Callable[[str], list[Span]]] = {
+    "word": words,
+    "sentence": sentences,
+    "paragraph": paragraphs,
+}
 
 
 def _word_ends(text: str) -> Iterator[int]:
@@ -62,6 +71,15 @@ def _sentence_ends(text: str) -> Iterator[int]:
         for sentence in segment("en", line):
             end += len(sentence)
             yield end
+
+
+def _paragraph_ends(text: str) -> Iterator[int]:
+    end = 0
+    for line in text.splitlines(keepends=True):
+        end += len(line)
+        if not line.strip():
+            yield end
+    yield end
 
 
 def _without_space(text: str, ends: Iterator[int]) -> list[Span]:

@@ -32,6 +32,7 @@ class Way:
         reason: Why this kind.
         windows: For each kind of layer the width of its sliding window, or None; a model whose layers are all alike has
             the one kind `None`.
+        gaps: Whether it is for prompts whose absent tokens leave gaps between the positions.
         proven: Shapes of trees (`sequence`, `branches`, `context`) that have been compared with whole sequences.
         proven_length: The longest path for which that was done.
     """
@@ -39,6 +40,7 @@ class Way:
     kind: Kind
     reason: str
     windows: tuple[tuple[str | None, int | None], ...] = ((None, None),)
+    gaps: bool = False
     proven: frozenset[str] = frozenset()
     proven_length: int = 0
 
@@ -51,18 +53,18 @@ class Way:
         return replace(self, proven=self.proven | shape, proven_length=max(length, self.proven_length))
 
 
-_ways: WeakKeyDictionary[Any, dict[tuple[str, torch.dtype], Way]] = WeakKeyDictionary()
+_ways: WeakKeyDictionary[Any, dict[tuple[str, torch.dtype, bool], Way]] = WeakKeyDictionary()
 
 
-def way_for(language_model: LanguageModel) -> Way:
+def way_for(language_model: LanguageModel, gaps: bool = False) -> Way:
     """The way that is known to work for the model as it is configured now, or the one to try first."""
     known = _ways.get(language_model.model, {})
-    return known.get(_setting(language_model)) or _first_way(language_model)
+    return known.get(_setting(language_model, gaps)) or replace(_first_way(language_model), gaps=gaps)
 
 
 def remember_way(language_model: LanguageModel, way: Way) -> Way:
     """Keeps the way for later explanations with the same model."""
-    _ways.setdefault(language_model.model, {})[_setting(language_model)] = way
+    _ways.setdefault(language_model.model, {})[_setting(language_model, way.gaps)] = way
     return way
 
 
@@ -72,11 +74,12 @@ def agree(scores: Tensor, expected: Tensor, dtype: torch.dtype) -> bool:
     return bool(((scores - expected).abs() <= tolerance).all())
 
 
-def _setting(language_model: LanguageModel) -> tuple[str, torch.dtype]:
-    return _kernel(language_model), language_model.model.dtype
+def _setting(language_model: LanguageModel, gaps: bool) -> tuple[str, torch.dtype, bool]:
+    return kernel(language_model), language_model.model.dtype, gaps
 
 
-def _kernel(language_model: LanguageModel) -> str:
+def kernel(language_model: LanguageModel) -> str:
+    """The name of the attention kernel that the model uses now."""
     return getattr(language_model.text_config, "_attn_implementation", None) or "eager"
 
 
@@ -88,7 +91,7 @@ def _first_way(language_model: LanguageModel) -> Way:
 
 
 def _against_tree(language_model: LanguageModel) -> str | None:
-    config, kernel = language_model.text_config, _kernel(language_model)
+    config, attention = language_model.text_config, kernel(language_model)
     missing = sorted(TREE_KEYWORDS - language_model.forward_keywords)
     layers = sorted(set(getattr(config, "layer_types", None) or ()) - TREE_LAYERS)
     ropes = _rope_types(getattr(config, "rope_parameters", None) or {}) & LENGTH_DEPENDENT_ROPES
@@ -98,7 +101,7 @@ def _against_tree(language_model: LanguageModel) -> str | None:
         f"it has layers of kind {', '.join(layers)}": layers,
         "its positions are attention biases (ALiBi)": getattr(config, "alibi", False),
         f"its rotary frequencies depend on the length ({', '.join(ropes)})": ropes,
-        f"its attention kernel {kernel!r} takes no mask of its own": kernel not in TREE_KERNELS,
+        f"its attention kernel {attention!r} takes no mask of its own": attention not in TREE_KERNELS,
     }
     return next((reason for reason, holds in reasons.items() if holds), None)
 

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING
 
 from llm_attr.viz.colour import DARK, LIGHT, DivergingScale, mark, normalise
 from llm_attr.viz.legible import elided, label, legible, legible_line, percent, shortened, signed
-from llm_attr.viz.view import AttributionView
+from llm_attr.viz.view import AttributionView, Group
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -22,6 +22,7 @@ if TYPE_CHECKING:
 _NARROWEST = 20
 _BRACKETED = 0.25  # without colour, units from this share of the limit on are bracketed with their sign
 _BESIDE, _GAP = 30, 20  # cells: of text shown on each side of a strong unit in a long prompt; of the sign for a gap
+_BREAKS = "\n\n"
 _PLAIN = str.maketrans({"─": "-", "│": "|", "█": "#", "▌": "#", "▐": "#", "·": ".", "…": "~", "–": "-", "×": "x"})
 
 
@@ -157,8 +158,13 @@ class _Page:
         shares = normalise(self.view.unit_values)
         if not self.view.units:
             yield "(no unit)", "dim"
+        group: Group | None = None
+        before = "\n\n"
         for text, unit in excerpt(self.view, self.width * (self.limit + 4)):
-            text = legible(text)
+            if unit is not None and self.view.unit_groups[unit] is not group:
+                group = self.view.unit_groups[unit]
+                yield _rubric(group, before), "dim"
+            before = text = legible(text)
             if unit is None:
                 yield text, "dim"
                 continue
@@ -197,7 +203,7 @@ class _Page:
             yield name, "dim"
 
     def ranking(self) -> Iterator[Text]:
-        """The strongest units: value, bar with zero in the middle, place in the prompt, text."""
+        """The strongest units: value, bar with zero in the middle, place in the prompt, group, text."""
         from rich.text import Text
 
         view, shares = self.view, normalise(self.view.unit_values)
@@ -209,6 +215,8 @@ class _Page:
             line = Text(number.rjust(number_width) + " ")
             line.append_text(self.bar(shares[unit], half))
             line.append(f" {unit + 1:>{place_width}} ", "dim")
+            if group := view.unit_groups[unit]:
+                line.append(f"{shortened(legible_line(group.label), self.width // 5)}: ", "dim")
             line.append(shortened(label(view.units[unit]), self.width - line.cell_len))
             line.truncate(self.width, overflow="crop")
             yield line
@@ -251,6 +259,14 @@ class _Page:
                 line.append(percent(probabilities[position]).rjust(5), "dim")
             yield line
         yield from self.more(len(tokens) - shown, "token")
+
+
+def _rubric(group: Group | None, before: str) -> str:
+    """The line above a group's units, a line apart from the text before; after a group only the break of the line."""
+    ended = min(before.count("\n", len(before.rstrip())), 2)
+    if group is None:
+        return _BREAKS[ended + 1 :]
+    return f"{_BREAKS[ended:]}{legible_line(f'{group.kind} {group.label}')}:\n"
 
 
 def excerpt(view: AttributionView, cells: int) -> list[tuple[str, int | None]]:

@@ -1,20 +1,22 @@
-"""The HTML view of a text attribution: self-contained, offline, without scripts, light and dark, printable.
+"""The HTML view of a text attribution: self-contained, offline, light and dark, printable; alive where scripts may run.
 
 The page holds numbers (`--v`, a value's share of the limit) and classes for the signs; the style sheet makes the
 colours from them, by the same scale and in the same space (OKLab) as `llm_attr.viz.colour`. Units and tokens carry
-their positions (`data-unit`, `data-token`).
+their positions (`data-unit`, `data-token`); `llm_attr.viz.interactive` adds what makes output tokens selectable.
 """
 
 from __future__ import annotations
 
 import math
+from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import cache
 from typing import TYPE_CHECKING
 
 from llm_attr.viz.colour import DARK, LIGHT, extent
+from llm_attr.viz.interactive import Script
 from llm_attr.viz.legible import label, legible, legible_line, percent, printed
-from llm_attr.viz.view import AttributionView
+from llm_attr.viz.view import AttributionView, Piece
 
 if TYPE_CHECKING:
     from jinja2 import Environment
@@ -52,12 +54,23 @@ class _Value:
 
 
 @dataclass(frozen=True)
-class _Piece:
-    """Text of the prompt, a unit where it has a position."""
+class _Passage:
+    """Text of the prompt, a unit where it has a position; a gap is white space that a group's edge stands for."""
 
     text: str
-    position: int | None
-    value: _Value | None
+    position: int | None = None
+    value: _Value | None = None
+    gap: bool = False
+
+
+@dataclass(frozen=True)
+class _Section:
+    """Passages in a row: those of a group, with its name and the sum of its units, or those outside of any."""
+
+    passages: list[_Passage]
+    label: str = ""
+    kind: str = ""
+    total: str = ""
 
 
 @dataclass(frozen=True)
@@ -67,6 +80,7 @@ class _Row:
     text: str
     position: int
     value: _Value
+    group: str
 
 
 @dataclass(frozen=True)
@@ -95,7 +109,7 @@ class _Scale:
 
 def _render(template: str, view: AttributionView) -> str:
     values = [_Value.of(value, view.limit) for value in view.unit_values]
-    rows = [_Row(_label(view.units[unit]), unit, values[unit]) for unit in view.ranking]
+    rows = [_row(view, unit, values[unit]) for unit in view.ranking]
     table_limit = extent([value for row in view.token_values or () for value in row])
     size = len(view.output_tokens) * len(view.units)
     return (
@@ -105,9 +119,7 @@ def _render(template: str, view: AttributionView) -> str:
             title=legible_line(view.title),
             value_name=legible_line(view.value_name),
             notes=[(legible_line(name), legible_line(value)) for name, value in view.notes],
-            pieces=[
-                _Piece(legible(text), unit, None if unit is None else values[unit]) for text, unit in view.pieces()
-            ],
+            sections=list(_sections(view, values)),
             units=[_label(unit) for unit in view.units],
             scale=_Scale.of(view.limit),
             strongest=rows[:_LISTED],
@@ -116,10 +128,43 @@ def _render(template: str, view: AttributionView) -> str:
             table_scale=_Scale.of(table_limit),
             table=view.token_values is not None and 0 < size <= _CELLS,
             left_out=size if view.token_values is not None and size > _CELLS else 0,
+            script=Script.of(view),
             light=LIGHT,
             dark=DARK,
         )
     )
+
+
+def _row(view: AttributionView, unit: int, value: _Value) -> _Row:
+    group = view.unit_groups[unit]
+    return _Row(_label(view.units[unit]), unit, value, group=_label(group.label) if group else "")
+
+
+def _sections(view: AttributionView, values: list[_Value]) -> Iterator[_Section]:
+    for group, pieces in view.sections():
+        if group:
+            total = printed(sum(view.unit_values[group.first : group.stop]), view.limit)
+            passages = [_passage(piece, values) for piece in pieces]
+            yield _Section(passages, _label(group.label), legible_line(group.kind), total)
+        else:
+            yield _Section([passage for piece in pieces for passage in _outside(piece, values, bool(view.groups))])
+
+
+def _passage(piece: Piece, values: list[_Value]) -> _Passage:
+    text, unit = piece
+    return _Passage(legible(text), unit, None if unit is None else values[unit])
+
+
+def _outside(piece: Piece, values: list[_Value], edged: bool) -> Iterator[_Passage]:
+    """The piece; where groups have edges, white space at the ends of what is no unit apart from the rest."""
+    passage = _passage(piece, values)
+    body = passage.text.strip()
+    if not edged or passage.value:
+        yield passage
+    else:
+        start, _, end = passage.text.partition(body) if body else (passage.text, "", "")
+        parts = _Passage(start, gap=True), _Passage(body), _Passage(end, gap=True)
+        yield from (part for part in parts if part.text)
 
 
 def _tokens(view: AttributionView, table_limit: float | None) -> list[_Token]:

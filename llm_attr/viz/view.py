@@ -5,9 +5,32 @@ from __future__ import annotations
 import math
 from collections.abc import Iterator
 from dataclasses import dataclass
+from functools import cached_property
+from itertools import groupby
+from typing import TypeAlias
 
-from llm_attr.errors import InvalidShape
+from llm_attr.errors import InvalidShape, InvalidValue
 from llm_attr.viz.colour import extent
+
+Piece: TypeAlias = tuple[str, int | None]
+"""Text of the prompt and the position of its unit, or None where it is not a feature."""
+
+
+@dataclass(frozen=True)
+class Group:
+    """Units that belong together in the prompt.
+
+    Attributes:
+        label: the group's own name: a document's name or id, a message's role.
+        kind: what it is, e.g. "document" or "message".
+        first: the position of its first unit.
+        stop: the position after its last unit.
+    """
+
+    label: str
+    kind: str
+    first: int
+    stop: int
 
 
 @dataclass(frozen=True)
@@ -25,6 +48,7 @@ class AttributionView:
         context: the prompt's text around the units that is not a feature, `len(units) + 1` strings: before the first,
             between, after the last. Without it, units are shown one after the other with a space between.
         notes: names and values to print below: method, model, way of scoring.
+        groups: the documents or messages that units belong to, in order and apart; a unit need not be in one.
     """
 
     title: str
@@ -36,6 +60,7 @@ class AttributionView:
     value_name: str = "log-probability (nats)"
     context: tuple[str, ...] | None = None
     notes: tuple[tuple[str, str], ...] = ()
+    groups: tuple[Group, ...] = ()
 
     def __post_init__(self) -> None:
         units, tokens = len(self.units), len(self.output_tokens)
@@ -48,6 +73,30 @@ class AttributionView:
             _check("token_values", len(self.token_values), tokens)
             for row in self.token_values:
                 _check("each row of token_values", len(row), units)
+        self._check_groups()
+
+    def _check_groups(self) -> None:
+        free = 0
+        for group in self.groups:
+            if not free <= group.first < group.stop <= len(self.units):
+                raise InvalidValue(
+                    f"groups must be in order, apart and within the {len(self.units)} units of the view; "
+                    f"{group.kind} {group.label!r} holds units {group.first} to {group.stop}, and {free} is free"
+                )
+            free = group.stop
+
+    @property
+    def additive(self) -> bool:
+        """Whether values of several output tokens add up: log-probabilities and logits do, probabilities do not."""
+        return not self.value_name.lower().startswith("probability")
+
+    @cached_property
+    def unit_groups(self) -> tuple[Group | None, ...]:
+        """The group of each unit."""
+        found: list[Group | None] = [None] * len(self.units)
+        for group in self.groups:
+            found[group.first : group.stop] = [group] * (group.stop - group.first)
+        return tuple(found)
 
     @property
     def limit(self) -> float:
@@ -60,7 +109,7 @@ class AttributionView:
         magnitudes = [-1.0 if math.isnan(value) else abs(value) for value in self.unit_values]
         return tuple(sorted(range(len(self.units)), key=lambda unit: -magnitudes[unit]))
 
-    def pieces(self) -> Iterator[tuple[str, int | None]]:
+    def pieces(self) -> Iterator[Piece]:
         """The prompt's text in order: `(text, position of the unit)`, or `(text, None)` where it is not a feature."""
         context = self.context or ("", *[" "] * (len(self.units) - 1), "")
         for position, unit in enumerate(self.units):
@@ -68,6 +117,18 @@ class AttributionView:
             yield unit, position
         if self.context and self.context[-1]:
             yield self.context[-1], None
+
+    def sections(self) -> Iterator[tuple[Group | None, list[Piece]]]:
+        """The pieces in runs: those of a group, with the text between its units, and those outside of any."""
+        owners = (None, *self.unit_groups, None)
+        owned: list[tuple[Group | None, Piece]] = []
+        following = 0
+        for text, unit in self.pieces():
+            before, after = owners[following : following + 2]
+            owned.append((before if before is after else None, (text, None)) if unit is None else (after, (text, unit)))
+            following += unit is not None
+        for owner, run in groupby(owned, key=lambda piece: piece[0]):
+            yield owner, [piece for _, piece in run]
 
 
 def _check(name: str, given: int, expected: int) -> None:

@@ -9,20 +9,24 @@ from typing import Any
 from llm_attr import attr
 
 TEMPLATE = (
-    "{} lives in {}, {} and is a {}. {} is {} years old, drives a {} and has a {} called {}. On weekends he goes to the {}. "
-    "What are the personal interests of this person likely to be? Answer:"
+    "{} lives in {}, {} and is a {}. {} is {} years old, drives a {} and has a {} called {}. "
+    "On weekends he goes to the {}. What are the personal interests of this person likely to be? Answer:"
 )
 VALUES = ["Dave", "Palm Coast", "FL", "lawyer", "He", "42", "pickup truck", "dog", "Rex", "beach"]
 BASELINES = ["Someone", "a place", "USA", "worker", "They", "some", "vehicle", "pet", "it", "place"]
 INTERESTS = " He likes fishing on the coast, walking his dog on the beach, and reading about the law."
 
-LIGHTHOUSE = [
-    "The Tarn Point lighthouse stands on a narrow spit of rock about four kilometres west of the fishing village of Osmark, "
-    "and it can be reached on foot only when the tide is out.",
-    "Its lantern room was rebuilt in 1931 after a winter storm had broken every pane of glass and carried away the copper roof. ",
-    "For the first sixty years the light burned whale oil, which was delivered in barrels by a supply boat twice a year.",
-    "The head keeper, Ingrid Solberg, kept a diary in which she wrote down the weather, the passing ships and the birds.",
-    "Two assistants lived in the low stone house next to the tower together with their families and a small herd of goats.",
+LIGHTHOUSE = (
+    "The Tarn Point lighthouse stands on a narrow spit of rock about four kilometres west of the fishing "
+    "village of Osmark, and it can be reached on foot only when the tide is out.",
+    "Its lantern room was rebuilt in 1931 after a winter storm had broken every pane of glass and carried"
+    " away the copper roof.",
+    "For the first sixty years the light burned whale oil, which was delivered in barrels by a supply "
+    "boat twice a year.",
+    "The head keeper, Ingrid Solberg, kept a diary in which she wrote down the weather, the passing ships"
+    " and the birds.",
+    "Two assistants lived in the low stone house next to the tower together with their families and a "
+    "small herd of goats.",
     "On clear nights the beam could be seen from the harbour of Velling, more than thirty kilometres across the sound.",
     "A fog bell was added later because the cliffs are hidden in mist for almost a third of all days in the autumn.",
     "The bell was made in a foundry in Aarhus and weighs eight hundred kilograms, as much as a full grown horse.",
@@ -30,8 +34,7 @@ LIGHTHOUSE = [
     "Today the tower belongs to a society of volunteers who paint it every second summer and repair the iron stairs.",
     "Visitors may climb to the gallery on Saturdays, but children under the age of six must wait in the garden below.",
     "Question: Who was the head keeper of the lighthouse, and what was written down in the diary? Answer:",
-]
-LIGHTHOUSE = [sentence.strip() for sentence in LIGHTHOUSE]
+)
 KEEPER = " The head keeper was Ingrid Solberg, who wrote down the weather, the passing ships and the birds."
 
 
@@ -53,7 +56,7 @@ def _tokens(library: Any, tokenizer: Any) -> Any:
 
 
 def _sentences(library: Any, _: Any) -> Any:
-    return library.TextTemplateInput(" ".join(["{}"] * len(LIGHTHOUSE)), LIGHTHOUSE)
+    return library.TextTemplateInput(" ".join(["{}"] * len(LIGHTHOUSE)), list(LIGHTHOUSE))
 
 
 TMPL10 = Job("tmpl10", _template, INTERESTS)

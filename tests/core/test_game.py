@@ -42,7 +42,7 @@ def test_full_once_then_one_doubled_batch_then_the_rest_in_one_call() -> None:
 
 
 def test_the_rest_comes_in_chunks_that_fit(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(game_module, "CPU_CHUNK_BYTES", 2 * X.numel() * X.element_size())
+    monkeypatch.setattr(game_module, "CPU_CHUNK_BYTES", 2 * (X.numel() + len(X)) * X.element_size())
     forward = Counted(linear)
     torch.testing.assert_close(FeatureAblation(forward).attribute(X, target=1), X * WEIGHTS[:, 1])
     assert forward.sizes == [3, 6, 6, 6, 3]

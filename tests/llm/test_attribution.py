@@ -497,3 +497,16 @@ def test_what_the_result_tells() -> None:
     assert told["scoring"] == "prefix tree (attention by explicit positions)"
     assert result.seq_attr_dict == dict(zip(VALUES, result.seq_attr.tolist(), strict=True))
     assert max(result.output_ids or ()) < VOCABULARY
+
+
+def test_a_bad_mask_is_told_before_anything_is_generated(monkeypatch: pytest.MonkeyPatch) -> None:
+    lm = tiny("llama")
+    monkeypatch.setattr(lm.model, "generate", None)
+    with pytest.raises(InvalidShape):
+        attribute(lm, TextTemplateInput(TEMPLATE, VALUES), None, feature_mask=torch.zeros(1, 9))
+
+
+def test_values_that_are_numbers() -> None:
+    result = attribute(model_of("llama"), TextTemplateInput("{} is {}.", [1854, 3.5]))
+    assert result.input_tokens == ["1854", "3.5"]
+    result.to_html()

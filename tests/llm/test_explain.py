@@ -218,7 +218,7 @@ def test_html_needs_nothing_from_elsewhere(result: LLMAttributionResult, tmp_pat
     fragment = result._repr_html_()
     for html in (page, fragment):
         assert "Palm Coast" in html
-        assert not re.search(r"(src|href)\s*=\s*[\"']?(https?:)?//|@import|url\(|<link", html)
+        assert not re.search(r"(src|href)\s*=\s*[\"']?(?!data:)[^\"'#\s]|@import|url\(|https?://", html)
     assert page.lstrip().lower().startswith("<!doctype html>")
 
 
@@ -258,18 +258,20 @@ def test_a_result_whose_parts_do_not_fit(wrong: dict[str, Any]) -> None:
 
 
 NOTES = (
-    "The old mill in Tarnby was built in 1854. In 1921 a fire destroyed its sails. "
-    "Aksel Holm bought the mill in 1987 and repairs violins in it. The nearest station is four kilometres away."
+    "The nearest station is four kilometres away. The old mill in Tarnby was built in 1854. In 1921 a fire destroyed "
+    "its sails. Aksel Holm bought the mill in 1987 and repairs violins in it."
 )
-QUESTION = "What does Aksel Holm repair? Answer in one word."
+CHATS = {"In which year was the mill built?": ("1854", None), "What does Aksel Holm repair?": ("violins", "violins")}
 
 
 @pytest.mark.real
-def test_a_real_chat(smollm: LanguageModel) -> None:
-    chat = [{"role": "user", "content": f"{NOTES}\n\n{QUESTION}"}]
-    found = llm_attr.explain(smollm, chat)
-    assert "iolin" in found.output_text
-    assert "violins" in found.top(1)[0].text
+@pytest.mark.parametrize("question", CHATS)
+def test_a_real_chat(smollm: LanguageModel, question: str) -> None:
+    chat = [{"role": "user", "content": f"{NOTES}\n\n{question}"}]
+    fact, target = CHATS[question]
+    found = llm_attr.explain(smollm, chat, target=target)
+    assert fact in found.output_text
+    assert fact in found.top(1)[0].text
     prompt = Prompt(chat).bind(smollm)
     count = len(prompt.spans)
     assert found.input_tokens == prompt.values

@@ -13,7 +13,8 @@ from hypothesis import strategies as st
 
 from llm_attr import LanguageModel, Prompt
 from llm_attr.errors import EmptyPrompt, InvalidShape, InvalidType, InvalidValue, UnalignedTokenizer, UnknownName
-from llm_attr.llm.prompt import BoundPrompt, render
+from llm_attr.llm.bound import BoundPrompt
+from llm_attr.llm.chat import render
 from tests.llm.test_units import unicode_text
 from tests.zoo import tiny_model, tokenizer_of
 
@@ -31,6 +32,7 @@ ALTERNATING = (
 )
 LAST_ONLY = "{{ messages[-1].content }}\nAnswer:"
 TWICE = "{{ messages[-1].content }} | {{ messages[-1].content }}"
+LONGER = "{{ messages[-1].content }}\nAnswer{% if messages[-1].content | length > 9 %} at length{% endif %}"
 UPPER = "{% for m in messages %}{{ m.content | upper }}{% endfor %}"
 CHAT = [
     {"role": "system", "content": "Answer from the notes. Be brief."},
@@ -197,7 +199,7 @@ def test_a_template_that_strips_contents(content: str, template: str) -> None:
 
 @pytest.mark.parametrize(
     ("template", "chat"),
-    [(LAST_ONLY, CHAT), (TWICE, CHAT[-1:]), (UPPER, CHAT), (UPPER + TWICE, CHAT)],
+    [(LAST_ONLY, CHAT), (TWICE, CHAT[-1:]), (LONGER, CHAT[-1:]), (UPPER, CHAT), (UPPER + TWICE, CHAT)],
 )
 def test_a_template_that_hides_or_changes_a_content(template: str, chat: list[dict[str, str]]) -> None:
     with pytest.raises(InvalidValue, match=r"chat template of tiny does not show .* pass the text"):

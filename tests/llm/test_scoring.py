@@ -21,12 +21,13 @@ from llm_attr.errors import Cancelled, ContextTooLong, NonFiniteScore, OutOfMemo
 from llm_attr.llm import passes
 from llm_attr.llm.prefix_tree import PrefixTree, Variant
 from llm_attr.llm.scoring import Scorer
+from llm_attr.llm.ways import way_for
 from tests.reference.scoring import answer_log_probs, distinct_prefixes
 from tests.zoo import CONTEXT, FAMILIES, TREE_FAMILIES, VOCABULARY, quiet, tiny_model, tokenizer_of
 
 TOLERANCE = 1e-4
 SETUPS = [(family, kernel) for family in FAMILIES for kernel in ("sdpa", "eager")]
-ONE_KERNEL = {("bloom", "sdpa"), ("mamba", "sdpa"), ("gemma2", "sdpa")}
+ONE_KERNEL = {("bloom", "sdpa"), ("mamba", "sdpa"), ("gemma2", "sdpa")}  # no such kernel
 SETUPS = [setup for setup in SETUPS if setup not in ONE_KERNEL]
 WHOLE = set(FAMILIES) - set(TREE_FAMILIES)
 
@@ -302,10 +303,11 @@ def test_other_errors_of_a_known_model_are_not_hidden() -> None:
     lm = language_model("llama")
     score(Scorer(lm, ANSWER), VARIANTS)
 
-    def fail(*_: Any) -> None:
-        raise RuntimeError("device lost")
+    def fail(module: Any, arguments: Any, keywords: dict[str, Any]) -> None:
+        if keywords.get("past_key_values") is not None:
+            raise RuntimeError("device lost")
 
-    handle = lm.model.register_forward_pre_hook(fail)
+    handle = lm.model.register_forward_pre_hook(fail, with_kwargs=True)
     with pytest.raises(RuntimeError, match="device lost"):
         score(Scorer(lm, ANSWER), VARIANTS)
     handle.remove()
@@ -429,9 +431,16 @@ def test_other_precisions(dtype: torch.dtype) -> None:
 def test_a_prefix_tree_needs_a_kernel_that_takes_masks() -> None:
     lm = language_model("llama")
     lm.model.config._attn_implementation = "flash_attention_2"
-    from llm_attr.llm.ways import way_for
-
     assert way_for(lm).reason == "its attention kernel 'flash_attention_2' takes no mask of its own"
+
+
+def test_why_whole_sequences_are_needed() -> None:
+    reasons = {family: way_for(shared(family)).reason for family in sorted(WHOLE)}
+    assert reasons == {
+        "bloom": "its forward takes no position_ids",
+        "falcon": "its positions are attention biases (ALiBi)",
+        "mamba": "its state is recurrent",
+    }
 
 
 def test_the_position_of_a_node_is_not_its_number() -> None:

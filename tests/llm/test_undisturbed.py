@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import random
+import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
@@ -138,8 +139,6 @@ def test_when_the_model_raises(make: Any, call: str, error: BaseException, monke
 
 
 def test_when_the_caller_cancels() -> None:
-    import threading
-
     lm, stop = with_dropout(), threading.Event()
     stop.set()
     with undisturbed(lm), pytest.raises(llm_attr.errors.Cancelled), llm_attr.watching(cancel=stop):
@@ -169,3 +168,31 @@ def test_arguments_are_left_as_they_are() -> None:
     before = dict(gen_args)
     llm_attr.explain(tiny("llama"), TEXT, gen_args=gen_args)
     assert gen_args == before
+
+
+def test_two_threads_with_one_model_in_train_mode() -> None:
+    """The first is done while the second is in the middle: the second still sees the model in evaluation mode."""
+    lm = with_dropout()
+    training = [module.training for module in lm.model.modules()]
+    expected = llm_attr.explain(lm, TEXT, **CALLS["given"]).token_attr
+    entered, running, done = threading.Event(), threading.Event(), threading.Event()
+
+    def first() -> None:
+        with lm.inference():
+            entered.set()
+            running.wait(10)
+        done.set()
+
+    def in_the_middle(*_: Any) -> None:
+        running.set()
+        done.wait(10)
+
+    thread = threading.Thread(target=first)
+    thread.start()
+    entered.wait(10)
+    handle = lm.model.register_forward_pre_hook(in_the_middle)
+    found = llm_attr.explain(lm, TEXT, **CALLS["given"])
+    handle.remove()
+    thread.join()
+    assert torch.allclose(found.token_attr, expected, atol=1e-5)
+    assert [module.training for module in lm.model.modules()] == training

@@ -78,7 +78,7 @@ def test_units_hold_all_characters_that_are_no_space(split: str, text: str) -> N
     assert not text[place:].strip()
 
 
-@pytest.mark.parametrize("split", SPLITTERS)
+@pytest.mark.parametrize("split", ["word", "sentence"])
 def test_characters_of_many_bytes_do_not_shift_what_follows(split: str) -> None:
     assert texts(split, "🙂. Ab é. 日. x.")[-1] == "x."
     assert "".join("".join(texts(split, "🙂🙂 é日 x\U0001f468 y. z")).split()) == "🙂🙂é日x\U0001f468y.z"

@@ -1,6 +1,12 @@
+import shutil
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import Any
+
 import pytest
 
-from llm_attr.viz.view import AttributionView
+from llm_attr.viz.view import AttributionView, Group
 
 UNITS = (
     "The old mill in Tarnby was built in 1854.",
@@ -39,6 +45,12 @@ def view() -> AttributionView:
 
 
 @pytest.fixture
+def grouped(view: AttributionView) -> AttributionView:
+    groups = (Group("mill.txt", "document", 0, 2), Group("<b>places</b>.txt", "document", 3, 5))
+    return replace(view, groups=groups)
+
+
+@pytest.fixture
 def hostile() -> AttributionView:
     values = (3.0, -2.0, float("nan"), float("inf"), 0.0, -1.0, 0.5, 0.25, -0.1)
     return AttributionView(
@@ -51,6 +63,7 @@ def hostile() -> AttributionView:
         value_name="<i>nats</i>\x1b",
         context=HOSTILE[:1] * (len(HOSTILE) + 1),
         notes=(("\x1b]k", "<img src=x onerror=alert(1)>"),),
+        groups=(Group(HOSTILE[0], HOSTILE[2], 0, 3), Group("", "</script><!--\u2028\ud800", 3, 4)),
     )
 
 
@@ -70,3 +83,77 @@ def many() -> AttributionView:
 @pytest.fixture
 def empty() -> AttributionView:
     return AttributionView(title="", units=(), unit_values=())
+
+
+@pytest.fixture(scope="module")
+def browser() -> Iterator[Any]:
+    """An installed Chromium; tests that ask for it are skipped where there is none."""
+    api = pytest.importorskip("playwright.sync_api", reason="Playwright is not installed (the test extra has it)")
+    found = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome", "chrome"))), None)
+    if found is None:
+        pytest.skip("no Chromium on this machine (Debian: apt-get install chromium)")
+    with api.sync_playwright() as playwright:
+        chromium = playwright.chromium.launch(executable_path=found, args=["--no-sandbox"])
+        yield chromium
+        chromium.close()
+
+
+@dataclass
+class Opened:
+    """A page in the browser, and what went wrong or out of it."""
+
+    page: Any
+    incidents: list[str] = field(default_factory=list)
+
+    def tokens(self, scope: str = "") -> Any:
+        return self.page.locator(f"{scope} [data-token]")
+
+    def unit(self, position: int) -> Any:
+        return self.page.locator(f".flow [data-unit='{position}']")
+
+    @property
+    def chosen(self) -> list[int]:
+        marked = self.page.locator("[data-token][aria-selected=true]")
+        return [int(place) for place in marked.evaluate_all("all => all.map(one => one.dataset.token)")]
+
+    @property
+    def shares(self) -> list[float]:
+        """The colours of the prompt's units: their signed shares of the limit."""
+        sign = "one.matches('.pos') ? 1 : one.matches('.neg') ? -1 : one.matches('.zero') ? 0 : NaN"
+        units = self.page.locator(".flow [data-unit]")
+        found = units.evaluate_all(f"all => all.map(one => [({sign}), one.style.getPropertyValue('--v')])")
+        return [sign * float(share) for sign, share in found]
+
+    @property
+    def listed(self) -> list[tuple[int, str]]:
+        rows = self.page.locator(".ranking li")
+        found = rows.evaluate_all("all => all.map(one => [one.dataset.unit, one.firstElementChild.textContent])")
+        return [(int(unit), text) for unit, text in found]
+
+    def text(self, selector: str) -> str:
+        return self.page.locator(selector).first.inner_text()
+
+
+@pytest.fixture
+def show(browser: Any, tmp_path: Path) -> Iterator[Callable[..., Opened]]:
+    contexts: list[Any] = []
+    opened: list[Opened] = []
+
+    def open_page(html: str, **options: Any) -> Opened:
+        contexts.append(browser.new_context(**{"viewport": {"width": 1100, "height": 800}, **options}))
+        it = Opened(contexts[-1].new_page())
+        file = tmp_path / f"{len(contexts)}.html"
+        file.write_text(html, encoding="utf-8")
+        it.page.on("console", lambda message: it.incidents.append(message.text))
+        it.page.on("pageerror", lambda error: it.incidents.append(str(error)))
+        it.page.on("dialog", lambda dialog: (it.incidents.append(dialog.message), dialog.dismiss()))
+        allowed = (file.as_uri(), "data:")
+        it.page.on("request", lambda it_: it_.url.startswith(allowed) or it.incidents.append(it_.url))
+        it.page.goto(file.as_uri())
+        opened.append(it)
+        return it
+
+    yield open_page
+    for context in contexts:
+        context.close()
+    assert [it.incidents for it in opened] == [[]] * len(opened)

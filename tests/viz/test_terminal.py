@@ -158,3 +158,16 @@ def test_output_without_probabilities(view: AttributionView) -> None:
 def test_show_prints_what_render_gives(view: AttributionView, capsys: pytest.CaptureFixture[str]) -> None:
     show(view, width=70, colour=False)
     assert capsys.readouterr().out == render(view, width=70, colour=False)
+
+
+def test_groups_have_a_heading_and_a_place_in_the_list(grouped: AttributionView) -> None:
+    text = render(grouped, width=100, colour=False)
+    lines = lines_of(text)
+    heading = lines.index("document mill.txt:")
+    assert lines[heading - 1] == ""
+    assert lines[heading + 1].startswith("The old mill")
+    assert lines[lines.index("document <b>places</b>.txt:") + 1].startswith("[+ Aksel Holm")
+    assert "The nearest railway station is four kilometres away." in lines  # in no group: on a line of its own
+    ranking = text.split("Strongest units")[1]
+    assert "4 <b>places</b>.txt: Aksel Holm" in ranking
+    assert "6 The nearest" in ranking

@@ -32,7 +32,7 @@ class Page(HTMLParser):
         assert self.open.pop() == tag
 
     def handle_data(self, data: str) -> None:
-        if "style" not in self.open:
+        if not {"style", "script"} & set(self.open):
             self.flow.append(data)
 
     def named(self, attribute: str) -> list[dict[str, str | None]]:
@@ -49,7 +49,9 @@ def test_it_parses_and_asks_no_server(name: str, write: object, request: pytest.
     html = write(request.getfixturevalue(name))
     page = Page(html)
     names = {tag for tag, _ in page.tags}
-    assert not names & {"script", "img", "iframe", "object", "b2", "form", "base"}
+    assert not names & {"img", "iframe", "object", "form", "base"}
+    scripts = [attributes["type"] for tag, attributes in page.tags if tag == "script"]
+    assert scripts == (["application/json", "module"] if name in {"view", "hostile"} else [])
     assert not re.search(r"url\(|@import|@font-face", html)
     for tag, attributes in page.tags:
         assert not [key for key in attributes if key.startswith("on") or key == "src"]
@@ -65,7 +67,7 @@ def test_no_address_in_the_page(view: AttributionView) -> None:
 def test_hostile_text_is_text(hostile: AttributionView) -> None:
     html = to_html(hostile)
     page = Page(html)
-    assert "<script" not in html
+    assert html.count("<script") == 2  # the numbers and the module
     assert '<script>alert("x")</script>' in page.text
     assert "<img src=x onerror=alert(1)>" in page.text
     assert "{{ 7 * 7 }}" in page.text
@@ -131,6 +133,25 @@ def test_every_rule_of_the_fragment_stays_inside_it(view: AttributionView) -> No
     for selector in re.findall(r"(?:^|[{}])\s*([^{}@;]+?)\s*\{", style[1]):
         assert all(".llm-attr" in part for part in selector.split(","))
     assert style[1].count("{") == style[1].count("}")
+
+
+def test_groups_have_headings_sums_and_a_place_in_the_list(grouped: AttributionView) -> None:
+    html = to_html(grouped)
+    page = Page(html)
+    labels = [attributes["aria-label"] for attributes in page.named("role") if attributes["role"] == "group"]
+    assert labels == ["document mill.txt", "document <b>places</b>.txt"]
+    assert re.findall(r'class="total"[^>]*>([^<]*)<', html) == ["−0.33", "+10.08"]
+    assert "<em>mill.txt</em> It ground rye" in html
+    assert "<em>&lt;b&gt;places&lt;/b&gt;.txt</em> Aksel Holm" in html
+
+
+def test_text_between_groups_stays_and_only_its_white_space_gives_way(grouped: AttributionView) -> None:
+    flow = re.search(r'<div class="flow card" dir="auto">(.*?)</div>\s*</section>', to_html(grouped), re.DOTALL)
+    assert flow is not None
+    plain = re.sub(r'<p class="rubric">.*?</p>', "", flow[1])
+    context = grouped.context or ()
+    assert Page(plain).text == "".join(a + b for a, b in zip(context, (*grouped.units, ""), strict=True))
+    assert '<span class="context">&lt;|im_start|&gt;user</span><span class="context gap">\n</span>' in plain
 
 
 def test_light_dark_and_print(view: AttributionView) -> None:

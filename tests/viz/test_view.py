@@ -1,7 +1,7 @@
 import pytest
 
-from llm_attr.errors import InvalidShape
-from llm_attr.viz.view import AttributionView
+from llm_attr.errors import InvalidShape, InvalidValue
+from llm_attr.viz.view import AttributionView, Group
 
 NAN = float("nan")
 
@@ -34,3 +34,30 @@ def test_pieces_keep_the_prompt_together() -> None:
     without = AttributionView("", ("a", "b"), (1.0, 2.0))
     assert list(without.pieces()) == [("a", 0), (" ", None), ("b", 1)]
     assert list(AttributionView("", (), (), context=("text",)).pieces()) == [("text", None)]
+
+
+@pytest.mark.parametrize("ranges", [[(0, 0)], [(1, 0)], [(-1, 1)], [(0, 4)], [(0, 2), (1, 3)], [(1, 2), (0, 1)]])
+def test_groups_are_ordered_disjoint_and_not_empty(ranges: list[tuple[int, int]]) -> None:
+    with pytest.raises(InvalidValue, match="in order, apart and within the 3 units"):
+        AttributionView("", ("a", "b", "c"), (1.0,) * 3, groups=tuple(Group("x", "document", *own) for own in ranges))
+
+
+def test_sections_are_the_pieces_by_group() -> None:
+    first, second = Group("one", "document", 0, 2), Group("two", "document", 2, 3)
+    view = AttributionView("", tuple("abcd"), (1.0,) * 4, context=("<", "-", "|", "|", ">"), groups=(first, second))
+    assert view.unit_groups == (first, first, second, None)
+    assert list(view.sections()) == [
+        (None, [("<", None)]),
+        (first, [("a", 0), ("-", None), ("b", 1)]),
+        (None, [("|", None)]),
+        (second, [("c", 2)]),
+        (None, [("|", None), ("d", 3), (">", None)]),
+    ]
+    touching = AttributionView("", tuple("abcd"), (1.0,) * 4, context=("",) * 5, groups=(first, second))
+    assert [(group, len(pieces)) for group, pieces in touching.sections()] == [(first, 2), (second, 1), (None, 1)]
+    assert list(AttributionView("", (), ()).sections()) == []
+
+
+def test_probabilities_do_not_add_up() -> None:
+    assert AttributionView("", (), ()).additive
+    assert not AttributionView("", (), (), value_name="probability").additive

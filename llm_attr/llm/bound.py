@@ -1,0 +1,231 @@
+"""A prompt in the text and tokens of one model: units that can be absent."""
+
+from __future__ import annotations
+
+from bisect import bisect_right
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from itertools import pairwise
+from typing import Literal
+
+import torch
+from torch import Tensor
+
+from llm_attr.errors import EmptyPrompt, InvalidShape, InvalidValue
+from llm_attr.llm.alignment import Alignment, align
+from llm_attr.llm.inputs import InterpretableInput, token_id
+from llm_attr.llm.model import LanguageModel
+from llm_attr.llm.prefix_tree import Variant
+from llm_attr.llm.units import SPLITTERS, Span
+
+Absence = Literal["delete", "replace", "mask"]
+
+Owner = tuple[str, str, int]
+"""Kind, label and number of what a unit is a part of; units of one owner form a group."""
+
+
+@dataclass(frozen=True)
+class Scope:
+    """A part of the text in which units are found: a document, a text of a message, or a whole text.
+
+    Attributes:
+        owner: Kind, label and number of the document or message.
+        start: Its first character.
+        end: One past its last.
+    """
+
+    owner: Owner
+    start: int
+    end: int
+
+
+@dataclass(frozen=True)
+class UnitGroup:
+    """The units `first` to `stop - 1` and the document, message or named span that they are of."""
+
+    label: str
+    kind: str
+    first: int
+    stop: int
+
+
+class BoundPrompt(InterpretableInput):
+    """A prompt as one text and the spans of its units, ready for a model; made by `Prompt.bind`.
+
+    Attributes:
+        text: The whole text that the model gets, template included.
+        spans: The characters of each unit, in order; of tokens that share a character the last has it.
+        values: The text of each unit.
+        contents: The characters that are the user's: the text, or the content of each message.
+        groups: Which document, message or name each unit belongs to.
+        unit: What the units are.
+        absence: What happens to an absent one.
+    """
+
+    def __init__(
+        self,
+        language_model: LanguageModel,
+        text: str,
+        *,
+        contents: Sequence[Span],
+        scopes: Sequence[Scope],
+        unit: str,
+        spans: Sequence[tuple[str, Span]] | None = None,
+        absence: Absence = "delete",
+        replacement: int | str | None = None,
+        special_tokens: bool = True,
+    ) -> None:
+        self.text, self.unit, self.absence = text, unit, absence
+        self._lm, self.contents, self._scopes = language_model, list(contents), list(scopes)
+        self._special_tokens = special_tokens
+        self._replacement = self._replacing(replacement) if absence == "replace" else None
+        found = (
+            [(span, self._owner_of_span(span, name)) for name, span in spans] if spans is not None else self._units()
+        )
+        if not found:
+            raise EmptyPrompt(f"the prompt holds no {unit} to attribute to")
+        self.spans: list[Span] = [span for span, _ in found]
+        self.values = [text[start:end] for start, end in self.spans]
+        self.groups = _groups([group for _, group in found])
+
+    @property
+    def context(self) -> list[str]:
+        """The text before, between and after the units, one piece more than there are units."""
+        ends = [0, *(end for _, end in self.spans)]
+        starts = [*(start for start, _ in self.spans), len(self.text)]
+        return [self.text[end : max(start, end)] for end, start in zip(ends, starts, strict=True)]
+
+    def to_tensor(self) -> Tensor:
+        """`(1, units)` of ones."""
+        return torch.ones(1, len(self.spans))
+
+    def to_model_input(self, perturbed_tensor: Tensor | None = None) -> Tensor:
+        """Token ids `(1, tokens)` without the absent units; where they stand is told by `variant`."""
+        present = [True] * len(self.spans)
+        if perturbed_tensor is not None:
+            if perturbed_tensor.shape != (1, len(self.spans)):
+                raise InvalidShape(
+                    f"perturbed_tensor must have the shape (1, {len(self.spans)}); got {tuple(perturbed_tensor.shape)}"
+                )
+            present = (perturbed_tensor[0] != 0).tolist()
+        return torch.tensor([self.variant(present).tokens], dtype=torch.long)
+
+    def variant(self, present: Sequence[bool]) -> Variant:
+        """Tokens and positions of the prompt with these units present."""
+        if self.absence == "delete" and self.unit != "token":
+            return Variant.plain(self._lm.encode(self.without(present), special_tokens=self._special_tokens))
+        here = [owner < 0 or present[owner] for owner in self._owners]
+        ids = self._alignment.ids
+        if self._replacement is not None:
+            return Variant.plain([token if kept else self._replacement for token, kept in zip(ids, here, strict=True)])
+        kept = [place for place, is_here in enumerate(here) if is_here]
+        tokens = tuple(ids[place] for place in kept)
+        return Variant.plain(tokens) if self.absence == "delete" else Variant(tokens, tuple(kept), len(ids))
+
+    def without(self, present: Sequence[bool]) -> str:
+        """The text without the absent units and the white space that goes with them."""
+        pieces, after = [], 0
+        for start, end in self.contents:
+            inside = [i for i, span in enumerate(self.spans) if start <= span[0] and span[1] <= end]
+            pieces += [self.text[after:start], self._rest(start, end, inside, present)]
+            after = end
+        return "".join([*pieces, self.text[after:]])
+
+    def _rest(self, start: int, end: int, units: Sequence[int], present: Sequence[bool]) -> str:
+        """What is left of one content."""
+        ends = [self.spans[i][1] for i in units]
+        starts = [*(self.spans[i][0] for i in units), end]
+        rest = self.text[start : starts[0]]
+        for unit, unit_end, following in zip(units, ends, starts[1:], strict=True):
+            gap = self.text[unit_end:following]
+            rest = rest + self.values[unit] + gap if present[unit] else _closed(rest, gap, last=following == end)
+        return rest
+
+    def _units(self) -> list[tuple[Span, Owner]]:
+        if self.unit == "token":
+            scopes = [(span, self._scope_of_token(span)) for span in self._alignment.spans]
+            return _disjoint([(span, scope.owner) for span, scope in scopes if scope is not None])
+        found = []
+        for scope in self._scopes:
+            part = self.text[scope.start : scope.end]
+            whole = [(0, len(part))] if part.strip() else []
+            spans = whole if self.unit in ("document", "message") else SPLITTERS[self.unit](part)
+            found += [((scope.start + a, scope.start + b), scope.owner) for a, b in spans]
+        return found
+
+    @cached_property
+    def _alignment(self) -> Alignment:
+        return align(self._lm.tokenizer, self.text, special_tokens=self._special_tokens)
+
+    @cached_property
+    def _owners(self) -> list[int]:
+        """The unit that each token belongs to, or -1."""
+        if self.unit == "token":
+            numbers = iter(range(len(self.spans)))
+            return [-1 if self._scope_of_token(span) is None else next(numbers) for span in self._alignment.spans]
+        starts = [start for start, _ in self.spans]
+        return [self._unit_of_token(starts, *span) for span in self._alignment.spans]
+
+    def _unit_of_token(self, starts: Sequence[int], start: int, end: int) -> int:
+        """The unit of its first character that is no white space; a token of white space must be inside the unit."""
+        first = _first_character(self.text, start, end)
+        place, stop = (start, end) if first is None else (first, first + 1)
+        nearest = bisect_right(starts, place) - 1
+        return nearest if place < stop and nearest >= 0 and stop <= self.spans[nearest][1] else -1
+
+    def _scope_of_token(self, span: Span) -> Scope | None:
+        first = _first_character(self.text, *span)
+        first = span[0] if first is None else first
+        return next((s for s in self._scopes if span[0] < span[1] and s.start <= first < s.end), None)
+
+    def _owner_of_span(self, span: Span, name: str) -> Owner:
+        if name:
+            return "span", name, 0
+        return next((s.owner for s in self._scopes if s.start <= span[0] < s.end), ("text", "", 0))
+
+    def _replacing(self, replacement: int | str | None) -> int:
+        tokenizer = self._lm.tokenizer
+        if replacement is not None:
+            return token_id(tokenizer, replacement)
+        for token in (tokenizer.pad_token_id, tokenizer.eos_token_id):
+            if token is not None:
+                return int(token)
+        raise InvalidValue(
+            f"the tokenizer of {self._lm.name} has neither a pad nor an EOS token; say what stands for absent tokens "
+            "with replacement=..."
+        )
+
+
+def _closed(before: str, after: str, *, last: bool) -> str:
+    """Joins what a deleted unit leaves; of the white space on its two sides that with more lines stays, none at an end."""
+    if last and not after.strip():
+        return (before.rstrip() or before) + after
+    if not before.strip():
+        return before + after.lstrip()
+    left, right = before[len(before.rstrip()) :], after[: len(after) - len(after.lstrip())]
+    return before.rstrip() + max(left, right, key=_width) + after.lstrip()
+
+
+def _width(space: str) -> tuple[int, bool]:
+    return space.count("\n"), bool(space)
+
+
+def _disjoint(units: list[tuple[Span, Owner]]) -> list[tuple[Span, Owner]]:
+    """Units whose spans do not overlap: of tokens that share a character the last has it."""
+    following = [*(span[0] for span, _ in units[1:]), None]
+    return [
+        ((start, end if after is None else min(end, max(start, after))), owner)
+        for ((start, end), owner), after in zip(units, following, strict=True)
+    ]
+
+
+def _first_character(text: str, start: int, end: int) -> int | None:
+    return next((i for i in range(start, end) if not text[i].isspace()), None)
+
+
+def _groups(owners: Sequence[Owner]) -> list[UnitGroup]:
+    """Runs of units with the same owner; units of a plain text are in no group."""
+    edges = [i for i, owner in enumerate(owners) if i == 0 or owner != owners[i - 1]]
+    runs = [(*owners[first], first, stop) for first, stop in pairwise([*edges, len(owners)])]
+    return [UnitGroup(label, kind, first, stop) for kind, label, _, first, stop in runs if kind != "text"]
