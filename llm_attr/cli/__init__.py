@@ -9,7 +9,7 @@ from typing import Annotated
 import typer
 
 from llm_attr.cli import models
-from llm_attr.cli.explain import explain, methods
+from llm_attr.cli.explain import explain, methods, view
 from llm_attr.errors import LlmAttrError
 
 app = typer.Typer(
@@ -19,6 +19,7 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
 )
 app.command()(explain)
+app.command()(view)
 app.command()(methods)
 app.add_typer(models.app, name="models")
 

@@ -18,6 +18,7 @@ from llm_attr.llm.inputs import InterpretableInput, token_id
 from llm_attr.llm.model import LanguageModel
 from llm_attr.llm.prefix_tree import Variant
 from llm_attr.llm.units import SPLITTERS, Span
+from llm_attr.viz.view import Group
 
 Absence = Literal["delete", "replace", "mask"]
 
@@ -38,16 +39,6 @@ class Scope:
     owner: Owner
     start: int
     end: int
-
-
-@dataclass(frozen=True)
-class UnitGroup:
-    """The units `first` to `stop - 1` and the document, message or named span that they are of."""
-
-    label: str
-    kind: str
-    first: int
-    stop: int
 
 
 class BoundPrompt(InterpretableInput):
@@ -121,7 +112,8 @@ class BoundPrompt(InterpretableInput):
             return Variant.plain([token if kept else self._replacement for token, kept in zip(ids, here, strict=True)])
         kept = [place for place, is_here in enumerate(here) if is_here]
         tokens = tuple(ids[place] for place in kept)
-        return Variant.plain(tokens) if self.absence == "delete" else Variant(tokens, tuple(kept), len(ids))
+        closed = self.absence == "delete" or len(kept) == len(ids)
+        return Variant.plain(tokens) if closed else Variant(tokens, tuple(kept), len(ids))
 
     def without(self, present: Sequence[bool]) -> str:
         """The text without the absent units and the white space that goes with them."""
@@ -198,7 +190,7 @@ class BoundPrompt(InterpretableInput):
 
 
 def _closed(before: str, after: str, *, last: bool) -> str:
-    """Joins what a deleted unit leaves; of the white space on its two sides that with more lines stays, none at an end."""
+    """Joins what a deleted unit leaves; of the white space on its sides that with more lines stays, none at an end."""
     if last and not after.strip():
         return (before.rstrip() or before) + after
     if not before.strip():
@@ -224,8 +216,8 @@ def _first_character(text: str, start: int, end: int) -> int | None:
     return next((i for i in range(start, end) if not text[i].isspace()), None)
 
 
-def _groups(owners: Sequence[Owner]) -> list[UnitGroup]:
+def _groups(owners: Sequence[Owner]) -> list[Group]:
     """Runs of units with the same owner; units of a plain text are in no group."""
     edges = [i for i, owner in enumerate(owners) if i == 0 or owner != owners[i - 1]]
     runs = [(*owners[first], first, stop) for first, stop in pairwise([*edges, len(owners)])]
-    return [UnitGroup(label, kind, first, stop) for kind, label, _, first, stop in runs if kind != "text"]
+    return [Group(label, kind, first, stop) for kind, label, _, first, stop in runs if kind != "text"]

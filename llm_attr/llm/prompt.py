@@ -58,7 +58,8 @@ class Prompt:
 
     Deleted units take white space with them: of that before and after, the one with more line breaks stays between
     their neighbours (of equals the first that there is), and none at the beginning or end of the content. So taking out
-    the last sentence of a paragraph does not join it to the next. Units of tokens are taken out without tokenising again.
+    the last sentence of a paragraph does not join it to the next. Units of tokens are taken out without tokenising
+    again.
 
     Raises:
         UnknownName: there is no such unit or absence.

@@ -102,7 +102,7 @@ class LLMAttributionResult:
         self.context = None if context is None else list(context)
         if context is not None and len(context) != units + 1:
             raise InvalidShape(f"context must be one text more than the {units} units; got {len(context)}")
-        self.groups = _groups(map(asdict, getattr(inp, "groups", ())) if groups is None else groups, units)
+        self.groups = _groups(getattr(inp, "groups", ()) if groups is None else (Group(**g) for g in groups), units)
         self.provenance, self.table = dict(provenance or {}), table
 
     def __eq__(self, other: object) -> bool:
@@ -360,8 +360,8 @@ def _spans(text: str, tokens: Sequence[str], given: Sequence[Sequence[int]] | No
     return spans
 
 
-def _groups(given: Iterable[Mapping[str, Any]], units: int) -> tuple[Group, ...]:
-    groups = tuple(Group(**group) for group in given)
+def _groups(given: Iterable[Group], units: int) -> tuple[Group, ...]:
+    groups = tuple(given)
     edges = [0, *(edge for group in groups for edge in (group.first, group.stop)), units]
     if edges != sorted(edges):
         raise InvalidValue(f"groups must be in order, apart and within the {units} units; got {list(groups)}")

@@ -10,14 +10,15 @@ import torch
 import llm_attr
 from llm_attr import LanguageModel, Prompt
 from llm_attr.errors import EmptyPrompt, InvalidType, InvalidValue
-from llm_attr.llm.bound import BoundPrompt, UnitGroup
+from llm_attr.llm.bound import BoundPrompt
+from llm_attr.viz.view import Group
 from tests.llm.test_prompt import CHATML, STRIPPING, WITH_DEFAULT_SYSTEM, with_template
 from tests.reference.scoring import answer_log_probs, leave_one_out
 
 QUESTION = "What does Aksel do? Say it."
 DOCUMENTS = {"mill": "The mill is old. It is red.\n\nIt stands.", "aksel": "Aksel repairs violins."}
-TEXT = "[mill]\nThe mill is old. It is red.\n\nIt stands.\n\n[aksel]\nAksel repairs violins.\n\nWhat does Aksel do? Say it."
-GROUPS = {"document": (1, 1), "paragraph": (2, 1), "sentence": (3, 1), "word": (9, 3)}
+TEXT = "[mill]\nThe mill is old. It is red.\n\nIt stands.\n\n[aksel]\nAksel repairs violins.\n\nWhat does Aksel do?
+Say it." GROUPS = {"document": (1, 1), "paragraph": (2, 1), "sentence": (3, 1), "word": (9, 3)}
 
 
 @pytest.fixture(scope="module")
@@ -53,8 +54,8 @@ def test_names_are_kept(lm: LanguageModel, unit: str, chat: bool, system: str | 
     bound = Prompt.from_documents(QUESTION, DOCUMENTS, unit=unit, chat=chat, system=system).bind(lm)
     first, second = GROUPS[unit]
     assert bound.groups == [
-        UnitGroup("mill", "document", 0, first),
-        UnitGroup("aksel", "document", first, first + second),
+        Group("mill", "document", 0, first),
+        Group("aksel", "document", first, first + second),
     ]
     for group, text in zip(bound.groups, DOCUMENTS.values(), strict=True):
         shown = "".join("".join(bound.values[group.first : group.stop]).split())
@@ -82,7 +83,7 @@ def test_a_list_is_numbered(lm: LanguageModel, chat: bool) -> None:
     bound = Prompt.from_documents(QUESTION, ["One here.", "Two here.", "One here."], chat=chat).bind(lm)
     assert bound.values == ["[1]\nOne here.", "[2]\nTwo here.", "[3]\nOne here."]
     assert [group.label for group in bound.groups] == ["1", "2", "3"]
-    assert bound.groups[2] == UnitGroup("3", "document", 2, 3)
+    assert bound.groups[2] == Group("3", "document", 2, 3)
 
 
 @pytest.mark.parametrize("chat", [True, False])
@@ -93,7 +94,7 @@ def test_units_of_messages_are_not_documents(lm: LanguageModel, chat: bool) -> N
         return
     bound = Prompt.from_documents(QUESTION, DOCUMENTS, unit="message", system="Be brief.").bind(lm)
     assert bound.values == ["Be brief.", TEXT]
-    assert bound.groups == [UnitGroup("system", "message", 0, 1), UnitGroup("user", "message", 1, 2)]
+    assert bound.groups == [Group("system", "message", 0, 1), Group("user", "message", 1, 2)]
 
 
 def test_documents_without_text(lm: LanguageModel) -> None:
@@ -158,7 +159,7 @@ ODD = {
 @pytest.mark.parametrize("chat", [True, False])
 def test_odd_names(lm: LanguageModel, unit: str, chat: bool) -> None:
     bound = Prompt.from_documents(QUESTION, ODD, unit=unit, chat=chat).bind(lm)
-    assert bound.groups == [UnitGroup(name, "document", i, i + 1) for i, name in enumerate(ODD)]
+    assert bound.groups == [Group(name, "document", i, i + 1) for i, name in enumerate(ODD)]
     expected = [f"[{name}]\n{text}" if unit == "document" else text for name, text in ODD.items()]
     assert bound.values == expected
 
@@ -167,7 +168,7 @@ def test_names_that_are_no_texts(lm: LanguageModel) -> None:
     documents: Any = {1: "One.", "1": "Another one.", (2, "b"): "Pair."}
     bound = Prompt.from_documents(QUESTION, documents, unit="sentence").bind(lm)
     labels = ["1", "1", "(2, 'b')"]
-    assert bound.groups == [UnitGroup(label, "document", i, i + 1) for i, label in enumerate(labels)]
+    assert bound.groups == [Group(label, "document", i, i + 1) for i, label in enumerate(labels)]
 
 
 def test_half_of_a_character_in_a_name() -> None:

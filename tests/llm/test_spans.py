@@ -12,7 +12,8 @@ from hypothesis import strategies as st
 import llm_attr
 from llm_attr import LanguageModel, Prompt
 from llm_attr.errors import EmptyPrompt, InvalidType, InvalidValue
-from llm_attr.llm.bound import BoundPrompt, UnitGroup
+from llm_attr.llm.bound import BoundPrompt
+from llm_attr.viz.view import Group
 from tests.llm.test_prompt import CHATML, STRIPPING, with_template
 from tests.llm.test_units import unicode_text
 from tests.reference.absence import text_without
@@ -87,16 +88,16 @@ def test_named_spans(lm: LanguageModel) -> None:
     prompt = bound(lm, spans)
     assert prompt.values == ["Aksel", "violins", "The lake", "blue", "Aksel", "sings"]
     assert prompt.groups == [
-        UnitGroup("who", "span", 0, 1),
-        UnitGroup("what", "span", 1, 2),
-        UnitGroup("where", "span", 2, 3),
-        UnitGroup("4", "span", 3, 4),
-        UnitGroup("who", "span", 4, 5),
-        UnitGroup("what", "span", 5, 6),
+        Group("who", "span", 0, 1),
+        Group("what", "span", 1, 2),
+        Group("where", "span", 2, 3),
+        Group("4", "span", 3, 4),
+        Group("who", "span", 4, 5),
+        Group("what", "span", 5, 6),
     ]
-    assert bound(lm, {"who": "Aksel"}).groups == [UnitGroup("who", "span", 0, 2)]
+    assert bound(lm, {"who": "Aksel"}).groups == [Group("who", "span", 0, 2)]
     chat = bound(lm, {"topic": (1, 14, 21), "": "Be"}, CHAT)
-    assert chat.groups == [UnitGroup("system", "message", 0, 1), UnitGroup("topic", "span", 1, 2)]
+    assert chat.groups == [Group("system", "message", 0, 1), Group("topic", "span", 1, 2)]
 
 
 @pytest.mark.parametrize(
@@ -216,7 +217,7 @@ def test_spans_in_documents(lm: LanguageModel) -> None:
         "Who sings?", {"a": "Aksel sings.", "b": "Ida sings."}, unit="span", spans=["sings", "Ida"]
     ).bind(lm)
     assert prompt.values == ["sings", "Ida", "sings", "sings"]
-    assert prompt.groups == [UnitGroup("a", "document", 0, 1), UnitGroup("b", "document", 1, 3)]
+    assert prompt.groups == [Group("a", "document", 0, 1), Group("b", "document", 1, 3)]
 
 
 _lm: list[LanguageModel] = []

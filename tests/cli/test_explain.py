@@ -1,0 +1,149 @@
+"""`llm-attr explain`, `view` and `methods`, on a tiny model in a folder."""
+
+from __future__ import annotations
+
+import io
+import json
+from pathlib import Path
+
+import pytest
+from typer.testing import CliRunner
+
+from llm_attr import LLMAttributionResult, cli
+from llm_attr.errors import InvalidValue, LlmAttrError, UnknownName
+from tests.zoo import quiet, tiny
+
+CHATML = (
+    "{% for m in messages %}<|{{ m.role }}|>{{ m.content }}\n{% endfor %}"
+    "{% if add_generation_prompt %}<|assistant|>{% endif %}"
+)
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> str:
+    path = tmp_path_factory.mktemp("model")
+    lm = tiny("llama", "byte_bos")
+    lm.tokenizer.chat_template = CHATML
+    with quiet():
+        lm.model.save_pretrained(path)
+        lm.tokenizer.save_pretrained(path)
+    lm.tokenizer.chat_template = None
+    return str(path)
+
+
+def explain(*arguments: str, given: str | None = None) -> str:
+    """Standard output; an error of llm_attr is raised."""
+    with quiet():
+        done = CliRunner().invoke(cli.app, [*arguments], input=given, env={"COLUMNS": "100", "NO_COLOR": "1"})
+    if isinstance(done.exception, LlmAttrError):
+        raise done.exception
+    assert done.exit_code == 0, done.output
+    return done.output
+
+
+def test_a_file_a_page_and_all_numbers(folder: str, tmp_path: Path) -> None:
+    (tmp_path / "p.txt").write_text("Dave lives in Oslo. He sails.\n", encoding="utf-8")
+    page, numbers = tmp_path / "out.html", tmp_path / "out.json"
+    shown = explain(
+        "explain", "--model", folder, "--prompt-file", str(tmp_path / "p.txt"), "--unit", "word",
+        "--max-new-tokens", "3", "--html", str(page), "--json", str(numbers),
+    )  # fmt: skip
+    found = json.loads(numbers.read_text(encoding="utf-8"))
+    assert found["input_tokens"] == ["Dave", "lives", "in", "Oslo.", "He", "sails."]
+    assert 0 < len(found["output_tokens"]) <= 3
+    assert "Strongest units" in shown
+    assert page.read_text(encoding="utf-8").startswith("<!doctype html>")
+
+
+def test_standard_input_as_a_chat_and_a_part_of_the_answer(folder: str) -> None:
+    shown = explain(
+        "explain", "--model", folder, "--prompt-file", "-", "--chat", "--target", "He sails a boat.",
+        "--region", "boat", given="Dave lives in Oslo. What does he do?",
+    )  # fmt: skip
+    assert "<|user|>" in shown
+    assert "boat" in shown.split("Output")[1].splitlines()[1]
+
+
+def test_messages_saved_and_viewed(folder: str, tmp_path: Path) -> None:
+    chat = [{"role": "system", "content": "Be brief."}, {"role": "user", "content": "Who lives in Oslo?"}]
+    (tmp_path / "chat.json").write_text(json.dumps(chat), encoding="utf-8")
+    saved = tmp_path / "run"
+    explain(
+        "explain", "--model", folder, "--messages", str(tmp_path / "chat.json"), "--unit", "message",
+        "--absence", "mask", "--target", "Dave.", "--save", str(saved),
+    )  # fmt: skip
+    result = LLMAttributionResult.load(saved)
+    assert result.input_tokens == ["Be brief.", "Who lives in Oslo?"]
+    viewed = explain("view", str(saved), "--html", str(tmp_path / "v.html"))
+    assert "system" in viewed
+    assert (tmp_path / "v.html").exists()
+
+
+@pytest.mark.parametrize("lines", [True, False])
+def test_documents(folder: str, tmp_path: Path, lines: bool) -> None:
+    source = tmp_path / ("docs.jsonl" if lines else "docs")
+    if lines:
+        source.write_text('{"id": "a", "text": "Dave sails."}\n\n{"text": "Rex is a dog."}\n', encoding="utf-8")
+    else:
+        source.mkdir()
+        (source / "a").write_text("Dave sails.\n", encoding="utf-8")
+        (source / "3").write_text("Rex is a dog.", encoding="utf-8")
+    numbers = tmp_path / "out.json"
+    explain(
+        "explain", "--model", folder, "--prompt-file", "-", "--documents", str(source), "--target", " Dave",
+        "--json", str(numbers), given="Who sails?",
+    )  # fmt: skip
+    found = json.loads(numbers.read_text(encoding="utf-8"))
+    assert sorted(found["input_tokens"]) == ["[3]\nRex is a dog.", "[a]\nDave sails."]
+
+
+@pytest.mark.parametrize(
+    ("arguments", "error", "words"),
+    [
+        (["--prompt-file", "nowhere.txt"], InvalidValue, "nowhere.txt"),
+        (["--prompt-file", "-", "--unit", "chapter"], UnknownName, "sentence"),
+        (["--prompt-file", "-", "--absence", "hide"], UnknownName, "mask"),
+        (["--prompt-file", "-", "--method", "magic"], UnknownName, "feature_ablation"),
+        (["--prompt-file", "-", "--model", "no/such/model"], InvalidValue, "no/such/model"),
+    ],
+)
+def test_errors_are_found_before_a_model_is_loaded(arguments: list[str], error: type, words: str) -> None:
+    with pytest.raises(error, match=words):
+        explain("explain", *arguments, given="Some text.")
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        [],
+        ["--prompt-file", "-", "--messages", "x.json"],
+        ["--messages", "x.json", "--chat"],
+        ["--prompt-file", "-", "--target", "a", "--max-new-tokens", "3"],
+    ],
+)
+def test_what_does_not_go_together_is_bad_usage(arguments: list[str]) -> None:
+    assert CliRunner().invoke(cli.app, ["explain", *arguments], input="text").exit_code == 2
+
+
+def test_broken_inputs_name_their_place(tmp_path: Path) -> None:
+    (tmp_path / "chat.json").write_text("[{", encoding="utf-8")
+    with pytest.raises(InvalidValue, match=r"chat\.json is not JSON"):
+        explain("explain", "--messages", str(tmp_path / "chat.json"))
+    (tmp_path / "docs.jsonl").write_text('{"text": "a"}\n{"body": 1}\n', encoding="utf-8")
+    with pytest.raises(InvalidValue, match=r"docs\.jsonl, line 2"):
+        explain("explain", "--prompt-file", "-", "--documents", str(tmp_path / "docs.jsonl"), given="q")
+    (tmp_path / "latin.txt").write_bytes(b"caf\xe9")
+    with pytest.raises(InvalidValue, match="UTF-8"):
+        explain("explain", "--prompt-file", str(tmp_path / "latin.txt"))
+
+
+def test_methods_are_listed() -> None:
+    assert explain("methods").startswith("feature_ablation  Leaves each feature out once")
+
+
+def test_a_progress_bar(folder: str, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("sys.stdin", io.StringIO("Dave sails. Rex runs."))
+    with quiet(), pytest.raises(SystemExit) as left:
+        cli.app(["explain", "--model", folder, "--prompt-file", "-", "--target", "x", "--progress"])
+    assert left.value.code == 0
+    assert "Feature Ablation attribution: 100%" in capsys.readouterr().err
