@@ -17,8 +17,8 @@ from tests.reference.scoring import answer_log_probs, leave_one_out
 
 QUESTION = "What does Aksel do? Say it."
 DOCUMENTS = {"mill": "The mill is old. It is red.\n\nIt stands.", "aksel": "Aksel repairs violins."}
-TEXT = "[mill]\nThe mill is old. It is red.\n\nIt stands.\n\n[aksel]\nAksel repairs violins.\n\nWhat does Aksel do?
-Say it." GROUPS = {"document": (1, 1), "paragraph": (2, 1), "sentence": (3, 1), "word": (9, 3)}
+TEXT = f"[mill]\nThe mill is old. It is red.\n\nIt stands.\n\n[aksel]\nAksel repairs violins.\n\n{QUESTION}"
+GROUPS = {"document": (1, 1), "paragraph": (2, 1), "sentence": (3, 1), "word": (9, 3)}
 
 
 @pytest.fixture(scope="module")
