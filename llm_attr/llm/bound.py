@@ -40,6 +40,10 @@ class Scope:
     start: int
     end: int
 
+    def part_of(self, start: int, end: int) -> Span:
+        """The characters of a token that are in the scope."""
+        return max(start, self.start), min(end, self.end)
+
 
 class BoundPrompt(InterpretableInput):
     """A prompt as one text and the spans of its units, ready for a model; made by `Prompt.bind`.
@@ -137,7 +141,7 @@ class BoundPrompt(InterpretableInput):
     def _units(self) -> list[tuple[Span, Owner]]:
         if self.unit == "token":
             scopes = [(span, self._scope_of_token(span)) for span in self._alignment.spans]
-            return _disjoint([(span, scope.owner) for span, scope in scopes if scope is not None])
+            return _disjoint([(scope.part_of(*span), scope.owner) for span, scope in scopes if scope is not None])
         found = []
         for scope in self._scopes:
             part = self.text[scope.start : scope.end]

@@ -18,12 +18,14 @@ from llm_attr.llm.model import LanguageModel
 from llm_attr.llm.prefix_tree import Ints, PrefixTree, Variant
 from llm_attr.llm.ways import Way, kernel
 
-CPU_POSITIONS = 384
+CPU_POSITIONS = 256
 CUDA_POSITIONS = 8192
 """New token positions of one pass: beyond these a larger pass is no faster."""
 
 ROWS_IN_CACHE = 8
 """Rows of logits normalised together: few enough that they stay in the cache of a CPU."""
+
+HALVES = (torch.bfloat16, torch.float16)
 
 MEMORY_SHARE = 4
 """One pass may take a quarter of the free memory."""
@@ -96,6 +98,13 @@ class TreePass:
         """What the tree asked of the model: a `sequence`, `branches`, and `context` from an earlier pack."""
         found = {"sequence": True, "branches": len(self._tree.predictors) > 1, "context": self.packs > 1}
         return frozenset(name for name, holds in found.items() if holds)
+
+    @property
+    def dtype(self) -> torch.dtype:
+        """The precision in which the model computed: under autocast its values have fewer digits than their type."""
+        values = self._layers[0][1]
+        halves = (half for half in HALVES if torch.equal(values, values.to(half).to(values.dtype)))
+        return next(halves, values.dtype)
 
     def _pack(self, start: int, stop: int) -> None:
         nodes, context = np.arange(start, stop), self._tree.ancestors(start)

@@ -42,7 +42,8 @@ class Prompt:
     Args:
         content: Raw text, or messages `{"role": ..., "content": text}` that the model's chat template renders. A last
             message of the assistant is the beginning of the answer.
-        unit: `token`, `word`, `sentence`, `paragraph`, `document` (see `from_documents`), `message`, or `span`.
+        unit: `token`, `word`, `sentence`, `paragraph`, `document` (see `from_documents`), `message` (of a content in
+            several text parts, each part), or `span`.
         spans: The units themselves: substrings, patterns (each match is a unit), character ranges `(start, end)` of a
             text or `(message, start, end)` of a chat; in a dict, under names. Everything else is always present.
         absence: What happens to an absent unit. `delete`: it is taken out and the text tokenised again. `replace`: each

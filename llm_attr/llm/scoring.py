@@ -105,7 +105,7 @@ class Scorer:
         self.counter.check_positions += check.positions
         if not torch.isfinite(expected).all():
             return None
-        if not agree(scores, expected, self.language_model.model.dtype):
+        if not agree(scores, expected, tree_pass.dtype):
             return f"prefix tree and whole sequence differ by {(scores - expected).abs().max().item():.2g} nats"
         self.way = remember_way(self.language_model, way.proved(tree_pass.shape, length))
         return None

@@ -53,7 +53,10 @@ class Way:
         return replace(self, proven=self.proven | shape, proven_length=max(length, self.proven_length))
 
 
-_ways: WeakKeyDictionary[Any, dict[tuple[str, torch.dtype, bool], Way]] = WeakKeyDictionary()
+Setting = tuple[str, torch.dtype, bool, bool]
+"""Attention kernel, type of the weights, whether the caller has autocast on, whether positions have gaps."""
+
+_ways: WeakKeyDictionary[Any, dict[Setting, Way]] = WeakKeyDictionary()
 
 
 def way_for(language_model: LanguageModel, gaps: bool = False) -> Way:
@@ -74,8 +77,9 @@ def agree(scores: Tensor, expected: Tensor, dtype: torch.dtype) -> bool:
     return bool(((scores - expected).abs() <= tolerance).all())
 
 
-def _setting(language_model: LanguageModel, gaps: bool) -> tuple[str, torch.dtype, bool]:
-    return kernel(language_model), language_model.model.dtype, gaps
+def _setting(language_model: LanguageModel, gaps: bool) -> Setting:
+    autocast = torch.is_autocast_enabled(language_model.device.type)
+    return kernel(language_model), language_model.model.dtype, autocast, gaps
 
 
 def kernel(language_model: LanguageModel) -> str:

@@ -69,6 +69,7 @@ def masked_log_probs(model: Any, ids: Sequence[int], present: Sequence[bool], an
     mask = torch.tensor([[*(int(here) for here in present), *(1 for _ in answer)]])
     with torch.no_grad():
         logits = model(input_ids=row, attention_mask=mask, use_cache=False).logits[0].float().log_softmax(-1)
+    front = len(logits) - len(row[0])  # an adapter may put tokens there
     last = max(place for place, here in enumerate(present) if here)
-    rows = [last, *range(len(ids), len(ids) + len(answer) - 1)]
+    rows = [front + place for place in (last, *range(len(ids), len(ids) + len(answer) - 1))]
     return logits[rows, list(answer)]

@@ -14,7 +14,7 @@ def answer_log_probs(model: Any, prompt: Sequence[int], answer: Sequence[int]) -
     ids = torch.tensor([[*prompt, *answer]])
     with torch.no_grad():
         logits = model(input_ids=ids, attention_mask=torch.ones_like(ids), use_cache=False).logits[0]
-    rows = logits[len(prompt) - 1 : -1].float().log_softmax(-1)
+    rows = logits[-len(answer) - 1 : -1].float().log_softmax(-1)  # from the end: an adapter may put tokens in front
     return rows[torch.arange(len(answer)), torch.tensor(list(answer))]
 
 
