@@ -137,12 +137,16 @@ class LLMAttribution(Attribution):
             log_probs=log_probs,
             owner=torch.arange(features.count),
             whole=whole,
-            method=snake_case(type(self.attr_method).__name__),
+            method=self._method,
             options=options.method_options,
             attr_target=self.attr_target,
             estimator=options.estimator,
         )
         return self._result(games, prompt, table, (gen_args or {}).get("seed"))
+
+    @property
+    def _method(self) -> str:
+        return snake_case(type(self.attr_method).__name__)
 
     def _result(
         self, games: Sequence[TextGame], prompt: list[int], table: Table, seed: int | None
@@ -174,7 +178,7 @@ class LLMAttribution(Attribution):
     def _provenance(self, game: TextGame, stand_in: int | None) -> dict[str, Any]:
         counter, way = game.scorer.counter, game.scorer.way
         return {
-            "method": snake_case(type(self.attr_method).__name__),
+            "method": self._method,
             "attr_target": self.attr_target,
             "unit": game.inp.unit if isinstance(game.inp, BoundPrompt) else "feature",
             "model": self.language_model.name,

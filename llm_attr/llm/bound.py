@@ -12,9 +12,9 @@ from typing import Literal
 import torch
 from torch import Tensor
 
-from llm_attr.errors import EmptyPrompt, InvalidShape, InvalidValue
+from llm_attr.errors import EmptyPrompt, InvalidValue
 from llm_attr.llm.alignment import Alignment, align
-from llm_attr.llm.inputs import InterpretableInput, token_id
+from llm_attr.llm.inputs import InterpretableInput, check_width, token_id
 from llm_attr.llm.model import LanguageModel
 from llm_attr.llm.prefix_tree import Variant
 from llm_attr.llm.units import SPLITTERS, Span
@@ -99,10 +99,7 @@ class BoundPrompt(InterpretableInput):
         """Token ids `(1, tokens)` without the absent units; where they stand is told by `variant`."""
         present = [True] * len(self.spans)
         if perturbed_tensor is not None:
-            if perturbed_tensor.shape != (1, len(self.spans)):
-                raise InvalidShape(
-                    f"perturbed_tensor must have the shape (1, {len(self.spans)}); got {tuple(perturbed_tensor.shape)}"
-                )
+            check_width(perturbed_tensor, len(self.spans))
             present = (perturbed_tensor[0] != 0).tolist()
         return torch.tensor([self.variant(present).tokens], dtype=torch.long)
 

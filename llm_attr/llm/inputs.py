@@ -125,7 +125,7 @@ class TextTemplateInput(InterpretableInput):
         """The text, with absent slots at their baseline."""
         present = [True] * len(self.values)
         if perturbed_tensor is not None:
-            _check_width(perturbed_tensor, self.n_itp_features)
+            check_width(perturbed_tensor, self.n_itp_features)
             present = (perturbed_tensor[0, self._group.to(perturbed_tensor.device)] != 0).tolist()
         if all(present):
             return self._fill(self.values)
@@ -219,12 +219,17 @@ class TextTokenInput(InterpretableInput):
         """Token ids `(1, all tokens)`, with the baseline token in place of absent ones."""
         ids = self.inp_tensor.clone()
         if perturbed_tensor is not None:
-            _check_width(perturbed_tensor, self.n_itp_features)
+            check_width(perturbed_tensor, self.n_itp_features)
             ids[0, self._kept[perturbed_tensor[0].cpu() == 0]] = self.baselines
         return ids
 
 
-def _check_width(perturbed: Tensor, features: int) -> None:
+def check_width(perturbed: Tensor, features: int) -> None:
+    """Refuses a tensor of features that is not `(1, features)`.
+
+    Raises:
+        InvalidShape: it has another shape.
+    """
     if perturbed.shape != (1, features):
         raise InvalidShape(f"perturbed_tensor must have the shape (1, {features}); got {tuple(perturbed.shape)}")
 
