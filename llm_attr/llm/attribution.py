@@ -3,34 +3,29 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass, field, fields, replace
-from inspect import signature
+from dataclasses import asdict, replace
 from typing import Any, get_args
 
 import torch
-from torch import Tensor
 from transformers import PreTrainedTokenizerBase
 
 from llm_attr.attr.base import Attribution, PerturbationAttribution
 from llm_attr.core.evaluator import Evaluator
-from llm_attr.core.features import Features
-from llm_attr.core.game import Estimator
-from llm_attr.core.ledger import Ledger
 from llm_attr.core.registry import METHODS, snake_case
-from llm_attr.errors import InvalidType, InvalidValue, UnknownKeyword, UnknownName, UnsupportedMethod
+from llm_attr.errors import InvalidType, UnknownName, UnsupportedMethod
 from llm_attr.llm.alignment import pieces, token_spans
 from llm_attr.llm.bound import BoundPrompt
-from llm_attr.llm.game import Inspector, TextGame, empty_prompt_id, model_input_ids
+from llm_attr.llm.game import Inspector, empty_prompt_id, model_input_ids
 from llm_attr.llm.identity import identity
 from llm_attr.llm.inputs import InterpretableInput, TextTokenInput
+from llm_attr.llm.joint import Played, Subject, played
+from llm_attr.llm.many import answers_of, for_each, naming
 from llm_attr.llm.model import LanguageModel
-from llm_attr.llm.prefix_tree import Variant
+from llm_attr.llm.options import Options
 from llm_attr.llm.prompt import Prompt
 from llm_attr.llm.result import LLMAttributionResult
-from llm_attr.llm.scoring import Scorer
 from llm_attr.llm.table import AttrTarget, Table, owners
 from llm_attr.llm.target import Answer, answer_ids
-from llm_attr.typing import Coalitions, Values
 
 
 class LLMAttribution(Attribution):
@@ -108,59 +103,102 @@ class LLMAttribution(Attribution):
             NonFiniteScore: the model answered NaN.
             UnknownKeyword: a keyword that neither this call nor the method takes.
         """
-        options = Options.split(
-            f"LLMAttribution.attribute with {self.attr_method.get_name()}", kwargs, self.attr_method
+        options = self._options(num_trials, gen_args, use_cached_outputs, _inspect_forward, **kwargs)
+        return self._attributed([self._subject(inp, options)], [target], options)[0]
+
+    def attribute_each(
+        self,
+        inputs: Sequence[InterpretableInput | Prompt],
+        target: Answer | Sequence[Answer] = None,
+        **options: Any,
+    ) -> list[LLMAttributionResult]:
+        """The attribution of each of several inputs, whose variants are scored together.
+
+        What the inputs share (a system message, documents) is computed once, and short ones fill a pass together.
+        Answers are generated one after the other, since that is exact. What a result tells of its cost is that of all
+        the inputs that were scored with it (`prompts` in its provenance).
+
+        Args:
+            inputs: Each as in `attribute`.
+            target: One for all, or a list with one for each.
+            **options: The other arguments of `attribute`, the same for all.
+
+        Raises:
+            InvalidShape: the list of targets is of another length.
+            LlmAttrError: as in `attribute`; the message says which input it is about.
+        """
+        answers = answers_of(target, len(inputs))
+        shared = self._options(**options)
+        subjects = for_each(lambda inp: self._subject(inp, shared), inputs)
+        numbered = [replace(subject, number=number) for number, subject in enumerate(subjects)]
+        return self._attributed(numbered, answers, shared)
+
+    def _options(
+        self,
+        num_trials: int = 1,
+        gen_args: Mapping[str, Any] | None = None,
+        use_cached_outputs: bool = True,
+        _inspect_forward: Inspector | None = None,
+        forward_in_tokens: bool = True,
+        **keywords: Any,
+    ) -> Options:
+        return Options.split(
+            self.attr_method,
+            keywords,
+            trials=num_trials,
+            gen_args=gen_args,
+            cached=use_cached_outputs,
+            inspect=_inspect_forward,
         )
-        if not isinstance(num_trials, int) or num_trials < 1:
-            raise InvalidValue(f"num_trials must be a whole number of at least 1; got {num_trials!r}")
+
+    def _subject(self, inp: InterpretableInput | Prompt, options: Options) -> Subject:
         if isinstance(inp, Prompt):
             inp = inp.bind(self.language_model)
         if not isinstance(inp, InterpretableInput):
             raise InvalidType(f"inp must be an InterpretableInput or a Prompt; got {type(inp).__name__}")
         features = options.features(inp)
         prompt = model_input_ids(self.language_model, inp) or [empty_prompt_id(self.language_model)]
-        answer = answer_ids(self.language_model, prompt, target, gen_args)
-        self.language_model.check_length(len(prompt), len(answer))
-        scorer = Scorer(self.language_model, answer, cached=use_cached_outputs)
-        total = num_trials * options.estimator.evaluations(features.count)
-        name = f"{self.attr_method.get_name()} attribution"
-        with Evaluator(
-            name, total, show_progress=options.show_progress, device=self.language_model.device
-        ) as evaluator:
-            shared = (features, scorer, evaluator, options.perturbations_per_eval, _inspect_forward, set[Variant]())
-            games = [TextGame(inp.sampled(), *shared) for _ in range(num_trials)]
-            design = list(options.estimator.blocks(features.count))
-            log_probs = torch.stack([_log_probs(game, design) for game in games])
-            whole = scorer.score([Variant.plain(prompt)], evaluator)[0]
-        table = Table(
-            coalitions=torch.cat(design),
-            log_probs=log_probs,
-            owner=torch.arange(features.count),
-            whole=whole,
-            method=self._method,
-            options=options.method_options,
-            attr_target=self.attr_target,
-            estimator=options.estimator,
-        )
-        return self._result(games, prompt, table, (gen_args or {}).get("seed"))
+        self.language_model.check_length(len(prompt), 1)
+        return Subject(inp, features, tuple(prompt))
+
+    def _attributed(
+        self, subjects: Sequence[Subject], targets: Sequence[Answer], options: Options
+    ) -> list[LLMAttributionResult]:
+        total = sum(options.evaluations(subject.features) for subject in subjects)
+        name, device = f"{self.attr_method.get_name()} attribution", self.language_model.device
+        with Evaluator(name, total, show_progress=options.show_progress, device=device) as evaluator:
+            answered = self._answered(subjects, targets, options, evaluator)
+            known_by = identity(self.language_model)
+            groups = played(self.language_model, answered, options, evaluator)
+            return [self._result(one, options, known_by) for group in groups for one in group]
+
+    def _answered(
+        self, subjects: Sequence[Subject], targets: Sequence[Answer], options: Options, evaluator: Evaluator
+    ) -> list[Subject]:
+        """The subjects with their answers; those that are given are looked at before others are generated."""
+        answers: dict[int, tuple[int, ...]] = {}
+        for i in sorted(range(len(subjects)), key=lambda i: targets[i] is None):
+            evaluator.check()
+            with naming(subjects[i].number):
+                answers[i] = answer_ids(self.language_model, subjects[i].prompt, targets[i], options.gen_args)
+                self.language_model.check_length(len(subjects[i].prompt), len(answers[i]))
+        return [replace(subject, answer=answers[i]) for i, subject in enumerate(subjects)]
 
     @property
     def _method(self) -> str:
         return snake_case(type(self.attr_method).__name__)
 
-    def _result(
-        self, games: Sequence[TextGame], prompt: list[int], table: Table, seed: int | None
-    ) -> LLMAttributionResult:
+    def _result(self, one: Played, options: Options, known_by: Mapping[str, Any]) -> LLMAttributionResult:
         """What the table of the features says about the units that the input shows."""
-        inp, features, answer = games[0].inp, games[0].features, games[0].scorer.answer
-        owner = owners(inp, features)
+        inp, subject = one.games[0].inp, one.subject
+        table = self._table(one, options)
+        owner = owners(inp, subject.features)
         if owner is None:
-            shown = inp.format_attr(features.spread(table.attributions().T)[0])
+            shown = inp.format_attr(subject.features.spread(table.attributions().T)[0])
         else:
             table = replace(table, owner=owner)
             shown = table.attributions()
-        text, spans = token_spans(self.language_model.tokenizer, answer, prompt)
-        stand_in = next((game.stand_in for game in games if game.stand_in is not None), None)
+        text, spans = token_spans(self.language_model.tokenizer, subject.answer, subject.prompt)
         return LLMAttributionResult(
             input_tokens=_feature_texts(inp),
             output_tokens=pieces(text, spans),
@@ -168,36 +206,40 @@ class LLMAttribution(Attribution):
             token_attr=shown[1:],
             output_probs=table.whole.exp(),
             inp=inp,
-            output_ids=answer,
+            output_ids=subject.answer,
             output_text=text,
             output_spans=spans,
-            provenance=self._provenance(games[0], stand_in) | {"seed": seed} | identity(self.language_model),
+            provenance=self._provenance(one) | {"seed": (options.gen_args or {}).get("seed")} | dict(known_by),
             table=None if owner is None else table,
         )
 
-    def _provenance(self, game: TextGame, stand_in: int | None) -> dict[str, Any]:
-        counter, way = game.scorer.counter, game.scorer.way
+    def _table(self, one: Played, options: Options) -> Table:
+        return Table(
+            coalitions=one.coalitions,
+            log_probs=one.log_probs,
+            owner=torch.arange(one.subject.features.count),
+            whole=one.whole,
+            method=self._method,
+            options=options.method_options,
+            attr_target=self.attr_target,
+            estimator=options.estimator,
+        )
+
+    def _provenance(self, one: Played) -> dict[str, Any]:
+        inp, scorer = one.games[0].inp, one.games[0].scorer
+        stand_in = next((game.stand_in for game in one.games if game.stand_in is not None), None)
         return {
             "method": self._method,
             "attr_target": self.attr_target,
-            "unit": game.inp.unit if isinstance(game.inp, BoundPrompt) else "feature",
+            "unit": inp.unit if isinstance(inp, BoundPrompt) else "feature",
             "model": self.language_model.name,
             "dtype": str(self.language_model.model.dtype).removeprefix("torch."),
-            "scoring": None if way is None else f"{way.kind} ({way.reason})",
-            "variants": game.scorer.variants,
+            "scoring": None if scorer.way is None else f"{scorer.way.kind} ({scorer.way.reason})",
             "empty_prompt": None if stand_in is None else self.language_model.decode([stand_in]),
-            **asdict(counter),
+            "prompts": one.prompts,
+            "variants": scorer.variants,
+            **asdict(scorer.counter),
         }
-
-
-def _log_probs(game: TextGame, design: Sequence[Coalitions]) -> Values:
-    """`(coalitions, answer tokens)` of one game, which is asked for each coalition once."""
-    remembered, found = Ledger().remembering(game), []
-    for coalitions in design:
-        expected = game.evaluator.done + len(coalitions)
-        found.append(remembered(coalitions))
-        game.evaluator.advance(expected - game.evaluator.done)
-    return torch.cat(found)
 
 
 def text_methods() -> dict[str, type[PerturbationAttribution]]:
@@ -207,48 +249,3 @@ def text_methods() -> dict[str, type[PerturbationAttribution]]:
 
 def _feature_texts(inp: InterpretableInput) -> list[str]:
     return inp.token_texts() if isinstance(inp, TextTokenInput) else [str(value) for value in inp.values]
-
-
-@dataclass(frozen=True)
-class Options:
-    """What the keywords of `attribute` say; those that it does not know itself are the method's."""
-
-    estimator: Estimator
-    feature_mask: Tensor | None = None
-    perturbations_per_eval: int | None = None
-    show_progress: bool = False
-    method_options: Mapping[str, Any] = field(default_factory=dict)
-
-    @classmethod
-    def accepted(cls, method: PerturbationAttribution) -> set[str]:
-        """Every keyword that explaining a text with this method takes."""
-        return cls._own() | set(signature(method.estimator).parameters)
-
-    @classmethod
-    def _own(cls) -> set[str]:
-        return {field.name for field in fields(cls)} - {"estimator", "method_options"}
-
-    @classmethod
-    def split(cls, where: str, keywords: Mapping[str, Any], method: PerturbationAttribution) -> Options:
-        """Sorts keywords into those of the call and those of the method's estimator.
-
-        Raises:
-            UnknownKeyword: neither takes one of them.
-        """
-        if unknown := set(keywords) - cls.accepted(method):
-            raise UnknownKeyword(where, unknown, cls.accepted(method))
-        own = cls._own()
-        of_method = {name: value for name, value in keywords.items() if name not in own}
-        of_call = {name: value for name, value in keywords.items() if name in own}
-        options = cls(method.estimator(**of_method), method_options=of_method, **of_call)
-        most = options.perturbations_per_eval
-        if most is not None and most < 1:
-            raise InvalidValue(f"perturbations_per_eval must be at least 1 or None; got {most}")
-        return options
-
-    def features(self, inp: InterpretableInput) -> Features:
-        """The features of an input, grouped by the mask if there is one."""
-        tensor = inp.to_tensor()
-        return (
-            Features.single((tensor,)) if self.feature_mask is None else Features.of_mask(self.feature_mask, (tensor,))
-        )

@@ -4,18 +4,19 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from inspect import signature
-from typing import Any, TypeAlias, overload
+from typing import Any, TypeAlias, cast, overload
 
 from transformers import PreTrainedTokenizerBase
 
 from llm_attr.attr.base import PerturbationAttribution
 from llm_attr.core.registry import summary
 from llm_attr.errors import UnknownKeyword, UnknownName
-from llm_attr.llm.attribution import LLMAttribution, Options, text_methods
+from llm_attr.llm.attribution import LLMAttribution, text_methods
 from llm_attr.llm.chat import Messages
 from llm_attr.llm.inputs import InterpretableInput
 from llm_attr.llm.many import for_each, is_many
 from llm_attr.llm.model import LanguageModel, as_language_model
+from llm_attr.llm.options import Options
 from llm_attr.llm.prompt import Prompt
 from llm_attr.llm.result import LLMAttributionResult
 from llm_attr.llm.target import Answer
@@ -114,12 +115,9 @@ def explain(
     def with_units(one: Any) -> Prompt | InterpretableInput:
         return one if isinstance(one, Prompt | InterpretableInput) else Prompt(one, unit=unit)
 
-    def attribute(inp: Prompt | InterpretableInput, answer: Any) -> LLMAttributionResult:
-        return wrapper.attribute(inp, answer, **options)
-
     if not is_many(prompt):
-        return attribute(with_units(prompt), target)
-    return for_each(prompt, target, with_units, attribute, options.pop("show_progress", False))
+        return wrapper.attribute(with_units(prompt), cast(Answer, target), **options)
+    return wrapper.attribute_each(for_each(with_units, prompt), target, **options)
 
 
 def _refuse_unknown(options: dict[str, Any], attr_method: Any) -> None:

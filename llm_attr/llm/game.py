@@ -7,13 +7,14 @@ from collections.abc import Callable
 import torch
 from torch import Tensor
 
+from llm_attr.core.coalitions import keys
 from llm_attr.core.evaluator import Evaluator
 from llm_attr.core.features import Features
 from llm_attr.errors import EmptyPrompt, InvalidType
 from llm_attr.llm.bound import BoundPrompt
 from llm_attr.llm.inputs import InterpretableInput
 from llm_attr.llm.model import LanguageModel
-from llm_attr.llm.prefix_tree import Variant
+from llm_attr.llm.prefix_tree import Query, Variant
 from llm_attr.llm.scoring import Scorer
 from llm_attr.typing import Coalitions, Values
 
@@ -26,9 +27,9 @@ class TextGame:
     Args:
         inp: The prompt in its units.
         features: Which units form a feature.
-        scorer: Model and answer.
+        answer: The token ids that are scored.
+        scorer: Model, and what is known of it; games of other prompts and answers may share it.
         evaluator: Runs the passes.
-        per_call: The most variants of one pass; None for as many as fit.
         inspect: Called once for each variant: its text, the answer's text, and the probabilities of the whole answer
             and of each token.
         inspected: The variants that have been shown to it; games that share this set show each variant once.
@@ -41,27 +42,34 @@ class TextGame:
         self,
         inp: InterpretableInput,
         features: Features,
+        answer: tuple[int, ...],
         scorer: Scorer,
         evaluator: Evaluator,
-        per_call: int | None = None,
         inspect: Inspector | None = None,
         inspected: set[Variant] | None = None,
     ) -> None:
-        self.inp, self.features, self.scorer, self.evaluator = inp, features, scorer, evaluator
-        self._per_call, self._inspect = per_call, inspect
+        self.inp, self.features, self.answer = inp, features, answer
+        self.scorer, self.evaluator, self._inspect = scorer, evaluator, inspect
+        self._queries: dict[bytes, Query] = {}
         self._tensor = inp.to_tensor()
         self._inspected: set[Variant] = set() if inspected is None else inspected
         self.stand_in: int | None = None
 
     def __call__(self, coalitions: Coalitions) -> Values:
         """`(coalitions, answer tokens)` log-probabilities in nats."""
-        variants = [self.variant(coalition) for coalition in coalitions]
-        size = self._per_call or len(variants)
-        groups = [variants[i : i + size] for i in range(0, len(variants), size)]
-        scores = torch.cat([self.scorer.score(group, self.evaluator) for group in groups])
+        queries = self.queries(coalitions)
+        scores = torch.stack(self.scorer.score(queries, self.evaluator))
         if self._inspect is not None:
-            self._show(variants, scores, self._inspect)
+            self._show(queries, scores, self._inspect)
         return scores
+
+    def queries(self, coalitions: Coalitions) -> list[Query]:
+        """What is scored for each coalition."""
+        names = keys(coalitions)
+        for name, coalition in zip(names, coalitions, strict=True):
+            if name not in self._queries:
+                self._queries[name] = Query(self.variant(coalition), self.answer)
+        return [self._queries[name] for name in names]
 
     def variant(self, coalition: Coalitions) -> Variant:
         """The tokens of the prompt in which only the features of the coalition `(features,)` are present."""
@@ -78,13 +86,13 @@ class TextGame:
         last = max(0, (variant.length or 0) - 1)
         return Variant((self.stand_in,), (last,), last + 1)
 
-    def _show(self, variants: list[Variant], scores: Tensor, inspect: Inspector) -> None:
-        language_model, answer = self.scorer.language_model, list(self.scorer.answer)
-        for variant, log_probs in zip(variants, scores, strict=True):
-            if variant not in self._inspected:
-                self._inspected.add(variant)
+    def _show(self, queries: list[Query], scores: Tensor, inspect: Inspector) -> None:
+        language_model, answer = self.scorer.language_model, list(self.answer)
+        for query, log_probs in zip(queries, scores, strict=True):
+            if query.variant not in self._inspected:
+                self._inspected.add(query.variant)
                 probabilities = torch.cat([log_probs.sum()[None], log_probs]).exp().tolist()
-                inspect(language_model.decode(list(variant.tokens)), language_model.decode(answer), probabilities)
+                inspect(language_model.decode(list(query.variant.tokens)), language_model.decode(answer), probabilities)
 
 
 def model_input_ids(language_model: LanguageModel, inp: InterpretableInput, present: Tensor | None = None) -> list[int]:

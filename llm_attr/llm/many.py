@@ -1,18 +1,16 @@
-"""Several prompts at a time, one result each."""
+"""Several prompts at a time."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from typing import Any, TypeGuard
-
-from tqdm.auto import tqdm
+from typing import Any, TypeGuard, TypeVar
 
 from llm_attr.errors import InvalidShape, LlmAttrError
-from llm_attr.llm.inputs import InterpretableInput
-from llm_attr.llm.prompt import Prompt
-from llm_attr.llm.result import LLMAttributionResult
 from llm_attr.llm.target import Answer
+
+One = TypeVar("One")
+Found = TypeVar("Found")
 
 
 def is_many(prompt: Any) -> TypeGuard[Sequence[Any]]:
@@ -33,32 +31,21 @@ def answers_of(target: Any, count: int) -> list[Answer]:
     return list(target)
 
 
-def for_each(
-    prompts: Sequence[Any],
-    target: Any,
-    bound: Callable[[Any], InterpretableInput | Prompt],
-    explain: Callable[[Any, Answer], LLMAttributionResult],
-    show_progress: bool = False,
-) -> list[LLMAttributionResult]:
-    """The result of each prompt, under one progress bar; an error says which prompt it is about.
-
-    All prompts are looked at before the first is explained.
-    """
-    answers, inputs, results = answers_of(target, len(prompts)), [], []
+def for_each(do: Callable[[One], Found], prompts: Iterable[One]) -> list[Found]:
+    """What `do` gives for each prompt; an error says which prompt it is about."""
+    found = []
     for number, prompt in enumerate(prompts):
-        with _naming(number):
-            inputs.append(bound(prompt))
-    pairs = zip(inputs, answers, strict=True)
-    for number, (inp, answer) in enumerate(tqdm(pairs, "prompts", len(prompts), disable=not show_progress)):
-        with _naming(number):
-            results.append(explain(inp, answer))
-    return results
+        with naming(number):
+            found.append(do(prompt))
+    return found
 
 
 @contextmanager
-def _naming(number: int) -> Iterator[None]:
+def naming(number: int | None) -> Iterator[None]:
+    """Errors inside say which prompt they are about; those of one that is alone (None) do not."""
     try:
         yield
     except LlmAttrError as error:
-        error.args = (f"prompt {number}: {error}", *error.args[1:])
+        if number is not None:
+            error.args = (f"prompt {number}: {error}", *error.args[1:])
         raise

@@ -1,4 +1,4 @@
-"""Passes through a language model that score variants of a prompt: over a prefix tree, or whole sequences."""
+"""Passes through a language model that score variants of prompts: over a prefix tree, or whole sequences."""
 
 from __future__ import annotations
 
@@ -9,13 +9,14 @@ from typing import Any
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor
 from transformers import DynamicCache
 
 from llm_attr.core.evaluator import Evaluator
 from llm_attr.core.memory import free_bytes
 from llm_attr.llm.model import LanguageModel
-from llm_attr.llm.prefix_tree import Ints, PrefixTree, Variant
+from llm_attr.llm.prefix_tree import Ints, PrefixTree, Query
 from llm_attr.llm.ways import Way, kernel
 
 CPU_POSITIONS = 256
@@ -55,49 +56,55 @@ class Counter:
 
 
 class TreePass:
-    """Scores the variants of a prefix tree, each node once, in packs of consecutive nodes.
+    """Scores the queries of a prefix tree, each node once, in packs of consecutive nodes.
 
     A pack is one row of tokens with explicit positions and a mask by which each sees its ancestors; the keys and
     values of the ancestors of its first node come from the packs before.
     """
 
-    def __init__(
-        self, language_model: LanguageModel, answer: Sequence[int], tree: PrefixTree, way: Way, counter: Counter
-    ) -> None:
+    def __init__(self, language_model: LanguageModel, tree: PrefixTree, way: Way, counter: Counter) -> None:
         self._lm, self._tree, self._way, self._counter = language_model, tree, way, counter
-        self._answer = torch.tensor(list(answer))
         self._scores = torch.full(tree.predictors.shape, torch.nan)
-        flat = tree.predictors.ravel()
-        self._order = np.argsort(flat, kind="stable")
-        self._sorted = flat[self._order]
+        self._order = np.argsort(tree.predictors, kind="stable")
+        self._sorted = tree.predictors[self._order]
         self._held: Ints = np.empty(0, dtype=np.int64)
         self._layers: list[tuple[Tensor, Tensor]] = []
-        self._finished = np.sort(tree.predictors[:, -1])
-        self.packs = 0
+        self._finished = np.sort(tree.last)
+        self._starts: list[int] = []
 
-    def run(self, evaluator: Evaluator) -> Tensor:
-        """`(variants, answer tokens)` log-probabilities."""
+    def run(self, evaluator: Evaluator) -> list[Tensor]:
+        """`(answer tokens,)` log-probabilities for each query."""
 
-        def evaluate(start: int, stop: int) -> None:
+        def evaluate(start: int, stop: int) -> int:
             self._pack(start, stop)
             done = np.searchsorted(self._finished, [start, stop])
             evaluator.advance(int(done[1] - done[0]))
+            return start
 
         packs = ceil(len(self._tree) / positions_that_fit(self._lm))
-        for _ in evaluator.run(len(self._tree), ceil(len(self._tree) / packs), evaluate):
-            self.packs += 1
-        return self._scores
+        self._starts += evaluator.run(len(self._tree), ceil(len(self._tree) / packs), evaluate)
+        return list(self._scores.tensor_split(torch.from_numpy(self._tree.stops[:-1])))
 
-    @property
-    def witness(self) -> int:
-        """The variant that stands last in the tree, and so leans most on what others share with it."""
-        return int(self._tree.predictors[:, -1].argmax())
+    def witness(self, queries: Sequence[Query]) -> int:
+        """The query by which to judge the others: the one that leans most on what they share with it.
 
-    @property
-    def shape(self) -> frozenset[str]:
-        """What the tree asked of the model: a `sequence`, `branches`, and `context` from an earlier pack."""
-        found = {"sequence": True, "branches": len(self._tree.predictors) > 1, "context": self.packs > 1}
+        It has gaps if any has, else took keys and values from an earlier pack if any did, else is among the longest;
+        of several such it stands last.
+        """
+        gaps = np.array([query.variant.has_gaps for query in queries])
+        lengths = np.array([query.length for query in queries])
+        return int(np.lexsort((self._tree.last, lengths * 4 >= lengths.max() * 3, self._leaning, gaps))[-1])
+
+    def shape(self, query: int) -> frozenset[str]:
+        """What this one asked of the model: a `sequence`, `branches`, and `context` from an earlier pack."""
+        found = {"sequence": True, "branches": len(self._tree.stops) > 1, "context": self._leaning[query]}
         return frozenset(name for name, holds in found.items() if holds)
+
+    @property
+    def _leaning(self) -> NDArray[np.bool_]:
+        """Bool `(queries,)`: whether a pack began between the first and the last node of each."""
+        first, last = (np.searchsorted(self._starts, ends, "right") for ends in (self._tree.root, self._tree.last))
+        return first < last
 
     @property
     def dtype(self) -> torch.dtype:
@@ -121,9 +128,9 @@ class TreePass:
             past_key_values=cache,
             use_cache=True,
         )
-        pairs = torch.from_numpy(self._order[first:last])
-        tokens = self._answer[pairs % len(self._answer)]
-        self._scores.view(-1)[pairs] = log_probs(logits[0], torch.from_numpy(which), tokens)
+        pairs = self._order[first:last]
+        tokens = torch.from_numpy(self._tree.targets[pairs])
+        self._scores[torch.from_numpy(pairs)] = log_probs(logits[0], torch.from_numpy(which), tokens)
         self._counter.add(len(nodes), len(rows))
         self._held = seen
         self._layers = [(layer.keys, layer.values) for layer in cache.layers]
@@ -151,52 +158,51 @@ class TreePass:
 
 
 class WholePass:
-    """Scores each variant as one whole sequence without cache, several of about one length at a time."""
+    """Scores each query as one whole sequence without cache, several of about one length at a time."""
 
-    def __init__(self, language_model: LanguageModel, answer: Sequence[int], counter: Counter) -> None:
-        self._lm, self._answer, self._counter = language_model, tuple(answer), counter
+    def __init__(self, language_model: LanguageModel, counter: Counter) -> None:
+        self._lm, self._counter = language_model, counter
 
-    def run(self, variants: Sequence[Variant], evaluator: Evaluator) -> Tensor:
-        """`(variants, answer tokens)` log-probabilities."""
-        scores = torch.empty(len(variants), len(self._answer))
-        for group in self._groups(variants):
+    def run(self, queries: Sequence[Query], evaluator: Evaluator) -> list[Tensor]:
+        """`(answer tokens,)` log-probabilities for each query."""
+        scores: dict[int, Tensor] = {}
+        for group in self._groups(queries):
 
             def evaluate(start: int, stop: int, group: list[int] = group) -> None:
                 part = group[start:stop]
-                scores[part] = self.batch([variants[i] for i in part])
+                scores.update(zip(part, self.batch([queries[i] for i in part]), strict=True))
                 evaluator.advance(len(part))
 
             for _ in evaluator.run(len(group), len(group), evaluate):
                 pass
-        return scores
+        return [scores[i] for i in range(len(queries))]
 
-    def batch(self, variants: Sequence[Variant]) -> Tensor:
-        """`(variants, answer tokens)` of one call, padded on the right."""
-        length = len(self._answer)
-        starts = [variant.end for variant in variants]
-        ids = torch.zeros(len(variants), max(starts) + length - 1, dtype=torch.long)
+    def batch(self, queries: Sequence[Query]) -> list[Tensor]:
+        """`(answer tokens,)` for each query of one call, padded on the right."""
+        ids = torch.zeros(len(queries), max(query.length for query in queries), dtype=torch.long)
         mask = torch.zeros_like(ids)
-        for row, (variant, start) in enumerate(zip(variants, starts, strict=True)):
-            places = [*variant.positions, *range(start, start + length - 1)]
-            ids[row, places] = torch.tensor([*variant.tokens, *self._answer[:-1]])
+        for row, query in enumerate(queries):
+            places = list(query.positions)
+            ids[row, places] = torch.tensor(query.tokens)
             mask[row, places] = 1
-        rows = torch.tensor([[v.positions[-1], *range(v.end, v.end + length - 1)] for v in variants])
-        kept = torch.arange(int(rows.min()), int(rows.max()) + 1)
+        counts = [len(query.answer) for query in queries]
+        places = [place for query in queries for place in query.positions[-len(query.answer) :]]
+        kept, columns = torch.tensor(places).unique(return_inverse=True)
         device = self._lm.device
         logits = forward_logits(
             self._lm, kept, input_ids=ids.to(device), attention_mask=mask.to(device), use_cache=False
         )
-        self._counter.add(ids.numel(), len(variants) * len(kept))
-        flat = rows - rows.min() + torch.arange(len(variants))[:, None] * len(kept)
-        tokens = torch.tensor(self._answer).repeat(len(variants))
-        return log_probs(logits.flatten(0, 1), flat.flatten(), tokens).view(len(variants), length)
+        self._counter.add(ids.numel(), len(queries) * len(kept))
+        rows = torch.arange(len(queries)).repeat_interleave(torch.tensor(counts)) * len(kept) + columns
+        tokens = torch.tensor([token for query in queries for token in query.answer])
+        return list(log_probs(logits.flatten(0, 1), rows, tokens).split(counts))
 
-    def _groups(self, variants: Sequence[Variant]) -> list[list[int]]:
-        room, spread = positions_that_fit(self._lm), len(self._answer) // 4
+    def _groups(self, queries: Sequence[Query]) -> list[list[int]]:
+        room = positions_that_fit(self._lm)
         groups: list[list[int]] = []
         shortest = 0
-        for i in sorted(range(len(variants)), key=lambda i: variants[i].end):
-            size = variants[i].end - 1 + len(self._answer)
+        for i in sorted(range(len(queries)), key=lambda i: queries[i].length):
+            size, spread = queries[i].length, len(queries[i].answer) // 4
             if groups and size - shortest <= spread and (len(groups[-1]) + 1) * size <= room:
                 groups[-1].append(i)
             else:

@@ -49,15 +49,48 @@ class Variant:
 
 
 @dataclass(frozen=True)
+class Query:
+    """What is scored: an answer after a variant of a prompt.
+
+    Attributes:
+        variant: The prompt.
+        answer: Token ids, at least one.
+    """
+
+    variant: Variant
+    answer: tuple[int, ...]
+
+    @property
+    def tokens(self) -> tuple[int, ...]:
+        """What goes through the model: the variant, and the answer but for its last token."""
+        return self.variant.tokens + self.answer[:-1]
+
+    @property
+    def positions(self) -> tuple[int, ...]:
+        """Where these tokens stand."""
+        return (*self.variant.positions, *range(self.variant.end, self.length))
+
+    @property
+    def length(self) -> int:
+        """Positions from the first to the last of these, gaps included."""
+        return self.variant.end + len(self.answer) - 1
+
+
+@dataclass(frozen=True)
 class PrefixTree:
-    """The tree over `variant + answer[:-1]` for several variants of a prompt and one answer.
+    """The tree over `variant + answer[:-1]` of several queries, which may be about different prompts.
+
+    Each token of an answer is a pair of the node whose output predicts it and the token; the pairs of a query stand
+    together, in the order of the answer, and the queries in the order given.
 
     Attributes:
         tokens: `(nodes,)` token ids in depth-first order.
         positions: `(nodes,)` their positions.
         parent: `(nodes,)` the node before each; -1 at a root.
         end: `(nodes,)` one past the last descendant.
-        predictors: `(variants, answer tokens)` the node whose output predicts each token of the answer.
+        predictors: `(pairs,)` the node of each pair.
+        targets: `(pairs,)` the token of each pair.
+        stops: `(queries,)` one past the last pair of each query.
     """
 
     tokens: Ints
@@ -65,23 +98,37 @@ class PrefixTree:
     parent: Ints
     end: Ints
     predictors: Ints
+    targets: Ints
+    stops: Ints
 
     @classmethod
-    def of(cls, variants: Sequence[Variant], answer: Sequence[int]) -> PrefixTree:
-        """Builds the tree; the variants must differ from each other."""
-        rows = [_with_answer(variant, answer) for variant in variants]
+    def of(cls, queries: Sequence[Query]) -> PrefixTree:
+        """Builds the tree; the queries must differ from each other."""
+        rows = [np.array([query.positions, query.tokens], dtype=np.int64).T for query in queries]
         order = sorted(range(len(rows)), key=lambda i: rows[i].astype(">i8").tobytes())
+        stops = np.cumsum([len(query.answer) for query in queries])
+        targets = np.concatenate([np.array(query.answer, dtype=np.int64) for query in queries])
+        predictors = np.empty(len(targets), dtype=np.int64)
         nodes = _Nodes()
-        predictors = np.empty((len(rows), len(answer)), dtype=np.int64)
         for i in order:
-            path = nodes.add(rows[i])
-            first = len(variants[i].tokens) - 1
-            predictors[i] = path[first : first + len(answer)]
-        return nodes.finish(predictors)
+            count = len(queries[i].answer)
+            predictors[stops[i] - count : stops[i]] = nodes.add(rows[i])[-count:]
+        return cls(*nodes.finish(), predictors, targets, stops)
 
     def __len__(self) -> int:
         """The number of nodes."""
         return len(self.tokens)
+
+    @property
+    def last(self) -> Ints:
+        """`(queries,)` the last node of each query."""
+        return self.predictors[self.stops - 1]
+
+    @property
+    def root(self) -> Ints:
+        """`(queries,)` the first node of each query."""
+        roots = np.flatnonzero(self.parent < 0)
+        return roots[np.searchsorted(roots, self.last, side="right") - 1]
 
     def ancestors(self, node: int) -> Ints:
         """The nodes before `node` on its path, first to last."""
@@ -121,11 +168,12 @@ class _Nodes:
         self.count += len(new)
         return self.path
 
-    def finish(self, predictors: Ints) -> PrefixTree:
+    def finish(self) -> tuple[Ints, Ints, Ints, Ints]:
+        """Tokens, positions, parents and ends."""
         self._close(0)
         rows = np.concatenate(self.rows)
         end = np.array([self.ends[node] for node in range(self.count)])
-        return PrefixTree(rows[:, 1], rows[:, 0], np.concatenate(self.parents), end, predictors)
+        return rows[:, 1], rows[:, 0], np.concatenate(self.parents), end
 
     def _shared(self, row: Ints) -> int:
         length = min(len(row), len(self.last))
@@ -134,10 +182,3 @@ class _Nodes:
 
     def _close(self, depth: int) -> None:
         self.ends.update((int(node), self.count) for node in self.path[depth:])
-
-
-def _with_answer(variant: Variant, answer: Sequence[int]) -> Ints:
-    start = variant.end
-    tokens = [*variant.tokens, *answer[:-1]]
-    positions = [*variant.positions, *range(start, start + len(answer) - 1)]
-    return np.stack([np.array(positions, dtype=np.int64), np.array(tokens, dtype=np.int64)], axis=1)

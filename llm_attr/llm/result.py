@@ -290,6 +290,8 @@ class LLMAttributionResult:
         if not found.keys() >= {"model", "dtype", "scoring", "variants", "passes", "positions", "empty_prompt"}:
             return tuple((name.replace("_", " "), str(value)) for name, value in found.items())
         cost = f"{found['variants']} variants in {found['passes']} passes, {found['positions']} token positions"
+        if found.get("prompts", 1) > 1:
+            cost += f", for {found['prompts']} prompts together"
         notes = [("model", f"{found['model']}, {found['dtype']}"), ("scored by", str(found["scoring"])), ("cost", cost)]
         if found["empty_prompt"]:
             notes.append(("empty prompt", f"scored after {found['empty_prompt']}"))

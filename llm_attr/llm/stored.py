@@ -166,7 +166,8 @@ def _is_plain(value: Any) -> bool:
 def _same_bits(one: Tensor, other: Tensor) -> bool:
     if one.dtype != other.dtype or one.shape != other.shape:
         return False
-    return torch.equal(one.flatten().view(torch.uint8), other.flatten().view(torch.uint8))
+    first, second = (tensor.clone(memory_format=torch.contiguous_format).flatten() for tensor in (one, other))
+    return torch.equal(first.view(torch.uint8), second.view(torch.uint8))
 
 
 def _checksum(content: Mapping[str, Any]) -> str:

@@ -25,7 +25,7 @@ HALF_TOLERANCE = 0.5
 
 @dataclass(frozen=True)
 class Way:
-    """How the variants of a prompt are scored by one model.
+    """How variants of prompts are scored by one model.
 
     Attributes:
         kind: `prefix tree` or `whole sequences`.

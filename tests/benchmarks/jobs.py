@@ -63,3 +63,13 @@ TMPL10 = Job("tmpl10", _template, INTERESTS)
 TOKEN54 = Job("token54", _tokens, INTERESTS)
 RAG12 = Job("rag12", _sentences, KEEPER)
 OURS = attr
+
+QUESTIONS = (
+    "What does a violin maker do?", "Why is the sea salty?", "Who wrote Hamlet?", "What is the capital of Norway?",
+    "How many legs has a spider?", "What do bees make?", "Why does iron rust?", "Where do penguins live?",
+    "What is a lighthouse for?", "How far away is the moon?", "What is bread made of?", "Who painted the Mona Lisa?",
+    "When do leaves fall?", "What is a fog bell?", "Why do cats purr?", "How does a mill work?",
+)  # fmt: skip
+CHATS = [[{"role": "user", "content": f"{question} Answer in one short sentence."}] for question in QUESTIONS]
+REPLY = "I think that this is a very good question."
+"""Sixteen short questions to a chat model, whose template is longer than they are."""

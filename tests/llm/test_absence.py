@@ -82,7 +82,7 @@ def coalitions_of(count: int) -> list[list[bool]]:
 
 def scores_of(prompt: BoundPrompt, scorer: Scorer, coalitions: list[list[bool]]) -> Tensor:
     with Evaluator("test", len(coalitions)) as evaluator:
-        game = TextGame(prompt, Features.single((prompt.to_tensor(),)), scorer, evaluator)
+        game = TextGame(prompt, Features.single((prompt.to_tensor(),)), ANSWER, scorer, evaluator)
         return game(torch.tensor(coalitions))
 
 
@@ -130,7 +130,7 @@ def test_exact(kind: str, unit: str, absence: Absence) -> None:
     frame = plain.special and plain.stand_in is None
     coalitions = [row for row in coalitions_of(len(prompt.values)) if any(row) or not frame]
     expected = torch.stack([plain.score(row) for row in coalitions])
-    found = scores_of(prompt, Scorer(lm, ANSWER), coalitions)
+    found = scores_of(prompt, Scorer(lm), coalitions)
     assert (found - expected).abs().max() < TOLERANCE
     assert (expected[1:] - expected[0]).abs().amax(1).min() > 10 * TOLERANCE or kind == "wordpiece"
 
@@ -151,7 +151,7 @@ def test_a_mask_is_the_attention_mask_of_the_model(
     prompt = prompt_of(unit, absence="mask").bind(lm)
     plain = Plain(lm, prompt, "mask")
     coalitions = coalitions_of(len(prompt.values))
-    scorer = Scorer(lm, ANSWER, cached=way != "whole")
+    scorer = Scorer(lm, cached=way != "whole")
     found = scores_of(prompt, scorer, coalitions)
     expected = torch.stack([plain.score(row) for row in coalitions])
     assert (found - expected).abs().max() < TOLERANCE
@@ -171,7 +171,7 @@ def test_a_gap_anywhere(family: str, cached: bool, absent: Any) -> None:
     gaps = {"all": range(count), "all but one": [*range(4), *range(5, count)]}
     missing = {place % count for place in (gaps[absent] if isinstance(absent, str) else absent)}
     present = [place not in missing for place in range(count)]
-    found = scores_of(prompt, Scorer(lm, ANSWER, cached=cached), [present])[0]
+    found = scores_of(prompt, Scorer(lm, cached=cached), [present])[0]
     assert (found - Plain(lm, prompt, "mask").score(present)).abs().max() < TOLERANCE
 
 
@@ -182,7 +182,7 @@ def test_a_mask_under_the_eager_kernel(family: str) -> None:
     plain = Plain(lm, prompt, "mask")
     coalitions = coalitions_of(len(prompt.values))
     expected = torch.stack([plain.score(row) for row in coalitions])
-    assert (scores_of(prompt, Scorer(lm, ANSWER), coalitions) - expected).abs().max() < TOLERANCE
+    assert (scores_of(prompt, Scorer(lm), coalitions) - expected).abs().max() < TOLERANCE
 
 
 def test_positions_from_the_mask_are_found_out() -> None:
@@ -192,7 +192,7 @@ def test_positions_from_the_mask_are_found_out() -> None:
     coalitions = coalitions_of(len(masked.values))
 
     def ways(prompt: BoundPrompt, absence: str) -> tuple[str, str, int]:
-        scorer = Scorer(lm, ANSWER)
+        scorer = Scorer(lm)
         expected = torch.stack([Plain(lm, prompt, absence).score(row) for row in coalitions])
         assert (scores_of(prompt, scorer, coalitions) - expected).abs().max() < TOLERANCE
         assert scorer.way is not None
@@ -211,7 +211,7 @@ def test_positions_from_the_mask_are_found_out() -> None:
 def test_positions_from_the_mask_are_found_out_one_variant_at_a_time(order: list[int]) -> None:
     lm = LanguageModel(tiny_model("opt"), tokenizer_of("byte_bos"), "opt")
     prompt = prompt_of("sentence", absence="mask").bind(lm)
-    plain, scorer = Plain(lm, prompt, "mask"), Scorer(lm, ANSWER)
+    plain, scorer = Plain(lm, prompt, "mask"), Scorer(lm)
     for absent in order:
         present = [place != absent for place in range(len(prompt.values))]
         assert (scores_of(prompt, scorer, [present])[0] - plain.score(present)).abs().max() < TOLERANCE
@@ -301,14 +301,14 @@ def test_an_empty_variant_without_a_token_to_stand_for_it(absence: Absence) -> N
     lm = model_of("llama", "unigram")
     prompt = Prompt("Dave came. He left.", absence=absence).bind(lm)
     with pytest.raises(EmptyPrompt, match="neither a BOS nor an EOS token"):
-        scores_of(prompt, Scorer(lm, ANSWER), [[False, False]])
+        scores_of(prompt, Scorer(lm), [[False, False]])
 
 
 def test_a_masked_prompt_takes_the_room_of_the_whole() -> None:
     lm = model_of("gpt2", "byte")
     long = Prompt(". ".join(["a"] * (CONTEXT // 2)), absence="mask", unit="word").bind(lm)
     with pytest.raises(ContextTooLong, match=f"tiny gpt2 has {CONTEXT}"):
-        scores_of(long, Scorer(lm, ANSWER), [[True] + [False] * (len(long.values) - 1)])
+        scores_of(long, Scorer(lm), [[True] + [False] * (len(long.values) - 1)])
 
 
 def test_white_space_inside_a_unit_goes_with_it() -> None:

@@ -19,7 +19,7 @@ from llm_attr import LanguageModel, Progress, watching
 from llm_attr.core.evaluator import Evaluator
 from llm_attr.errors import Cancelled, ContextTooLong, NonFiniteScore, OutOfMemory
 from llm_attr.llm import passes
-from llm_attr.llm.prefix_tree import PrefixTree, Variant
+from llm_attr.llm.prefix_tree import PrefixTree, Query, Variant
 from llm_attr.llm.scoring import Scorer
 from llm_attr.llm.ways import way_for
 from tests.reference.scoring import answer_log_probs, distinct_prefixes
@@ -62,9 +62,9 @@ def shared(family: str, kernel: str | None = None) -> LanguageModel:
     return _shared[family, kernel]
 
 
-def score(scorer: Scorer, variants: list[Variant]) -> Tensor:
+def score(scorer: Scorer, variants: list[Variant], answer: tuple[int, ...] = ANSWER) -> Tensor:
     with Evaluator("test", len(variants)) as evaluator:
-        return scorer.score(variants, evaluator)
+        return torch.stack(scorer.score([Query(variant, answer) for variant in variants], evaluator))
 
 
 def expected(lm: LanguageModel, variants: list[Variant], answer: tuple[int, ...] = ANSWER) -> Tensor:
@@ -104,7 +104,7 @@ def test_exact(family: str, kernel: str, positions: int, monkeypatch: pytest.Mon
     monkeypatch.setattr(passes, "CPU_POSITIONS", positions)
     monkeypatch.setattr(passes, "positions_that_fit", lambda _: positions)
     lm = shared(family, kernel)
-    scorer = Scorer(lm, ANSWER)
+    scorer = Scorer(lm)
     found = score(scorer, VARIANTS)
     assert found.dtype == torch.float32
     assert (found - expected(lm, VARIANTS)).abs().max() < TOLERANCE
@@ -122,19 +122,19 @@ def test_the_weights_are_large_enough_for_errors_to_show(family: str) -> None:
 @pytest.mark.parametrize("family", FAMILIES)
 def test_an_answer_of_one_token(family: str) -> None:
     lm = shared(family)
-    assert (score(Scorer(lm, (7,)), VARIANTS) - expected(lm, VARIANTS, (7,))).abs().max() < TOLERANCE
+    assert (score(Scorer(lm), VARIANTS, (7,)) - expected(lm, VARIANTS, (7,))).abs().max() < TOLERANCE
 
 
 @pytest.mark.parametrize("family", FAMILIES)
 def test_one_variant(family: str) -> None:
     lm = shared(family)
-    assert (score(Scorer(lm, ANSWER), VARIANTS[:1]) - expected(lm, VARIANTS[:1])).abs().max() < TOLERANCE
+    assert (score(Scorer(lm), VARIANTS[:1]) - expected(lm, VARIANTS[:1])).abs().max() < TOLERANCE
 
 
 @pytest.mark.parametrize("family", ["llama", "gpt2", "gemma3", "mistral", "bloom", "mamba"])
 def test_without_cache(family: str) -> None:
     lm = shared(family)
-    scorer = Scorer(lm, ANSWER, cached=False)
+    scorer = Scorer(lm, cached=False)
     with counted(lm) as seen:
         found = score(scorer, VARIANTS)
     assert (found - expected(lm, VARIANTS)).abs().max() < TOLERANCE
@@ -168,8 +168,8 @@ def test_exact_for_any_variants(family: str, variants: list[Variant], answer: tu
     lm = shared(family)
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(passes, "positions_that_fit", lambda _: positions)
-        scorer = Scorer(lm, answer)
-        found = score(scorer, variants)
+        scorer = Scorer(lm)
+        found = score(scorer, variants, answer)
     assert (found - expected(lm, variants, answer)).abs().max() < TOLERANCE
     if family not in WHOLE:
         assert scorer.counter.positions <= nodes(variants, answer)
@@ -183,7 +183,7 @@ def test_gaps_in_the_positions_are_a_mask_of_zeros(family: str, cached: bool) ->
     variants = [
         Variant(tuple(20 + p for p in kept), tuple(kept)) for kept in ([*range(12)], [0, 1, 5, 6, 11], [3, 9, 11])
     ]
-    found = score(Scorer(lm, ANSWER, cached=cached), variants)
+    found = score(Scorer(lm, cached=cached), variants)
     for variant, scores in zip(variants, found, strict=True):
         ids = torch.tensor([[20 + p if p in variant.positions else 0 for p in range(length)] + list(ANSWER)])
         mask = torch.ones_like(ids)
@@ -199,8 +199,8 @@ def test_gaps_in_the_positions_are_a_mask_of_zeros(family: str, cached: bool) ->
 def test_every_node_once(family: str, positions: int, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(passes, "positions_that_fit", lambda _: positions)
     lm = language_model(family)
-    score(Scorer(lm, ANSWER), VARIANTS)  # what is checked once is checked here
-    scorer = Scorer(lm, ANSWER)
+    score(Scorer(lm), VARIANTS)  # what is checked once is checked here
+    scorer = Scorer(lm)
     with counted(lm) as seen:
         score(scorer, [*VARIANTS, *VARIANTS[::-1]])
         passes_before = len(seen.positions)
@@ -214,7 +214,7 @@ def test_every_node_once(family: str, positions: int, monkeypatch: pytest.Monkey
 
 def test_head_rows_are_variants_times_answer_tokens() -> None:
     lm = shared("llama")
-    scorer = Scorer(lm, ANSWER)
+    scorer = Scorer(lm)
     apart = [variant for variant in VARIANTS if variant.tokens[6:] != (5, 17)]
     with counted(lm) as seen:
         score(scorer, apart)
@@ -223,7 +223,7 @@ def test_head_rows_are_variants_times_answer_tokens() -> None:
 
 @pytest.mark.parametrize("family", sorted(WHOLE))
 def test_whole_sequences_are_scored_once_each(family: str) -> None:
-    lm, scorer = shared(family), Scorer(shared(family), ANSWER)
+    lm, scorer = shared(family), Scorer(shared(family))
     with counted(lm) as seen:
         score(scorer, [*VARIANTS, *VARIANTS])
         score(scorer, VARIANTS)
@@ -234,7 +234,7 @@ def test_whole_sequences_are_scored_once_each(family: str) -> None:
 
 def test_a_new_model_is_checked_once() -> None:
     lm = language_model("llama")
-    first, second = Scorer(lm, ANSWER), Scorer(lm, ANSWER)
+    first, second = Scorer(lm), Scorer(lm)
     score(first, VARIANTS)
     assert first.counter.check_positions > 0
     score(second, VARIANTS)
@@ -265,7 +265,7 @@ def the_future_too(self: PrefixTree, queries: Any, keys: Any, window: int | None
 def test_a_wrong_mask_is_caught(family: str, wrong: Any, together: bool, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(PrefixTree, "visible", wrong)
     lm = language_model(family)
-    scorer = Scorer(lm, ANSWER)
+    scorer = Scorer(lm)
     groups = [VARIANTS] if together else [[variant] for variant in VARIANTS]
     found = torch.cat([score(scorer, group) for group in groups])
     assert (found - expected(lm, VARIANTS)).abs().max() < TOLERANCE
@@ -274,7 +274,7 @@ def test_a_wrong_mask_is_caught(family: str, wrong: Any, together: bool, monkeyp
         assert scorer.way.kind == "whole sequences"
         assert "differ by" in scorer.way.reason
     monkeypatch.undo()
-    later = Scorer(lm, ANSWER)
+    later = Scorer(lm)
     score(later, VARIANTS[:2])
     assert later.way == scorer.way or (not together and wrong is no_order)
 
@@ -288,7 +288,7 @@ def test_a_forward_that_refuses_the_tree(error: type[Exception]) -> None:
             raise error("no cache of yours")
 
     handle = lm.model.register_forward_pre_hook(refuse, with_kwargs=True)
-    scorer = Scorer(lm, ANSWER)
+    scorer = Scorer(lm)
     reports: list[Progress] = []
     with watching(reports.append):
         found = score(scorer, VARIANTS)
@@ -301,7 +301,7 @@ def test_a_forward_that_refuses_the_tree(error: type[Exception]) -> None:
 
 def test_other_errors_of_a_known_model_are_not_hidden() -> None:
     lm = language_model("llama")
-    score(Scorer(lm, ANSWER), VARIANTS)
+    score(Scorer(lm), VARIANTS)
 
     def fail(module: Any, arguments: Any, keywords: dict[str, Any]) -> None:
         if keywords.get("past_key_values") is not None:
@@ -309,7 +309,7 @@ def test_other_errors_of_a_known_model_are_not_hidden() -> None:
 
     handle = lm.model.register_forward_pre_hook(fail, with_kwargs=True)
     with pytest.raises(RuntimeError, match="device lost"):
-        score(Scorer(lm, ANSWER), VARIANTS)
+        score(Scorer(lm), VARIANTS)
     handle.remove()
 
 
@@ -328,9 +328,9 @@ def test_a_pass_that_does_not_fit_is_halved(family: str) -> None:
     lm = language_model(family)
     limit = 12 if family != "bloom" else 60
     variants = VARIANTS if family != "bloom" else [Variant.plain((30 + i, *PREFIX)) for i in range(8)]
-    score(Scorer(lm, ANSWER), variants)
+    score(Scorer(lm), variants)
     handle = lm.model.register_forward_pre_hook(out_of_memory_beyond(limit), with_kwargs=True)
-    scorer = Scorer(lm, ANSWER)
+    scorer = Scorer(lm)
     with pytest.warns(RuntimeWarning, match="did not fit into memory") as warned:
         found = score(scorer, variants)
     handle.remove()
@@ -345,7 +345,7 @@ def test_a_pass_that_does_not_fit_is_halved(family: str) -> None:
 def test_a_failure_in_the_middle_loses_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(passes, "positions_that_fit", lambda _: 8)
     lm, calls = language_model("llama"), []
-    score(Scorer(lm, ANSWER), VARIANTS)
+    score(Scorer(lm), VARIANTS)
 
     def fail_third(*_: Any) -> None:
         calls.append(1)
@@ -353,7 +353,7 @@ def test_a_failure_in_the_middle_loses_nothing(monkeypatch: pytest.MonkeyPatch) 
             raise MemoryError
 
     handle = lm.model.register_forward_pre_hook(fail_third)
-    scorer = Scorer(lm, ANSWER)
+    scorer = Scorer(lm)
     with pytest.warns(RuntimeWarning, match="8 at a time"):
         found = score(scorer, VARIANTS)
     handle.remove()
@@ -365,7 +365,7 @@ def test_when_not_even_one_position_fits() -> None:
     lm = shared("llama")
     handle = lm.model.register_forward_pre_hook(out_of_memory_beyond(0), with_kwargs=True)
     with pytest.raises(OutOfMemory, match="not even one"), pytest.warns(RuntimeWarning, match="did not fit"):
-        score(Scorer(lm, ANSWER), VARIANTS)
+        score(Scorer(lm), VARIANTS)
     handle.remove()
 
 
@@ -376,7 +376,7 @@ def test_nan(family: str, cached: bool) -> None:
     with torch.no_grad():
         lm.model.get_output_embeddings().weight.fill_(torch.nan)
     with pytest.raises(NonFiniteScore, match=f"tiny {family}.*of {len(VARIANTS)} variants"):
-        score(Scorer(lm, ANSWER, cached=cached), VARIANTS)
+        score(Scorer(lm, cached=cached), VARIANTS)
 
 
 def test_a_model_that_was_broken_is_checked_when_it_is_whole_again() -> None:
@@ -386,10 +386,10 @@ def test_a_model_that_was_broken_is_checked_when_it_is_whole_again() -> None:
     with torch.no_grad():
         weight.fill_(torch.nan)
     with pytest.raises(NonFiniteScore):
-        score(Scorer(lm, ANSWER), VARIANTS)
+        score(Scorer(lm), VARIANTS)
     with torch.no_grad():
         weight.copy_(kept)
-    scorer = Scorer(lm, ANSWER)
+    scorer = Scorer(lm)
     score(scorer, VARIANTS)
     assert scorer.counter.check_positions > 0
 
@@ -397,9 +397,9 @@ def test_a_model_that_was_broken_is_checked_when_it_is_whole_again() -> None:
 def test_too_long() -> None:
     lm = shared("gpt2")
     fits = Variant.plain([3] * (CONTEXT - len(ANSWER) + 1))
-    assert torch.isfinite(score(Scorer(lm, ANSWER), [fits])).all()
+    assert torch.isfinite(score(Scorer(lm), [fits])).all()
     with pytest.raises(ContextTooLong, match=f"need {CONTEXT + 1} positions; tiny gpt2 has {CONTEXT}"):
-        score(Scorer(lm, ANSWER), [Variant.plain([*fits.tokens, 3])])
+        score(Scorer(lm), [Variant.plain([*fits.tokens, 3])])
 
 
 @pytest.mark.parametrize("family", ["llama", "bloom"])
@@ -413,7 +413,7 @@ def test_cancelling_stops_before_the_next_pass(family: str, monkeypatch: pytest.
             stop.set()
 
     with counted(lm) as seen, watching(observe, stop), pytest.raises(Cancelled, match="of 8 evaluations"):
-        score(Scorer(lm, ANSWER), VARIANTS)
+        score(Scorer(lm), VARIANTS)
     assert 0 < len(seen.positions) < len(VARIANTS) + 2
     assert reports[-1] < len(VARIANTS)
 
@@ -422,7 +422,7 @@ def test_cancelling_stops_before_the_next_pass(family: str, monkeypatch: pytest.
 def test_other_precisions(dtype: torch.dtype) -> None:
     lm = language_model("llama")
     lm.model.to(dtype)
-    found = score(Scorer(lm, ANSWER), VARIANTS)
+    found = score(Scorer(lm), VARIANTS)
     assert found.dtype == torch.float32
     tolerance = 0.2 if dtype == torch.bfloat16 else 1e-5
     assert (found - expected(lm, VARIANTS)).abs().max() < tolerance
@@ -447,7 +447,7 @@ def test_the_position_of_a_node_is_not_its_number() -> None:
     """Two far variants in one pack: the mask goes by the tree and positions, not by places in the pack."""
     lm = shared("mistral")
     far = [Variant.plain([number, *PREFIX, number]) for number in range(50, 60)]
-    assert (score(Scorer(lm, ANSWER), far) - expected(lm, far)).abs().max() < TOLERANCE
+    assert (score(Scorer(lm), far) - expected(lm, far)).abs().max() < TOLERANCE
 
 
 @pytest.mark.real
@@ -457,8 +457,8 @@ def test_exact_on_a_real_model(smollm: LanguageModel) -> None:
     answer = tuple(smollm.encode(" He repairs violins. 🎻", special_tokens=False))
     cuts = [[*ids[:a], *ids[a + 5 :]] for a in range(0, len(ids) - 5, 4)]
     variants = [Variant.plain(row) for row in (ids, *cuts)]
-    scorer = Scorer(smollm, answer)
-    assert (score(scorer, variants) - expected(smollm, variants, answer)).abs().max() < TOLERANCE
+    scorer = Scorer(smollm)
+    assert (score(scorer, variants, answer) - expected(smollm, variants, answer)).abs().max() < TOLERANCE
     assert scorer.way is not None
     assert scorer.way.kind == "prefix tree"
     assert scorer.counter.positions == nodes(variants, answer)

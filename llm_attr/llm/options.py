@@ -1,0 +1,82 @@
+"""What the keywords of an attribution say."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from inspect import signature
+from typing import Any
+
+from torch import Tensor
+
+from llm_attr.attr.base import PerturbationAttribution
+from llm_attr.core.features import Features
+from llm_attr.core.game import Estimator
+from llm_attr.errors import InvalidValue, UnknownKeyword
+from llm_attr.llm.game import Inspector
+from llm_attr.llm.inputs import InterpretableInput
+
+_OF_CALL = {"feature_mask", "perturbations_per_eval", "show_progress"}
+
+
+@dataclass(frozen=True)
+class Options:
+    """How prompts are to be explained.
+
+    Attributes:
+        estimator: Asks for coalitions.
+        method_options: What it was made with.
+        trials: Samples of an input's random baselines.
+        gen_args: Arguments of `generate` where an answer is wanted.
+        cached: False scores every variant whole and without cache.
+        inspect: Is shown every variant.
+        feature_mask: Which features are left out together, `(1, features)`.
+        perturbations_per_eval: The most variants of one pass.
+        show_progress: Whether a bar is shown.
+    """
+
+    estimator: Estimator
+    method_options: Mapping[str, Any]
+    trials: int
+    gen_args: Mapping[str, Any] | None
+    cached: bool
+    inspect: Inspector | None
+    feature_mask: Tensor | None = None
+    perturbations_per_eval: int | None = None
+    show_progress: bool = False
+
+    @classmethod
+    def accepted(cls, method: PerturbationAttribution) -> set[str]:
+        """Every keyword that explaining a text with this method takes."""
+        return _OF_CALL | set(signature(method.estimator).parameters)
+
+    @classmethod
+    def split(cls, method: PerturbationAttribution, keywords: Mapping[str, Any], **of_attribute: Any) -> Options:
+        """Sorts keywords into those of the call and those of the method's estimator.
+
+        Raises:
+            UnknownKeyword: neither takes one of them.
+            InvalidValue: a number of trials or of variants is less than one.
+        """
+        if unknown := set(keywords) - cls.accepted(method):
+            raise UnknownKeyword(f"LLMAttribution.attribute with {method.get_name()}", unknown, cls.accepted(method))
+        of_method = {name: value for name, value in keywords.items() if name not in _OF_CALL}
+        of_call = {name: value for name, value in keywords.items() if name in _OF_CALL}
+        options = cls(method.estimator(**of_method), of_method, **of_attribute, **of_call)
+        most, trials = options.perturbations_per_eval, options.trials
+        if most is not None and most < 1:
+            raise InvalidValue(f"perturbations_per_eval must be at least 1 or None; got {most}")
+        if not isinstance(trials, int) or trials < 1:
+            raise InvalidValue(f"num_trials must be a whole number of at least 1; got {trials!r}")
+        return options
+
+    def evaluations(self, features: Features) -> int:
+        """How many coalitions are asked for, in all trials."""
+        return self.trials * self.estimator.evaluations(features.count)
+
+    def features(self, inp: InterpretableInput) -> Features:
+        """The features of an input, grouped by the mask if there is one."""
+        tensor = inp.to_tensor()
+        return (
+            Features.single((tensor,)) if self.feature_mask is None else Features.of_mask(self.feature_mask, (tensor,))
+        )
