@@ -7,6 +7,12 @@
     │   ├── UnknownName              a method, unit or model that does not exist; lists those that do
     │   ├── InvalidShape             a tensor whose shape does not fit (inputs, outputs, feature mask, baseline)
     │   ├── InvalidTarget            a target that is missing, out of range or of the wrong form
+    │   ├── TooManyFeatures          more features than can be enumerated; says what to use instead
+    │   ├── LayerNotReached          a layer that the forward pass does not come to
+    │   ├── SeveralCalls             a layer that runs several times, of which one must be chosen
+    │   ├── NoGradient               an output that does not depend on what it is differentiated by
+    │   ├── NonFiniteGradient        a gradient that is NaN or infinite
+    │   ├── NonFiniteValue           an output that is NaN or infinite when some features are absent; says which
     │   ├── EmptyPrompt              nothing to attribute to
     │   ├── EmptyTarget              nothing to explain
     │   ├── ContextTooLong           prompt + answer exceed the model's context
@@ -55,6 +61,30 @@ class InvalidShape(InvalidValue):
 
 class InvalidTarget(InvalidValue):
     """A target is missing, out of range or of the wrong form for the model's output."""
+
+
+class TooManyFeatures(InvalidValue):
+    """An exact method over more features than can be enumerated."""
+
+
+class LayerNotReached(InvalidValue):
+    """The forward pass does not come to the layer."""
+
+
+class SeveralCalls(InvalidValue):
+    """A layer runs several times in one forward pass, and nothing says which of its calls is meant."""
+
+
+class NoGradient(InvalidValue):
+    """The output does not depend, by operations that can be differentiated, on what it is differentiated by."""
+
+
+class NonFiniteGradient(InvalidValue):
+    """A gradient is NaN or infinite."""
+
+
+class NonFiniteValue(InvalidValue):
+    """The output is NaN or infinite when some features are absent."""
 
 
 class EmptyPrompt(InvalidValue):

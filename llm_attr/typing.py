@@ -19,6 +19,9 @@ TensorOrTensors: TypeAlias = Tensor | Tensors
 Baselines: TypeAlias = Tensor | int | float | tuple[Tensor | int | float, ...] | None
 """The absent state of the inputs; None is zero."""
 
+BaselineDistribution: TypeAlias = Baselines | Callable[..., TensorOrTensors]
+"""Absent states to draw from, `(states, *features)` for each input; or a function of the inputs that gives them."""
+
 Target: TypeAlias = int | tuple[int, ...] | Tensor | list[int] | list[tuple[int, ...]] | None
 """Which entry of the model's output is explained; lists and 1-D tensors name one entry for each example."""
 
@@ -33,3 +36,6 @@ Values: TypeAlias = Tensor
 
 Game: TypeAlias = Callable[[Coalitions], Values]
 """The only thing that a perturbation estimator knows of a model."""
+
+NeuronSelector: TypeAlias = int | tuple[int | slice, ...] | Callable[..., Tensor]
+"""A neuron of a layer: its index, one for each axis after the batch, or a function of the layer's tensors."""

@@ -6,7 +6,73 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 from llm_attr.attr.ablation import FeatureAblation
-from llm_attr.attr.base import Attribution, PerturbationAttribution
+from llm_attr.attr.activation import LayerActivation
+from llm_attr.attr.banzhaf import Banzhaf
+from llm_attr.attr.base import (
+    Attribution,
+    GradientAttribution,
+    InternalAttribution,
+    LayerAttribution,
+    NeuronAttribution,
+)
+from llm_attr.attr.baselines import embedding_baseline
+from llm_attr.attr.conductance import InternalInfluence, LayerConductance, NeuronConductance
+from llm_attr.attr.context_cite import ContextCite
+from llm_attr.attr.data_loader import DataLoaderAttribution
+from llm_attr.attr.embedding import (
+    InterpretableEmbeddingBase,
+    TokenReferenceBase,
+    configure_interpretable_embedding_layer,
+    remove_interpretable_embedding_layer,
+)
+from llm_attr.attr.grad_cam import LayerGradCam
+from llm_attr.attr.gradient import InputXGradient, LayerGradientXActivation, NeuronGradient, Saliency
+from llm_attr.attr.gradient_shap import GradientShap, LayerGradientShap, NeuronGradientShap
+from llm_attr.attr.group_ablation import GroupAblation
+from llm_attr.attr.integrated import IntegratedGradients, LayerIntegratedGradients, NeuronIntegratedGradients
+from llm_attr.attr.interactions import PairwiseInteractions
+from llm_attr.attr.kernel_shap import KernelShap
+from llm_attr.attr.layer_ablation import LayerFeatureAblation, NeuronFeatureAblation
+from llm_attr.attr.lime import Lime, get_exp_kernel_similarity_function
+from llm_attr.attr.lime_base import LimeBase
+from llm_attr.attr.linear_models import (
+    Model,
+    SGDLasso,
+    SGDLinearRegression,
+    SGDRidge,
+    SkLearnLasso,
+    SkLearnLinearModel,
+    SkLearnLinearRegression,
+    SkLearnRidge,
+)
+from llm_attr.attr.local_shapley import LocalShapley
+from llm_attr.attr.model_input import ModelInputWrapper
+from llm_attr.attr.noise_tunnel import SUPPORTED_NOISE_TUNNEL_TYPES, NoiseTunnel
+from llm_attr.attr.occlusion import Occlusion
+from llm_attr.attr.owen import Owen
+from llm_attr.attr.permutation import FeaturePermutation, LayerFeaturePermutation
+from llm_attr.attr.perturbation import PerturbationAttribution
+from llm_attr.attr.shapley import PermutationShapley, ShapleyValues, ShapleyValueSampling
+from llm_attr.attr.statistics import (
+    MSE,
+    CommonStats,
+    Count,
+    Max,
+    Mean,
+    Min,
+    Stat,
+    StatValue,
+    StdDev,
+    Sum,
+    SummarizerSingleTensor,
+    Var,
+)
+from llm_attr.attr.summarizer import ClassSummarizer, Summarizer
+from llm_attr.attr.token_paths import DiscretizedIntegratedGradients, SequentialIntegratedGradients
+from llm_attr.core.data_game import InputRole
+from llm_attr.core.integral import PathInfo
+from llm_attr.core.ledger import Ledger
+from llm_attr.core.site import Site
 
 if TYPE_CHECKING:
     from llm_attr.llm.attribution import LLMAttribution
@@ -23,15 +89,89 @@ _FROM_LLM = {
 }
 
 __all__ = [
+    "MSE",
+    "SUPPORTED_NOISE_TUNNEL_TYPES",
     "Attribution",
+    "Banzhaf",
+    "ClassSummarizer",
+    "CommonStats",
+    "ContextCite",
+    "Count",
+    "DataLoaderAttribution",
+    "DiscretizedIntegratedGradients",
     "FeatureAblation",
+    "FeaturePermutation",
+    "GradientAttribution",
+    "GradientShap",
+    "GroupAblation",
+    "InputRole",
+    "InputXGradient",
+    "IntegratedGradients",
+    "InternalAttribution",
+    "InternalInfluence",
+    "InterpretableEmbeddingBase",
     "InterpretableInput",
+    "KernelShap",
     "LLMAttribution",
     "LLMAttributionResult",
+    "LayerActivation",
+    "LayerAttribution",
+    "LayerConductance",
+    "LayerFeatureAblation",
+    "LayerFeaturePermutation",
+    "LayerGradCam",
+    "LayerGradientShap",
+    "LayerGradientXActivation",
+    "LayerIntegratedGradients",
+    "Ledger",
+    "Lime",
+    "LimeBase",
+    "LocalShapley",
+    "Max",
+    "Mean",
+    "Min",
+    "Model",
+    "ModelInputWrapper",
+    "NeuronAttribution",
+    "NeuronConductance",
+    "NeuronFeatureAblation",
+    "NeuronGradient",
+    "NeuronGradientShap",
+    "NeuronIntegratedGradients",
+    "NoiseTunnel",
+    "Occlusion",
+    "Owen",
+    "PairwiseInteractions",
+    "PathInfo",
+    "PermutationShapley",
     "PerturbationAttribution",
     "ProductBaselines",
+    "SGDLasso",
+    "SGDLinearRegression",
+    "SGDRidge",
+    "Saliency",
+    "SequentialIntegratedGradients",
+    "ShapleyValueSampling",
+    "ShapleyValues",
+    "Site",
+    "SkLearnLasso",
+    "SkLearnLinearModel",
+    "SkLearnLinearRegression",
+    "SkLearnRidge",
+    "Stat",
+    "StatValue",
+    "StdDev",
+    "Sum",
+    "Summarizer",
+    "SummarizerSingleTensor",
     "TextTemplateInput",
     "TextTokenInput",
+    "TokenReferenceBase",
+    "Var",
+    "configure_interpretable_embedding_layer",
+    "embedding_baseline",
+    "get_exp_kernel_similarity_function",
+    "remove_interpretable_embedding_layer",
 ]
 
 

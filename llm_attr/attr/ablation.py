@@ -2,19 +2,16 @@
 
 from __future__ import annotations
 
-from contextlib import ExitStack
 from typing import Any
 
 import torch
 
-from llm_attr.attr.base import PerturbationAttribution
-from llm_attr.core.evaluator import Evaluator
+from llm_attr.attr.perturbation import PerturbationAttribution
 from llm_attr.core.features import Features
-from llm_attr.core.game import Estimator, LeaveOneOut, TensorGame, joined, play
+from llm_attr.core.leave_one_out import LeaveOneOut
+from llm_attr.core.ledger import Ledger
 from llm_attr.core.problem import Problem
 from llm_attr.core.registry import registered
-from llm_attr.core.tensors import in_form_of
-from llm_attr.errors import InvalidValue
 from llm_attr.typing import Baselines, Target, TensorOrTensors
 
 
@@ -44,7 +41,9 @@ class FeatureAblation(PerturbationAttribution):
         feature_mask: TensorOrTensors | None = None,
         perturbations_per_eval: int | None = None,
         show_progress: bool = False,
-    ) -> TensorOrTensors:
+        *,
+        ledger: Ledger | None = None,
+    ) -> Any:
         """The loss of output for each feature.
 
         Args:
@@ -52,12 +51,10 @@ class FeatureAblation(PerturbationAttribution):
             baselines: See `Attribution`.
             target: See `Attribution`.
             additional_forward_args: See `Attribution`.
-            feature_mask: Whole numbers that broadcast to the inputs, one mask for each of them; positions with the same
-                number, in any of the inputs, are one feature and are left out together. None: each position is a
-                feature of its own.
-            perturbations_per_eval: Coalitions of one call. None: one call is tried with a doubled batch; if the answers
-                double and stay equal, calls are as large as fits, else one at a time.
+            feature_mask: See `PerturbationAttribution`.
+            perturbations_per_eval: See `PerturbationAttribution`.
             show_progress: See `Attribution`.
+            ledger: See `PerturbationAttribution`.
 
         Returns:
             As the inputs where the model gives one output for each example; else `(outputs, *features)` for each input,
@@ -67,12 +64,10 @@ class FeatureAblation(PerturbationAttribution):
             InvalidShape: baselines or feature_mask do not fit the inputs.
             InvalidTarget: the target does not fit the output.
         """
-        game, estimator = self._game(
-            inputs, baselines, target, additional_forward_args, feature_mask, perturbations_per_eval, show_progress
-        )
-        with game.evaluator:
-            values = play(game, estimator, game.features.count)
-        return in_form_of(inputs, game.features.spread(values))
+        problem = Problem.of(self.forward_func, inputs, baselines, target, additional_forward_args)
+        features = Features.of(feature_mask, problem.inputs)
+        playing = self._playing(problem, features, LeaveOneOut(), perturbations_per_eval, show_progress, ledger=ledger)
+        return playing.answer()
 
     def attribute_future(
         self,
@@ -88,42 +83,7 @@ class FeatureAblation(PerturbationAttribution):
 
         All calls are made at once; with `perturbations_per_eval=None` each has one coalition.
         """
-        game, estimator = self._game(
-            inputs, baselines, target, additional_forward_args, feature_mask, perturbations_per_eval, show_progress
-        )
-        with ExitStack() as stack:
-            evaluator = stack.enter_context(game.evaluator)
-            promises = [game.submit(block) for block in estimator.blocks(game.features.count)]
-            until_done = stack.pop_all()
-
-        def finish(done: torch.futures.Future[Any]) -> TensorOrTensors:
-            with until_done:
-                values = joined([promise.value() for promise in done.value()])
-                evaluator.check()
-            return in_form_of(inputs, game.features.spread(estimator.estimate(values)))
-
-        return torch.futures.collect_all(promises).then(finish)
-
-    def _game(
-        self,
-        inputs: TensorOrTensors,
-        baselines: Baselines,
-        target: Target,
-        additional_forward_args: Any,
-        feature_mask: TensorOrTensors | None,
-        perturbations_per_eval: int | None,
-        show_progress: bool,
-    ) -> tuple[TensorGame, Estimator]:
-        if perturbations_per_eval is not None and perturbations_per_eval < 1:
-            raise InvalidValue(f"perturbations_per_eval must be at least 1 or None; got {perturbations_per_eval}")
         problem = Problem.of(self.forward_func, inputs, baselines, target, additional_forward_args)
-        moved = problem.inputs
-        features = Features.single(moved) if feature_mask is None else Features.of_mask(feature_mask, moved)
-        estimator = self.estimator()
-        evaluator = Evaluator(
-            f"{self.get_name()} attribution",
-            estimator.evaluations(features.count),
-            show_progress=show_progress,
-            device=moved[0].device,
-        )
-        return TensorGame(problem, features, evaluator, perturbations_per_eval), estimator
+        features = Features.of(feature_mask, problem.inputs)
+        playing = self._playing(problem, features, LeaveOneOut(), perturbations_per_eval, show_progress)
+        return playing.promise().then(lambda done: playing.in_form(done.value().values))

@@ -21,7 +21,10 @@ PromptFile = Annotated[
 ]
 Messages = Annotated[Path | None, typer.Option(help="A JSON file with a list of messages.")]
 Documents = Annotated[Path | None, typer.Option(help="A folder of texts, or JSON lines with an id and a text each.")]
-Region = Annotated[str | None, typer.Option(help="Explain only this part of the answer.")]
+Region = Annotated[
+    str | None,
+    typer.Option(help="Explain only this part of the answer: a text, json:$.a.path or after:</think>."),
+]
 Html = Annotated[Path | None, typer.Option(help="Write a page that needs nothing from elsewhere.")]
 Json = Annotated[Path | None, typer.Option(help="Write all numbers.")]
 
@@ -38,8 +41,19 @@ def explain(
     ] = None,
     absence: Annotated[str, typer.Option(help="What happens to an absent unit: delete, replace or mask.")] = "delete",
     method: Annotated[str, typer.Option(help="A name from `llm-attr methods`.")] = "feature_ablation",
+    option: Annotated[
+        list[str] | None, typer.Option(help="An option of the method, as n_samples=100; may be given several times.")
+    ] = None,
+    until: Annotated[
+        str | None, typer.Option(help="Sample until the standard error is this share, as 0.05, or 'top 3 stable'.")
+    ] = None,
+    budget: Annotated[str | None, typer.Option(help="The most evaluations, as 200, or time, as '30 s'.")] = None,
     target: Annotated[str | None, typer.Option(help="The answer to explain; generated if not given.")] = None,
     max_new_tokens: Annotated[int | None, typer.Option(help="The longest answer to generate [default: 25].")] = None,
+    scalar: Annotated[
+        str, typer.Option(help="What is explained of it: log_prob, prob, logit, entropy, kl or margin.")
+    ] = "log_prob",
+    foil: Annotated[str | None, typer.Option(help="Another answer: explain what speaks against it.")] = None,
     region: Region = None,
     html: Html = None,
     json: Json = None,
@@ -54,14 +68,18 @@ def explain(
     from llm_attr.llm.model import load_model
 
     method_named(method)
+    options = dict(map(_option, option or ())) | _given(until=_number(until), budget=budget)
     prompt = _prompt(prompt_file, messages, documents, chat, {"unit": unit, "absence": absence})
     result = run(
         load_model(model),
         prompt,
         method=method,
         target=target,
+        scalar=scalar,
+        foil=foil,
         gen_args=None if max_new_tokens is None else {"max_new_tokens": max_new_tokens, "do_sample": False},
         show_progress=progress,
+        **options,
     )
     if save is not None:
         result.save(save)
@@ -91,7 +109,9 @@ def methods() -> None:
 
 def _show(result: LLMAttributionResult, region: str | None, html: Path | None, json: Path | None) -> None:
     if region is not None:
-        result = result.for_output(region)
+        kind, _, rest = region.partition(":")
+        named: dict[str, Any] = {kind: rest} if kind in ("json", "after") else {"region": region}
+        result = result.for_output(**named)
     result.show()
     for path, write in ((html, result.to_html), (json, result.to_json)):
         if path is not None:
@@ -108,13 +128,33 @@ def _prompt(
         raise typer.BadParameter("give either --prompt-file or --messages")
     if messages is not None and (documents is not None or chat):
         raise typer.BadParameter("--messages is a whole chat; --documents and --chat go with --prompt-file")
-    options = {name: value for name, value in options.items() if value is not None}
+    options = _given(**options)
     if messages is not None:
         return Prompt(_json(_read(str(messages)), str(messages)), **options)
     text = _read(str(prompt_file)).rstrip("\n")
     if documents is not None:
         return Prompt.from_documents(text, dict(_documents(documents)), chat=chat, **options)
     return Prompt([{"role": "user", "content": text}] if chat else text, **options)
+
+
+def _option(text: str) -> tuple[str, Any]:
+    """`name=value`; the value is JSON, or else a text."""
+    name, equals, value = text.partition("=")
+    if not (equals and name.isidentifier()):
+        raise InvalidValue(f"an option of the method is written name=value; got {text!r}")
+    return name, _number(value)
+
+
+def _number(text: str | None) -> Any:
+    """What the text says in JSON, or else the text."""
+    try:
+        return None if text is None else json_text.loads(text)
+    except ValueError:
+        return text
+
+
+def _given(**options: Any) -> dict[str, Any]:
+    return {name: value for name, value in options.items() if value is not None}
 
 
 def _documents(source: Path) -> Iterator[tuple[str, str]]:

@@ -64,6 +64,27 @@ def watching(
         _watch.reset(token)
 
 
+@contextmanager
+def share_of(description: str, start: int, stop: int, total: int) -> Iterator[None]:
+    """Explanations inside are the pieces start to stop of a longer one: what they tell of their progress is told of it.
+
+    Args:
+        description: What the longer one is called.
+        start: How many pieces are done before.
+        stop: How many are done after.
+        total: How many there are.
+    """
+    watch = _watch.get() or _Watch(None, None)
+
+    def observe(part: Progress) -> None:
+        if watch.observer is not None:
+            done = start * part.total + (stop - start) * part.done
+            watch.observer(Progress(description, done, total * part.total))
+
+    with watching(observe, watch.cancel):
+        yield
+
+
 class Evaluator:
     """Runs the evaluations of one attribution in chunks that fit, and tells how far it is.
 
@@ -125,12 +146,22 @@ class Evaluator:
                 self._back_off(size, failure)
 
     def advance(self, evaluations: int) -> None:
-        """Counts evaluations as done and tells the bar and the observer."""
+        """Counts evaluations as done and tells the bar and the observer; a total that is passed grows."""
+        if evaluations <= 0:
+            return
         self.done += evaluations
+        self.total = max(self.total, self.done)
         if self._bar is not None:
+            self._bar.total = self.total
             self._bar.update(evaluations)
         if self._watch.observer is not None:
             self._watch.observer(Progress(self.description, self.done, self.total))
+
+    def finish(self) -> None:
+        """Counts evaluations as done that turned out not to be needed."""
+        if self.done < self.total:
+            self.check()
+            self.advance(self.total - self.done)
 
     def check(self) -> None:
         """Raises `Cancelled` if the caller's event is set."""

@@ -3,12 +3,30 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Protocol
 
 import torch
 from torch import Tensor
 
 from llm_attr.errors import InvalidShape, InvalidType
 from llm_attr.typing import Coalitions, TensorOrTensors, Tensors, Values
+
+
+class Ownership(Protocol):
+    """Which positions of the inputs are absent without a feature, and what of its value they get."""
+
+    @property
+    def count(self) -> int:
+        """How many features there are."""
+
+    def present(self, coalitions: Coalitions, which: int, device: torch.device) -> Tensor:
+        """True where the input `which` keeps its own value; broadcasts to `(coalitions, batch, *features)`."""
+
+    def spread(self, values: Values) -> Tensors:
+        """`(features, outputs) -> (outputs, *features)` for each input."""
+
+    def check_outputs(self, outputs: int) -> None:
+        """Raises InvalidShape if a game of so many outputs cannot be told apart into its features."""
 
 
 @dataclass(frozen=True)
@@ -24,6 +42,11 @@ class Features:
     count: int
 
     @classmethod
+    def of(cls, mask: TensorOrTensors | None, inputs: Tensors, name: str = "feature_mask") -> Features:
+        """Those of a feature mask; without one, every position is a feature of its own."""
+        return cls.single(inputs) if mask is None else cls.of_mask(mask, inputs, name)
+
+    @classmethod
     def single(cls, inputs: Tensors) -> Features:
         """Every position of an example is a feature of its own."""
         owner, count = [], 0
@@ -34,8 +57,13 @@ class Features:
         return cls(tuple(owner), count)
 
     @classmethod
-    def of_mask(cls, mask: TensorOrTensors, inputs: Tensors) -> Features:
+    def of_mask(cls, mask: TensorOrTensors, inputs: Tensors, name: str = "feature_mask") -> Features:
         """Positions with the same number in the mask belong together, across inputs too.
+
+        Args:
+            mask: A tensor, or a tuple with one for each input.
+            inputs: What it is laid over.
+            name: What the caller calls it.
 
         Raises:
             InvalidShape: a mask does not broadcast to its input, or the number of masks differs from that of the
@@ -44,10 +72,9 @@ class Features:
         """
         masks = mask if isinstance(mask, tuple) else (mask,)
         if len(masks) != len(inputs):
-            raise InvalidShape(
-                f"feature_mask must have one mask for each of the {len(inputs)} inputs; got {len(masks)}"
-            )
-        owners = [_owner(mask, tensor, i) for i, (mask, tensor) in enumerate(zip(masks, inputs, strict=True))]
+            raise InvalidShape(f"{name} must have one mask for each of the {len(inputs)} inputs; got {len(masks)}")
+        pairs = enumerate(zip(masks, inputs, strict=True))
+        owners = [_owner(mask, tensor, f"{name} {i}") for i, (mask, tensor) in pairs]
         ids, index = torch.unique(torch.cat([owner.flatten() for owner in owners]), return_inverse=True)
         parts = index.split([owner.numel() for owner in owners])
         return cls(tuple(part.view(owner.shape) for part, owner in zip(parts, owners, strict=True)), len(ids))
@@ -80,15 +107,15 @@ class Features:
         return values[owner, examples]
 
 
-def _owner(mask: Tensor, tensor: Tensor, index: int) -> Tensor:
+def _owner(mask: Tensor, tensor: Tensor, name: str) -> Tensor:
     if not isinstance(mask, Tensor):
-        raise InvalidType(f"feature_mask {index} must be a tensor of whole numbers; got {type(mask).__name__}")
+        raise InvalidType(f"{name} must be a tensor of whole numbers; got {type(mask).__name__}")
     if mask.is_complex() or (mask.is_floating_point() and not torch.equal(mask, mask.round())):
-        raise InvalidType(f"feature_mask {index} must hold whole numbers; got {mask.dtype} with fractions")
+        raise InvalidType(f"{name} must hold whole numbers; got {mask.dtype} with fractions")
     rows = 1 if mask.dim() < tensor.dim() or len(mask) == 1 else len(tensor)
     try:
         return mask.long().expand(rows, *tensor.shape[1:])
     except RuntimeError:
         raise InvalidShape(
-            f"feature_mask {index} must broadcast to its input of shape {tuple(tensor.shape)}; got {tuple(mask.shape)}"
+            f"{name} must broadcast to its input of shape {tuple(tensor.shape)}; got {tuple(mask.shape)}"
         ) from None

@@ -1,77 +1,20 @@
-"""Games: what a coalition of features is worth, and estimators that play them.
-
-An estimator sees `game(coalitions) -> values` and nothing else.
-"""
+"""Games of tensors: what a coalition of features is worth to a model."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from math import isfinite
-from typing import Protocol
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
-from llm_attr.core.coalitions import each_left_out, full
+from llm_attr.core.batching import BATCH_ERRORS, copies_that_fit, uses_batch_statistics
 from llm_attr.core.evaluator import Evaluator
-from llm_attr.core.features import Features
-from llm_attr.core.memory import free_bytes
+from llm_attr.core.features import Ownership
 from llm_attr.core.problem import Problem, is_promise
 from llm_attr.errors import InvalidShape, InvalidType
-from llm_attr.typing import Coalitions, ForwardFunction, Game, Values
-
-CPU_CHUNK_BYTES = 1 << 19
-"""Inputs of one call on a CPU: beyond the caches a larger batch is no faster."""
-
-VECTOR_BYTES = 1 << 12
-"""What a token id is taken to become in a model."""
-
-ACTIVATIONS_PER_INPUT = 64
-"""Memory that a call is taken to need for each byte of its inputs, before back-off knows better."""
-
-BATCH_ERRORS = (RuntimeError, ValueError, TypeError, LookupError, AssertionError, MemoryError)
-"""What a model that can answer only one batch at a time, or has no memory for two, raises when it is given two."""
+from llm_attr.typing import Coalitions, Tensors, Values
 
 _DOES_NOT_GROW = "the forward function's output does not grow with its batch; use perturbations_per_eval=1"
-
-
-class Estimator(Protocol):
-    """A design of coalitions and what their values say about each feature."""
-
-    def evaluations(self, features: int) -> int:
-        """How many coalitions the design asks for."""
-
-    def blocks(self, features: int) -> Iterator[Coalitions]:
-        """The design, in blocks of rows."""
-
-    def estimate(self, values: Values) -> Values:
-        """`(coalitions, outputs)` in the order of the design -> `(features, outputs)`."""
-
-
-class LeaveOneOut:
-    """The loss of value when one feature is left out: `v(all) - v(all without i)`."""
-
-    def evaluations(self, features: int) -> int:
-        """One for each feature and one for all of them."""
-        return features + 1
-
-    def blocks(self, features: int) -> Iterator[Coalitions]:
-        """The full coalition, then each feature left out; the full one shares the first block and so its prefixes."""
-        first = full(features)
-        for block in each_left_out(features):
-            yield torch.cat([first, block])
-            first = first[:0]
-        if len(first):
-            yield first
-
-    def estimate(self, values: Values) -> Values:
-        """`(features, outputs)`."""
-        return values[:1] - values[1:]
-
-
-def play(game: Game, estimator: Estimator, features: int) -> Values:
-    """`(features, outputs)`: the estimator's answer for this game."""
-    return estimator.estimate(torch.cat([game(block) for block in estimator.blocks(features)]))
 
 
 class TensorGame:
@@ -83,12 +26,18 @@ class TensorGame:
         evaluator: Runs the calls.
         per_call: Coalitions of one call of the model. None: as many as fit if a doubled batch gives doubled and equal
             answers, else one.
+
+    Attributes:
+        shape: That of the answer to one coalition; None before the first.
     """
 
-    def __init__(self, problem: Problem, features: Features, evaluator: Evaluator, per_call: int | None = None) -> None:
+    def __init__(
+        self, problem: Problem, features: Ownership, evaluator: Evaluator, per_call: int | None = None
+    ) -> None:
         self.problem, self.features, self.evaluator = problem, features, evaluator
         self._per_call, self._chunk = per_call, per_call
         self._first: tuple[Coalitions, Tensor] | None = None
+        self.shape: torch.Size | None = None
         self._submitted = False
 
     def __call__(self, coalitions: Coalitions) -> Values:
@@ -123,6 +72,7 @@ class TensorGame:
     def _alone(self, coalition: Coalitions) -> Tensor:
         (answer,) = self.evaluator.run(1, 1, lambda start, stop: self._forward(coalition))
         self.features.check_outputs(answer.numel())
+        self.shape = answer.shape
         self.evaluator.advance(1)
         return answer
 
@@ -141,7 +91,7 @@ class TensorGame:
             return []
         if not _grew(output, answer, 2) or not _agree(output[: len(answer)], answer):
             return []
-        self._chunk = self._fitting(answer)
+        self._chunk = copies_that_fit((*self.problem.inputs, answer))
         self.evaluator.advance(1)
         return [output[len(answer) :].reshape(1, -1)]
 
@@ -152,6 +102,11 @@ class TensorGame:
                 "the forward function's output must grow with its batch: one batch gave the shape "
                 f"{tuple(answer.shape)}, {copies} batches gave {tuple(output.shape)}; "
                 "use perturbations_per_eval=1 or None"
+            )
+        if output.numel() != copies * answer.numel():
+            raise InvalidShape(
+                "the forward function's output must have the same shape whatever features are absent; got "
+                f"{tuple(answer.shape)} and {tuple(output.shape)}"
             )
         return output.reshape(copies, answer.numel())
 
@@ -166,6 +121,7 @@ class TensorGame:
 
         def stacked(done: torch.futures.Future[Tensor]) -> Values:
             output = done.value()
+            self.shape = self.shape or (output.shape if copies == 1 else None)
             if output.numel() % copies:
                 raise InvalidShape(_DOES_NOT_GROW)
             self.evaluator.advance(copies)
@@ -181,22 +137,15 @@ class TensorGame:
 
     @torch.no_grad()
     def _points(self, coalitions: Coalitions) -> tuple[Tensor, ...]:
-        moved = enumerate(zip(self.problem.inputs, self.problem.baselines, strict=True))
-        return tuple(
-            torch.where(self.features.present(coalitions, i, inputs.device), inputs, baseline).flatten(0, 1)
-            for i, (inputs, baseline) in moved
-        )
-
-    def _fitting(self, answer: Tensor) -> int:
-        bytes_each = sum(tensor.numel() * _entry_bytes(tensor) for tensor in (*self.problem.inputs, answer))
-        device = self.problem.inputs[0].device
-        room = CPU_CHUNK_BYTES if device.type == "cpu" else free_bytes(device) // (2 * ACTIVATIONS_PER_INPUT)
-        return max(1, room // max(1, bytes_each))
+        return points(self.features, coalitions, self.problem.inputs, self.problem.baselines)
 
 
-def _entry_bytes(tensor: Tensor) -> int:
-    """What an entry takes in the model: whole numbers are mostly ids, which become vectors."""
-    return tensor.element_size() if tensor.is_floating_point() or tensor.is_complex() else VECTOR_BYTES
+def points(features: Ownership, coalitions: Coalitions, inputs: Tensors, baselines: Tensors) -> Tensors:
+    """`(coalitions * batch, *features)` for each input, absent positions at their baseline."""
+    moved = enumerate(zip(inputs, baselines, strict=True))
+    return tuple(
+        torch.where(features.present(coalitions, i, x.device), x, baseline).flatten(0, 1) for i, (x, baseline) in moved
+    )
 
 
 def joined(pieces: list[Values]) -> Values:
@@ -208,15 +157,6 @@ def joined(pieces: list[Values]) -> Values:
     if len({piece.shape[1] for piece in pieces}) > 1:
         raise InvalidShape(_DOES_NOT_GROW)
     return torch.cat(pieces)
-
-
-def uses_batch_statistics(forward: ForwardFunction) -> bool:
-    """Whether batch normalisation makes each answer depend on the other examples of its batch."""
-    module = forward if isinstance(forward, nn.Module) else getattr(forward, "__self__", None)
-    if not isinstance(module, nn.Module):
-        return False
-    norms = [part for part in module.modules() if isinstance(part, nn.modules.batchnorm._BatchNorm)]
-    return any(norm.training or norm.running_mean is None for norm in norms)
 
 
 def _grew(output: Tensor, answer: Tensor, copies: int) -> bool:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import torch
 
 from llm_attr.core.coalitions import keys
+from llm_attr.errors import InvalidValue
 from llm_attr.typing import Coalitions, Game, Values
 
 
@@ -14,16 +15,37 @@ class Ledger:
     Attributes:
         asked: Coalitions asked for so far.
         evaluated: Those of them that the game had to evaluate.
+        shape: That of the game's answer to one coalition, where it is known.
     """
 
     def __init__(self) -> None:
         self._values: dict[bytes, Values] = {}
+        self._owner: object = None
+        self.shape: torch.Size | None = None
         self.asked = 0
         self.evaluated = 0
 
     def __len__(self) -> int:
         """The number of distinct coalitions remembered."""
         return len(self._values)
+
+    def claim(self, name: object) -> None:
+        """Ties the ledger to the game of this name, which is kept and compared.
+
+        Raises:
+            InvalidValue: it holds the values of another game.
+        """
+        if self._owner not in (None, name):
+            raise InvalidValue(
+                "this ledger holds the values of another game (other inputs, baselines, target, features or model); "
+                "give each its own Ledger()"
+            )
+        self._owner = name
+
+    @property
+    def names(self) -> set[bytes]:
+        """The names of the coalitions remembered, see `coalitions.keys`."""
+        return set(self._values)
 
     def remembering(self, game: Game) -> Game:
         """The same game, asking `game` only for coalitions that are not in the ledger, each once."""

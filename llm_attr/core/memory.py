@@ -8,6 +8,8 @@ from pathlib import Path
 import psutil
 import torch
 
+from llm_attr.errors import OutOfMemory
+
 MESSAGES = (
     "DefaultCPUAllocator",
     "not enough memory",
@@ -27,7 +29,7 @@ def free_bytes(device: torch.device) -> int:
 
 def is_out_of_memory(error: BaseException) -> bool:
     """Whether an exception says that an allocation failed (often torch raises a plain RuntimeError)."""
-    if isinstance(error, MemoryError | torch.OutOfMemoryError):
+    if isinstance(error, MemoryError | torch.OutOfMemoryError | OutOfMemory):
         return True
     return isinstance(error, RuntimeError) and any(text in str(error) for text in MESSAGES)
 

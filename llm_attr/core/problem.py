@@ -1,21 +1,57 @@
-"""What is explained: a score of inputs that can be moved."""
+"""What is explained: a score of inputs that can be moved, and where its gradient is read."""
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from dataclasses import dataclass
-from typing import Any, TypeGuard
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import ExitStack
+from dataclasses import dataclass, replace
+from typing import Any, TypeAlias, TypeGuard
 
 import torch
 from torch import Tensor
 
+from llm_attr.core.site import Site, differentiable, held, joined, reading, replaced
 from llm_attr.core.target import select, tile_target
-from llm_attr.core.tensors import as_baselines, as_tensors, tile
-from llm_attr.errors import InvalidType
-from llm_attr.typing import Baselines, ForwardFunction, Target, TensorOrTensors, Tensors
+from llm_attr.core.tensors import (
+    Slot,
+    as_baselines,
+    as_tensors,
+    broadcast,
+    can_move,
+    leaves,
+    map_tensors,
+    split_by,
+    tile,
+)
+from llm_attr.errors import InvalidShape, InvalidTarget, InvalidType, NoGradient
+from llm_attr.typing import Baselines, ForwardFunction, NeuronSelector, Target, TensorOrTensors, Tensors
 
-Output = Tensor | torch.futures.Future
+Output: TypeAlias = Tensor | torch.futures.Future
 """What a score gives: a tensor, or the promise of one."""
+
+Score: TypeAlias = Callable[[Tensors, tuple[Any, ...], Target], Output]
+"""`(inputs, extras, target) -> (batch, ...)`: the model's answer at the target; with no target whatever it answers."""
+
+
+class DoesNotGrow(InvalidShape):
+    """Several stacked batches got an output that is not one number for each example; one batch might."""
+
+
+@dataclass(frozen=True)
+class Gradients:
+    """The derivatives of a score at some points.
+
+    Attributes:
+        scores: The score of each row.
+        at: The tensors by which it was differentiated, `(rows, *features)` each.
+        gradients: The derivatives, of the same shapes.
+        slots: Which of the tensors belong together.
+    """
+
+    scores: Tensor
+    at: Tensors
+    gradients: Tensors
+    slots: tuple[Slot, ...]
 
 
 @dataclass(frozen=True)
@@ -24,19 +60,28 @@ class Problem:
 
     Attributes:
         forward: The user's model or function, as it was given.
-        score: `(inputs, extras, target) -> (batch, ...)`, the model's answer at the target.
-        inputs: What is moved, one tensor `(batch, *features)` each.
+        score: The model's answer at the target.
+        inputs: What is moved, one tensor `(batch, *features)` each; at a layer in other shapes too, such as
+            `(time, batch, features)`: then points cannot be stacked.
         baselines: Its absent state, broadcasting to the inputs.
+        batch: The number of examples.
         extras: Arguments that go with each example and are never moved.
         target: The entry of the output that is explained.
+        slots: Which of the inputs belong together, and the form in which the caller has them.
+        observed: Where gradients are read; empty: at the inputs.
+        grad_kwargs: Further arguments of `torch.autograd.grad`.
     """
 
     forward: ForwardFunction
-    score: Callable[[Tensors, tuple[Any, ...], Target], Output]
+    score: Score
     inputs: Tensors
     baselines: Tensors
+    batch: int
     extras: tuple[Any, ...] = ()
     target: Target = None
+    slots: tuple[Slot, ...] = ()
+    observed: tuple[Site, ...] = ()
+    grad_kwargs: Mapping[str, Any] | None = None
 
     @classmethod
     def of(
@@ -48,27 +93,269 @@ class Problem:
         additional_forward_args: Any = None,
     ) -> Problem:
         """The problem of explaining `forward(*inputs, *additional_forward_args)` at `target`."""
-        moved = as_tensors(inputs)
+        moved = tuple(tensor.detach() for tensor in as_tensors(inputs))
         args = additional_forward_args
         extras = () if args is None else args if isinstance(args, tuple) else (args,)
 
         def score(points: Tensors, extras: tuple[Any, ...], target: Target) -> Output:
-            answer = forward(*points, *extras)
+            answer = forward(*(point.clone() for point in points), *extras)
             if is_promise(answer):
                 return answer.then(lambda done: select(as_output(done.value()), target))
-            return select(as_output(answer), target)
+            return answer if target is None else select(as_output(answer), target)
 
-        return cls(forward, score, moved, as_baselines(baselines, moved), extras, target)
-
-    @property
-    def batch(self) -> int:
-        """The number of examples."""
-        return len(self.inputs[0])
+        slot = Slot(len(moved), single=not isinstance(inputs, tuple))
+        return cls(forward, score, moved, as_baselines(baselines, moved), len(moved[0]), extras, target, (slot,))
 
     def values(self, points: Tensors, copies: int) -> Output:
         """The score of `copies` stacked batches of points, `(copies * batch, *features)` each, without gradients."""
         with torch.no_grad():
-            return self.score(points, tile(self.extras, copies, self.batch), tile_target(self.target, copies))
+            answer = self._score(points, copies)
+        return answer.detach() if isinstance(answer, Tensor) else answer
+
+    def number_each(self, points: Tensors, copies: int = 1) -> Tensor:
+        """`(copies * batch,)` in at least fp32: the score of each example of some stacked batches of points.
+
+        Raises:
+            InvalidTarget: the score is not one number for each example.
+            DoesNotGrow: the same for several batches, where it may be right for one.
+        """
+        scores = self.values(points, copies)
+        if not isinstance(scores, Tensor) or not _has_one_each(scores, copies * self.batch):
+            if copies > 1 and isinstance(scores, Tensor):
+                raise self._does_not_grow(scores, copies)
+            raise InvalidTarget(
+                f"this needs one output for each of the {self.batch} examples; got "
+                f"{tuple(scores.shape) if isinstance(scores, Tensor) else type(scores).__name__}"
+            )
+        return scores.flatten().to(torch.promote_types(scores.dtype, torch.float32))
+
+    def gradients(self, points: Tensors, copies: int) -> Gradients:
+        """The score of `copies` stacked batches of points, and its derivatives where the problem is observed.
+
+        Raises:
+            InvalidType: the points are token ids or other whole numbers, and nothing else is observed.
+            InvalidTarget: the score is not one number for each example, nor one for the whole batch.
+            DoesNotGrow: the same for several batches, where it may be right for one.
+            NoGradient: the score does not depend on what it is differentiated by.
+        """
+        with torch.inference_mode(False), torch.enable_grad(), held():
+            scores, groups, slots = self._observed_scores(points, copies)
+            at = tuple(tensor.detach() for group in groups for tensor in joined(group))
+            self._check_scores(scores, copies)
+            self._check_rows(at, copies)
+            gradients = tuple(gradient.detach() for gradient in self._derivatives(scores, groups))
+        return Gradients(scores.detach(), at, gradients, slots)
+
+    def read(
+        self, sites: Sequence[Site], points: Tensors | None = None, movable: bool = False, copies: int = 1
+    ) -> tuple[Tensors, tuple[Slot, ...]]:
+        """What passes these sites when the model is given stacked batches of points (by default the inputs)."""
+        with torch.no_grad(), ExitStack() as stack:
+            readings = [stack.enter_context(reading(site, movable)) for site in sites]
+            self.score(self.inputs if points is None else points, tile(self.extras, copies, self.batch), None)
+        return tuple(tensor for found in readings for tensor in found.tensors), tuple(r.slot for r in readings)
+
+    def cut_at(self, sites: Sequence[Site], baselines: Any = None) -> Problem:
+        """The problem of moving what passes these sites; the layers before them run on the original inputs.
+
+        Args:
+            sites: Where.
+            baselines: The absent state there, broadcasting to what passes: a tensor or number for all of the tensors,
+                or a tuple or list with one for each; None: what passes for this problem's baselines.
+
+        Raises:
+            InvalidShape: a baseline does not broadcast to what passes a site.
+        """
+        inputs, slots = self.read(sites, movable=True)
+        if baselines is None:
+            low = tuple(baseline.expand_as(x) for baseline, x in zip(self.baselines, self.inputs, strict=True))
+            absent, _ = self.read(sites, low, movable=True)
+        else:
+            absent = as_baselines(broadcast(baselines, inputs), inputs)
+        inner = self.score
+
+        def score(points: Tensors, extras: tuple[Any, ...], target: Target) -> Output:
+            with ExitStack() as stack:
+                for site, part in zip(sites, split_by(points, slots), strict=True):
+                    stack.enter_context(replaced(site, part))
+                return inner(extras[0], extras[1:], target)
+
+        extras = (self.inputs, *self.extras)
+        return replace(self, score=score, inputs=inputs, baselines=absent, extras=extras, slots=slots)
+
+    def observed_at(self, sites: Sequence[Site]) -> Problem:
+        """The problem whose gradients are read at these sites, while the inputs move."""
+        return replace(self, observed=tuple(sites))
+
+    def of_neuron(self, site: Site, selector: NeuronSelector) -> Problem:
+        """The problem of explaining a neuron instead of the output."""
+        inner = self.score
+
+        def score(points: Tensors, extras: tuple[Any, ...], target: Target) -> Output:
+            with reading(site) as found:
+                inner(points, extras, target)
+            return neuron(found.tensors, found.slot, selector)
+
+        return replace(self, score=score, target=None)
+
+    def through(self, site: Site, selector: NeuronSelector) -> Problem:
+        """The problem whose gradient is the part of this one's that passes through a neuron: one forward, two backward.
+
+        `dg/dx_i = df/dn dn/dx_i`; of several neurons that the selector adds up, the sum.
+        """
+
+        def score(points: Tensors, extras: tuple[Any, ...], target: Target) -> Output:
+            with differentiable(site) as found:
+                scores = as_output(self.score(points, extras, target))
+            self._check_scores(scores, len(points[0]) // max(1, self.batch))
+            gradients = self._derivatives(scores, [found.parts], retain_graph=True)
+            chosen = _chosen(found.tensors, found.slot, selector)
+            passed = [
+                (g.detach() * mask * x).flatten(1) for g, mask, x in zip(gradients, chosen, found.tensors, strict=True)
+            ]
+            return torch.cat(passed, 1).sum(1)
+
+        return replace(self, score=score, grad_kwargs=None)
+
+    def _score(self, points: Tensors, copies: int) -> Output:
+        extras = _outside_inference(tile(self.extras, copies, self.batch))
+        answer = self.score(points, extras, tile_target(self.target, copies))
+        return answer if is_promise(answer) else as_output(answer)
+
+    def _observed_scores(self, points: Tensors, copies: int) -> tuple[Tensor, list[list[Tensors]], tuple[Slot, ...]]:
+        """The scores; what they are differentiated by, in parts for each site; and how that belongs together."""
+        if not self.observed:
+            check_movable(points)
+            moved = tuple(_leaf(tensor) for tensor in points)
+            return self._tensor_score(moved, copies), [[moved]], self.slots
+        with ExitStack() as stack:
+            readings = [stack.enter_context(differentiable(site)) for site in self.observed]
+            scores = self._tensor_score(points, copies)
+        return scores, [found.parts for found in readings], tuple(found.slot for found in readings)
+
+    def _tensor_score(self, points: Tensors, copies: int) -> Tensor:
+        scores = self._score(points, copies)
+        if not isinstance(scores, Tensor):
+            raise InvalidType("gradients need a forward function that gives a tensor; got a torch.futures.Future")
+        return scores
+
+    def _check_scores(self, scores: Tensor, copies: int) -> None:
+        if _has_one_each(scores, copies * self.batch) or (copies == 1 and scores.numel() == 1):
+            return
+        if copies > 1:
+            raise self._does_not_grow(scores, copies)
+        raise InvalidTarget(
+            f"a gradient needs one output for each of the {self.batch} examples, or one for the whole batch; got the "
+            f"shape {tuple(scores.shape)}: " + ("name a target" if self.target is None else "name one more axis")
+        )
+
+    def _does_not_grow(self, scores: Tensor, copies: int) -> DoesNotGrow:
+        return DoesNotGrow(f"{copies} batches of {self.batch} examples gave scores of shape {tuple(scores.shape)}")
+
+    def _check_rows(self, at: Tensors, copies: int) -> None:
+        if copies > 1 and not all(_has_rows(tensor, copies * self.batch) for tensor in at):
+            shapes = [tuple(tensor.shape) for tensor in at]
+            raise DoesNotGrow(f"{copies} batches of {self.batch} examples gave layers of shapes {shapes}")
+
+    def _derivatives(self, scores: Tensor, groups: list[list[Tensors]], **more: Any) -> Tensors:
+        by = [tensor for group in groups for part in group for tensor in part]
+        if not scores.requires_grad:
+            raise NoGradient(_INDEPENDENT)
+        options = {"grad_outputs": torch.ones_like(scores), "allow_unused": True, **(self.grad_kwargs or {}), **more}
+        found = torch.autograd.grad(scores, by, **options)
+        if all(gradient is None for gradient in found):
+            raise NoGradient(_INDEPENDENT)
+        filled = iter(torch.zeros_like(x) if g is None else g for g, x in zip(found, by, strict=True))
+        parts = [[tuple(next(filled) for _ in part) for part in group] for group in groups]
+        return tuple(gradient for group in parts for gradient in joined(group))
+
+
+_INDEPENDENT = (
+    "the output does not depend on the inputs (or the layer) by operations that can be differentiated; "
+    "is there a detach(), an argmax or a rounding on the way, or does the target not use them?"
+)
+
+
+def neuron(tensors: Tensors, slot: Slot, selector: NeuronSelector) -> Tensor:
+    """The value of the selected neuron for each example; of a range of neurons, their sum.
+
+    Raises:
+        InvalidTarget: the selector does not fit the layer.
+    """
+    if callable(selector):
+        value = selector(tensors[0] if slot.single else tensors)
+        layer = tensors[0].shape
+        rows = layer[: 1 if len(layer) < 3 else 2]
+        if isinstance(value, Tensor) and (value.numel() == 1 or (value.shape[:1].numel() == value.numel() in rows)):
+            return value
+        given = tuple(value.shape) if isinstance(value, Tensor) else type(value).__name__
+        raise InvalidTarget(
+            f"a function that selects the neuron must give one number for each of the {len(tensors[0])} rows of the "
+            f"layer {tuple(layer)}, or one for all; got {given}"
+        )
+    if len(tensors) > 1:
+        raise InvalidTarget(f"the layer has {len(tensors)} tensors here; select the neuron with a function of them")
+    entry = selector if isinstance(selector, tuple) else (selector,)
+    sizes = tuple(tensors[0].shape[1:])
+    fits = len(entry) == len(sizes) and all(
+        isinstance(index, slice) or (isinstance(index, int) and -size <= index < size)
+        for index, size in zip(entry, sizes, strict=True)
+    )
+    if not fits:
+        raise InvalidTarget(
+            f"a neuron of a layer of shape {('batch', *sizes)} is selected by {len(sizes)} indices within it; "
+            f"got {selector!r}"
+        )
+    index = (slice(None), *entry)
+    return tensors[0][index].reshape(len(tensors[0]), -1).sum(1)
+
+
+def _chosen(tensors: Tensors, slot: Slot, selector: NeuronSelector) -> Tensors:
+    """1 for the neurons that the selector gives or adds up, 0 for the others, in the shapes of the layer's tensors.
+
+    Raises:
+        InvalidTarget: the selector does not fit the layer, or does something else with the neurons.
+    """
+    copies = tuple(tensor.detach().clone().requires_grad_() for tensor in tensors)
+    value = neuron(copies, slot, selector).sum()
+    by = copies if value.requires_grad else ()
+    found = torch.autograd.grad(value, by, allow_unused=True) if by else ()
+    chosen = tuple(torch.zeros_like(x) if g is None else g for g, x in zip(found, by, strict=True))
+    if not chosen or not all(((mask == 0) | (mask == 1)).all() for mask in chosen):
+        raise InvalidTarget("the neuron's function must pick neurons or add them up; conductance has no other meaning")
+    return chosen
+
+
+def _has_one_each(scores: Tensor, rows: int) -> bool:
+    return scores.numel() == rows and scores.shape[:1] in ((rows,), ())
+
+
+def _has_rows(tensor: Tensor, rows: int) -> bool:
+    """Whether the first axis is the batch, and the second one surely is not, as in `(time, batch, features)`."""
+    return tensor.shape[:1] == (rows,) and (tensor.dim() < 3 or tensor.shape[1] != rows)
+
+
+def check_movable(inputs: Tensors) -> None:
+    """Raises `InvalidType` for inputs of whole numbers."""
+    for index, tensor in enumerate(inputs):
+        if can_move(tensor):
+            continue
+        raise InvalidType(
+            f"input {index} holds {tensor.dtype}, by which nothing can be differentiated; for token ids attribute to "
+            "the embedding layer (LayerIntegratedGradients(model, embedding)), and pass what is not to be attributed "
+            "in additional_forward_args"
+        )
+
+
+def _leaf(tensor: Tensor) -> Tensor:
+    return tensor.detach().clone().requires_grad_() if tensor.is_inference() else tensor.detach().requires_grad_()
+
+
+def _outside_inference(extras: tuple[Any, ...]) -> tuple[Any, ...]:
+    """The extras such that autograd may save them: tensors made in inference mode are copied."""
+    if torch.is_inference_mode_enabled() or not any(tensor.is_inference() for tensor in leaves(extras)):
+        return extras
+    return map_tensors(lambda tensor: tensor.clone() if tensor.is_inference() else tensor, extras)
 
 
 def is_promise(answer: Any) -> TypeGuard[torch.futures.Future]:
@@ -77,9 +364,9 @@ def is_promise(answer: Any) -> TypeGuard[torch.futures.Future]:
 
 
 def as_output(answer: Any) -> Tensor:
-    """The model's answer as a detached tensor; numbers count as tensors of no axes, truth values as 0 and 1."""
+    """The model's answer as a tensor; numbers count as tensors of no axes, truth values as 0 and 1."""
     if isinstance(answer, Tensor):
-        return answer.detach().float() if answer.dtype == torch.bool else answer.detach()
+        return answer.float() if answer.dtype == torch.bool else answer
     if isinstance(answer, int | float):
         return torch.tensor(answer, dtype=torch.float64 if isinstance(answer, float) else torch.int64)
     raise InvalidType(

@@ -19,7 +19,7 @@ def registered(method: Method) -> Method:
 
 def snake_case(name: str) -> str:
     """`FeatureAblation` -> `feature_ablation`."""
-    return re.sub(r"(?<=[a-z0-9])(?=[A-Z])", "_", name).lower()
+    return re.sub(r"(?<=[a-z0-9])(?=[A-Z])|(?<=[A-Z])(?=[A-Z][a-z])", "_", name).lower()
 
 
 def summary(method: type) -> str:

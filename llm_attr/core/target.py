@@ -41,11 +41,16 @@ def select(output: Tensor, target: Target) -> Tensor:
     )
 
 
-def tile_target(target: Target, copies: int) -> Target:
-    """The target of `copies` stacked batches."""
+def tile_target(target: Target, copies: int, by_example: bool = False) -> Target:
+    """The target of `copies` stacked batches, or of batches whose examples have all their copies in a row."""
     if isinstance(target, Tensor) and target.numel() > 1:
-        return target.repeat(copies)
-    return target * copies if isinstance(target, list) else target
+        return target.repeat_interleave(copies, 0) if by_example else torch.cat([target] * copies)
+    if not isinstance(target, list):
+        return target
+    if by_example:
+        entries: list[Any] = [entry for entry in target for _ in range(copies)]
+        return entries
+    return target * copies
 
 
 def _one_each(output: Tensor, target: list[int] | list[tuple[int, ...]]) -> Tensor:

@@ -2,7 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, MutableMapping, Sequence
+from copy import copy
+from dataclasses import dataclass, fields, is_dataclass
+from itertools import islice
+from operator import setitem
 from typing import Any
 
 import torch
@@ -61,7 +65,7 @@ def _baseline(value: Any, tensor: Tensor, index: int) -> Tensor:
             f"baseline {index} must have the shape of its input {tuple(tensor.shape)}, or one row of it; "
             f"got {tuple(value.shape)}"
         )
-    return _as_type_of(tensor, value.to(tensor.device)).expand(rows, *tensor.shape[1:])
+    return _as_type_of(tensor, value.detach().to(tensor.device)).expand(rows, *tensor.shape[1:])
 
 
 def _as_type_of(tensor: Tensor, value: Tensor) -> Tensor:
@@ -70,25 +74,113 @@ def _as_type_of(tensor: Tensor, value: Tensor) -> Tensor:
     return cast if exact else value
 
 
+def broadcast(baselines: Any, inputs: Tensors) -> tuple[Any, ...]:
+    """One baseline for each input, tensors expanded to its shape.
+
+    Args:
+        baselines: A tensor or number for all inputs, or a tuple or list with one for each.
+        inputs: What they are the absent state of.
+
+    Raises:
+        InvalidShape: they are not as many, or one does not broadcast to its input.
+    """
+    given = baselines if isinstance(baselines, tuple | list) else (baselines,) * len(inputs)
+    if len(given) != len(inputs):
+        raise InvalidShape(f"baselines must be one for each of the {len(inputs)} tensors; got {len(given)}")
+    for value, x in zip(given, inputs, strict=True):
+        if isinstance(value, Tensor) and not _broadcasts(value.shape, x.shape):
+            raise InvalidShape(f"a baseline must broadcast to {tuple(x.shape)}; got {tuple(value.shape)}")
+    pairs = zip(given, inputs, strict=True)
+    return tuple(value.expand_as(x) if isinstance(value, Tensor) else value for value, x in pairs)
+
+
+def _broadcasts(shape: torch.Size, to: torch.Size) -> bool:
+    """Whether a tensor of this shape can be expanded to that one."""
+    sizes = zip(reversed(shape), reversed(to), strict=False)
+    return len(shape) <= len(to) and all(size in (1, whole) for size, whole in sizes)
+
+
 def in_form_of(inputs: TensorOrTensors, tensors: Tensors) -> TensorOrTensors:
     """Tensor in, tensor out; tuple in, tuple out."""
     return tensors if isinstance(inputs, tuple) else tensors[0]
 
 
+def can_move(tensor: Tensor) -> bool:
+    """Whether a tensor can be interpolated and differentiated by."""
+    return tensor.is_floating_point() or tensor.is_complex()
+
+
 def map_tensors(function: Callable[[Tensor], Tensor], value: Any) -> Any:
-    """`value` with the function applied to the tensors in it, inside of tuples and lists too."""
+    """`value` with the function applied to the tensors in it, inside of tuples, lists, mappings and dataclasses too."""
     if isinstance(value, Tensor):
         return function(value)
     if isinstance(value, tuple | list):
         items = [map_tensors(function, item) for item in value]
         return type(value)(*items) if hasattr(value, "_fields") else type(value)(items)
+    if isinstance(value, MutableMapping):
+        return _with_items(value, {name: map_tensors(function, item) for name, item in value.items()})
+    if is_dataclass(value) and not isinstance(value, type):
+        parts = {field.name: map_tensors(function, getattr(value, field.name)) for field in fields(value)}
+        return _with_items(value, parts, object.__setattr__)
     return value
 
 
-def tile(value: Any, copies: int, batch: int) -> Any:
+def _with_items(value: Any, items: dict[str, Any], put: Callable[[Any, str, Any], Any] = setitem) -> Any:
+    """A copy of a mapping or dataclass with other items."""
+    changed = copy(value)
+    for name, item in items.items():
+        put(changed, name, item)
+    return changed
+
+
+def leaves(value: Any) -> list[Tensor]:
+    """The tensors in `value`, in order."""
+    found: list[Tensor] = []
+    map_tensors(lambda tensor: found.append(tensor) or tensor, value)  # type: ignore[func-returns-value]
+    return found
+
+
+def with_leaves(value: Any, tensors: Sequence[Tensor]) -> Any:
+    """`value` with these tensors in the place of its own, in order."""
+    new = iter(tensors)
+    return map_tensors(lambda tensor: next(new), value)
+
+
+@dataclass(frozen=True)
+class Slot:
+    """The place of some of the tensors of a longer tuple.
+
+    Attributes:
+        count: How many they are.
+        single: Whether they are one bare tensor for the caller, no tuple.
+    """
+
+    count: int
+    single: bool
+
+
+def split_by(tensors: Tensors, slots: Sequence[Slot]) -> list[Tensors]:
+    """The tensors of each slot."""
+    rest = iter(tensors)
+    return [tuple(islice(rest, slot.count)) for slot in slots]
+
+
+def in_slots(tensors: Tensors, slots: Sequence[Slot]) -> list[TensorOrTensors]:
+    """The tensors of each slot, in its form."""
+    parts = zip(split_by(tensors, slots), slots, strict=True)
+    return [part[0] if slot.single else part for part, slot in parts]
+
+
+def tile(value: Any, copies: int, batch: int, by_example: bool = False) -> Any:
     """Every tensor in `value` with one row for each example repeated: `(batch, ...) -> (copies * batch, ...)`.
 
     Tensors with another first axis (a weight, a mask for all) are shared by the copies and stay as they are.
+
+    Args:
+        value: Anything with tensors in it.
+        copies: How many there will be of each row.
+        batch: The number of examples.
+        by_example: All copies of the first example come first, not the first copy of all examples.
     """
     if copies == 1:
         return value
@@ -96,6 +188,8 @@ def tile(value: Any, copies: int, batch: int) -> Any:
     def repeat(tensor: Tensor) -> Tensor:
         if tensor.dim() == 0 or len(tensor) != batch:
             return tensor
+        if by_example:
+            return tensor.repeat_interleave(copies, 0)
         return tensor.repeat(copies, *(1,) * (tensor.dim() - 1))
 
     return map_tensors(repeat, value)

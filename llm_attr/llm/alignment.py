@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from bisect import bisect_right
 from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import pairwise
@@ -52,6 +53,32 @@ def align(tokenizer: PreTrainedTokenizerBase, text: str, *, special_tokens: bool
         f"{type(tokenizer).__name__} gives no reliable map from tokens to characters of {text[:60]!r}: its offsets do "
         "not cover the text and its tokens do not decode to it; use a fast tokenizer, or units of words or sentences"
     )
+
+
+def owners(text: str, tokens: Sequence[Span], units: Sequence[Span]) -> list[int]:
+    """The unit that each token belongs to, or -1: that of its first character that is no white space.
+
+    A token of white space must be inside the unit.
+
+    Args:
+        text: The text.
+        tokens: The characters of each token.
+        units: The characters of each unit, in order.
+    """
+    starts = [start for start, _ in units]
+
+    def owner(start: int, end: int) -> int:
+        first = first_character(text, start, end)
+        place, stop = (start, end) if first is None else (first, first + 1)
+        nearest = bisect_right(starts, place) - 1
+        return nearest if place < stop and nearest >= 0 and stop <= units[nearest][1] else -1
+
+    return [owner(*span) for span in tokens]
+
+
+def first_character(text: str, start: int, end: int) -> int | None:
+    """The first place in a part of the text that is no white space."""
+    return next((i for i in range(start, end) if not text[i].isspace()), None)
 
 
 def token_texts(tokenizer: PreTrainedTokenizerBase, ids: Sequence[int], before: Sequence[int] = ()) -> list[str]:

@@ -4,27 +4,29 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, replace
-from typing import Any, get_args
+from typing import Any
 
 import torch
 from transformers import PreTrainedTokenizerBase
 
-from llm_attr.attr.base import Attribution, PerturbationAttribution
+from llm_attr.attr.base import Attribution
+from llm_attr.attr.perturbation import PerturbationAttribution
 from llm_attr.core.evaluator import Evaluator
 from llm_attr.core.registry import METHODS, snake_case
-from llm_attr.errors import InvalidType, UnknownName, UnsupportedMethod
+from llm_attr.errors import InvalidType, UnsupportedMethod
 from llm_attr.llm.alignment import pieces, token_spans
 from llm_attr.llm.bound import BoundPrompt
 from llm_attr.llm.game import Inspector, empty_prompt_id, model_input_ids
 from llm_attr.llm.identity import identity
 from llm_attr.llm.inputs import InterpretableInput, TextTokenInput
-from llm_attr.llm.joint import Played, Subject, played
-from llm_attr.llm.many import answers_of, for_each, naming
+from llm_attr.llm.joint import Found, Played, Subject, played
+from llm_attr.llm.many import answers_of, naming
 from llm_attr.llm.model import LanguageModel
 from llm_attr.llm.options import Options
 from llm_attr.llm.prompt import Prompt
 from llm_attr.llm.result import LLMAttributionResult
-from llm_attr.llm.table import AttrTarget, Table, owners
+from llm_attr.llm.scalar import Scalar, ScalarLike, scalar_of
+from llm_attr.llm.table import Attributions, Table, owners
 from llm_attr.llm.target import Answer, answer_ids
 
 
@@ -32,17 +34,19 @@ class LLMAttribution(Attribution):
     """Explains which units of a prompt carried a language model's answer, and each of its tokens.
 
     `attribution = f(prompt) - f(prompt without the unit)` for FeatureAblation, and so on for each method, where f is
-    the log-probability (or probability) of the answer. All target tokens are scored in one pass over each variant of
+    the log-probability of the answer, or another quantity of it (see `Scalar`). All target tokens are scored in one pass over each variant of
     the prompt, with its shared prefixes computed once; the results equal those of whole passes without cache.
 
     Args:
         attr_method: The method, made for the transformers model itself: `FeatureAblation(model)`.
         tokenizer: The model's tokenizer.
-        attr_target: `log_prob` (nats) or `prob`.
+        attr_target: What is explained: `log_prob` (nats), `prob`, `logit`, `entropy`, `kl`, `margin`, a function of
+            logits `(tokens, vocabulary)` and ids `(tokens,)`, or a `Scalar` such as `contrast("another answer")`.
 
     Raises:
-        UnsupportedMethod: the method plays no games.
+        UnsupportedMethod: the method plays no games, or none with a single prompt.
         NotALanguageModel: the method's forward function is no causal language model.
+        UnknownName: there is no such attr_target.
 
     Source: M. D. Zeiler and R. Fergus, Visualizing and Understanding Convolutional Networks, ECCV 2014 (ablation);
     the paper of each method for its estimator.
@@ -54,15 +58,15 @@ class LLMAttribution(Attribution):
     """
 
     def __init__(
-        self, attr_method: Attribution, tokenizer: PreTrainedTokenizerBase, attr_target: AttrTarget = "log_prob"
+        self, attr_method: Attribution, tokenizer: PreTrainedTokenizerBase, attr_target: ScalarLike = "log_prob"
     ) -> None:
-        if not isinstance(attr_method, PerturbationAttribution):
+        if not isinstance(attr_method, PerturbationAttribution) or not attr_method.plays_any_game():
             raise UnsupportedMethod(
                 f"LLMAttribution does not support {type(attr_method).__name__}; supported: "
-                f"{', '.join(method.__name__ for method in text_methods().values())}"
+                f"{', '.join(method.__name__ for method in text_methods().values())}: methods that leave out parts of a "
+                "single prompt, and neither take gradients nor move a layer nor need other examples"
             )
-        if attr_target not in get_args(AttrTarget):
-            raise UnknownName("attr_target", attr_target, get_args(AttrTarget))
+        self.scalar = scalar_of(attr_target)
         super().__init__(attr_method.forward_func)
         self.attr_method, self.attr_target = attr_method, attr_target
         self.language_model = LanguageModel(attr_method.forward_func, tokenizer)
@@ -95,16 +99,17 @@ class LLMAttribution(Attribution):
                 `perturbations_per_eval` (the most variants of one pass), `show_progress`, and the method's own options.
 
         Returns:
-            `seq_attr` `(features,)` and `token_attr` `(answer tokens, features)`, in nats or probability.
+            `seq_attr` `(features,)` and `token_attr` `(answer tokens, features)`, in nats or what the scalar is in.
 
         Raises:
             EmptyTarget: there is no answer to explain.
             ContextTooLong: prompt and answer do not fit into the model's context.
             NonFiniteScore: the model answered NaN.
+            InvalidTarget: the foil of a contrast is the answer.
             UnknownKeyword: a keyword that neither this call nor the method takes.
         """
         options = self._options(num_trials, gen_args, use_cached_outputs, _inspect_forward, **kwargs)
-        return self._attributed([self._subject(inp, options)], [target], options)[0]
+        return self._attributed([self._subject(inp, options)], [target], options)[0][0]
 
     def attribute_each(
         self,
@@ -127,11 +132,33 @@ class LLMAttribution(Attribution):
             InvalidShape: the list of targets is of another length.
             LlmAttrError: as in `attribute`; the message says which input it is about.
         """
+        return [found[0] for found in self.attribute_scalars(inputs, target, [self.scalar], **options)]
+
+    def attribute_scalars(
+        self,
+        inputs: Sequence[InterpretableInput | Prompt],
+        target: Answer | Sequence[Answer],
+        scalars: Sequence[Scalar],
+        **options: Any,
+    ) -> list[list[LLMAttributionResult]]:
+        """For each input the attributions of several quantities of its answer, from the same passes.
+
+        Args:
+            inputs: See `attribute_each`.
+            target: See `attribute_each`.
+            scalars: What is explained, in place of `attr_target`.
+            **options: See `attribute_each`; `until` is reached when all scalars are sure.
+
+        Raises:
+            LlmAttrError: as in `attribute_each`.
+        """
         answers = answers_of(target, len(inputs))
-        shared = self._options(**options)
-        subjects = for_each(lambda inp: self._subject(inp, shared), inputs)
-        numbered = [replace(subject, number=number) for number, subject in enumerate(subjects)]
-        return self._attributed(numbered, answers, shared)
+        shared = replace(self._options(**options), scalars=tuple(scalars))
+        subjects = []
+        for number, inp in enumerate(inputs):
+            with naming(number if len(inputs) > 1 else None):
+                subjects.append(replace(self._subject(inp, shared), number=number if len(inputs) > 1 else None))
+        return self._attributed(subjects, answers, shared)
 
     def _options(
         self,
@@ -149,6 +176,7 @@ class LLMAttribution(Attribution):
             gen_args=gen_args,
             cached=use_cached_outputs,
             inspect=_inspect_forward,
+            scalars=(self.scalar,),
         )
 
     def _subject(self, inp: InterpretableInput | Prompt, options: Options) -> Subject:
@@ -163,74 +191,81 @@ class LLMAttribution(Attribution):
 
     def _attributed(
         self, subjects: Sequence[Subject], targets: Sequence[Answer], options: Options
-    ) -> list[LLMAttributionResult]:
+    ) -> list[list[LLMAttributionResult]]:
         total = sum(options.evaluations(subject.features) for subject in subjects)
         name, device = f"{self.attr_method.get_name()} attribution", self.language_model.device
         with Evaluator(name, total, show_progress=options.show_progress, device=device) as evaluator:
             answered = self._answered(subjects, targets, options, evaluator)
             known_by = identity(self.language_model)
             groups = played(self.language_model, answered, options, evaluator)
-            return [self._result(one, options, known_by) for group in groups for one in group]
+            alone = [one for group in groups for one in group]
+            return [[self._result(one, found, options, known_by) for found in one.found] for one in alone]
 
     def _answered(
         self, subjects: Sequence[Subject], targets: Sequence[Answer], options: Options, evaluator: Evaluator
     ) -> list[Subject]:
         """The subjects with their answers; those that are given are looked at before others are generated."""
-        answers: dict[int, tuple[int, ...]] = {}
+        answered: dict[int, Subject] = {}
         for i in sorted(range(len(subjects)), key=lambda i: targets[i] is None):
             evaluator.check()
             with naming(subjects[i].number):
-                answers[i] = answer_ids(self.language_model, subjects[i].prompt, targets[i], options.gen_args)
-                self.language_model.check_length(len(subjects[i].prompt), len(answers[i]))
-        return [replace(subject, answer=answers[i]) for i, subject in enumerate(subjects)]
+                answer = answer_ids(self.language_model, subjects[i].prompt, targets[i], options.gen_args)
+                scalars = tuple(scalar.bound(self.language_model, answer) for scalar in options.scalars)
+                for each in (answer, *(scalar.contrast.foil for scalar in scalars if scalar.contrast is not None)):
+                    self.language_model.check_length(len(subjects[i].prompt), len(each))
+                answered[i] = replace(subjects[i], answer=answer, scalars=scalars)
+        return [answered[i] for i in range(len(subjects))]
 
     @property
     def _method(self) -> str:
         return snake_case(type(self.attr_method).__name__)
 
-    def _result(self, one: Played, options: Options, known_by: Mapping[str, Any]) -> LLMAttributionResult:
-        """What the table of the features says about the units that the input shows."""
+    def _result(self, one: Played, found: Found, options: Options, known_by: Mapping[str, Any]) -> LLMAttributionResult:
+        """What the table of the features says about the units that the input shows, for one scalar."""
         inp, subject = one.games[0].inp, one.subject
-        table = self._table(one, options)
+        table = self._table(one, found, options)
         owner = owners(inp, subject.features)
-        if owner is None:
-            shown = inp.format_attr(subject.features.spread(table.attributions().T)[0])
-        else:
+        if owner is not None:
             table = replace(table, owner=owner)
-            shown = table.attributions()
+        said = table.attributions()
+        if owner is None:
+            said = Attributions(inp.format_attr(subject.features.spread(said.values.T)[0]), None)
         text, spans = token_spans(self.language_model.tokenizer, subject.answer, subject.prompt)
         return LLMAttributionResult(
             input_tokens=_feature_texts(inp),
             output_tokens=pieces(text, spans),
-            seq_attr=shown[0],
-            token_attr=shown[1:],
-            output_probs=table.whole.exp(),
+            **said.fields,
+            output_probs=one.log_probs.exp(),
             inp=inp,
             output_ids=subject.answer,
             output_text=text,
             output_spans=spans,
-            provenance=self._provenance(one) | {"seed": (options.gen_args or {}).get("seed")} | dict(known_by),
+            provenance=self._provenance(one, found.scalar)
+            | {"seed": (options.gen_args or {}).get("seed")}
+            | dict(known_by),
             table=None if owner is None else table,
         )
 
-    def _table(self, one: Played, options: Options) -> Table:
+    def _table(self, one: Played, found: Found, options: Options) -> Table:
         return Table(
             coalitions=one.coalitions,
-            log_probs=one.log_probs,
+            values=found.values,
             owner=torch.arange(one.subject.features.count),
-            whole=one.whole,
+            whole=found.whole,
             method=self._method,
             options=options.method_options,
-            attr_target=self.attr_target,
+            attr_target=found.scalar.name,
+            per_token=found.per_token,
             estimator=options.estimator,
         )
 
-    def _provenance(self, one: Played) -> dict[str, Any]:
+    def _provenance(self, one: Played, scalar: Scalar) -> dict[str, Any]:
         inp, scorer = one.games[0].inp, one.games[0].scorer
         stand_in = next((game.stand_in for game in one.games if game.stand_in is not None), None)
         return {
             "method": self._method,
-            "attr_target": self.attr_target,
+            "attr_target": scalar.name,
+            **scalar.about(self.language_model),
             "unit": inp.unit if isinstance(inp, BoundPrompt) else "feature",
             "model": self.language_model.name,
             "dtype": str(self.language_model.model.dtype).removeprefix("torch."),
@@ -244,7 +279,8 @@ class LLMAttribution(Attribution):
 
 def text_methods() -> dict[str, type[PerturbationAttribution]]:
     """The methods that can explain a language model, by name."""
-    return {name: method for name, method in METHODS.items() if issubclass(method, PerturbationAttribution)}
+    playing = {name: method for name, method in METHODS.items() if issubclass(method, PerturbationAttribution)}
+    return {name: method for name, method in playing.items() if method.plays_any_game()}
 
 
 def _feature_texts(inp: InterpretableInput) -> list[str]:

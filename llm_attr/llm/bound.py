@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from bisect import bisect_right
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
@@ -13,8 +12,8 @@ import torch
 from torch import Tensor
 
 from llm_attr.errors import EmptyPrompt, InvalidValue
-from llm_attr.llm.alignment import Alignment, align
-from llm_attr.llm.inputs import InterpretableInput, check_width, token_id
+from llm_attr.llm.alignment import Alignment, align, first_character, owners
+from llm_attr.llm.inputs import InterpretableInput, Placed, check_width, token_id
 from llm_attr.llm.model import LanguageModel
 from llm_attr.llm.prefix_tree import Variant
 from llm_attr.llm.units import SPLITTERS, Span
@@ -103,6 +102,14 @@ class BoundPrompt(InterpretableInput):
             present = (perturbed_tensor[0] != 0).tolist()
         return torch.tensor([self.variant(present).tokens], dtype=torch.long)
 
+    def placed(self, language_model: LanguageModel) -> Placed:
+        """The tokens of the whole prompt and the unit that each belongs to.
+
+        All that is the user's moves, whatever the units are, so that their attributions agree in their sums.
+        """
+        moving = tuple(any(start < b and a < end for a, b in self.contents) for start, end in self._alignment.spans)
+        return Placed(self._alignment.ids, tuple(self._owners), self._replacement, moving)
+
     def variant(self, present: Sequence[bool]) -> Variant:
         """Tokens and positions of the prompt with these units present."""
         if self.absence == "delete" and self.unit != "token":
@@ -157,18 +164,10 @@ class BoundPrompt(InterpretableInput):
         if self.unit == "token":
             numbers = iter(range(len(self.spans)))
             return [-1 if self._scope_of_token(span) is None else next(numbers) for span in self._alignment.spans]
-        starts = [start for start, _ in self.spans]
-        return [self._unit_of_token(starts, *span) for span in self._alignment.spans]
-
-    def _unit_of_token(self, starts: Sequence[int], start: int, end: int) -> int:
-        """The unit of its first character that is no white space; a token of white space must be inside the unit."""
-        first = _first_character(self.text, start, end)
-        place, stop = (start, end) if first is None else (first, first + 1)
-        nearest = bisect_right(starts, place) - 1
-        return nearest if place < stop and nearest >= 0 and stop <= self.spans[nearest][1] else -1
+        return owners(self.text, self._alignment.spans, self.spans)
 
     def _scope_of_token(self, span: Span) -> Scope | None:
-        first = _first_character(self.text, *span)
+        first = first_character(self.text, *span)
         first = span[0] if first is None else first
         return next((s for s in self._scopes if span[0] < span[1] and s.start <= first < s.end), None)
 
@@ -211,10 +210,6 @@ def _disjoint(units: list[tuple[Span, Owner]]) -> list[tuple[Span, Owner]]:
         ((start, end if after is None else min(end, max(start, after))), owner)
         for ((start, end), owner), after in zip(units, following, strict=True)
     ]
-
-
-def _first_character(text: str, start: int, end: int) -> int | None:
-    return next((i for i in range(start, end) if not text[i].isspace()), None)
 
 
 def _groups(owners: Sequence[Owner]) -> list[Group]:

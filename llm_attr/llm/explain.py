@@ -8,9 +8,9 @@ from typing import Any, TypeAlias, cast, overload
 
 from transformers import PreTrainedTokenizerBase
 
-from llm_attr.attr.base import PerturbationAttribution
+from llm_attr.attr.perturbation import PerturbationAttribution
 from llm_attr.core.registry import summary
-from llm_attr.errors import UnknownKeyword, UnknownName
+from llm_attr.errors import InvalidValue, UnknownKeyword, UnknownName
 from llm_attr.llm.attribution import LLMAttribution, text_methods
 from llm_attr.llm.chat import Messages
 from llm_attr.llm.inputs import InterpretableInput
@@ -18,7 +18,9 @@ from llm_attr.llm.many import for_each, is_many
 from llm_attr.llm.model import LanguageModel, as_language_model
 from llm_attr.llm.options import Options
 from llm_attr.llm.prompt import Prompt
+from llm_attr.llm.region import Region, RegionName
 from llm_attr.llm.result import LLMAttributionResult
+from llm_attr.llm.scalar import Foil, ScalarLike, scalars_of
 from llm_attr.llm.target import Answer
 
 
@@ -52,8 +54,27 @@ def explain(
     unit: str = "sentence",
     method: str = "feature_ablation",
     target: Answer = None,
+    scalar: ScalarLike = "log_prob",
+    foil: Foil | None = None,
+    region: RegionName | Region | None = None,
     **options: Any,
 ) -> LLMAttributionResult: ...
+
+
+@overload
+def explain(
+    model: LanguageModel | Any,
+    prompt: One,
+    *,
+    tokenizer: PreTrainedTokenizerBase | None = None,
+    unit: str = "sentence",
+    method: str = "feature_ablation",
+    target: Answer = None,
+    scalar: list[Any],
+    foil: Foil | None = None,
+    region: RegionName | Region | None = None,
+    **options: Any,
+) -> list[LLMAttributionResult]: ...
 
 
 @overload
@@ -65,8 +86,27 @@ def explain(
     unit: str = "sentence",
     method: str = "feature_ablation",
     target: Answer | Sequence[Answer] = None,
+    scalar: ScalarLike = "log_prob",
+    foil: Foil | None = None,
+    region: RegionName | Region | None = None,
     **options: Any,
 ) -> list[LLMAttributionResult]: ...
+
+
+@overload
+def explain(
+    model: LanguageModel | Any,
+    prompt: list[str] | list[Messages] | list[Prompt] | list[One],
+    *,
+    tokenizer: PreTrainedTokenizerBase | None = None,
+    unit: str = "sentence",
+    method: str = "feature_ablation",
+    target: Answer | Sequence[Answer] = None,
+    scalar: list[Any],
+    foil: Foil | None = None,
+    region: RegionName | Region | None = None,
+    **options: Any,
+) -> list[list[LLMAttributionResult]]: ...
 
 
 def explain(
@@ -77,8 +117,11 @@ def explain(
     unit: str = "sentence",
     method: str = "feature_ablation",
     target: Answer | Sequence[Answer] = None,
+    scalar: ScalarLike | list[Any] = "log_prob",
+    foil: Foil | None = None,
+    region: RegionName | Region | None = None,
     **options: Any,
-) -> LLMAttributionResult | list[LLMAttributionResult]:
+) -> LLMAttributionResult | list[LLMAttributionResult] | list[list[LLMAttributionResult]]:
     """Explains which units of a prompt carried a model's answer.
 
     Args:
@@ -89,15 +132,22 @@ def explain(
         method: A name out of `llm_attr.methods()`.
         target: The answer to explain: text, token ids, or what `model.generate` returned for the prompt; None lets the
             model generate it. With a list of prompts, one for all or a list with one for each.
-        **options: `attr_target` ("log_prob" or "prob"), what `LLMAttribution.attribute` takes (`gen_args`,
-            `num_trials`, `use_cached_outputs`, `show_progress`, ...), and the method's own options.
+        scalar: Which quantity of the answer: `log_prob`, `prob`, `logit`, `entropy`, `kl`, `margin`, a function of
+            logits `(tokens, vocabulary)` and ids `(tokens,)`, or a `Scalar`; or a list of these, which share the
+            passes.
+        foil: Another answer, as text or ids: what speaks for the answer and against the foil is explained, in nats.
+        region: The part of the answer that is explained, see `LLMAttributionResult.for_output`; `Region(json=path)` and
+            `Region(after=text)` too.
+        **options: What `LLMAttribution.attribute` takes (`gen_args`, `num_trials`, `use_cached_outputs`,
+            `show_progress`, ...), and the method's own options. `attr_target` is Captum's name of `scalar`.
 
     Returns:
         An `LLMAttributionResult`: `.top(k)`, `.show()`, `.to_html(path)`, `.seq_attr`, `.token_attr`; for a list of
-        prompts a list of them.
+        prompts or of scalars a list of them, and for a list of both a list for each prompt.
 
     Raises:
-        UnknownName: there is no such method or unit.
+        UnknownName: there is no such method, unit or scalar.
+        InvalidTarget: the foil is the answer, or the region is not in it.
         UnknownKeyword: nothing takes one of the options.
         EmptyPrompt: there is nothing to attribute to.
 
@@ -108,16 +158,24 @@ def explain(
     language_model = as_language_model(model, tokenizer)
     attr_method = method_named(method)(language_model.model)
     _refuse_unknown(options, attr_method)
-    attr_target = options.pop("attr_target", "log_prob")
-    wrapper = LLMAttribution(attr_method, language_model.tokenizer, attr_target)
+    asked = options.pop("attr_target", scalar)
+    if asked is not scalar and scalar != "log_prob":
+        raise InvalidValue(f"attr_target and scalar are one thing; got {asked!r} and {scalar!r}")
+    scalars = scalars_of(asked, foil)
+    part = None if region is None else Region.of(region)
+    wrapper = LLMAttribution(attr_method, language_model.tokenizer, scalars[0])
     wrapper.language_model = language_model
 
     def with_units(one: Any) -> Prompt | InterpretableInput:
         return one if isinstance(one, Prompt | InterpretableInput) else Prompt(one, unit=unit)
 
-    if not is_many(prompt):
-        return wrapper.attribute(with_units(prompt), cast(Answer, target), **options)
-    return wrapper.attribute_each(for_each(with_units, prompt), target, **options)
+    many = is_many(prompt)
+    inputs = for_each(with_units, prompt) if is_many(prompt) else [with_units(prompt)]
+    each = wrapper.attribute_scalars(inputs, target if many else [cast(Answer, target)], scalars, **options)
+    if part is not None:
+        each = [[result.for_output(part) for result in results] for results in each]
+    found = each if isinstance(asked, list | tuple) else [results[0] for results in each]
+    return found if many else found[0]
 
 
 def _refuse_unknown(options: dict[str, Any], attr_method: Any) -> None:

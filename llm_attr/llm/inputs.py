@@ -5,17 +5,54 @@ from __future__ import annotations
 import random
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping, Sequence
-from typing import Any
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor
 from transformers import PreTrainedTokenizerBase
 
-from llm_attr.errors import EmptyPrompt, InvalidShape, InvalidType, InvalidValue, UnknownName
-from llm_attr.llm.alignment import token_texts
+from llm_attr.errors import (
+    EmptyPrompt,
+    InvalidShape,
+    InvalidType,
+    InvalidValue,
+    UnknownName,
+    UnsupportedMethod,
+)
+from llm_attr.llm.alignment import align, owners, token_texts
+from llm_attr.llm.units import Span
+
+if TYPE_CHECKING:
+    from llm_attr.llm.model import LanguageModel
+
+_FIRST_MARK = 0xE000
+"""The first character of the private use area, whose characters mark the slots of a template."""
 
 Texts = Sequence[str] | Mapping[str, str]
 """One text for each slot of a template: by place or by name."""
+
+
+@dataclass(frozen=True)
+class Placed:
+    """The tokens of a prompt in their features.
+
+    Attributes:
+        ids: Token ids.
+        owners: For each token the number of its feature; -1 for those that belong to none.
+        absent: The token that stands for one that is absent; None: the tokenizer's pad or EOS token.
+        moving: For each token whether it is what a baseline replaces; None: those that belong to a feature.
+    """
+
+    ids: tuple[int, ...]
+    owners: tuple[int, ...]
+    absent: int | None = None
+    moving: tuple[bool, ...] | None = None
+
+    @property
+    def moves(self) -> tuple[bool, ...]:
+        """For each token whether a baseline replaces it."""
+        return tuple(owner >= 0 for owner in self.owners) if self.moving is None else self.moving
 
 
 class InterpretableInput(ABC):
@@ -39,6 +76,17 @@ class InterpretableInput(ABC):
     def format_attr(self, itp_attr: Tensor) -> Tensor:
         """Attributions of the features `(..., features)` as attributions of the values `(..., values)`."""
         return itp_attr
+
+    def placed(self, language_model: LanguageModel) -> Placed:
+        """The tokens of the whole prompt and the feature that each belongs to, which gradients need to know.
+
+        Raises:
+            UnsupportedMethod: the input cannot tell.
+        """
+        raise UnsupportedMethod(
+            f"{type(self).__name__} does not tell which token belongs to which feature, as methods of gradients need "
+            "it; use a Prompt, a TextTokenInput or a TextTemplateInput, or a method that leaves features out"
+        )
 
     def sampled(self) -> InterpretableInput:
         """This input with its random baselines, if it has any, drawn once and fixed."""
@@ -136,6 +184,25 @@ class TextTemplateInput(InterpretableInput):
         """Gives every slot the attribution of its group."""
         return itp_attr[..., self._group.to(itp_attr.device)]
 
+    def placed(self, language_model: LanguageModel) -> Placed:
+        """The tokens of the filled template; those of a slot are its group's.
+
+        Raises:
+            UnsupportedMethod: the template is a function that does more than to put the values in their places.
+        """
+        text, spans = "", list[tuple[Span, int]]()
+        for character in self._fill([chr(_FIRST_MARK + i) for i in range(len(self.values))]):
+            slot = ord(character) - _FIRST_MARK
+            value = self.values[slot] if 0 <= slot < len(self.values) else character
+            if value is not character:
+                spans.append(((len(text), len(text) + len(value)), int(self._group[slot])))
+            text += value
+        if text != self.to_model_input():
+            return super().placed(language_model)
+        alignment = align(language_model.tokenizer, text, special_tokens=True)
+        found = owners(text, alignment.spans, [span for span, _ in spans])
+        return Placed(alignment.ids, tuple(-1 if owner < 0 else spans[owner][1] for owner in found))
+
     def sampled(self) -> TextTemplateInput:
         """The same template with one sample of its baselines."""
         if not callable(self.baselines):
@@ -205,6 +272,13 @@ class TextTokenInput(InterpretableInput):
         self.values: list[str] = tokenizer.convert_ids_to_tokens(self.itp_tensor[0].tolist())
         self.n_itp_features = len(self._kept)
         self.baselines = token_id(tokenizer, baselines)
+
+    def placed(self, language_model: LanguageModel) -> Placed:
+        """All tokens; those that are skipped belong to no feature."""
+        ids = self.inp_tensor[0].tolist()
+        found = torch.full((len(ids),), -1)
+        found[self._kept] = torch.arange(self.n_itp_features)
+        return Placed(tuple(ids), tuple(found.tolist()), self.baselines)
 
     def token_texts(self) -> list[str]:
         """The text of each token that is a feature, as it reads."""

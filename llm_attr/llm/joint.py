@@ -3,19 +3,20 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 
 from llm_attr.core.evaluator import Evaluator
 from llm_attr.core.features import Features
-from llm_attr.core.ledger import Ledger
+from llm_attr.core.play import Estimator, Foreseen, play
 from llm_attr.llm.game import TextGame
 from llm_attr.llm.inputs import InterpretableInput
 from llm_attr.llm.many import naming
 from llm_attr.llm.model import LanguageModel
 from llm_attr.llm.options import Options
 from llm_attr.llm.prefix_tree import Query, Variant
+from llm_attr.llm.scalar import Scalar, payoff
 from llm_attr.llm.scoring import Scorer
 from llm_attr.typing import Coalitions, Values
 
@@ -33,6 +34,7 @@ class Subject:
         prompt: Token ids of the whole prompt.
         answer: Token ids of the answer.
         number: Its place among several prompts, by which errors call it; None if it is alone.
+        scalars: What is asked of the answer, bound to it.
     """
 
     inp: InterpretableInput
@@ -40,15 +42,34 @@ class Subject:
     prompt: tuple[int, ...]
     answer: tuple[int, ...] = ()
     number: int | None = None
+    scalars: tuple[Scalar, ...] = ()
 
     @property
-    def whole(self) -> Query:
-        """The answer after the whole prompt."""
-        return Query(Variant.plain(self.prompt), self.answer)
+    def whole(self) -> Variant:
+        """The whole prompt."""
+        return Variant.plain(self.prompt)
 
     def tokens(self, options: Options) -> int:
-        """About how many tokens all its variants have."""
-        return options.evaluations(self.features) * len(self.whole.tokens)
+        """About how many tokens all its variants have, with the answer and its foils behind them."""
+        foils = sum(len(scalar.contrast.foil) for scalar in self.scalars if scalar.contrast is not None)
+        return options.evaluations(self.features) * (len(self.prompt) + len(self.answer) - 1 + foils)
+
+
+@dataclass(frozen=True, eq=False)
+class Found:
+    """What the games of a prompt gave for one scalar.
+
+    Attributes:
+        scalar: The scalar.
+        values: fp32 `(trials, coalitions, answer tokens)`.
+        whole: fp32 `(answer tokens,)` after the whole prompt.
+        per_token: False if it is one number for the whole answer; `answer tokens` is 1 then.
+    """
+
+    scalar: Scalar
+    values: Values
+    whole: Values
+    per_token: bool
 
 
 @dataclass(frozen=True, eq=False)
@@ -60,27 +81,31 @@ class Played:
         games: One for each trial.
         prompts: How many prompts were scored together with it, itself included.
         coalitions: Bool `(coalitions, features)`.
-        log_probs: fp32 `(trials, coalitions, answer tokens)`.
-        whole: fp32 `(answer tokens,)` after the whole prompt.
+        found: What they gave for each scalar.
+        log_probs: fp32 `(answer tokens,)` after the whole prompt, in nats.
     """
 
     subject: Subject
     games: Sequence[TextGame]
     prompts: int
     coalitions: Coalitions
+    found: Sequence[Found]
     log_probs: Values
-    whole: Values
 
 
 def played(
     language_model: LanguageModel, subjects: Sequence[Subject], options: Options, evaluator: Evaluator
 ) -> Iterator[list[Played]]:
-    """The games of all prompts, as many prompts at a time as are scored together."""
+    """The games of all prompts, as many prompts at a time as are scored together.
+
+    Those that wait for a run on the whole prompt are played one at a time: each holds the distributions of that run.
+    """
     group: list[Subject] = []
     tokens = 0
     for subject in subjects:
         size = subject.tokens(options)
-        if group and tokens + size > JOINT_TOKENS:
+        alone = any(scalar.needs_reference for scalar in subject.scalars)
+        if group and (alone or tokens + size > JOINT_TOKENS):
             yield _Group(language_model, group, options, evaluator).played()
             group, tokens = [], 0
         group.append(subject)
@@ -96,19 +121,33 @@ class _Group:
     ) -> None:
         self._scorer = Scorer(language_model, options.cached, options.perturbations_per_eval)
         self._options, self._evaluator = options, evaluator
-        self._games = [(subject, self._trials(subject)) for subject in subjects]
+        subjects = [self._with_references(subject) for subject in subjects]
+        self._games = [
+            (subject, self._trials(subject), Foreseen(options.estimator, subject.features.count))
+            for subject in subjects
+        ]
 
     def played(self) -> list[Played]:
-        evaluations = sum(self._options.evaluations(subject.features) for subject, _ in self._games)
+        evaluations = sum(self._options.evaluations(subject.features) for subject, *_ in self._games)
         expected = self._evaluator.done + evaluations
-        if sum(subject.tokens(self._options) for subject, _ in self._games) <= JOINT_TOKENS:
+        tokens = sum(subject.tokens(self._options) for subject, *_ in self._games)
+        if tokens <= JOINT_TOKENS and not self._options.stopping.adaptive:
             self._prefill()
-        found = [self._played(subject, games) for subject, games in self._games]
+        found = [self._played(*one) for one in self._games]
         self._evaluator.advance(expected - self._evaluator.done)
         return found
 
+    def _with_references(self, subject: Subject) -> Subject:
+        """The subject whose scalars have the run on the whole prompt where they compare with it."""
+        if not any(scalar.needs_reference for scalar in subject.scalars):
+            return subject
+        with naming(subject.number):
+            found = self._scorer.distributions(Query(subject.whole, subject.answer), self._evaluator)
+        scalars = [replace(each, reference=found) if each.needs_reference else each for each in subject.scalars]
+        return replace(subject, scalars=tuple(scalars))
+
     def _trials(self, subject: Subject) -> list[TextGame]:
-        shared = (self._options.inspect, set[Variant]())
+        shared = (self._options.inspect, set[Variant](), subject.scalars)
         return [
             TextGame(subject.inp.sampled(), subject.features, subject.answer, self._scorer, self._evaluator, *shared)
             for _ in range(self._options.trials)
@@ -117,22 +156,27 @@ class _Group:
     def _prefill(self) -> None:
         """Scores the designs of all prompts in one go; the games then find their coalitions known."""
         queries: list[Query] = []
-        for subject, games in self._games:
+        for subject, games, estimator in self._games:
             with naming(subject.number):
-                design = torch.cat(list(self._options.estimator.blocks(subject.features.count)))
-                own = [query for game in games for query in game.queries(design)]
+                design = torch.cat(estimator.ahead)
+                own = [query for game in games for each in game.variants(design) for query in game.asked(each)]
                 self._scorer.check_lengths(own)
-            queries += [*own, subject.whole]
+            queries += [*own, *games[0].asked(subject.whole)]
         self._scorer.learn(queries, self._evaluator)
 
-    def _played(self, subject: Subject, games: Sequence[TextGame]) -> Played:
-        design = list(self._options.estimator.blocks(subject.features.count))
-        with naming(subject.number):
-            each = [self._log_probs(game, design) for game in games]
-            whole = self._scorer.score([subject.whole], self._evaluator)[0]
-        return Played(subject, games, len(self._games), torch.cat(design), torch.stack(each), whole)
+    def _played(self, subject: Subject, games: Sequence[TextGame], estimator: Estimator) -> Played:
+        def trials(coalitions: Coalitions) -> Values:
+            return torch.stack([game(coalitions) for game in games], 1)
 
-    def _log_probs(self, game: TextGame, design: Sequence[Coalitions]) -> Values:
-        """`(coalitions, answer tokens)` of one game, which is asked for each coalition once."""
-        remembered = Ledger().remembering(game)
-        return torch.cat([remembered(coalitions) for coalitions in design])
+        def deciding(values: Values) -> Values:
+            named = zip(games[0].split(values), subject.scalars, games[0].per_token, strict=True)
+            whole = [payoff(part, scalar.name, per_token)[..., :1].mean(1) for part, scalar, per_token in named]
+            return torch.cat(whole, 1)
+
+        with naming(subject.number):
+            asked = play(trials, estimator, subject.features.count, self._options.stopping, deciding, keep=True)
+            whole = games[0].split(games[0].worth([subject.whole])[0])
+            log_probs = self._scorer.score(games[0].asked(subject.whole)[:1], self._evaluator)[0]
+        each = games[0].split(asked.values.transpose(0, 1))
+        found = list(map(Found, subject.scalars, each, whole, games[0].per_token))
+        return Played(subject, games, len(self._games), asked.coalitions, found, log_probs)

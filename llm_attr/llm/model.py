@@ -15,7 +15,7 @@ import torch
 from transformers import AutoModelForCausalLM, AutoTokenizer, PreTrainedTokenizerBase
 
 from llm_attr.errors import ContextTooLong, InvalidType, InvalidValue, NotALanguageModel
-from llm_attr.llm.embedded import CATALOGUE, model_folder
+from llm_attr.llm.embedded import CATALOGUE, LANGUAGE_MODEL, model_folder
 
 
 class LanguageModel:
@@ -107,7 +107,13 @@ class LanguageModel:
     @contextmanager
     def inference(self) -> Iterator[None]:
         """Without gradients and dropout; everything is put back at the end."""
-        with torch.no_grad(), _evaluating(self.model):
+        with torch.no_grad(), self.evaluating():
+            yield
+
+    @contextmanager
+    def evaluating(self) -> Iterator[None]:
+        """Without dropout; everything is put back at the end."""
+        with _evaluating(self.model):
             yield
 
     @contextmanager
@@ -134,12 +140,17 @@ def load_model(name: str | Path, **from_pretrained: Any) -> LanguageModel:
     Raises:
         FetchFailed: an embedded model is not in the cache and could not be fetched.
         InvalidValue: there is no such model.
+        NotALanguageModel: the embedded model of this name is of another kind.
 
     Example:
         >>> import llm_attr
         >>> lm = llm_attr.load_model("smollm2-135m")  # doctest: +SKIP
     """
-    source = str(model_folder(str(name))) if str(name) in CATALOGUE else str(name)
+    entry = CATALOGUE.get(str(name))
+    if entry is not None and entry.kind != LANGUAGE_MODEL:
+        language = ", ".join(each.name for each in CATALOGUE.values() if each.kind == LANGUAGE_MODEL)
+        raise NotALanguageModel(f"{name} is an embedded {entry.kind}; load_model takes language models ({language})")
+    source = str(name) if entry is None else str(model_folder(entry.name))
     shared = {key: from_pretrained[key] for key in ("revision", "token", "trust_remote_code") if key in from_pretrained}
     try:
         tokenizer = AutoTokenizer.from_pretrained(source, **shared)

@@ -9,14 +9,15 @@ from typing import Any
 
 from torch import Tensor
 
-from llm_attr.attr.base import PerturbationAttribution
+from llm_attr.attr.perturbation import PerturbationAttribution
 from llm_attr.core.features import Features
-from llm_attr.core.game import Estimator
+from llm_attr.core.play import Estimator, Stopping
 from llm_attr.errors import InvalidValue, UnknownKeyword
 from llm_attr.llm.game import Inspector
 from llm_attr.llm.inputs import InterpretableInput
+from llm_attr.llm.scalar import Scalar
 
-_OF_CALL = {"feature_mask", "perturbations_per_eval", "show_progress"}
+_OF_CALL = {"feature_mask", "perturbations_per_eval", "show_progress", "until", "budget"}
 
 
 @dataclass(frozen=True)
@@ -30,9 +31,12 @@ class Options:
         gen_args: Arguments of `generate` where an answer is wanted.
         cached: False scores every variant whole and without cache.
         inspect: Is shown every variant.
+        scalars: What is attributed.
         feature_mask: Which features are left out together, `(1, features)`.
         perturbations_per_eval: The most variants of one pass.
         show_progress: Whether a bar is shown.
+        until: How sure a sampled method is to be, see `PerturbationAttribution`.
+        budget: How much a sampled method may spend, see `PerturbationAttribution`.
     """
 
     estimator: Estimator
@@ -41,9 +45,17 @@ class Options:
     gen_args: Mapping[str, Any] | None
     cached: bool
     inspect: Inspector | None
+    scalars: tuple[Scalar, ...]
     feature_mask: Tensor | None = None
     perturbations_per_eval: int | None = None
     show_progress: bool = False
+    until: float | str | None = None
+    budget: int | str | None = None
+
+    @property
+    def stopping(self) -> Stopping:
+        """When sampling ends."""
+        return Stopping.of(self.until, self.budget)
 
     @classmethod
     def accepted(cls, method: PerturbationAttribution) -> set[str]:
@@ -60,23 +72,27 @@ class Options:
         """
         if unknown := set(keywords) - cls.accepted(method):
             raise UnknownKeyword(f"LLMAttribution.attribute with {method.get_name()}", unknown, cls.accepted(method))
-        of_method = {name: value for name, value in keywords.items() if name not in _OF_CALL}
+        own = {name: value for name, value in keywords.items() if name not in _OF_CALL}
+        of_method = {**method.estimator_options, **own}
         of_call = {name: value for name, value in keywords.items() if name in _OF_CALL}
         options = cls(method.estimator(**of_method), of_method, **of_attribute, **of_call)
         most, trials = options.perturbations_per_eval, options.trials
         if most is not None and most < 1:
             raise InvalidValue(f"perturbations_per_eval must be at least 1 or None; got {most}")
+        if options.estimator.fixed and options.stopping.adaptive:
+            raise UnknownKeyword(
+                f"{method.get_name()}, which asks for a fixed number of evaluations,",
+                {"until", "budget"} & set(keywords),
+                cls.accepted(method) - {"until", "budget"},
+            )
         if not isinstance(trials, int) or trials < 1:
             raise InvalidValue(f"num_trials must be a whole number of at least 1; got {trials!r}")
         return options
 
     def evaluations(self, features: Features) -> int:
         """How many coalitions are asked for, in all trials."""
-        return self.trials * self.estimator.evaluations(features.count)
+        return self.trials * self.estimator.evaluations(features.count, self.stopping.evaluations)
 
     def features(self, inp: InterpretableInput) -> Features:
         """The features of an input, grouped by the mask if there is one."""
-        tensor = inp.to_tensor()
-        return (
-            Features.single((tensor,)) if self.feature_mask is None else Features.of_mask(self.feature_mask, (tensor,))
-        )
+        return Features.of(self.feature_mask, (inp.to_tensor(),))

@@ -17,14 +17,12 @@ from llm_attr.core.evaluator import Evaluator
 from llm_attr.core.memory import free_bytes
 from llm_attr.llm.model import LanguageModel
 from llm_attr.llm.prefix_tree import Ints, PrefixTree, Query
+from llm_attr.llm.readout import Reading, Readout
 from llm_attr.llm.ways import Way, kernel
 
 CPU_POSITIONS = 256
 CUDA_POSITIONS = 8192
 """New token positions of one pass: beyond these a larger pass is no faster."""
-
-ROWS_IN_CACHE = 8
-"""Rows of logits normalised together: few enough that they stay in the cache of a CPU."""
 
 HALVES = (torch.bfloat16, torch.float16)
 
@@ -41,12 +39,16 @@ class Counter:
         positions: Token positions that went through the body of the model, padding included.
         head_rows: Positions that went on through the output head.
         check_positions: Positions of the comparisons of a new model's first tree with a whole sequence.
+        backward: Backward passes over a graph.
+        forward_mode: Rows that went through the model with their derivative in one direction.
     """
 
     passes: int = 0
     positions: int = 0
     head_rows: int = 0
     check_positions: int = 0
+    backward: int = 0
+    forward_mode: int = 0
 
     def add(self, positions: int, head_rows: int) -> None:
         """Counts one pass."""
@@ -62,9 +64,10 @@ class TreePass:
     values of the ancestors of its first node come from the packs before.
     """
 
-    def __init__(self, language_model: LanguageModel, tree: PrefixTree, way: Way, counter: Counter) -> None:
-        self._lm, self._tree, self._way, self._counter = language_model, tree, way, counter
-        self._scores = torch.full(tree.predictors.shape, torch.nan)
+    def __init__(self, language_model: LanguageModel, queries: Sequence[Query], way: Way, counter: Counter) -> None:
+        self._lm, self._way, self._counter = language_model, way, counter
+        self._tree = tree = PrefixTree.of(queries)
+        self._readout = Readout(queries)
         self._order = np.argsort(tree.predictors, kind="stable")
         self._sorted = tree.predictors[self._order]
         self._held: Ints = np.empty(0, dtype=np.int64)
@@ -72,8 +75,8 @@ class TreePass:
         self._finished = np.sort(tree.last)
         self._starts: list[int] = []
 
-    def run(self, evaluator: Evaluator) -> list[Tensor]:
-        """`(answer tokens,)` log-probabilities for each query."""
+    def run(self, evaluator: Evaluator) -> list[Reading]:
+        """What is read for each query."""
 
         def evaluate(start: int, stop: int) -> int:
             self._pack(start, stop)
@@ -83,7 +86,7 @@ class TreePass:
 
         packs = ceil(len(self._tree) / positions_that_fit(self._lm))
         self._starts += evaluator.run(len(self._tree), ceil(len(self._tree) / packs), evaluate)
-        return list(self._scores.tensor_split(torch.from_numpy(self._tree.stops[:-1])))
+        return self._readout.readings()
 
     def witness(self, queries: Sequence[Query]) -> int:
         """The query by which to judge the others: the one that leans most on what they share with it.
@@ -128,9 +131,7 @@ class TreePass:
             past_key_values=cache,
             use_cache=True,
         )
-        pairs = self._order[first:last]
-        tokens = torch.from_numpy(self._tree.targets[pairs])
-        self._scores[torch.from_numpy(pairs)] = log_probs(logits[0], torch.from_numpy(which), tokens)
+        self._readout.take(logits[0], torch.from_numpy(which), torch.from_numpy(self._order[first:last]))
         self._counter.add(len(nodes), len(rows))
         self._held = seen
         self._layers = [(layer.keys, layer.values) for layer in cache.layers]
@@ -163,29 +164,36 @@ class WholePass:
     def __init__(self, language_model: LanguageModel, counter: Counter) -> None:
         self._lm, self._counter = language_model, counter
 
-    def run(self, queries: Sequence[Query], evaluator: Evaluator) -> list[Tensor]:
-        """`(answer tokens,)` log-probabilities for each query."""
-        scores: dict[int, Tensor] = {}
+    def run(self, queries: Sequence[Query], evaluator: Evaluator) -> list[Reading]:
+        """What is read for each query."""
+        readings: dict[int, Reading] = {}
         for group in self._groups(queries):
 
             def evaluate(start: int, stop: int, group: list[int] = group) -> None:
                 part = group[start:stop]
-                scores.update(zip(part, self.batch([queries[i] for i in part]), strict=True))
+                readings.update(zip(part, self.batch([queries[i] for i in part]), strict=True))
                 evaluator.advance(len(part))
 
             for _ in evaluator.run(len(group), len(group), evaluate):
                 pass
-        return [scores[i] for i in range(len(queries))]
+        return [readings[i] for i in range(len(queries))]
 
-    def batch(self, queries: Sequence[Query]) -> list[Tensor]:
-        """`(answer tokens,)` for each query of one call, padded on the right."""
+    def batch(self, queries: Sequence[Query]) -> list[Reading]:
+        """What is read for each query of one call, padded on the right."""
+        readout = Readout(queries)
+        logits, rows = self.logits(queries)
+        readout.take(logits, rows, torch.arange(len(rows)))
+        return readout.readings()
+
+    def logits(self, queries: Sequence[Query]) -> tuple[Tensor, Tensor]:
+        """`(rows, vocabulary)` of one call, and the row that predicts each token of the answers, one after another."""
         ids = torch.zeros(len(queries), max(query.length for query in queries), dtype=torch.long)
         mask = torch.zeros_like(ids)
         for row, query in enumerate(queries):
             places = list(query.positions)
             ids[row, places] = torch.tensor(query.tokens)
             mask[row, places] = 1
-        counts = [len(query.answer) for query in queries]
+        counts = torch.tensor([len(query.answer) for query in queries])
         places = [place for query in queries for place in query.positions[-len(query.answer) :]]
         kept, columns = torch.tensor(places).unique(return_inverse=True)
         device = self._lm.device
@@ -193,9 +201,7 @@ class WholePass:
             self._lm, kept, input_ids=ids.to(device), attention_mask=mask.to(device), use_cache=False
         )
         self._counter.add(ids.numel(), len(queries) * len(kept))
-        rows = torch.arange(len(queries)).repeat_interleave(torch.tensor(counts)) * len(kept) + columns
-        tokens = torch.tensor([token for query in queries for token in query.answer])
-        return list(log_probs(logits.flatten(0, 1), rows, tokens).split(counts))
+        return logits.flatten(0, 1), torch.arange(len(queries)).repeat_interleave(counts) * len(kept) + columns
 
     def _groups(self, queries: Sequence[Query]) -> list[list[int]]:
         room = positions_that_fit(self._lm)
@@ -219,14 +225,6 @@ def forward_logits(language_model: LanguageModel, rows: Tensor, **inputs: Any) -
     logits = language_model.model(**inputs, return_dict=True).logits
     from_end = rows - inputs["input_ids"].shape[1]  # an adapter may have put tokens in front
     return logits[:, from_end.to(logits.device)]
-
-
-def log_probs(logits: Tensor, rows: Tensor, tokens: Tensor) -> Tensor:
-    """`(pairs,)` log-probabilities in fp32 on the CPU of token i under the logits of row i, `(rows, vocabulary)`."""
-    rows, tokens = rows.to(logits.device), tokens.to(logits.device)
-    normalisers = [part.float().logsumexp(-1) for part in logits.split(ROWS_IN_CACHE)]
-    chosen = logits[rows, tokens].float()
-    return (chosen - torch.cat(normalisers)[rows]).cpu() if normalisers else chosen.cpu()
 
 
 def positions_that_fit(language_model: LanguageModel) -> int:

@@ -15,6 +15,8 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from llm_attr.llm.scalar import Scalar
+
 Ints = NDArray[np.int64]
 
 
@@ -55,10 +57,12 @@ class Query:
     Attributes:
         variant: The prompt.
         answer: Token ids, at least one.
+        scalars: What is read of it beside the log-probabilities of its tokens.
     """
 
     variant: Variant
     answer: tuple[int, ...]
+    scalars: tuple[Scalar, ...] = ()
 
     @property
     def tokens(self) -> tuple[int, ...]:

@@ -5,9 +5,10 @@ from __future__ import annotations
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import TypeAlias
+from typing import Any, TypeAlias
 
 from llm_attr.errors import EmptyTarget, InvalidTarget, InvalidType, InvalidValue
+from llm_attr.llm.json_path import JsonPath
 from llm_attr.llm.units import Span, sentences
 
 RegionName: TypeAlias = str | re.Pattern[str] | slice | int
@@ -28,10 +29,12 @@ class Region:
         name: A substring, a pattern, a slice of tokens, or the number of a token.
         characters: `(start, end)` characters of the answer.
         sentence: The number of a sentence; negative ones count from the end.
-        occurrence: Which match of a substring or pattern; negative ones count from the end.
+        json: The path of a value of JSON in the answer, as `$.answers[0].name`; a text is taken without its quotes.
+        after: A text; the region is all that follows its last occurrence, as that of `</think>`.
+        occurrence: Which match of a substring, pattern or path; negative ones count from the end.
 
     Raises:
-        InvalidValue: not exactly one of name, characters and sentence is given, or an occurrence without matches.
+        InvalidValue: not exactly one of the others is given, an occurrence without matches, or a path of another form.
         InvalidType: one of them has another type.
     """
 
@@ -39,22 +42,42 @@ class Region:
     characters: Span | None = None
     sentence: int | None = None
     occurrence: int | None = None
+    json: str | None = None
+    after: str | None = None
 
     def __post_init__(self) -> None:
-        given = [name for name in ("name", "characters", "sentence") if getattr(self, name) is not None]
+        ways = ("name", "characters", "sentence", "json", "after")
+        given = [name for name in ways if getattr(self, name) is not None]
         if len(given) != 1:
             raise InvalidValue(
                 "a region is one of: a text, a pattern, a slice of tokens or the number of a token; characters=(start, "
-                f"end); sentence=number; got {' and '.join(given) or 'none of them'}"
+                f"end); sentence=number; json=path; after=text; got {' and '.join(given) or 'none of them'}"
             )
         self._check_types()
+        if self.json is not None:
+            JsonPath.of(self.json)
         if self.occurrence is not None and not self.is_matched:
-            raise InvalidValue("occurrence says which match of a text or pattern is meant; nothing else has several")
+            raise InvalidValue(
+                "occurrence says which match of a text, pattern or JSON path is meant; nothing else has several"
+            )
+
+    @classmethod
+    def of(cls, given: RegionName | Region | None, *others: Any) -> Region:
+        """What a user names: a region already, or what it is made of, in the order of its attributes.
+
+        Raises:
+            InvalidValue: a region and something else beside it.
+        """
+        if not isinstance(given, Region):
+            return cls(given, *others)
+        if any(other is not None for other in others):
+            raise InvalidValue(f"a Region says all; nothing else may be given beside {given}")
+        return given
 
     @property
     def is_matched(self) -> bool:
         """Whether the region is looked for in the text and may be found several times."""
-        return isinstance(self.name, str | re.Pattern)
+        return isinstance(self.name, str | re.Pattern) or self.json is not None
 
     @property
     def needs_text(self) -> bool:
@@ -91,6 +114,10 @@ class Region:
         if self.sentence is not None:
             found = sentences(text)
             return _chosen(found, self.sentence, "sentence", text)
+        if self.after is not None:
+            return _behind(self.after, text)
+        if self.json is not None:
+            return self._only(JsonPath.of(self.json).places(text), repr(self.json), text)
         if isinstance(self.name, str | re.Pattern):
             return self._match(self.name, text)
         raise InvalidType(f"{self.name!r} names tokens, not characters")
@@ -102,6 +129,10 @@ class Region:
         shown = repr(name.pattern if isinstance(name, re.Pattern) else name)
         if not found:
             raise InvalidTarget(f"{shown} is nowhere in the answer, which is {_shown(text)}")
+        return self._only(found, shown, text)
+
+    def _only(self, found: Sequence[Span], shown: str, text: str) -> Span:
+        """The one that is meant of several places."""
         if self.occurrence is not None:
             return _chosen(found, self.occurrence, f"match of {shown}", text)
         if len(found) > 1:
@@ -124,6 +155,9 @@ class Region:
         for name, number in (("sentence", self.sentence), ("occurrence", self.occurrence)):
             if number is not None and not _is_number(number):
                 raise InvalidType(f"{name} must be a whole number; got {number!r}")
+        for name, given in (("json", self.json), ("after", self.after)):
+            if given is not None and not isinstance(given, str):
+                raise InvalidType(f"{name} must be a text; got {given!r}")
         pair = self.characters
         if pair is not None and not (isinstance(pair, tuple) and len(pair) == 2 and all(map(_is_number, pair))):
             raise InvalidType(f"characters must be (start, end), two whole numbers; got {pair!r}")
@@ -156,6 +190,16 @@ def _within(characters: Span, text: str) -> Span:
     if start == end:
         raise EmptyTarget(f"characters {characters} of the answer {_shown(text)} are empty")
     return start, end
+
+
+def _behind(mark: str, text: str) -> Span:
+    """All that follows the last occurrence of a text."""
+    start = text.rfind(mark)
+    if not mark or start < 0:
+        raise InvalidTarget(f"{mark!r} is nowhere in the answer, so nothing follows it; the answer is {_shown(text)}")
+    if start + len(mark) == len(text):
+        raise EmptyTarget(f"nothing follows {mark!r} in the answer {_shown(text)}")
+    return start + len(mark), len(text)
 
 
 def _matches(name: str | re.Pattern[str], text: str) -> list[Span]:

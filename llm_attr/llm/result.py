@@ -15,6 +15,7 @@ from torch import Tensor
 from llm_attr.errors import InvalidShape, InvalidValue, UnsupportedMethod
 from llm_attr.llm.alignment import pieces
 from llm_attr.llm.region import Region, RegionName
+from llm_attr.llm.scalar import ADDITIVE
 from llm_attr.llm.units import Span
 from llm_attr.viz.view import AttributionView, Group
 
@@ -34,6 +35,7 @@ class Contribution(NamedTuple):
     position: int
     text: str
     attribution: float
+    stderr: float | None = None
 
 
 class LLMAttributionResult:
@@ -42,8 +44,10 @@ class LLMAttributionResult:
     Attributes:
         input_tokens: The text of each unit.
         output_tokens: The text of each token of the answer, white space included.
-        seq_attr: `(units,)` attribution of the whole answer, in nats (or probability, see `provenance`).
+        seq_attr: `(units,)` attribution of the whole answer, in nats (or what the scalar is in, see `provenance`).
         token_attr: `(output tokens, units)` attribution of each token of the answer, or None.
+        stderr: `(units,)` standard errors of `seq_attr` for sampled methods, else None.
+        token_stderr: `(output tokens, units)` those of `token_attr`, or None.
         output_probs: `(output tokens,)` probability of each token of the answer after the whole prompt, or None.
         inp: The input that was explained.
         output_text: The answer.
@@ -70,6 +74,8 @@ class LLMAttributionResult:
         output_tokens: list[str],
         seq_attr: Tensor,
         token_attr: Tensor | None = None,
+        stderr: Tensor | None = None,
+        token_stderr: Tensor | None = None,
         output_probs: Tensor | None = None,
         inp: InterpretableInput | None = None,
         output_text: str | None = None,
@@ -83,17 +89,22 @@ class LLMAttributionResult:
     ) -> None:
         units, tokens = len(input_tokens), len(output_tokens)
         _check("seq_attr", seq_attr, (units,))
-        if token_attr is not None:
-            _check("token_attr", token_attr, (tokens, units))
-        if output_probs is not None:
-            _check("output_probs", output_probs, (tokens,))
+        for name, tensor, shape in (
+            ("token_attr", token_attr, (tokens, units)),
+            ("stderr", stderr, (units,)),
+            ("token_stderr", token_stderr, (tokens, units)),
+            ("output_probs", output_probs, (tokens,)),
+        ):
+            if tensor is not None:
+                _check(name, tensor, shape)
         if table is not None:
             _check("owner of the table", table.owner, (units,))
-            _check("whole of the table", table.whole, (tokens,))
+            _check("whole of the table", table.whole, (tokens if table.per_token else 1,))
         if output_ids is not None and len(output_ids) != tokens:
             raise InvalidShape(f"output_ids must be one for each of the {tokens} tokens; got {len(output_ids)}")
         self.input_tokens, self.output_tokens = list(input_tokens), list(output_tokens)
         self.seq_attr, self.token_attr, self.output_probs, self.inp = seq_attr, token_attr, output_probs, inp
+        self.stderr, self.token_stderr = stderr, token_stderr
         self.output_text = "".join(output_tokens) if output_text is None else output_text
         self.output_ids = None if output_ids is None else tuple(output_ids)
         self.output_spans = _spans(self.output_text, self.output_tokens, output_spans)
@@ -123,27 +134,32 @@ class LLMAttributionResult:
     def top(self, k: int = 3) -> list[Contribution]:
         """The `k` units that did most for the answer, the strongest first."""
         order = torch.argsort(self.seq_attr, descending=True, stable=True)[: max(0, k)].tolist()
-        return [Contribution(i, self.input_tokens[i], float(self.seq_attr[i])) for i in order]
+        errors = [None] * len(self.input_tokens) if self.stderr is None else self.stderr.tolist()
+        return [Contribution(i, self.input_tokens[i], float(self.seq_attr[i]), errors[i]) for i in order]
 
     def __repr__(self) -> str:
-        strongest = ", ".join(f"{text[:40]!r} {value:+.3g}" for _, text, value in self.top(1))
+        strongest = ", ".join(f"{text[:40]!r} {value:+.3g}" for _, text, value, _ in self.top(1))
         return f"LLMAttributionResult({len(self.input_tokens)} units -> {self.output_text[:60]!r}; top: {strongest})"
 
     def for_output(
         self,
-        region: RegionName | None = None,
+        region: RegionName | Region | None = None,
         *,
         characters: Span | None = None,
         sentence: int | None = None,
         occurrence: int | None = None,
+        json: str | None = None,
+        after: str | None = None,
     ) -> LLMAttributionResult:
         """The attribution of a part of the answer; every token that overlaps it belongs to it. Runs no model.
 
         Args:
-            region: A substring of the answer, a pattern, a slice of tokens, or the number of a token.
+            region: A substring of the answer, a pattern, a slice of tokens, the number of a token, or a `Region`.
             characters: `(start, end)` characters of the answer instead.
             sentence: The number of a sentence instead; negative ones count from the end.
-            occurrence: Which match of a substring or pattern, from 0; negative ones count from the end.
+            occurrence: Which match of a substring, pattern or path, from 0; negative ones count from the end.
+            json: The path of a value of JSON in the answer instead, as `$.answers[0].name`.
+            after: A text whose last occurrence the part follows, as `</think>`, instead.
 
         Raises:
             InvalidTarget: the region is not in the answer, or several times.
@@ -155,7 +171,7 @@ class LLMAttributionResult:
         Example:
             >>> result.for_output("Odense").top(3)  # doctest: +SKIP
         """
-        found = Region(region, characters, sentence, occurrence)
+        found = Region.of(region, characters, sentence, occurrence, json, after)
         if self.output_spans is None and found.needs_text:
             raise UnsupportedMethod(
                 f"the tokens of this result do not make up its answer {self.output_text!r}, so characters cannot be "
@@ -167,7 +183,11 @@ class LLMAttributionResult:
     def _part(self, tokens: slice) -> LLMAttributionResult:
         """The result of a run of tokens."""
         table = None if self.table is None else self.table.restricted(tokens)
-        each = self._token_rows()[tokens] if table is None else table.attributions()
+        if table is None:
+            rows = self._token_rows()[tokens]
+            found: dict[str, Any] = {"seq_attr": rows.sum(0), "token_attr": rows}
+        else:
+            found = table.attributions().fields
         spans = None if self.output_spans is None else self.output_spans[tokens]
         start, end = (spans[0][0], max(end for _, end in spans)) if spans else (0, 0)
         text = self.output_text[start:end] if spans else "".join(self.output_tokens[tokens])
@@ -176,8 +196,7 @@ class LLMAttributionResult:
         return LLMAttributionResult(
             input_tokens=self.input_tokens,
             output_tokens=pieces(text, spans) if spans else self.output_tokens[tokens],
-            seq_attr=each.sum(0) if table is None else each[0],
-            token_attr=each if table is None else each[1:],
+            **found,
             output_probs=None if self.output_probs is None else self.output_probs[tokens],
             inp=self.inp,
             output_text=text,
@@ -194,7 +213,7 @@ class LLMAttributionResult:
         """Attributions of tokens, which can be summed."""
         if self.token_attr is None:
             raise UnsupportedMethod("this result has no attribution of single tokens, and so none of a part of them")
-        if self.provenance.get("attr_target", "log_prob") != "log_prob":
+        if self.provenance.get("attr_target", "log_prob") not in ADDITIVE:
             raise UnsupportedMethod(
                 f"attributions of {self.provenance['attr_target']!r} do not add up over tokens, and this result does "
                 "not hold the table that they were computed from; explain log_prob, or the part alone"
@@ -247,6 +266,8 @@ class LLMAttributionResult:
             "output_probs": None if self.output_probs is None else self.output_probs.tolist(),
             "seq_attr": self.seq_attr.tolist(),
             "token_attr": None if self.token_attr is None else self.token_attr.tolist(),
+            "stderr": None if self.stderr is None else self.stderr.tolist(),
+            "token_stderr": None if self.token_stderr is None else self.token_stderr.tolist(),
         }
 
     def to_pandas(self, tokens: bool = True) -> pd.DataFrame:
@@ -271,33 +292,9 @@ class LLMAttributionResult:
 
     def view(self) -> AttributionView:
         """What pictures of this result are drawn from."""
-        method = str(self.provenance.get("method", "attribution")).replace("_", " ")
-        return AttributionView(
-            title=f"{method} of {self.output_text.strip()!r}",
-            units=tuple(self.input_tokens),
-            unit_values=tuple(self.seq_attr.tolist()),
-            output_tokens=tuple(self.output_tokens),
-            output_probs=None if self.output_probs is None else tuple(self.output_probs.tolist()),
-            token_values=None if self.token_attr is None else tuple(map(tuple, self.token_attr.tolist())),
-            value_name="probability" if self.provenance.get("attr_target") == "prob" else "log-probability (nats)",
-            context=None if self.context is None else tuple(self.context),
-            notes=self._notes(),
-            groups=self.groups,
-        )
+        from llm_attr.llm.picture import view
 
-    def _notes(self) -> tuple[tuple[str, str], ...]:
-        found = self.provenance
-        if not found.keys() >= {"model", "dtype", "scoring", "variants", "passes", "positions", "empty_prompt"}:
-            return tuple((name.replace("_", " "), str(value)) for name, value in found.items())
-        cost = f"{found['variants']} variants in {found['passes']} passes, {found['positions']} token positions"
-        if found.get("prompts", 1) > 1:
-            cost += f", for {found['prompts']} prompts together"
-        notes = [("model", f"{found['model']}, {found['dtype']}"), ("scored by", str(found["scoring"])), ("cost", cost)]
-        if found["empty_prompt"]:
-            notes.append(("empty prompt", f"scored after {found['empty_prompt']}"))
-        if self.region:
-            notes.append(("part", f"tokens {self.region[0]} to {self.region[1] - 1} of the answer"))
-        return tuple(notes)
+        return view(self)
 
     def show(self, width: int | None = None) -> None:
         """Prints the prompt coloured by attribution, the ranked units and the answer, as wide as the terminal."""

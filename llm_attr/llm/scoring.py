@@ -13,7 +13,8 @@ from llm_attr.core.memory import is_out_of_memory
 from llm_attr.errors import LlmAttrError, NonFiniteScore
 from llm_attr.llm.model import LanguageModel
 from llm_attr.llm.passes import Counter, TreePass, WholePass
-from llm_attr.llm.prefix_tree import PrefixTree, Query
+from llm_attr.llm.prefix_tree import Query, Variant
+from llm_attr.llm.readout import Reading
 from llm_attr.llm.ways import Way, agree, remember_way, way_for
 
 
@@ -30,7 +31,7 @@ class Scorer:
     Attributes:
         language_model: Model and tokenizer.
         cached: False scores every query whole and without cache.
-        most: The most queries of one pass; None for as many as fit.
+        most: The most variants of one pass; None for as many as fit.
         counter: Passes, positions and head rows so far.
         way: How queries were scored, and why; None before the first.
     """
@@ -40,11 +41,11 @@ class Scorer:
     most: int | None = None
     counter: Counter = field(default_factory=Counter)
     way: Way | None = None
-    _known: dict[Query, Tensor] = field(default_factory=dict)
+    _known: dict[Query, Reading] = field(default_factory=dict)
 
     @property
     def variants(self) -> int:
-        """How many distinct queries have been scored."""
+        """How many variants have been scored, each with each answer or foil behind it."""
         return len(self._known)
 
     def score(self, queries: Sequence[Query], evaluator: Evaluator) -> list[Tensor]:
@@ -54,10 +55,34 @@ class Scorer:
             ContextTooLong: a variant and its answer do not fit into the model's context.
             NonFiniteScore: the model answered NaN or infinity.
         """
+        return [reading.log_probs for reading in self.read(queries, evaluator)]
+
+    def read(self, queries: Sequence[Query], evaluator: Evaluator) -> list[Reading]:
+        """Log-probabilities, and the scalars that each query asks for, fp32 on the CPU.
+
+        Raises:
+            ContextTooLong: a variant and its answer do not fit into the model's context.
+            NonFiniteScore: the model answered NaN or infinity.
+        """
         self.learn(queries, evaluator)
-        scores = [self._known[query] for query in queries]
-        self._refuse_non_finite(queries, scores)
-        return scores
+        readings = [self._known[query] for query in queries]
+        self._refuse_non_finite(queries, readings)
+        return readings
+
+    def distributions(self, query: Query, evaluator: Evaluator) -> Tensor:
+        """fp32 `(answer tokens, vocabulary)` log-probabilities in nats, from one pass over the whole sequence.
+
+        Raises:
+            ContextTooLong: the variant and its answer do not fit into the model's context.
+        """
+        self.check_lengths([query])
+
+        def evaluate(*_: int) -> Tensor:
+            logits, rows = WholePass(self.language_model, self.counter).logits([query])
+            return logits[rows.to(logits.device)].float().log_softmax(-1)
+
+        with self.language_model.inference():
+            return next(iter(evaluator.run(1, 1, evaluate)))
 
     def learn(self, queries: Sequence[Query], evaluator: Evaluator) -> None:
         """Scores what is not known yet; what the model answered is looked at where it is asked for.
@@ -67,11 +92,16 @@ class Scorer:
         """
         self.check_lengths(queries)
         new = [query for query in dict.fromkeys(queries) if query not in self._known]
-        size = self.most or max(1, len(new))
-        for part in (new[i : i + size] for i in range(0, len(new), size)):
+        of_variant: dict[Variant, list[Query]] = {}
+        for query in new:
+            of_variant.setdefault(query.variant, []).append(query)
+        variants = list(of_variant.values())
+        size = self.most or max(1, len(variants))
+        for i in range(0, len(variants), size):
+            part = [query for queries in variants[i : i + size] for query in queries]
             with self.language_model.inference():
-                scores = self._score_new(part, evaluator)
-            self._known.update(zip(part, scores, strict=True))
+                readings = self._read_new(part, evaluator)
+            self._known.update(zip(part, readings, strict=True))
 
     def check_lengths(self, queries: Sequence[Query]) -> None:
         """Refuses what does not fit into the model's context.
@@ -82,39 +112,39 @@ class Scorer:
         for query in queries:
             self.language_model.check_length(query.variant.end, len(query.answer))
 
-    def _score_new(self, queries: list[Query], evaluator: Evaluator) -> list[Tensor]:
+    def _read_new(self, queries: list[Query], evaluator: Evaluator) -> list[Reading]:
         gaps = any(query.variant.has_gaps for query in queries)
         self.way = way_for(self.language_model, gaps) if self.cached else Way("whole sequences", "asked for")
         if self.way.kind == "whole sequences":
             return WholePass(self.language_model, self.counter).run(queries, evaluator)
-        tree_pass = TreePass(self.language_model, PrefixTree.of(queries), self.way, self.counter)
+        tree_pass = TreePass(self.language_model, queries, self.way, self.counter)
         before = evaluator.done
         try:
-            scores = tree_pass.run(evaluator)
+            readings = tree_pass.run(evaluator)
         except (TypeError, ValueError, RuntimeError, IndexError, KeyError) as error:
             if self.way.proven or isinstance(error, LlmAttrError) or is_out_of_memory(error):
                 raise
             reason = f"the model's forward refused a prefix tree: {type(error).__name__}: {error}"
         else:
-            contradiction = self._contradiction(self.way, queries, scores, tree_pass)
+            contradiction = self._contradiction(self.way, queries, readings, tree_pass)
             if contradiction is None:
-                return scores
+                return readings
             reason = contradiction
         self.way = remember_way(self.language_model, Way("whole sequences", reason, gaps=gaps))
         evaluator.advance(before - evaluator.done)
         return WholePass(self.language_model, self.counter).run(queries, evaluator)
 
     def _contradiction(
-        self, way: Way, queries: Sequence[Query], scores: Sequence[Tensor], tree_pass: TreePass
+        self, way: Way, queries: Sequence[Query], readings: Sequence[Reading], tree_pass: TreePass
     ) -> str | None:
         """How the tree's scores of a query differ from those of a whole sequence; asked where not known."""
         witness = tree_pass.witness(queries)
-        query, found, shape = queries[witness], scores[witness], tree_pass.shape(witness)
+        query, found, shape = queries[witness], readings[witness].log_probs, tree_pass.shape(witness)
         if way.is_proven_for(shape, query.length):
             return None
         check = Counter()
         try:
-            expected = WholePass(self.language_model, check).batch([query])[0]
+            expected = WholePass(self.language_model, check).batch([replace(query, scalars=())])[0].log_probs
         except (RuntimeError, MemoryError) as error:
             if not is_out_of_memory(error):
                 raise
@@ -128,12 +158,14 @@ class Scorer:
         self.way = remember_way(self.language_model, way.proved(shape, query.length))
         return None
 
-    def _refuse_non_finite(self, queries: Sequence[Query], scores: Sequence[Tensor]) -> None:
-        broken = [query for query, found in zip(queries, scores, strict=True) if not torch.isfinite(found).all()]
-        if broken:
-            text = self.language_model.decode(list(broken[0].variant.tokens))
-            raise NonFiniteScore(
-                f"{self.language_model.name} ({self.language_model.model.dtype}) gave NaN or infinite "
-                f"log-probabilities for {len(broken)} of {len(queries)} variants, the first being {text[:80]!r}; "
-                "check the weights, or load the model in bf16 or fp32"
-            )
+    def _refuse_non_finite(self, queries: Sequence[Query], readings: Sequence[Reading]) -> None:
+        for query, reading in zip(queries, readings, strict=True):
+            names = ["log-probabilities", *(scalar.label for scalar in query.scalars)]
+            for name, found in zip(names, (reading.log_probs, *reading.scalars), strict=True):
+                if not torch.isfinite(found).all():
+                    text = self.language_model.decode(list(query.variant.tokens))
+                    raise NonFiniteScore(
+                        f"{self.language_model.name} ({self.language_model.model.dtype}) gave NaN or infinite {name} "
+                        f"for one of {len(queries)} variants, {text[:80]!r}; check the weights, or load the model in "
+                        "bf16 or fp32"
+                    )

@@ -23,7 +23,7 @@ from llm_attr.llm import untrusted
 from llm_attr.llm.identity import differences
 from llm_attr.llm.result import LLMAttributionResult
 from llm_attr.llm.table import Table
-from llm_attr.llm.untrusted import count, listed, mapping, optional, pair, record, text
+from llm_attr.llm.untrusted import count, listed, mapping, optional, pair, record, text, truth
 
 if TYPE_CHECKING:
     from llm_attr.llm.model import LanguageModel
@@ -39,8 +39,8 @@ MOST_TENSORS = 1 << 32
 """Bytes of the files: nothing longer is written or read."""
 
 FLOATS = {torch.float64, torch.float32, torch.float16, torch.bfloat16}
-OWN = ("seq_attr", "token_attr", "output_probs")
-TABLE = ("coalitions", "log_probs", "owner", "whole")
+OWN = ("seq_attr", "token_attr", "stderr", "token_stderr", "output_probs")
+TABLE = ("coalitions", "values", "owner", "whole")
 
 _DOCUMENT = {
     "format": text,
@@ -49,7 +49,17 @@ _DOCUMENT = {
     "checksum": text,
     "tensors": record({"bytes": count, "sha256": text}),
     "result": mapping,
-    "table": optional(record({"method": text, "options": mapping, "missing": listed(text), "attr_target": text})),
+    "table": optional(
+        record(
+            {
+                "method": text,
+                "options": mapping,
+                "missing": listed(text),
+                "attr_target": text,
+                "per_token": truth,
+            }
+        )
+    ),
 }
 _RESULT = {
     "input_tokens": listed(text),
@@ -152,7 +162,13 @@ def _about(table: Table | None) -> dict[str, Any] | None:
         return None
     kept = {name: value for name, value in table.options.items() if _is_plain(value)}
     missing = sorted({*table.missing, *(table.options.keys() - kept.keys())})
-    return {"method": table.method, "options": kept, "missing": missing, "attr_target": table.attr_target}
+    return {
+        "method": table.method,
+        "options": kept,
+        "missing": missing,
+        "attr_target": table.attr_target,
+        "per_token": table.per_token,
+    }
 
 
 def _is_plain(value: Any) -> bool:

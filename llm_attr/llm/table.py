@@ -5,35 +5,55 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from inspect import signature
-from typing import Any, Literal, get_args
+from typing import Any
 
 import torch
 from torch import Tensor
 
 import llm_attr.attr  # noqa: F401  registers the methods
 from llm_attr.core.features import Features
-from llm_attr.core.game import Estimator
+from llm_attr.core.play import Estimator
 from llm_attr.core.registry import METHODS
 from llm_attr.errors import InvalidShape, InvalidType, InvalidValue, UnknownKeyword, UnknownName, UnsupportedMethod
 from llm_attr.llm.inputs import InterpretableInput
+from llm_attr.llm.scalar import UNITS, payoff
 from llm_attr.typing import Coalitions, Values
 
-AttrTarget = Literal["log_prob", "prob"]
+
+@dataclass(frozen=True)
+class Attributions:
+    """What a table says.
+
+    Attributes:
+        values: `(1 + output tokens, units)`: those of the whole answer, then those of each token, if it has any.
+        stderr: Their standard errors, for sampled methods.
+    """
+
+    values: Values
+    stderr: Values | None
+
+    @property
+    def fields(self) -> dict[str, Any]:
+        """As a result has them."""
+        seq, tokens = (None, None) if self.stderr is None else (self.stderr[0], self.stderr[1:])
+        found = {"seq_attr": self.values[0], "token_attr": self.values[1:], "stderr": seq, "token_stderr": tokens}
+        return found if len(self.values) > 1 else found | {"token_attr": None, "token_stderr": None}
 
 
 @dataclass(frozen=True, eq=False)
 class Table:
-    """The log-probability of each token of an answer for each coalition of features, and how it becomes attributions.
+    """What each token of an answer is worth for each coalition of features, and how that becomes attributions.
 
     Attributes:
         coalitions: Bool `(coalitions, features)` in the order of the estimator's design.
-        log_probs: fp32 `(trials, coalitions, output tokens)` in nats.
+        values: fp32 `(trials, coalitions, output tokens)`: the scalar of each token, as `Scalar.read` gives it.
         owner: int64 `(units,)` the feature of each unit.
-        whole: fp32 `(output tokens,)` log-probabilities after the whole prompt.
+        whole: fp32 `(output tokens,)` the same after the whole prompt.
         method: The name of the attribution method.
         options: The options of its estimator.
         missing: Options that could not be stored.
-        attr_target: `log_prob` or `prob`: what is attributed.
+        attr_target: The name of the scalar that is attributed.
+        per_token: False for a scalar that is one number for the whole answer; `output tokens` is 1 then.
         estimator: The estimator that asked; None: it is made anew from method and options where it is needed.
 
     Raises:
@@ -44,26 +64,27 @@ class Table:
     """
 
     coalitions: Coalitions
-    log_probs: Tensor
+    values: Tensor
     owner: Tensor
     whole: Tensor
     method: str
     options: Mapping[str, Any] = field(default_factory=dict)
     missing: tuple[str, ...] = ()
-    attr_target: AttrTarget = "log_prob"
+    attr_target: str = "log_prob"
+    per_token: bool = True
     estimator: Estimator | None = None
 
     def __post_init__(self) -> None:
-        if self.attr_target not in get_args(AttrTarget):
-            raise UnknownName("attr_target", self.attr_target, get_args(AttrTarget))
+        if self.attr_target not in UNITS:
+            raise UnknownName("attr_target", self.attr_target, UNITS)
         self._check_types()
         self._check_values()
 
-    def attributions(self) -> Values:
-        """`(1 + output tokens, units)`: those of the whole answer, then those of each token.
+    def attributions(self) -> Attributions:
+        """The attributions of the whole answer and of each token, and their standard errors.
 
-        The value of a coalition is `sum_t log p_t` (nats) for the answer, or its exponential for `prob`. Trials are
-        averaged.
+        The value of a coalition for the answer is the sum over its tokens, as `sum_t log p_t` (nats), and for `prob`
+        its exponential. Trials are averaged.
 
         Raises:
             UnknownName: the method is not known here.
@@ -72,18 +93,26 @@ class Table:
             InvalidShape: the coalitions are not those that the estimator asks for.
         """
         estimator = self.estimator or self._made()
-        each = [estimator.estimate(self._payoff(log_probs)) for log_probs in self.log_probs]
-        found = torch.stack(each).mean(0)
-        if len(found) != self.coalitions.shape[1]:
+        found = estimator.estimate(self.coalitions, payoff(self.values, self.attr_target, self.per_token).mean(0))
+        if len(found.values) != self.coalitions.shape[1]:
             raise InvalidShape(
-                f"the estimator of {self.method} gives {len(found)} attributions from {len(self.coalitions)} "
+                f"the estimator of {self.method} gives {len(found.values)} attributions from {len(self.coalitions)} "
                 f"coalitions of {self.coalitions.shape[1]} features: these are not the coalitions of its design"
             )
-        return found[self.owner].T
+        return Attributions(found.values[self.owner].T, None if found.stderr is None else found.stderr[self.owner].T)
 
     def restricted(self, tokens: slice) -> Table:
-        """The same for these output tokens alone."""
-        return replace(self, log_probs=self.log_probs[:, :, tokens], whole=self.whole[tokens])
+        """The same for these output tokens alone.
+
+        Raises:
+            UnsupportedMethod: the scalar is one number for the whole answer.
+        """
+        if not self.per_token:
+            raise UnsupportedMethod(
+                "the scalar of this result is one number for the whole answer, which says nothing about a part of it; "
+                "explain a function that gives a number for each token"
+            )
+        return replace(self, values=self.values[:, :, tokens], whole=self.whole[tokens])
 
     def _made(self) -> Estimator:
         if self.method not in METHODS:
@@ -101,15 +130,10 @@ class Table:
         estimator: Estimator = make(**self.options)
         return estimator
 
-    def _payoff(self, log_probs: Values) -> Values:
-        """`(coalitions, output tokens)` log-probabilities -> `(coalitions, 1 + output tokens)`, the sum first."""
-        both = torch.cat([log_probs.sum(1, keepdim=True), log_probs], 1)
-        return both if self.attr_target == "log_prob" else both.double().exp().float()
-
     def _check_types(self) -> None:
         expected = {
             "coalitions": (torch.bool, 2),
-            "log_probs": (torch.float32, 3),
+            "values": (torch.float32, 3),
             "owner": (torch.int64, 1),
             "whole": (torch.float32, 1),
         }
@@ -122,15 +146,17 @@ class Table:
 
     def _check_values(self) -> None:
         rows, features = self.coalitions.shape
-        if not rows or not len(self.log_probs) or self.log_probs.shape[1:] != (rows, len(self.whole)):
+        if not rows or not len(self.values) or self.values.shape[1:] != (rows, len(self.whole)):
             raise InvalidShape(
-                f"log_probs of the table must have the shape (trials, {rows}, {len(self.whole)}) with at least one "
-                f"trial and coalition; got {tuple(self.log_probs.shape)}"
+                f"values of the table must have the shape (trials, {rows}, {len(self.whole)}) with at least one "
+                f"trial and coalition; got {tuple(self.values.shape)}"
             )
+        if not self.per_token and len(self.whole) != 1:
+            raise InvalidShape(f"a table of a number for the whole answer has one column; got {len(self.whole)}")
         if len(self.owner) and not 0 <= int(self.owner.min()) <= int(self.owner.max()) < features:
             raise InvalidValue(f"owner of the table must name features from 0 to {features - 1}")
-        if not (self.log_probs.isfinite().all() and self.whole.isfinite().all()):
-            raise InvalidValue("the table holds log-probabilities that are NaN or infinite")
+        if not (self.values.isfinite().all() and self.whole.isfinite().all()):
+            raise InvalidValue("the table holds values that are NaN or infinite")
 
 
 def owners(inp: InterpretableInput, features: Features) -> Tensor | None:

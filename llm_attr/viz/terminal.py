@@ -127,7 +127,7 @@ class _Page:
             yield from self.wrapped([(elided(legible("".join(self.view.output_tokens)).strip(), self.width * 6), "")])
             yield from self.probabilities()
         if self.view.units:
-            yield from self.heading("Strongest units")
+            yield from self.heading(f"Strongest units{' (± standard error)' if self.view.unit_errors else ''}")
             yield from self.ranking()
         if self.view.notes:
             yield Text()
@@ -208,7 +208,7 @@ class _Page:
 
         view, shares = self.view, normalise(self.view.unit_values)
         shown = view.ranking[: self.limit]
-        numbers = [signed(view.unit_values[unit], view.limit) for unit in shown]
+        numbers = [signed(view.unit_values[unit], view.limit) + self.error(unit) for unit in shown]
         number_width, place_width = max(map(len, numbers)), len(str(len(view.units)))
         half = min(max((self.width - number_width) // 7, 3), 16)
         for unit, number in zip(shown, numbers, strict=True):
@@ -221,6 +221,10 @@ class _Page:
             line.truncate(self.width, overflow="crop")
             yield line
         yield from self.more(len(view.units) - len(shown), "unit")
+
+    def error(self, unit: int) -> str:
+        errors = self.view.unit_errors
+        return "" if errors is None else " ±" + signed(errors[unit], self.view.limit).lstrip("+")
 
     def bar(self, share: float, half: int) -> Text:
         """A bar of `2 * half + 1` cells: leftwards for negative, rightwards for positive, in half cells."""

@@ -81,6 +81,26 @@ class _Row:
     position: int
     value: _Value
     group: str
+    error: _Error | None = None
+
+
+@dataclass(frozen=True)
+class _Error:
+    """A standard error as a line on a bar: its middle and half its length, as shares of the limit."""
+
+    middle: float
+    half: float
+    text: str
+
+    @classmethod
+    def of(cls, view: AttributionView, unit: int) -> _Error | None:
+        """None where there is no finite one, or no bar."""
+        error = math.nan if view.unit_errors is None else view.unit_errors[unit]
+        value, limit = view.unit_values[unit], view.limit
+        if not (limit and math.isfinite(error) and math.isfinite(value)):
+            return None
+        low, high = max(value - error, -limit) / limit, min(value + error, limit) / limit
+        return cls(round((low + high) / 2, 4), round((high - low) / 2, 4), printed(error, limit).lstrip("+"))
 
 
 @dataclass(frozen=True)
@@ -137,7 +157,7 @@ def _render(template: str, view: AttributionView) -> str:
 
 def _row(view: AttributionView, unit: int, value: _Value) -> _Row:
     group = view.unit_groups[unit]
-    return _Row(_label(view.units[unit]), unit, value, group=_label(group.label) if group else "")
+    return _Row(_label(view.units[unit]), unit, value, _label(group.label) if group else "", _Error.of(view, unit))
 
 
 def _sections(view: AttributionView, values: list[_Value]) -> Iterator[_Section]:

@@ -49,6 +49,7 @@ class AttributionView:
             between, after the last. Without it, units are shown one after the other with a space between.
         notes: names and values to print below: method, model, way of scoring.
         groups: the documents or messages that units belong to, in order and apart; a unit need not be in one.
+        unit_errors: the standard error of each unit value.
     """
 
     title: str
@@ -61,10 +62,13 @@ class AttributionView:
     context: tuple[str, ...] | None = None
     notes: tuple[tuple[str, str], ...] = ()
     groups: tuple[Group, ...] = ()
+    unit_errors: tuple[float, ...] | None = None
 
     def __post_init__(self) -> None:
         units, tokens = len(self.units), len(self.output_tokens)
         _check("unit_values", len(self.unit_values), units)
+        if self.unit_errors is not None:
+            _check("unit_errors", len(self.unit_errors), units)
         if self.output_probs is not None:
             _check("output_probs", len(self.output_probs), tokens)
         if self.context is not None:

@@ -138,7 +138,9 @@ def test_broken_inputs_name_their_place(tmp_path: Path) -> None:
 
 
 def test_methods_are_listed() -> None:
-    assert explain("methods").startswith("feature_ablation  Leaves each feature out once")
+    listed = dict(line.split("  ", 1) for line in explain("methods").splitlines())
+    assert listed["feature_ablation"].startswith("Leaves each feature out once")
+    assert list(listed) == sorted(listed)
 
 
 def test_a_progress_bar(folder: str, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> None:

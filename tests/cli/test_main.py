@@ -38,15 +38,18 @@ def test_models_are_listed(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> N
     monkeypatch.setenv("LLM_ATTR_CACHE", str(tmp_path))
     done = run("models", "list")
     assert done.returncode == 0
-    assert done.stdout.startswith("smollm2-135m  SmolLM2-135M-Instruct")
-    assert done.stdout.endswith("(Apache-2.0, not fetched)\n")
+    lines = done.stdout.splitlines()
+    assert [line.split()[0] for line in lines] == ["smollm2-135m", "efficientnet-lite0", "all-minilm-l6-v2"]
+    assert "SmolLM2-135M-Instruct" in lines[0]
+    assert all(line.endswith("(Apache-2.0, not fetched)") for line in lines)
 
 
 def test_an_error_is_one_line_and_exit_code_1() -> None:
     done = run("models", "fetch", "smollm")
     assert (done.returncode, done.stdout) == (1, "")
-    assert (
-        done.stderr == "error: unknown embedded model 'smollm' (did you mean 'smollm2-135m'?); accepted: smollm2-135m\n"
+    assert done.stderr == (
+        "error: unknown embedded model 'smollm' (did you mean 'smollm2-135m'?); accepted: "
+        "smollm2-135m, efficientnet-lite0, all-minilm-l6-v2\n"
     )
 
 

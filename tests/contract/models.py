@@ -26,14 +26,19 @@ class Fuse(nn.Module):
 
 
 class TwoInputs(nn.Module):
-    """`(batch, 3)` and optionally `(batch, 2, 2)` to three classes; changes its input in place, has buffers."""
+    """`(batch, 3, 2)` and optionally `(batch, 2, 2)` to three classes; changes its input in place, has buffers."""
 
     def __init__(self) -> None:
         super().__init__()
-        self.first = nn.Sequential(nn.ReLU(inplace=True), nn.Linear(3, 5), nn.BatchNorm1d(5))
+        self.first = nn.Sequential(nn.ReLU(inplace=True), nn.Flatten(), nn.Linear(6, 5), nn.BatchNorm1d(5))
         self.second = nn.Sequential(nn.Conv1d(2, 5, 2), nn.Flatten())
         self.fuse = Fuse()
         self.head = nn.Sequential(nn.Tanh(), nn.Dropout(0.5), nn.Linear(5, 3))
+
+    @property
+    def layer(self) -> nn.Module:
+        """The one that layer and neuron methods look at: `(batch, 5)`."""
+        return self.head[0]
 
     def forward(self, x: Tensor, y: Tensor | None = None) -> Tensor:
         hidden = self.first(x) if y is None else self.first(x) + self.second(y)
@@ -44,7 +49,7 @@ def two_inputs() -> TwoInputs:
     """In eval mode but for two parts, with statistics of its own and one frozen part."""
     torch.manual_seed(0)
     model = TwoInputs().eval()
-    norm = model.first[2]
+    norm = model.first[3]
     norm.running_mean.normal_()
     norm.running_var.uniform_(0.5, 2)
     model.second.train()

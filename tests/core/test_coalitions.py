@@ -4,7 +4,7 @@ import pytest
 import torch
 
 from llm_attr.core import coalitions
-from llm_attr.core.game import LeaveOneOut
+from llm_attr.core.leave_one_out import LeaveOneOut
 
 
 def test_full() -> None:
@@ -32,11 +32,11 @@ def test_many_features_come_in_blocks_of_bounded_size() -> None:
 def test_leave_one_out(features: int, entries: int, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(coalitions, "BLOCK_ENTRIES", entries)
     estimator = LeaveOneOut()
-    design = torch.cat(list(estimator.blocks(features)))
+    design = torch.cat(list(estimator.rounds(features)))
     assert torch.equal(design, torch.cat([torch.ones(1, features), 1 - torch.eye(features)]).bool())
     assert estimator.evaluations(features) == len(design)
     weights = torch.randn(features, 2)
-    torch.testing.assert_close(estimator.estimate(design.float() @ weights), weights)
+    torch.testing.assert_close(estimator.estimate(design, design.float() @ weights).values, weights)
 
 
 def test_names_differ_between_all_coalitions() -> None:

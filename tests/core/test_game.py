@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from llm_attr.attr import FeatureAblation
-from llm_attr.core import game as game_module
+from llm_attr.core import batching
 from llm_attr.core.game import uses_batch_statistics
 from llm_attr.errors import InvalidShape, InvalidType, InvalidValue, OutOfMemory
 
@@ -42,7 +42,7 @@ def test_full_once_then_one_doubled_batch_then_the_rest_in_one_call() -> None:
 
 
 def test_the_rest_comes_in_chunks_that_fit(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(game_module, "CPU_CHUNK_BYTES", 2 * (X.numel() + len(X)) * X.element_size())
+    monkeypatch.setattr(batching, "CPU_CALL_BYTES", 2 * (X.numel() + len(X)) * X.element_size())
     forward = Counted(linear)
     torch.testing.assert_close(FeatureAblation(forward).attribute(X, target=1), X * WEIGHTS[:, 1])
     assert forward.sizes == [3, 6, 6, 6, 3]

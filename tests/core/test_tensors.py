@@ -117,7 +117,8 @@ def test_tiling_repeats_what_has_a_row_for_each_example() -> None:
     assert tiled[1][0] is weight
     assert isinstance(tiled[1][4], Pair)
     assert tiled[1][4].left.shape == (6, 1)
-    assert tiled[2] is value[2]
+    assert torch.equal(tiled[2]["rows"], tiled[0])
+    assert torch.equal(value[2]["rows"], rows)
 
 
 def test_mapping_keeps_lists_and_tuples() -> None:

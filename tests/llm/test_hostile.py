@@ -237,9 +237,9 @@ def wrong_tensors(result: Result) -> dict[str, bytes]:
         "shape of the table": bytes_of(good | {"whole": torch.zeros(1)}),
         "wrong type": bytes_of(good | {"seq_attr": good["seq_attr"].to(torch.int32)}),
         "complex": bytes_of(good | {"seq_attr": good["seq_attr"].to(torch.complex64)}),
-        "type of the table": bytes_of(good | {"log_probs": good["log_probs"].double()}),
+        "type of the table": bytes_of(good | {"values": good["values"].double()}),
         "NaN in the table": bytes_of(good | {"whole": good["whole"] * torch.nan}),
-        "infinity in the table": bytes_of(good | {"log_probs": good["log_probs"] * torch.inf}),
+        "infinity in the table": bytes_of(good | {"values": good["values"] * torch.inf}),
         "owner out of range": bytes_of(good | {"owner": good["owner"] + (1 << 40)}),
         "owner below": bytes_of(good | {"owner": -1 - good["owner"]}),
         "neither true nor false": bytes_of(

@@ -71,7 +71,7 @@ def test_a_round_trip(result: Result, folder: Path) -> None:
     assert again.inp is None
     for name in ("seq_attr", "token_attr", "output_probs"):
         assert bits(getattr(again, name)) == bits(getattr(result, name))
-    for name in ("coalitions", "log_probs", "owner", "whole"):
+    for name in ("coalitions", "values", "owner", "whole"):
         assert torch.equal(getattr(again.table, name), getattr(result.table, name))
     assert again.view() == result.view()
     assert again.to_html() == result.to_html()
@@ -294,7 +294,7 @@ def test_what_is_too_large(result: Result, tmp_path: Path, monkeypatch: pytest.M
 def test_options_that_cannot_be_stored(tmp_path: Path) -> None:
     table = Table(
         coalitions=torch.tensor([[True], [False]]),
-        log_probs=torch.tensor([[[-1.0], [-2.0]]]),
+        values=torch.tensor([[[-1.0], [-2.0]]]),
         owner=torch.tensor([0]),
         whole=torch.tensor([-1.0]),
         method="feature_ablation",

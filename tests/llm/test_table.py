@@ -70,12 +70,12 @@ def test_the_result_is_what_the_table_says(
     assert table.owner.tolist() == owner
     features = max(owner) + 1
     assert torch.equal(table.coalitions, torch.cat([torch.ones(1, features), 1 - torch.eye(features)]).bool())
-    assert table.log_probs.shape == (1, features + 1, len(result.output_tokens))
-    assert torch.equal(table.log_probs[0, 0], table.whole)
+    assert table.values.shape == (1, features + 1, len(result.output_tokens))
+    assert torch.equal(table.values[0, 0], table.whole)
     assert torch.equal(result.output_probs, table.whole.exp())
-    assert torch.equal(both(result), table.attributions())
+    assert torch.equal(both(result), table.attributions().values)
     made_anew = replace(table, estimator=None)
-    assert torch.equal(made_anew.attributions(), table.attributions())
+    assert torch.equal(made_anew.attributions().values, table.attributions().values)
     assert (table.method, table.options, table.attr_target) == ("feature_ablation", {}, attr_target)
 
 
@@ -83,8 +83,8 @@ def test_the_trials_of_a_table(lm: LanguageModel) -> None:
     random.seed(4)
     inp = TextTemplateInput(TEMPLATE, VALUES, ProductBaselines([["He", "Someone"], ["it"], ["USA", "FL"], ["keeper"]]))
     result = explained(lm, inp, num_trials=3)
-    assert result.table.log_probs.shape[0] == 3
-    each = [replace(result.table, log_probs=rows[None]).attributions() for rows in result.table.log_probs]
+    assert result.table.values.shape[0] == 3
+    each = [replace(result.table, values=rows[None]).attributions().values for rows in result.table.values]
     assert (torch.stack(each).mean(0) - both(result)).abs().max() < 1e-5
     answer = lm.tokenizer.encode(TARGET, add_special_tokens=False)
     assert (result.table.whole - text_log_probs(lm, TEMPLATE.format(*VALUES), answer)).abs().max() < 1e-4
@@ -121,13 +121,13 @@ def test_a_method_without_a_name(lm: LanguageModel) -> None:
     result = wrapper.attribute(TextTemplateInput(TEMPLATE, VALUES), TARGET)
     assert result.for_output("likes").seq_attr.shape == (4,)
     with pytest.raises(UnknownName, match=r"unknown method 'unregistered'.*feature_ablation"):
-        replace(result.table, estimator=None).attributions()
+        replace(result.table, estimator=None).attributions().values
 
 
 def table(**parts: Any) -> Table:
     given: dict[str, Any] = {
         "coalitions": torch.tensor([[1, 1], [0, 1], [1, 0]]).bool(),
-        "log_probs": torch.tensor([[[-1.0, -2.0], [-3.0, -2.5], [-1.5, -4.0]]]),
+        "values": torch.tensor([[[-1.0, -2.0], [-3.0, -2.5], [-1.5, -4.0]]]),
         "owner": torch.tensor([0, 1, 0]),
         "whole": torch.tensor([-1.0, -2.0]),
         "method": "feature_ablation",
@@ -136,10 +136,10 @@ def table(**parts: Any) -> Table:
 
 
 def test_a_table_by_hand() -> None:
-    assert table().attributions().tolist() == [[2.5, 2.5, 2.5], [2.0, 0.5, 2.0], [0.5, 2.0, 0.5]]
+    assert table().attributions().values.tolist() == [[2.5, 2.5, 2.5], [2.0, 0.5, 2.0], [0.5, 2.0, 0.5]]
     second = table().restricted(slice(1, 2))
-    assert second.attributions().tolist() == [[0.5, 2.0, 0.5]] * 2
-    probable = table(attr_target="prob").attributions()[0]
+    assert second.attributions().values.tolist() == [[0.5, 2.0, 0.5]] * 2
+    probable = table(attr_target="prob").attributions().values[0]
     assert probable[0].item() == pytest.approx(torch.tensor(-3.0).exp() - torch.tensor(-5.5).exp())
 
 
@@ -147,15 +147,15 @@ def test_a_table_by_hand() -> None:
     ("wrong", "error", "message"),
     [
         ({"coalitions": torch.ones(3, 2)}, InvalidType, "coalitions of the table must be torch.bool"),
-        ({"log_probs": torch.zeros(1, 3, 2, dtype=torch.float64)}, InvalidType, "log_probs"),
+        ({"values": torch.zeros(1, 3, 2, dtype=torch.float64)}, InvalidType, "values of the table"),
         ({"owner": torch.zeros(3)}, InvalidType, "owner"),
         ({"owner": torch.tensor([0, 2, 0])}, InvalidValue, "from 0 to 1"),
         ({"owner": torch.tensor([0, -1, 0])}, InvalidValue, "owner"),
         ({"whole": torch.zeros(2, 1)}, InvalidShape, "whole of the table must have 1 axes"),
-        ({"whole": torch.zeros(3)}, InvalidShape, "log_probs"),
-        ({"log_probs": torch.zeros(0, 3, 2)}, InvalidShape, "at least one"),
-        ({"log_probs": torch.full((1, 3, 2), torch.nan)}, InvalidValue, "NaN"),
-        ({"attr_target": "logit"}, UnknownName, "log_prob, prob"),
+        ({"whole": torch.zeros(3)}, InvalidShape, "values"),
+        ({"values": torch.zeros(0, 3, 2)}, InvalidShape, "at least one"),
+        ({"values": torch.full((1, 3, 2), torch.nan)}, InvalidValue, "NaN"),
+        ({"attr_target": "logits"}, UnknownName, r"did you mean .logit.*log_prob, prob, logit"),
     ],
 )
 def test_tables_that_do_not_fit(wrong: dict[str, Any], error: type[Exception], message: str) -> None:
@@ -165,14 +165,14 @@ def test_tables_that_do_not_fit(wrong: dict[str, Any], error: type[Exception], m
 
 def test_tables_whose_estimator_cannot_be_made() -> None:
     with pytest.raises(UnknownName, match=r"'feature_ablatoin' \(did you mean"):
-        table(method="feature_ablatoin").attributions()
+        table(method="feature_ablatoin").attributions().values
     with pytest.raises(UnknownKeyword, match="the estimator of feature_ablation takes no keyword 'samples'"):
-        table(options={"samples": 3}).attributions()
+        table(options={"samples": 3}).attributions().values
     with pytest.raises(UnsupportedMethod, match="kernel of feature_ablation could not be stored"):
-        table(missing=("kernel",)).attributions()
-    more = {"coalitions": torch.ones(4, 2).bool(), "log_probs": torch.zeros(1, 4, 2)}
+        table(missing=("kernel",)).attributions().values
+    more = {"coalitions": torch.ones(4, 2).bool(), "values": torch.zeros(1, 4, 2)}
     with pytest.raises(InvalidShape, match="gives 3 attributions from 4 coalitions of 2 features"):
-        table(**more).attributions()
+        table(**more).attributions().values
 
 
 def test_a_table_must_fit_its_result(lm: LanguageModel) -> None:

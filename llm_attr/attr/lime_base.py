@@ -1,0 +1,150 @@
+"""LIME in its general form, of which every part is given by the caller."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from itertools import islice
+from typing import Any, TypeAlias
+
+import torch
+from torch import Tensor
+
+from llm_attr.attr.linear_models import Model
+from llm_attr.attr.original import PerturbFunction, SimilarityFunction
+from llm_attr.attr.perturbation import PerturbationAttribution
+from llm_attr.core.evaluator import Evaluator
+from llm_attr.core.problem import Problem
+from llm_attr.core.shapley import positive
+from llm_attr.core.surrogate import loader
+from llm_attr.core.tensors import as_tensors
+from llm_attr.errors import InvalidShape, InvalidType, InvalidValue
+from llm_attr.typing import ForwardFunction, Target, TensorOrTensors
+
+Transform: TypeAlias = Callable[..., Any]
+"""`(sample, original_input, **kwargs) -> sample` of the other space."""
+
+
+class LimeBase(PerturbationAttribution):
+    """Fits an interpretable model to the outputs for samples around an input, and gives its representation.
+
+    Samples are drawn as inputs, or as interpretable vectors `(1, features)`, and brought from one form to the other by
+    the transforms. All functions get the keywords that `attribute` is given beyond its own.
+
+    Args:
+        forward_func: See `Attribution`. For a batch it must give one number.
+        interpretable_model: With `fit`, of a DataLoader that gives (rows, values, weights), and `representation`.
+        similarity_func: `(original_input, perturbed_input, perturbed_interpretable_input, **kwargs) -> weight`.
+        perturb_func: `(original_input, **kwargs)` gives a sample, or a generator of samples.
+        perturb_interpretable_space: Whether these are interpretable vectors.
+        from_interp_rep_transform: `(sample, original_input, **kwargs) -> input`; needed if they are.
+        to_interp_rep_transform: `(sample, original_input, **kwargs) -> interpretable vector`; needed if they aren't.
+
+    Raises:
+        InvalidType: the transform that is needed is None.
+
+    Source: M. T. Ribeiro, S. Singh and C. Guestrin, "Why Should I Trust You?", KDD 2016, section 3.
+    """
+
+    def __init__(
+        self,
+        forward_func: ForwardFunction,
+        interpretable_model: Model,
+        similarity_func: SimilarityFunction,
+        perturb_func: PerturbFunction,
+        perturb_interpretable_space: bool,
+        from_interp_rep_transform: Transform | None,
+        to_interp_rep_transform: Transform | None,
+    ) -> None:
+        super().__init__(forward_func)
+        self.interpretable_model, self.similarity_func = interpretable_model, similarity_func
+        self.perturb_func, self.perturb_interpretable_space = perturb_func, perturb_interpretable_space
+        self.from_interp_rep_transform = from_interp_rep_transform
+        self.to_interp_rep_transform = to_interp_rep_transform
+        name = "from_interp_rep_transform" if perturb_interpretable_space else "to_interp_rep_transform"
+        self._transform: Transform | None = getattr(self, name)
+        if self._transform is None:
+            raise InvalidType(f"{name} is needed with perturb_interpretable_space={perturb_interpretable_space}")
+
+    def attribute(
+        self,
+        inputs: TensorOrTensors,
+        target: Target = None,
+        additional_forward_args: Any = None,
+        n_samples: int = 50,
+        perturbations_per_eval: int = 1,
+        show_progress: bool = False,
+        **kwargs: Any,
+    ) -> Any:
+        """The representation of the interpretable model.
+
+        Args:
+            inputs: See `Attribution`.
+            target: See `Attribution`.
+            additional_forward_args: See `Attribution`.
+            n_samples: Samples; fewer if a generator ends before.
+            perturbations_per_eval: Samples of one call; 1 where the forward function gives one number for a batch.
+            show_progress: See `Attribution`.
+            kwargs: Handed on to the functions.
+
+        Raises:
+            InvalidShape: the forward function gives something else than one number for each sample.
+        """
+        problem = Problem.of(self.forward_func, inputs, None, target, additional_forward_args)
+        samples = list(islice(self._samples(inputs, kwargs), positive("n_samples", n_samples)))
+        if not samples:
+            raise InvalidValue("perturb_func gave no samples")
+        perturbed, rows = zip(*samples, strict=True)
+        outputs = self._outputs(
+            problem, perturbed, positive("perturbations_per_eval", perturbations_per_eval), show_progress
+        )
+        weights = [float(self.similarity_func(inputs, sample, row, **kwargs)) for sample, row in samples]
+        design = torch.cat([row.reshape(1, -1) for row in rows]).to(outputs)
+        self.interpretable_model.fit(loader(design, outputs, torch.tensor(weights).to(outputs)))
+        return self.interpretable_model.representation()
+
+    def attribute_future(self, *args: Any, **kwargs: Any) -> Any:
+        """There is none."""
+        raise NotImplementedError("LimeBase has no attribute_future")
+
+    def _outputs(
+        self, problem: Problem, samples: Sequence[TensorOrTensors], per_call: int, show_progress: bool
+    ) -> Tensor:
+        """`(samples,)`: what the forward function gives for them."""
+        name, device = f"{self.get_name()} attribution", problem.inputs[0].device
+        values: list[Tensor] = []
+        with Evaluator(name, len(samples), show_progress=show_progress, device=device) as evaluator:
+            for piece in evaluator.run(
+                len(samples), per_call, lambda start, stop: _values(problem, samples[start:stop])
+            ):
+                values.append(piece)
+                evaluator.advance(len(piece))
+        return torch.cat(values)
+
+    def _samples(self, inputs: TensorOrTensors, kwargs: dict[str, Any]) -> Iterator[tuple[TensorOrTensors, Tensor]]:
+        """Samples as inputs and as interpretable vectors."""
+        transform: Any = self._transform
+        for sample in self._drawn(inputs, kwargs):
+            other = transform(sample, inputs, **kwargs)
+            yield (other, sample) if self.perturb_interpretable_space else (sample, other)
+
+    def _drawn(self, inputs: TensorOrTensors, kwargs: dict[str, Any]) -> Iterator[Any]:
+        first = self.perturb_func(inputs, **kwargs)
+        if not isinstance(first, Tensor | tuple):
+            yield from first
+            return
+        yield first
+        while True:
+            yield self.perturb_func(inputs, **kwargs)
+
+
+def _values(problem: Problem, samples: Sequence[TensorOrTensors]) -> Tensor:
+    """`(samples,)`: one number each."""
+    points = tuple(torch.cat(parts) for parts in zip(*map(as_tensors, samples), strict=True))
+    answer = problem.values(points, len(samples))
+    if not isinstance(answer, Tensor) or answer.numel() != len(samples):
+        given = tuple(answer.shape) if isinstance(answer, Tensor) else type(answer).__name__
+        raise InvalidShape(
+            f"the forward function must give one number for each of {len(samples)} samples; got {given}. For a batch "
+            "it must give one number, with perturbations_per_eval=1; or explain each example by itself, or use Lime"
+        )
+    return answer.reshape(-1).float() if not answer.is_floating_point() else answer.reshape(-1)

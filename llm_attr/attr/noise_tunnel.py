@@ -1,0 +1,261 @@
+"""Any attribution method over noisy copies of the inputs."""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from inspect import signature
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from llm_attr.attr.base import Attribution
+from llm_attr.core.evaluator import Evaluator, share_of
+from llm_attr.core.noise import Draws, Moments, as_distributions, as_stdevs, drawn, noisy, positive
+from llm_attr.core.registry import registered
+from llm_attr.core.target import tile_target
+from llm_attr.core.tensors import as_tensors, in_form_of, leaves, tile, with_leaves
+from llm_attr.errors import InvalidType, UnknownName, UnsupportedMethod
+from llm_attr.typing import TensorOrTensors, Tensors
+
+_TYPES: dict[str, Callable[[Moments], Tensor]] = {
+    "smoothgrad": lambda moments: moments.mean,
+    "smoothgrad_sq": lambda moments: moments.variance + moments.mean.square(),
+    "vargrad": lambda moments: moments.variance,
+}
+
+SUPPORTED_NOISE_TUNNEL_TYPES: list[str] = list(_TYPES)
+"""What the attributions of the noisy copies are combined to: their mean, mean square or variance."""
+
+_LIKE_INPUTS = ("baselines", "feature_mask")
+_LIKE_ROWS = ("additional_forward_args", "layer_baselines", "layer_mask")
+
+
+@registered
+class NoiseTunnel(Attribution):
+    """Attributes noisy copies of the inputs by any method and gives the mean, mean square or variance.
+
+    `smoothgrad_i = E[a_i(x + e)]`, `smoothgrad_sq_i = E[a_i(x + e)^2]`, `vargrad_i = Var[a_i(x + e)]` with the
+    attributions a and normal noise e of mean 0
+
+    Args:
+        attribution_method: The method that attributes the noisy copies: at inputs, layers or neurons, by gradients or
+            by perturbations.
+
+    Source: D. Smilkov et al., SmoothGrad: removing noise by adding noise, 2017; S. Hooker et al., A Benchmark for
+    Interpretability Methods in Deep Neural Networks, NeurIPS 2019 (squared); J. Adebayo et al., Local Explanation
+    Methods for Deep Neural Networks Lack Sensitivity to Parameter Values, 2018 (variance).
+
+    Example:
+        >>> import torch
+        >>> from llm_attr.attr import IntegratedGradients, NoiseTunnel
+        >>> tunnel = NoiseTunnel(IntegratedGradients(lambda x: x.sum(1)))
+        >>> tunnel.attribute(torch.tensor([[1.0, 2.0]]), nt_samples=1000, stdevs=0.1, seed=0).round(decimals=1)
+        tensor([[1., 2.]])
+    """
+
+    def __init__(self, attribution_method: Attribution) -> None:
+        if not isinstance(attribution_method, Attribution):
+            raise InvalidType(
+                "attribution_method must be an attribution method, like IntegratedGradients(model); got "
+                f"{type(attribution_method).__name__}"
+            )
+        super().__init__(attribution_method.forward_func)
+        self.attribution_method = attribution_method
+
+    @property
+    def multiplies_by_inputs(self) -> bool:
+        """As the method inside."""
+        return self.attribution_method.multiplies_by_inputs
+
+    def has_convergence_delta(self) -> bool:
+        """As the method inside."""
+        return self.attribution_method.has_convergence_delta()
+
+    def attribute(
+        self,
+        inputs: TensorOrTensors,
+        nt_type: str = "smoothgrad",
+        nt_samples: int = 5,
+        nt_samples_batch_size: int | None = None,
+        stdevs: float | tuple[float, ...] = 1.0,
+        draw_baseline_from_distrib: bool = False,
+        *,
+        seed: int | None = None,
+        **kwargs: Any,
+    ) -> Any:
+        """The combined attributions of the noisy copies.
+
+        Args:
+            inputs: See `Attribution`.
+            nt_type: `smoothgrad`, `smoothgrad_sq` or `vargrad` (the mean squared distance from the mean).
+            nt_samples: Noisy copies of each example. Its old name is `n_samples`, which a method inside that has such
+                an argument gets itself.
+            nt_samples_batch_size: The most copies of an example that are drawn and attributed at once; None: all.
+            stdevs: Standard deviation of the noise on the inputs, or one for each of them.
+            draw_baseline_from_distrib: Whether `baselines` are states to draw from, `(states, *features)`, not those
+                of the examples.
+            seed: Makes the draws repeatable, also those of the method inside, and leaves the global streams alone, from
+                which they come else: for each chunk noise from torch's, then baselines from numpy's.
+            **kwargs: Arguments of the method inside. Targets, baselines, masks and additional arguments with a row for
+                each example follow their example.
+
+        Returns:
+            What the method inside gives for the inputs, without noise; units squared for `smoothgrad_sq` and `vargrad`.
+            With `return_convergence_delta=True` then the delta `(batch * nt_samples,)`, the copies of an example in a
+            row.
+
+        Raises:
+            UnsupportedMethod: the method inside does not give a row for each example.
+        """
+        if "n_samples" in kwargs and "n_samples" not in self._arguments():
+            warnings.warn("n_samples= is now nt_samples=", DeprecationWarning, stacklevel=2)
+            nt_samples = kwargs.pop("n_samples")
+        if nt_type not in _TYPES:
+            raise UnknownName("nt_type", nt_type, _TYPES)
+        tunnel = _Tunnel.of(self, inputs, stdevs, draw_baseline_from_distrib, kwargs, Draws.of(seed))
+        samples = positive("nt_samples", nt_samples)
+        at_once = samples if nt_samples_batch_size is None else positive("nt_samples_batch_size", nt_samples_batch_size)
+        return tunnel.combined(samples, at_once, _TYPES[nt_type])
+
+    def _arguments(self) -> set[str]:
+        return set(signature(self.attribution_method.attribute).parameters)
+
+
+@dataclass(frozen=True)
+class _Copies:
+    """Noisy copies that were drawn together.
+
+    Attributes:
+        points: `(batch, copies, *features)` for each input.
+        baselines: The same for drawn baselines; None: there are none.
+        seed: For the draws of the method inside; None: it has none of its own.
+    """
+
+    points: Tensors
+    baselines: Tensors | None
+    seed: int | None
+
+
+@dataclass(frozen=True)
+class _Tunnel:
+    """What is done with each noisy copy."""
+
+    method: Attribution
+    name: str
+    inputs: TensorOrTensors
+    stdevs: tuple[float, ...]
+    states: Tensors | None
+    options: dict[str, Any]
+    draws: Draws
+    takes_seed: bool
+
+    @classmethod
+    def of(
+        cls,
+        tunnel: NoiseTunnel,
+        inputs: TensorOrTensors,
+        stdevs: float | tuple[float, ...],
+        draw_baselines: bool,
+        options: dict[str, Any],
+        draws: Draws,
+    ) -> _Tunnel:
+        if options.get("return_info"):
+            raise UnsupportedMethod(
+                "NoiseTunnel combines attributions and convergence deltas only; ask the method itself for return_info"
+            )
+        deviations = as_stdevs(stdevs, as_tensors(inputs))
+        states = None
+        if draw_baselines:
+            states = as_distributions(options.get("baselines"), inputs)
+            options = {name: value for name, value in options.items() if name != "baselines"}
+        method, name = tunnel.attribution_method, f"{tunnel.get_name()} attribution"
+        takes_seed = "seed" in tunnel._arguments()
+        return cls(method, name, inputs, deviations, states, options, draws, takes_seed)
+
+    @property
+    def tensors(self) -> Tensors:
+        return as_tensors(self.inputs)
+
+    @property
+    def batch(self) -> int:
+        return len(self.tensors[0])
+
+    def combined(self, samples: int, at_once: int, combine: Callable[[Moments], Tensor]) -> Any:
+        """The combined attributions, and behind them the deltas of all copies, if asked for."""
+        with_delta = bool(self.options.get("return_convergence_delta"))
+        moments: list[Moments] = []
+        deltas: list[Tensor] = []
+        for copies, answer in self._answers(samples, at_once):
+            attributions = answer[0] if with_delta else answer
+            rows = self._rows(attributions, copies)
+            new = [Moments.of(row) for row in rows]
+            moments = [old.joined(more) for old, more in zip(moments, new, strict=True)] if moments else new
+            deltas += [answer[1].view(self.batch, copies, -1)] if with_delta else []
+        found = [combine(one).to(_result_type(row)) for one, row in zip(moments, rows, strict=True)]
+        result = with_leaves(attributions, found)
+        return (result, torch.cat(deltas, 1).flatten()) if with_delta else result
+
+    def _answers(self, samples: int, at_once: int) -> Iterator[tuple[int, Any]]:
+        """How many copies were attributed together, and what the method gave, until there are enough."""
+        evaluator = Evaluator(self.name, samples, device=self.tensors[0].device)
+        for first in range(0, samples, at_once):
+            size = min(at_once, samples - first)
+            copies = self._drawn(size)
+
+            def attributed(start: int, stop: int, first: int = first, copies: _Copies = copies) -> tuple[int, Any]:
+                with share_of(self.name, first + start, first + stop, samples):
+                    return stop - start, self._attribute(copies, start, stop)
+
+            yield from evaluator.run(size, size, attributed)
+
+    def _drawn(self, copies: int) -> _Copies:
+        points = noisy(self.tensors, copies, self.stdevs, self.draws)
+        baselines = None if self.states is None else drawn(self.states, self.batch, copies, self.draws)
+        return _Copies(points, baselines, self.draws.seed() if self.takes_seed else None)
+
+    def _attribute(self, copies: _Copies, start: int, stop: int) -> Any:
+        """What the method gives for the copies start to stop, those of an example in a row."""
+
+        def form(tensors: Tensors) -> TensorOrTensors:
+            return in_form_of(self.inputs, tuple(x[:, start:stop].flatten(0, 1) for x in tensors))
+
+        options = {name: self._repeated(name, value, stop - start) for name, value in self.options.items()}
+        if copies.baselines is not None:
+            options["baselines"] = form(copies.baselines)
+        if copies.seed is not None:
+            options["seed"] = copies.seed + start
+        return self.method.attribute(form(copies.points), **options)
+
+    def _repeated(self, name: str, value: Any, copies: int) -> Any:
+        """An argument of the method with each row for an example repeated."""
+        if name == "target":
+            return tile_target(value, copies, by_example=True)
+        if name in _LIKE_ROWS:
+            return tile(value, copies, self.batch, by_example=True)
+        if name not in _LIKE_INPUTS or callable(value):
+            return value
+        if not isinstance(value, tuple):
+            return self._like(self.tensors[0], value, copies)
+        return tuple(self._like(x, part, copies) for x, part in zip(self.tensors, value, strict=False))
+
+    def _like(self, x: Tensor, value: Any, copies: int) -> Any:
+        has_rows = isinstance(value, Tensor) and value.dim() == x.dim() and 1 < len(value) == self.batch
+        return value.repeat_interleave(copies, 0) if has_rows else value
+
+    def _rows(self, attributions: Any, copies: int) -> list[Tensor]:
+        """`(batch, copies, ...)` for each tensor that the method gave."""
+        tensors = leaves(attributions)
+        if not tensors or any(x.dim() == 0 or len(x) != self.batch * copies for x in tensors):
+            given = [tuple(x.shape) for x in tensors] or type(attributions).__name__
+            raise UnsupportedMethod(
+                f"NoiseTunnel needs attributions with a row for each of the {self.batch * copies} noisy copies; "
+                f"{self.method.get_name()} gave {given}"
+            )
+        return [x.unflatten(0, (self.batch, copies)) for x in tensors]
+
+
+def _result_type(tensor: Tensor) -> torch.dtype:
+    return tensor.dtype if tensor.is_floating_point() else torch.promote_types(tensor.dtype, torch.float32)

@@ -1,0 +1,166 @@
+"""Summaries of attributions over many batches, of all of them or class by class."""
+
+from __future__ import annotations
+
+from collections.abc import Hashable, Sequence
+from copy import copy
+from typing import Any, TypeAlias
+
+import torch
+from torch import Tensor
+
+from llm_attr.attr.statistics import Stat, StatValue, SummarizerSingleTensor
+from llm_attr.core.tensors import as_tensors
+from llm_attr.errors import InvalidShape, InvalidType
+
+Summary: TypeAlias = dict[str, StatValue] | list[dict[str, StatValue]]
+"""The value of each statistic under its name; for tuples of tensors a list with one for each."""
+
+Updates: TypeAlias = Tensor | float | tuple[Tensor | float, ...]
+
+
+class _Running:
+    """The statistics of a tensor or a tuple of tensors, one summarizer for each."""
+
+    def __init__(self, stats: Sequence[Stat]) -> None:
+        if isinstance(stats, Stat) or not all(isinstance(stat, Stat) for stat in stats):
+            raise InvalidType(f"stats must be a list of statistics such as [Mean()]; got {stats!r}")
+        self._stats = list(stats)
+        self._parts: list[SummarizerSingleTensor] = []
+        self._single = False
+
+    def update(self, x: Updates) -> None:
+        tensors = [_as_tensor(value) for value in (x if isinstance(x, tuple) else (x,))]
+        single = not isinstance(x, tuple)
+        if not self._parts:
+            shown = list(range(len(self._stats)))
+            self._parts = [SummarizerSingleTensor([copy(s) for s in self._stats], shown) for _ in tensors]
+            self._single = single
+        if len(tensors) != len(self._parts) or single != self._single:
+            form = "one bare tensor" if self._single else f"a tuple of {len(self._parts)}"
+            given = "one bare tensor" if single else f"a tuple of {len(tensors)}"
+            raise InvalidShape(f"every update must have the form of the first, {form}; got {given}")
+        for part, tensor in zip(self._parts, tensors, strict=True):
+            part.update(tensor)
+
+    @property
+    def summary(self) -> Summary | None:
+        if not self._parts:
+            return None
+        return self._parts[0].summary if self._single else [part.summary for part in self._parts]
+
+
+class Summarizer:
+    """Statistics, entry by entry, of the attributions that it is updated with.
+
+    Args:
+        stats: The statistics, which are copied; see `CommonStats`.
+
+    Raises:
+        InvalidType: `stats` is no list of statistics.
+
+    Example:
+        >>> import torch
+        >>> from llm_attr.attr import Mean, StdDev, Summarizer
+        >>> summarizer = Summarizer([Mean(), StdDev()])
+        >>> summarizer.update(torch.tensor([1.0, 2.0]))
+        >>> summarizer.update(torch.tensor([3.0, 2.0]))
+        >>> summarizer.summary
+        {'mean': tensor([2., 2.]), 'std_dev': tensor([1., 0.])}
+    """
+
+    def __init__(self, stats: Sequence[Stat]) -> None:
+        self._all = _Running(stats)
+
+    def update(self, x: Updates) -> None:
+        """Takes one more attribution into account.
+
+        Args:
+            x: A tensor or number, or a tuple of them; every update has the form and shapes of the first.
+
+        Raises:
+            InvalidShape: the form is not that of the first update.
+            InvalidType: it is neither a tensor nor a number.
+        """
+        self._all.update(x)
+
+    @property
+    def summary(self) -> Summary | None:
+        """The statistics by name: a dict, for tuples a list of one dict for each; None before the first update."""
+        return self._all.summary
+
+
+class ClassSummarizer:
+    """Statistics of the examples of each class, and of all examples together.
+
+    Args:
+        stats: See `Summarizer`.
+
+    Example:
+        >>> import torch
+        >>> from llm_attr.attr import ClassSummarizer, Mean
+        >>> summarizer = ClassSummarizer([Mean()])
+        >>> summarizer.update(torch.tensor([[1.0], [2.0], [4.0]]), labels=["cat", "dog", "dog"])
+        >>> summarizer.class_summaries
+        {'cat': [{'mean': tensor([1.])}], 'dog': [{'mean': tensor([3.])}]}
+        >>> summarizer.summary
+        [{'mean': tensor([2.3333])}]
+    """
+
+    def __init__(self, stats: Sequence[Stat]) -> None:
+        self._stats = list(stats)
+        self._all = _Running(stats)
+        self._classes: dict[Hashable, _Running] = {}
+
+    def update(self, x: Updates, labels: Any = None) -> None:
+        """Takes a batch of attributions into account, example by example.
+
+        Args:
+            x: A tensor `(batch, *features)` or a tuple of them.
+            labels: A list or tensor with one label for each example (a tensor's rows count as tuples); or one label,
+                anything that can be a key, for all. None: the batch as a whole, as `Summarizer.update` does.
+
+        Raises:
+            InvalidShape: there are neither one label nor as many as examples; or labelled and unlabelled updates have
+                different forms.
+            InvalidType: a label cannot be a key.
+        """
+        if labels is None:
+            self._all.update(x)
+            return
+        tensors = as_tensors(x)  # type: ignore[arg-type]
+        for i, label in enumerate(_each(labels, len(tensors[0]))):
+            example = tuple(tensor[i] for tensor in tensors)
+            self._all.update(example)
+            self._classes.setdefault(label, _Running(self._stats)).update(example)
+
+    @property
+    def summary(self) -> Summary | None:
+        """The statistics of all examples; a list with one dict for each tensor, once there are labels."""
+        return self._all.summary
+
+    @property
+    def class_summaries(self) -> dict[Any, Summary | None]:
+        """The statistics of each class, a list with one dict for each tensor."""
+        return {label: found.summary for label, found in self._classes.items()}
+
+
+def _each(labels: Any, batch: int) -> list[Hashable]:
+    if isinstance(labels, Tensor):
+        rows = labels.tolist()
+        found = [tuple(row) if isinstance(row, list) else row for row in (rows if labels.dim() else [rows])]
+    else:
+        found = labels if isinstance(labels, list) else [labels]
+    if len(found) not in (1, batch):
+        raise InvalidShape(f"labels must be one, or one for each of the {batch} examples; got {len(found)}")
+    if not all(isinstance(label, Hashable) for label in found):
+        raise InvalidType(f"labels must be usable as keys (numbers, strings, tuples); got {found!r}")
+    return found * batch if len(found) == 1 else found
+
+
+def _as_tensor(value: Any) -> Tensor:
+    if isinstance(value, Tensor):
+        return value
+    if isinstance(value, int | float):
+        return torch.tensor(float(value))
+    raise InvalidType(f"a summary is of tensors and numbers, or a tuple of them; got {type(value).__name__}")

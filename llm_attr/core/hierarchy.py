@@ -1,0 +1,86 @@
+"""Groups of features within groups of features."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from typing import TypeAlias
+
+import torch
+
+from llm_attr.errors import InvalidType, InvalidValue
+from llm_attr.typing import Coalitions
+
+Nested: TypeAlias = "Sequence[int | Nested]"
+"""Lists of feature numbers, of such lists, and so on: `[[0, 1], [2, [3, 4]]]`."""
+
+
+@dataclass(frozen=True)
+class Group:
+    """Features, or groups of them, that belong together.
+
+    Attributes:
+        members: What the group is made of, one level down.
+    """
+
+    members: tuple[Group | int, ...]
+
+    @classmethod
+    def of(cls, nested: Nested | None, features: int) -> Group:
+        """The group of all features that nested lists describe; None: the features themselves, without levels.
+
+        Raises:
+            InvalidType: the lists hold something else than feature numbers and lists.
+            InvalidValue: a feature is missing or named twice, a number is no feature's, or a list is empty.
+        """
+        if nested is None:
+            return cls(tuple(range(features)))
+        group = _group(nested)
+        times = Counter(group.features)
+        missing = [i for i in range(features) if i not in times]
+        strange = sorted(i for i in times if not 0 <= i < features)
+        twice = sorted(i for i, count in times.items() if count > 1)
+        if missing or strange or twice:
+            raise InvalidValue(
+                f"each of the {features} features, 0 to {features - 1}, must be named once in the nested lists; "
+                f"missing: {missing or 'none'}; named twice: {twice or 'none'}; no features: {strange or 'none'}"
+            )
+        return group
+
+    @cached_property
+    def features(self) -> tuple[int, ...]:
+        """The features at the bottom, in order."""
+        return tuple(
+            feature
+            for member in self.members
+            for feature in (member.features if isinstance(member, Group) else (member,))
+        )
+
+    @property
+    def groups(self) -> Iterator[Group]:
+        """Those among the members."""
+        return (member for member in self.members if isinstance(member, Group))
+
+    def memberships(self, features: int) -> Coalitions:
+        """`(members, features)`: the features of each member."""
+        rows = torch.zeros(len(self.members), features, dtype=torch.bool)
+        for row, member in zip(rows, self.members, strict=True):
+            row[list(member.features) if isinstance(member, Group) else member] = True
+        return rows
+
+
+def _group(nested: object) -> Group:
+    if isinstance(nested, str) or not isinstance(nested, Sequence):
+        raise InvalidType(
+            f"groups are nested lists of feature numbers, as [[0, 1], [2, 3]]; got {nested!r} of type "
+            f"{type(nested).__name__}"
+        )
+    if not nested:
+        raise InvalidValue("a group must have at least one feature; got an empty list")
+    return Group(tuple(member if _is_number(member) else _group(member) for member in nested))
+
+
+def _is_number(member: object) -> bool:
+    return isinstance(member, int) and not isinstance(member, bool)

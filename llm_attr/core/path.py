@@ -1,0 +1,307 @@
+"""Paths: the gradient of a score at many points between baseline and input, and its mean along them."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, replace
+from functools import lru_cache
+from typing import TypeAlias, TypeVar
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from llm_attr.core.batching import BATCH_ERRORS, copies_that_fit, uses_batch_statistics
+from llm_attr.core.evaluator import Evaluator
+from llm_attr.core.problem import Gradients, Problem, check_movable
+from llm_attr.core.tensors import Slot, in_slots, leaves
+from llm_attr.errors import InvalidShape, InvalidValue, NonFiniteGradient, OutOfMemory, UnknownName
+from llm_attr.typing import TensorOrTensors, Tensors
+
+Points: TypeAlias = Callable[[int, int], Tensors]
+"""`points(start, stop)`: the points number start to stop of a path, whole batches stacked."""
+
+
+Piece = TypeVar("Piece")
+
+SMALL_CHANGE = 1e-3
+"""A change of the output that is smaller than this share of the output counts as this share."""
+
+
+@dataclass(frozen=True)
+class Quadrature:
+    """Where a function on [0, 1] is evaluated for its integral, and with what weights.
+
+    Attributes:
+        alphas: `(steps,)` increasing.
+        weights: `(steps,)`.
+    """
+
+    alphas: Tensor
+    weights: Tensor
+
+
+@lru_cache(maxsize=32)
+def _legendre(steps: int) -> tuple[np.ndarray, np.ndarray]:
+    return np.polynomial.legendre.leggauss(steps)
+
+
+def _gausslegendre(steps: int) -> Quadrature:
+    roots, weights = _legendre(steps)
+    return Quadrature(torch.from_numpy((roots + 1) / 2), torch.from_numpy(weights / 2))
+
+
+def _riemann(shift: float) -> Callable[[int], Quadrature]:
+    def rule(steps: int) -> Quadrature:
+        alphas = (torch.arange(steps, dtype=torch.float64) + shift) / steps
+        return Quadrature(alphas, torch.full((steps,), 1 / steps, dtype=torch.float64))
+
+    return rule
+
+
+def _trapezoid(steps: int) -> Quadrature:
+    weights = torch.full((steps,), 1 / steps, dtype=torch.float64)
+    weights[[0, -1]] /= 2
+    return Quadrature(torch.linspace(0, 1, steps, dtype=torch.float64), weights)
+
+
+QUADRATURES: dict[str, Callable[[int], Quadrature]] = {
+    "gausslegendre": _gausslegendre,
+    "riemann_right": _riemann(1.0),
+    "riemann_left": _riemann(0.0),
+    "riemann_middle": _riemann(0.5),
+    "riemann_trapezoid": _trapezoid,
+}
+
+
+def quadrature(method: str, steps: int) -> Quadrature:
+    """The rule of this name with so many steps.
+
+    Raises:
+        UnknownName: there is no such rule.
+        InvalidValue: steps is no whole number of at least 1 (2 for the trapezoid rule).
+    """
+    if method not in QUADRATURES:
+        raise UnknownName("method", method, QUADRATURES)
+    least = 2 if method == "riemann_trapezoid" else 1
+    if isinstance(steps, bool) or not isinstance(steps, int) or steps < least:
+        raise InvalidValue(f"n_steps must be a whole number of at least {least} for {method}; got {steps!r}")
+    return QUADRATURES[method](steps)
+
+
+def difference(problem: Problem) -> Tensors:
+    """`input - baseline` in at least fp32, of the inputs' shapes."""
+    ends = zip(problem.inputs, problem.baselines, strict=True)
+    return tuple((x.to(accumulator(x.dtype)) - baseline.to(accumulator(x.dtype))).detach() for x, baseline in ends)
+
+
+def line(problem: Problem, alphas: Tensor) -> Tensors:
+    """The points `baseline + alpha (input - baseline)`, `(alphas * batch, *features)` for each input.
+
+    Raises:
+        InvalidType: there are no points between whole numbers.
+    """
+    check_movable(problem.inputs)
+    with torch.no_grad():
+        return tuple(
+            between(baseline, x, alphas.view(-1, *(1,) * x.dim())).flatten(0, 1)
+            for x, baseline in zip(problem.inputs, problem.baselines, strict=True)
+        )
+
+
+def between(low: Tensor, high: Tensor, share: Tensor) -> Tensor:
+    """What is this share of the way from low to high, computed in at least fp32."""
+    wide = accumulator(high.dtype)
+    return torch.lerp(low.to(wide), high.to(wide), share.to(high.device, wide)).to(high.dtype)
+
+
+def accumulator(dtype: torch.dtype) -> torch.dtype:
+    """The type in which values of this type are interpolated and summed: at least fp32."""
+    return torch.promote_types(dtype, torch.float32)
+
+
+@dataclass(frozen=True)
+class Attributed:
+    """What was found for each entry of some tensors, before it is given to the caller.
+
+    Attributes:
+        tensors: `(batch, *features)` each, in at least fp32.
+        slots: Which of them belong together, and in what form.
+        dtypes: The types in which the caller has them.
+    """
+
+    tensors: Tensors
+    slots: tuple[Slot, ...]
+    dtypes: tuple[torch.dtype, ...]
+
+    @classmethod
+    def of(cls, tensors: Sequence[Tensor], slots: tuple[Slot, ...]) -> Attributed:
+        """These tensors, such as the gradients at one point, in their own types."""
+        wide = tuple(tensor.to(accumulator(tensor.dtype)) for tensor in tensors)
+        return cls(wide, slots, tuple(tensor.dtype for tensor in tensors))
+
+    def times(self, factors: Sequence[Tensor]) -> Attributed:
+        """Each tensor multiplied by its factor."""
+        return replace(self, tensors=tuple(x * factor for x, factor in zip(self.tensors, factors, strict=True)))
+
+    def forms(self) -> list[TensorOrTensors]:
+        """The tensors of each slot in the caller's types and form.
+
+        Raises:
+            NonFiniteGradient: one of them has NaN or infinity.
+        """
+        for i, tensor in enumerate(self.tensors):
+            if tensor.sum().isfinite():
+                continue
+            rows = sorted({row[0] for row in (~tensor.isfinite()).nonzero().tolist()})
+            if rows:
+                raise NonFiniteGradient(
+                    f"the gradient by tensor {i} is NaN or infinite for the examples {rows[:10]}; are the inputs and "
+                    "weights finite, and is there a division by zero or a square root of zero on the way?"
+                )
+        cast = tuple(tensor.to(dtype) for tensor, dtype in zip(self.tensors, self.dtypes, strict=True))
+        return in_slots(cast, self.slots)
+
+
+@dataclass(frozen=True)
+class Walk:
+    """Evaluates the gradients of a problem at the points of a path, in calls that fit into memory.
+
+    Attributes:
+        problem: What is differentiated.
+        evaluator: Runs the calls.
+        rows: The most rows of one call; None: as many points as fit.
+    """
+
+    problem: Problem
+    evaluator: Evaluator
+    rows: int | None = None
+
+    def gradients(self, points: Points, count: int) -> Iterator[tuple[int, Gradients]]:
+        """The number of points in each call, and their gradients, in order."""
+
+        def evaluate(batches: Tensors, copies: int) -> Gradients:
+            found = self.problem.gradients(batches, copies)
+            self.evaluator.advance(copies)
+            return found
+
+        return self.each_call(points, count, evaluate)
+
+    def scores(self, points: Points, count: int) -> Tensor:
+        """`(count * batch,)` in at least fp32: the scores at the points of a path, without gradients.
+
+        Raises:
+            InvalidTarget: the score is not one number for each example.
+        """
+        return torch.cat([scores for _, scores in self.each_call(points, count, self.problem.number_each)])
+
+    def each_call(
+        self, points: Points, count: int, evaluate: Callable[[Tensors, int], Piece]
+    ) -> Iterator[tuple[int, Piece]]:
+        """The number of points in each call of `evaluate(points, copies)`, and what it gives, in order."""
+        done, per_call = 0, min(count, self._per_call())
+        try:
+            for copies, found in self._run(points, count, per_call, evaluate):
+                done += copies
+                yield copies, found
+        except BATCH_ERRORS as error:
+            per_batch = self.rows is None or isinstance(error, InvalidShape)
+            if per_call == 1 or not per_batch or isinstance(error, OutOfMemory):
+                raise
+            yield from self._run(lambda start, stop: points(done + start, done + stop), count - done, 1, evaluate)
+
+    def at_inputs(self) -> Gradients:
+        """The gradients at the inputs themselves, in one call."""
+        [(_, found)] = self.gradients(lambda start, stop: self.problem.inputs, 1)
+        return found
+
+    def along_line(self, alphas: Tensor) -> Iterator[tuple[int, Gradients]]:
+        """The gradients on the straight line from baseline to input."""
+        return self.gradients(lambda start, stop: line(self.problem, alphas[start:stop]), len(alphas))
+
+    def mean(self, rule: Quadrature) -> Attributed:
+        """The integral of the gradient along the straight line."""
+        return weighted_sum(self.along_line(rule.alphas), rule.weights)
+
+    def _run(
+        self, points: Points, count: int, per_call: int, evaluate: Callable[[Tensors, int], Piece]
+    ) -> Iterator[tuple[int, Piece]]:
+        def evaluated(start: int, stop: int) -> tuple[int, Piece]:
+            return stop - start, evaluate(points(start, stop), stop - start)
+
+        return self.evaluator.run(count, per_call, evaluated)
+
+    def _per_call(self) -> int:
+        if self.rows is None:
+            if uses_batch_statistics(self.problem.forward):
+                return 1
+            passed = (self.problem.inputs, tuple(leaves(self.problem.extras)))
+            return min(copies_that_fit(tensors) for tensors in passed if tensors)
+        if isinstance(self.rows, bool) or not isinstance(self.rows, int) or self.rows < 1:
+            raise InvalidValue(f"internal_batch_size must be a whole number of at least 1, or None; got {self.rows!r}")
+        return max(1, self.rows // max(1, self.problem.batch))
+
+
+def weighted_sum(found: Iterator[tuple[int, Gradients]], weights: Tensor) -> Attributed:
+    """`sum_k weights_k gradient_k` of the points of a path, `(batch, *features)` each."""
+    totals: list[Tensor] = []
+    start = 0
+    for copies, part in found:
+        sums = [_weighted(gradient, weights[start : start + copies]) for gradient in part.gradients]
+        totals = [total.add_(new) for total, new in zip(totals, sums, strict=True)] if totals else sums
+        start += copies
+    return Attributed(tuple(totals), part.slots, tuple(tensor.dtype for tensor in part.at))
+
+
+def by_point(tensor: Tensor, copies: int) -> Tensor:
+    """`(copies * batch, ...) -> (copies, batch, ...)`."""
+    return tensor.unflatten(0, (copies, len(tensor) // copies))
+
+
+def per_example(tensors: Sequence[Tensor], batch: int) -> Tensor:
+    """`(batch,)` in at least fp32: the sum of all that belongs to an example.
+
+    Raises:
+        InvalidShape: a tensor has no row for each example.
+    """
+    if any(tensor.dim() == 0 or len(tensor) != batch for tensor in tensors):
+        shapes = [tuple(tensor.shape) for tensor in tensors]
+        raise InvalidShape(f"a delta needs attributions with a row for each of the {batch} examples; got {shapes}")
+    sums = [tensor.to(accumulator(tensor.dtype)).unsqueeze(-1).flatten(1).sum(1) for tensor in tensors]
+    return torch.stack([each.to(sums[0].device) for each in sums]).sum(0)
+
+
+def _weighted(gradient: Tensor, weights: Tensor) -> Tensor:
+    wide = accumulator(gradient.dtype)
+    factors = weights.to(gradient.device, wide).view(-1, *(1,) * gradient.dim())
+    return (factors * by_point(gradient, len(weights))).sum(0)
+
+
+@dataclass(frozen=True)
+class Change:
+    """The scores at the two ends of a path, `(batch,)` each."""
+
+    low: Tensor
+    high: Tensor
+
+    @classmethod
+    def of(cls, problem: Problem) -> Change:
+        """Asks the model at the baselines and at the inputs.
+
+        Raises:
+            InvalidTarget: the score is not one number for each example.
+        """
+        low = tuple(baseline.expand_as(x) for x, baseline in zip(problem.inputs, problem.baselines, strict=True))
+        return cls(problem.number_each(low), problem.number_each(problem.inputs))
+
+    def delta(self, total: Tensor) -> Tensor:
+        """`(batch,)`: how far attributions that sum to `total` are from the change."""
+        return total.to(self.high.device) - (self.high - self.low)
+
+    def gap(self, total: Tensor) -> Tensor:
+        """`(batch,)`: that distance relative to the change."""
+        delta = self.delta(total).abs()
+        largest = torch.maximum(self.low.abs(), self.high.abs())
+        change = self.high - self.low
+        scale = torch.maximum(change.abs(), SMALL_CHANGE * largest).clamp(min=torch.finfo(change.dtype).tiny)
+        return delta / scale

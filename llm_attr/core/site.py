@@ -1,0 +1,371 @@
+"""Where inside a model something is read or put in place: what a layer is given, or what it gives."""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack, contextmanager
+from contextvars import ContextVar
+from dataclasses import dataclass, replace
+from threading import current_thread, get_ident
+from typing import Any, Literal, TypeAlias
+
+import torch
+from torch import Tensor, nn
+from torch.utils.hooks import RemovableHandle
+
+from llm_attr.core.tensors import Slot, can_move, leaves, with_leaves
+from llm_attr.errors import InvalidShape, InvalidType, InvalidValue, LayerNotReached, SeveralCalls, UnknownName
+from llm_attr.typing import Tensors
+
+IO: TypeAlias = Literal["input", "output"]
+
+Visit: TypeAlias = Callable[[nn.Module, Any, bool], Any]
+"""`(layer or its replica, value, again) -> value`: what is done with what passes; again: it did so before."""
+
+
+@dataclass(frozen=True)
+class Site:
+    """The input or the output of a layer.
+
+    The input is every tensor among the layer's positional arguments, or, where all is passed by keyword, the first
+    keyword that is a tensor of floating point. The output is every tensor that the layer gives, inside of tuples and
+    `ModelOutput`s too.
+
+    Attributes:
+        layer: A module of the model.
+        io: `input` or `output`.
+        call: Which of the layer's calls in one forward pass, from 0; None where there is only one.
+        devices: Where the replicas of a DataParallel model are, in the order of the parts of a batch.
+    """
+
+    layer: nn.Module
+    io: IO = "output"
+    call: int | None = None
+    devices: tuple[int, ...] = ()
+
+    def __post_init__(self) -> None:
+        if self.io not in ("input", "output"):
+            raise UnknownName("io", self.io, ("input", "output"))
+        if self.call is not None and (isinstance(self.call, bool) or not isinstance(self.call, int) or self.call < 0):
+            raise InvalidValue(f"call must be a whole number from 0, or None; got {self.call!r}")
+
+    @classmethod
+    def of(cls, layer: nn.Module | Site, to_input: bool = False) -> Site:
+        """The site that a public argument names.
+
+        Raises:
+            InvalidType: it is no module.
+        """
+        site = layer if isinstance(layer, Site) else cls(layer)
+        if not isinstance(site.layer, nn.Module):
+            raise InvalidType(f"layer must be a module of the model, or a Site; got {type(site.layer).__name__}")
+        return replace(site, io="input") if to_input else site
+
+    def __str__(self) -> str:
+        return f"the {self.io} of layer {type(self.layer).__name__}"
+
+    def part(self, device: int | None) -> int:
+        """Which part of a batch is on a device.
+
+        Raises:
+            InvalidValue: the order of the devices is not known.
+        """
+        if device not in self.devices:
+            raise InvalidValue(
+                f"{self} is passed by a replica on device {device}; devices that are known, in the order of the batch: "
+                f"{list(self.devices)}; give the DataParallel model itself as forward_func, or its device_ids"
+            )
+        return self.devices.index(device)
+
+
+@dataclass(frozen=True)
+class _Visited:
+    """What passed in one call, whether as a bare tensor, and where."""
+
+    tensors: Tensors
+    single: bool
+    device: int | None
+
+
+class Reading:
+    """What passed a site in one forward pass; under DataParallel in one part for each replica."""
+
+    def __init__(self, site: Site) -> None:
+        self._site = site
+        self._visits: dict[nn.Module, list[_Visited]] = defaultdict(list)
+
+    def add(self, module: nn.Module, tensors: Tensors, single: bool) -> None:
+        """Notes a call of the layer, or of a replica of it."""
+        self._visits[module].append(_Visited(tensors, single, _device_of(tensors)))
+
+    @property
+    def parts(self) -> list[Tensors]:
+        """The tensors of each replica, in the order of the batch; one part where there are no replicas.
+
+        Raises:
+            LayerNotReached: the forward pass did not come here.
+            SeveralCalls: it came here more than once, and the site does not say which call is meant.
+            InvalidValue: the order of the replicas is not known.
+        """
+        if not self._visits:
+            raise _not_reached(self._site)
+        most = max(len(visits) for visits in self._visits.values())
+        if most > 1:
+            raise SeveralCalls(
+                f"{self._site} is passed {most} times in one forward pass; say which one is meant: "
+                f"Site(layer, call=0) to Site(layer, call={most - 1})"
+            )
+        if self._site.layer in self._visits:
+            return [self._visits[self._site.layer][0].tensors]
+        parts = {self._site.part(each.device): each.tensors for [each] in self._visits.values()}
+        if len(parts) < len(self._visits):
+            raise SeveralCalls(f"{self._site} is passed by several replicas on one device; explain one at a time")
+        return [parts[number] for number in sorted(parts)]
+
+    @property
+    def slot(self) -> Slot:
+        """How many tensors there are, and whether the layer has one bare tensor here."""
+        visited = next(iter(self._visits.values()))[0]
+        return Slot(len(visited.tensors), visited.single)
+
+    @property
+    def tensors(self) -> Tensors:
+        """The tensors of all replicas in one batch."""
+        return joined(self.parts)
+
+
+def joined(parts: list[Tensors]) -> Tensors:
+    """The parts of a batch as one batch, on the device of the first."""
+    if len(parts) == 1:
+        return parts[0]
+    return tuple(torch.cat([piece.to(pieces[0].device) for piece in pieces]) for pieces in zip(*parts, strict=True))
+
+
+@contextmanager
+def reading(site: Site, movable: bool = False) -> Iterator[Reading]:
+    """Reads what passes the site in the forward pass inside: copies, which the model cannot change any more.
+
+    Args:
+        site: Where.
+        movable: Whether only tensors of floating point are meant.
+    """
+    found = Reading(site)
+
+    def see(module: nn.Module, value: Any, again: bool) -> Any:
+        if not again:
+            tensors = _movable(site, leaves(value)) if movable else tuple(leaves(value))
+            found.add(module, tuple(tensor.clone() for tensor in tensors), _is_single(value))
+        return value
+
+    with _hooked(site, see):
+        yield found
+
+
+@contextmanager
+def differentiable(site: Site) -> Iterator[Reading]:
+    """Reads the floating-point tensors that pass the site so that the output can be differentiated by them.
+
+    The model goes on with copies, so that it may change them in place.
+
+    Raises:
+        InvalidValue: the model changes the tensor itself in place, which it has from somewhere else.
+    """
+    found, holding = Reading(site), _holding.get()
+    versions: list[tuple[Tensor, int]] = []
+
+    def see(module: nn.Module, value: Any, again: bool) -> Any:
+        with _tracked():
+            tensors = [_on_graph(tensor, holding) if can_move(tensor) else tensor for tensor in leaves(value)]
+            if not again:
+                found.add(module, _movable(site, tensors), _is_single(value))
+                versions.extend((tensor, tensor._version) for tensor in tensors if can_move(tensor))
+            return with_leaves(value, [tensor.clone() if can_move(tensor) else tensor for tensor in tensors])
+
+    with _hooked(site, see):
+        yield found
+    if any(tensor._version != version for tensor, version in versions):
+        raise InvalidValue(f"the model changes {site} in place after it has passed; take another site, next to it")
+
+
+@contextmanager
+def replaced(site: Site, tensors: Tensors) -> Iterator[None]:
+    """Puts these in the place of the floating-point tensors that pass the site in the forward pass inside.
+
+    The replicas of a DataParallel model get their part of the batch.
+
+    Raises:
+        LayerNotReached: the forward pass did not come here.
+        SeveralCalls: it came here more than once, and the site does not say which call is meant.
+        InvalidShape: what passes has other shapes.
+    """
+    calls: dict[nn.Module, int] = defaultdict(int)
+
+    def put(module: nn.Module, value: Any, again: bool) -> Any:
+        calls[module] += not again
+        if calls[module] > 1:
+            raise SeveralCalls(f"{site} is passed more than once in one forward pass; say which: Site(layer, call=...)")
+        native = leaves(value)
+        mine = tensors if module is site.layer else _part_of(tensors, site.part(_device_of(native)), len(site.devices))
+        _check_shapes(site, mine, [tensor for tensor in native if can_move(tensor)])
+        rest = iter(mine)
+        with _tracked():
+            return with_leaves(value, [next(rest).clone() if can_move(tensor) else tensor for tensor in native])
+
+    with _hooked(site, put, before_others=True):
+        yield
+        if not calls:
+            raise _not_reached(site)
+
+
+_holding: ContextVar[ExitStack | None] = ContextVar("llm_attr_holding", default=None)
+_active: ContextVar[tuple[_Hook, ...]] = ContextVar("llm_attr_active", default=())
+
+
+@contextmanager
+def held() -> Iterator[None]:
+    """Leaves the hooks of all sites inside in place until the end, for layers that run again in the backward pass."""
+    with ExitStack() as stack:
+        token = _holding.set(stack)
+        try:
+            yield
+        finally:
+            _holding.reset(token)
+
+
+@contextmanager
+def _hooked(site: Site, visit: Visit, before_others: bool = False) -> Iterator[None]:
+    """Lets `visit` see and change what passes the site, in this thread's forward pass only.
+
+    Visits are in the order in which they began; those that go before the others, before all that began earlier.
+    """
+    hook, earlier = _Hook(site, visit), _active.get()
+    with ExitStack() as stack:
+        stack.callback(hook.detach)
+        hook.attach()
+        if before_others:
+            for other in earlier:
+                other.go_behind(hook)
+        token = _active.set((*earlier, hook))
+        try:
+            yield
+        finally:
+            _active.reset(token)
+        if (holding := _holding.get()) is not None:
+            hook.again = True
+            holding.enter_context(stack.pop_all())
+
+
+class _Hook:
+    """A visit that is attached to a layer.
+
+    Attributes:
+        again: Whether the forward pass is over: what passes now is computed again to be differentiated.
+    """
+
+    def __init__(self, site: Site, visit: Visit) -> None:
+        self._site, self._visit, self._thread = site, visit, get_ident()
+        self._calls: dict[nn.Module, int] = defaultdict(int)
+        self._handle: RemovableHandle | None = None
+        self.again = False
+
+    def attach(self) -> None:
+        layer = self._site.layer
+        self._handle = (
+            layer.register_forward_pre_hook(self._before, with_kwargs=True)
+            if self._site.io == "input"
+            else layer.register_forward_hook(self._after)
+        )
+
+    def detach(self) -> None:
+        if self._handle is not None:
+            self._handle.remove()
+
+    def go_behind(self, other: _Hook) -> None:
+        """Runs after the other one, where both are attached to the same place."""
+        if (self._site.layer, self._site.io) == (other._site.layer, other._site.io):
+            self.detach()
+            self.attach()
+
+    def _before(self, module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+        if not self._is_meant(module):
+            return None
+        if leaves(args):
+            return self._visit(module, args, self.again), kwargs
+        tensors = {name: value for name, value in kwargs.items() if isinstance(value, Tensor)}
+        name = next((name for name, value in tensors.items() if can_move(value)), next(iter(tensors), None))
+        if name is None:
+            raise InvalidType(f"{self._site} has no tensor, neither as a positional nor as a keyword argument")
+        return args, kwargs | {name: self._visit(module, kwargs[name], self.again)}
+
+    def _after(self, module: nn.Module, args: tuple[Any, ...], output: Any) -> Any:
+        return self._visit(module, output, self.again) if self._is_meant(module) else None
+
+    def _is_meant(self, module: nn.Module) -> bool:
+        if module is self._site.layer and not self._is_own_thread():
+            return False
+        if self.again and self._site.call is not None:
+            raise SeveralCalls(
+                f"{self._site} runs again in the backward pass (gradient checkpointing), where its calls cannot be "
+                "told apart; switch checkpointing off to explain it"
+            )
+        number = self._calls[module]
+        self._calls[module] += 1
+        return self._site.call in (None, number)
+
+    def _is_own_thread(self) -> bool:
+        """Whether this is the thread of the forward pass, or one that autograd started for the backward pass."""
+        return get_ident() == self._thread or (self.again and current_thread().name.startswith("Dummy-"))
+
+
+@contextmanager
+def _tracked() -> Iterator[None]:
+    """Operations go on the graph, also where the model switches that off around a layer, if their inputs are on it."""
+    with torch.inference_mode(False), torch.enable_grad():
+        yield
+
+
+def _not_reached(site: Site) -> LayerNotReached:
+    which = "" if site.call is None else f" by call={site.call}"
+    return LayerNotReached(f"{site} is not reached{which} in the forward pass; is it a part of the model?")
+
+
+def _movable(site: Site, tensors: list[Tensor]) -> Tensors:
+    moved = tuple(tensor for tensor in tensors if can_move(tensor))
+    if moved:
+        return moved
+    kinds = ", ".join(str(tensor.dtype) for tensor in tensors) or "no tensor"
+    raise InvalidType(
+        f"{site} is {kinds}, which can neither be moved nor differentiated by; for token ids take the output of the "
+        "embedding layer (attribute_to_layer_input=False)"
+    )
+
+
+def _is_single(value: Any) -> bool:
+    """A bare tensor, or positional arguments of one tensor."""
+    return isinstance(value, Tensor) or (isinstance(value, tuple) and len(value) == 1 and isinstance(value[0], Tensor))
+
+
+def _on_graph(tensor: Tensor, holding: ExitStack | None) -> Tensor:
+    """The tensor itself, so that all its uses count, also where nothing before it in the model is differentiated."""
+    if tensor.requires_grad:
+        return tensor
+    if tensor.is_inference() or holding is None:
+        return tensor.detach().clone().requires_grad_()
+    holding.callback(tensor.requires_grad_, False)
+    return tensor.requires_grad_()
+
+
+def _device_of(tensors: list[Tensor] | Tensors) -> int | None:
+    return next((tensor.device.index for tensor in tensors), None)
+
+
+def _part_of(tensors: Tensors, number: int, count: int) -> Tensors:
+    """Part number so many of a batch that DataParallel deals out to so many devices."""
+    return tuple(tensor.chunk(count)[number] for tensor in tensors)
+
+
+def _check_shapes(site: Site, tensors: Tensors, native: list[Tensor]) -> None:
+    given, needed = [tuple(x.shape) for x in tensors], [tuple(x.shape) for x in native]
+    if given != needed:
+        raise InvalidShape(f"what passes {site} has the shapes {needed}; what should replace it {given}")

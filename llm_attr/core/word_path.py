@@ -1,0 +1,198 @@
+"""Paths between word vectors that stay close to words of the vocabulary."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from llm_attr.errors import InvalidValue, UnknownName
+
+STRATEGIES = ("greedy", "maxcount")
+"""How the next word of a path is chosen among the neighbours."""
+
+ENTRIES = 1 << 22
+"""About how many entries a tensor made on the way may hold."""
+
+_NEAR = 1e-5
+"""Vectors further apart than this, relative to their lengths and squared, are not compared entry by entry."""
+
+
+@dataclass(frozen=True)
+class WordPaths:
+    """Paths from baselines to words, from one word of the vocabulary to the next, every coordinate monotone.
+
+    A path is found from its word `w` on. The next word, the anchor, is sought among the nearest neighbours (Euclidean)
+    of the last one; those that were on the path, or have the vector of the last word or of the baseline `b`, are passed
+    over. A coordinate of a neighbour is monotone where it lies between the path's last point `p` and `b`; made
+    monotone, a neighbour has `p_j - (p_j - b_j) / steps` for each other coordinate. This is done to the anchor, and
+    the path goes through the result; the search goes on at the anchor itself. Without any neighbour left the path
+    goes to `b`.
+
+    Attributes:
+        steps: How many points there are between the ends.
+        neighbours: Among how many neighbours a word is sought.
+        strategy: `greedy` takes the neighbour that is moved least when it is made monotone, `maxcount` the one with the
+            most monotone coordinates; of several the nearest to the last word.
+
+    Source: S. Sanyal and X. Ren, Discretized Integrated Gradients for Explaining Language Models, EMNLP 2021,
+    section 3.3.
+    """
+
+    steps: int
+    neighbours: int
+    strategy: str
+
+    def __post_init__(self) -> None:
+        for name, value in (("n_steps", self.steps), ("n_neighbors", self.neighbours)):
+            if isinstance(value, bool) or not isinstance(value, int) or value < 1:
+                raise InvalidValue(f"{name} must be a whole number of at least 1; got {value!r}")
+        if self.strategy not in STRATEGIES:
+            raise UnknownName("strategy", self.strategy, STRATEGIES)
+
+    @torch.no_grad()
+    def between(self, low: Tensor, high: Tensor, vocabulary: Tensor) -> Tensor:
+        """The path of each row; equal rows are searched once.
+
+        Args:
+            low: Where the paths begin, `(rows, features)`.
+            high: Where they end, `(rows, features)`; words of the vocabulary or any other vectors.
+            vocabulary: The vectors of the words, `(words, features)`.
+
+        Returns:
+            `(steps + 2, rows, features)`.
+        """
+        path = torch.empty(self.steps + 2, *high.shape, dtype=high.dtype, device=high.device)
+        pairs, pair_of = torch.unique(torch.stack([low, high], 1), dim=0, return_inverse=True)
+        words = _Words.of(vocabulary)
+        size = max(1, ENTRIES // max(vocabulary.shape))
+        for start in range(0, len(pairs), size):
+            rows = ((pair_of >= start) & (pair_of < start + size)).nonzero().flatten()
+            here = pair_of[rows] - start
+            first, last = pairs[start : start + size].unbind(1)
+            for k, points in enumerate(self._backwards(first, last, words)):
+                path[-1 - k, rows] = points[here]
+        return path
+
+    def _backwards(self, low: Tensor, high: Tensor, words: _Words) -> Iterator[Tensor]:
+        """The points from `high` to `low`, `(rows, features)` each."""
+        yield high
+        used = words.equal(low, words.distances(low))
+        last, point = high, high
+        for _ in range(self.steps):
+            near, own = words.nearest(last, self.neighbours)
+            used |= own
+            passed = used.gather(1, near)
+            moves = _Moves(point, low, point.lerp(low, 1 / self.steps))
+            # of equal costs argmin takes the first: the nearest word's
+            best = self._costs(moves, near, words).masked_fill_(passed, torch.inf).argmin(1, keepdim=True)
+            found, anchor = ~passed.all(1, keepdim=True), near.gather(1, best).squeeze(1)
+            last = torch.where(found, words.vectors[anchor], last)
+            point = torch.where(found, moves.applied(last), low)
+            yield point
+        yield low
+
+    def _costs(self, moves: _Moves, near: Tensor, words: _Words) -> Tensor:
+        """How bad an anchor each neighbour is, `(rows, neighbours)` as `near`, their numbers."""
+        features = words.vectors.shape[1]
+        columns = min(near.shape[1], _size(words.vectors))
+        size = max(1, ENTRIES // max(1, columns * features))
+        found = torch.empty(near.shape, dtype=torch.float64, device=near.device)
+        for row in range(0, len(near), size):
+            part = moves.of(slice(row, row + size))
+            cost = part.distances if self.strategy == "greedy" else part.misses
+            for column in range(0, near.shape[1], columns):
+                where = (slice(row, row + size), slice(column, column + columns))
+                found[where] = cost(words.vectors[near[where]])
+        return found
+
+
+@dataclass(frozen=True)
+class _Moves:
+    """How words are made monotone at the last points of some paths.
+
+    Attributes:
+        point: The last points, `(rows, features)`.
+        low: The ends of the paths, in the same form.
+        instead: What coordinates become that do not lie between.
+    """
+
+    point: Tensor
+    low: Tensor
+    instead: Tensor
+
+    def of(self, rows: slice) -> _Moves:
+        return _Moves(self.point[rows], self.low[rows], self.instead[rows])
+
+    def applied(self, words: Tensor) -> Tensor:
+        """One word `(rows, features)` for each path, made monotone."""
+        return torch.where(self._between(words[:, None])[:, 0], words, self.instead)
+
+    def distances(self, words: Tensor) -> Tensor:
+        """How far words `(rows, words, features)` are from what they become, squared."""
+        change = (words - self.instead[:, None]).masked_fill_(self._between(words), 0)
+        return change.square_().sum(2, dtype=torch.float64)
+
+    def misses(self, words: Tensor) -> Tensor:
+        """How many coordinates of words `(rows, words, features)` are not monotone."""
+        return (~self._between(words)).sum(2)
+
+    def _between(self, words: Tensor) -> Tensor:
+        least, most = torch.minimum(self.point, self.low), torch.maximum(self.point, self.low)
+        return (words >= least[:, None]) & (words <= most[:, None])
+
+
+@dataclass(frozen=True)
+class _Words:
+    """The vocabulary.
+
+    Attributes:
+        vectors: `(words, features)`.
+        squares: The squared length of each, in double precision.
+    """
+
+    vectors: Tensor
+    squares: Tensor
+
+    @classmethod
+    def of(cls, vectors: Tensor) -> _Words:
+        parts = vectors.split(_size(vectors))
+        return cls(vectors, torch.cat([part.double().square().sum(1) for part in parts]))
+
+    def distances(self, vectors: Tensor) -> Tensor:
+        """The squared distance of vectors `(rows, features)` from each word, `(rows, words)`.
+
+        In double precision: the terms of which it is made are much larger than the distance between close words.
+        """
+        exact, start = vectors.double(), 0
+        found = torch.empty(len(vectors), len(self.vectors), dtype=torch.float64, device=vectors.device)
+        for part in self.vectors.split(_size(self.vectors)):
+            torch.mm(exact, part.double().T, out=found[:, start : start + len(part)])
+            start += len(part)
+        return found.mul_(-2).add_(self.squares).add_(exact.square().sum(1, keepdim=True)).clamp_min_(0)
+
+    def equal(self, vectors: Tensor, distances: Tensor) -> Tensor:
+        """Which words have the vector of a row, `(rows, words)`."""
+        scale = vectors.double().square().sum(1, keepdim=True)
+        found = distances <= (scale + self.squares).mul_(_NEAR)
+        for row, word in (pairs.unbind(1) for pairs in found.nonzero().split(_size(vectors))):
+            found[row, word] = (vectors[row] == self.vectors[word]).all(1)
+        return found
+
+    def nearest(self, vectors: Tensor, count: int) -> tuple[Tensor, Tensor]:
+        """The words next to vectors `(rows, features)` and the words with the very vector, which come last.
+
+        Returns:
+            `(rows, count)` numbers of words, nearest first and of equally near ones in the vocabulary's order; fewer
+            where there are not so many words. And `(rows, words)`, see `equal`.
+        """
+        distances = self.distances(vectors)
+        own = self.equal(vectors, distances)
+        return distances.masked_fill_(own, torch.inf).sort(dim=1, stable=True).indices[:, :count], own
+
+
+def _size(vectors: Tensor) -> int:
+    """How many vectors of this length a tensor may hold."""
+    return max(1, ENTRIES // max(1, vectors.shape[1]))

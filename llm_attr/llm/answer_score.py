@@ -1,0 +1,164 @@
+"""The score of an answer as a function of what passes layers of the model: what gradients of a generation are of."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from contextlib import ExitStack
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from llm_attr.core.path import accumulator
+from llm_attr.core.site import Site, reading, replaced
+from llm_attr.core.tensors import Slot, split_by
+from llm_attr.llm.model import LanguageModel
+from llm_attr.llm.passes import Counter, forward_logits
+from llm_attr.typing import Tensors
+
+
+@dataclass(frozen=True)
+class Passage:
+    """The part of an answer whose tokens are scored in one pass, behind the prompt and what comes before it.
+
+    Attributes:
+        prompt: Token ids of the prompt.
+        answer: Token ids of the answer up to the last one that is scored.
+        first: The first token of the answer that is scored.
+    """
+
+    prompt: tuple[int, ...]
+    answer: tuple[int, ...]
+    first: int = 0
+
+    @property
+    def ids(self) -> tuple[int, ...]:
+        """What the model reads."""
+        return (*self.prompt, *self.answer[:-1])
+
+    @property
+    def rows(self) -> range:
+        """The positions whose outputs predict the scored tokens."""
+        return range(len(self.prompt) - 1 + self.first, len(self.prompt) - 1 + len(self.answer))
+
+    @property
+    def scored(self) -> tuple[int, ...]:
+        """The tokens that are scored."""
+        return self.answer[self.first :]
+
+
+class AnswerScore:
+    """`(rows, scored tokens)` log-probabilities in nats, as a function of what passes some layers.
+
+    One forward pass for all tokens, through the model's own head at their positions alone.
+
+    Args:
+        language_model: Model and tokenizer, in evaluation mode.
+        passage: Prompt, answer and the tokens that are scored.
+        sites: The layers whose tensors are moved.
+        places: The positions that are moved; the others stay as they are. None: all.
+        counter: Where passes and positions are counted.
+
+    Attributes:
+        slots: Which of the moved tensors belong to which layer.
+    """
+
+    def __init__(
+        self,
+        language_model: LanguageModel,
+        passage: Passage,
+        sites: Sequence[Site],
+        places: Sequence[int] | None,
+        counter: Counter,
+    ) -> None:
+        self.language_model, self.passage, self.sites, self.counter = language_model, passage, sites, counter
+        self._places = None if places is None else torch.tensor(list(places))
+        self._whole, self.slots = self._read(passage.ids)
+
+    @property
+    def activations(self) -> Tensors:
+        """What passes the layers, `(1, positions, *features)` each, in at least fp32."""
+        return self._moved(self._whole)
+
+    def activations_of(self, prompt: Sequence[int]) -> Tensors:
+        """The same for another prompt of the same length."""
+        return self._moved(self._read((*prompt, *self.passage.ids[len(prompt) :]))[0])
+
+    def __call__(self, *moved: Tensor) -> Tensor:
+        """With these in the place of what passes the layers, `(rows, positions, *features)` each."""
+        ids = torch.tensor([self.passage.ids]).expand(len(moved[0]), -1)
+        put = tuple(self._put(part, whole) for part, whole in zip(moved, self._whole, strict=True))
+        with ExitStack() as stack:
+            for site, part in zip(self.sites, split_by(put, self.slots), strict=True):
+                stack.enter_context(replaced(site, part))
+            logits = self._logits(ids).float()
+        scored = torch.tensor(self.passage.scored, device=logits.device).expand(len(ids), -1)
+        return logits.log_softmax(-1).gather(-1, scored[..., None])[..., 0]
+
+    def whole(self, *moved: Tensor) -> Tensor:
+        """`(rows,)`: the sum over the scored tokens."""
+        return self(*moved).sum(1)
+
+    def _read(self, ids: Sequence[int]) -> tuple[Tensors, tuple[Slot, ...]]:
+        with torch.no_grad(), ExitStack() as stack:
+            readings = [stack.enter_context(reading(site, movable=True)) for site in self.sites]
+            self._logits(torch.tensor([list(ids)]))
+        return tuple(tensor for found in readings for tensor in found.tensors), tuple(r.slot for r in readings)
+
+    def _moved(self, whole: Tensors) -> Tensors:
+        places = self._places
+        chosen = whole if places is None else tuple(tensor[:, places.to(tensor.device)] for tensor in whole)
+        return tuple(tensor.to(accumulator(tensor.dtype)) for tensor in chosen)
+
+    def _put(self, moved: Tensor, whole: Tensor) -> Tensor:
+        moved = moved.to(whole.dtype)
+        if self._places is None:
+            return moved
+        return whole.expand(len(moved), *whole.shape[1:]).index_copy(1, self._places.to(whole.device), moved)
+
+    def _logits(self, ids: Tensor) -> Tensor:
+        rows = torch.tensor(self.passage.rows)
+        self.counter.add(ids.numel(), len(ids) * len(rows))
+        ids = ids.to(self.language_model.device)
+        mask = torch.ones_like(ids)
+        return forward_logits(self.language_model, rows, input_ids=ids, attention_mask=mask, use_cache=False)
+
+
+class EachToken:
+    """The same with a row for each scored token: row `k * tokens + t` is the score of token t at point k.
+
+    The rows of a point that are alike share one forward pass, over whose graph one backward pass runs for each token.
+
+    Args:
+        score: The score of all tokens.
+    """
+
+    def __init__(self, score: AnswerScore) -> None:
+        self.score, self.tokens = score, len(score.passage.scored)
+
+    def __call__(self, *moved: Tensor) -> Tensor:
+        """`(points * tokens,)`, from tensors of `(points * tokens, positions, *features)`."""
+        return _Shared.apply(self.score, self.tokens, *moved)
+
+
+class _Shared(torch.autograd.Function):
+    """Scores of all tokens from one row of each point, and their derivatives by a row for each token."""
+
+    @staticmethod
+    def forward(ctx: Any, score: AnswerScore, tokens: int, *moved: Tensor) -> Tensor:
+        points = [tensor[::tokens].detach().requires_grad_() for tensor in moved]
+        with torch.set_grad_enabled(any(ctx.needs_input_grad)):
+            values = score(*points)
+        ctx.values, ctx.points, ctx.counter = values, points, score.counter
+        return values.detach().flatten()
+
+    @staticmethod
+    def backward(ctx: Any, *upstream: Tensor) -> tuple[Any, ...]:
+        values, points = ctx.values, ctx.points
+        weights = upstream[0].view(values.shape)
+        found = []
+        for token in torch.eye(values.shape[1], device=values.device):
+            found.append(torch.autograd.grad(values, points, weights * token, retain_graph=True))
+            ctx.counter.backward += 1
+        return None, None, *(torch.stack(each, 1).flatten(0, 1) for each in zip(*found, strict=True))

@@ -1,0 +1,268 @@
+"""Gradients of generations equal the slow definition: one full run for each token."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor
+
+from llm_attr import LLMAttributionResult, Prompt
+from llm_attr.attr import (
+    DiscretizedIntegratedGradients,
+    FeatureAblation,
+    GradientShap,
+    InputXGradient,
+    IntegratedGradients,
+    LayerGradientShap,
+    LayerGradientXActivation,
+    LayerIntegratedGradients,
+    NoiseTunnel,
+    Saliency,
+    SequentialIntegratedGradients,
+    TextTemplateInput,
+    TextTokenInput,
+)
+from llm_attr.errors import EmptyTarget, InvalidType, UnknownKeyword, UnsupportedMethod
+from llm_attr.llm import gradient_run
+from llm_attr.llm.gradient import LLMGradientAttribution
+from llm_attr.llm.model import LanguageModel
+from tests.contract.models import assert_same, state
+from tests.reference import generation_gradient as slow
+from tests.zoo import tiny
+
+TEXT = "Dave sails boats. Mira bakes bread. Who sails?"
+TARGET = " Dave sails."
+EXACT = {"llama": None, "qwen3": None, "gpt2": None, "mistral": None, "gemma3": "eager"}
+
+
+@pytest.fixture(scope="module")
+def lm() -> LanguageModel:
+    return tiny("llama", "byte_bos")
+
+
+def explained(lm: LanguageModel, method: Any, inp: Any = None, **options: Any) -> LLMAttributionResult:
+    inp = TextTokenInput(TEXT, lm.tokenizer) if inp is None else inp
+    return LLMGradientAttribution(method, lm.tokenizer).attribute(inp, target=TARGET, **options)
+
+
+def expected_integrated(lm: LanguageModel, result: LLMAttributionResult, steps: int, absent: int = 0) -> Tensor:
+    ids = result.inp.inp_tensor[0].tolist()
+    low = [absent] * len(ids)
+    rows = [slow.integrated(lm.model, ids, low, result.output_ids, t, steps) for t in range(len(result.output_ids))]
+    return torch.stack(rows)
+
+
+def assert_close(result: Tensor, expected: Tensor) -> None:
+    assert (result - expected).abs().max() <= 1e-4 * expected.abs().max()
+
+
+@pytest.mark.parametrize("family", EXACT)
+def test_integrated_gradients_of_every_token(family: str) -> None:
+    lm = tiny(family, "byte_bos", EXACT[family])
+    result = explained(lm, IntegratedGradients(lm.model), n_steps=4)
+    expected = expected_integrated(lm, result, 4)
+    assert_close(result.token_attr, expected)
+    assert_close(result.seq_attr, expected.sum(0))
+
+
+@pytest.mark.parametrize("size", [1, 2, 100])
+def test_groups_of_tokens_change_nothing(lm: LanguageModel, size: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(gradient_run.GradientRun, "_group_size", lambda self: size)
+    result = explained(lm, IntegratedGradients(lm.model), n_steps=3)
+    assert_close(result.token_attr, expected_integrated(lm, result, 3))
+
+
+@pytest.mark.parametrize("method", [IntegratedGradients, InputXGradient])
+def test_forward_mode_gives_the_same(lm: LanguageModel, method: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    options = {"n_steps": 3} if method is IntegratedGradients else {}
+    units = Prompt(TEXT, unit="sentence")
+    monkeypatch.setattr(gradient_run, "ROW_COST", 1e9)
+    backward = explained(lm, method(lm.model), units, **options)
+    monkeypatch.setattr(gradient_run, "ROW_COST", 0.0)
+    forward = explained(lm, method(lm.model), units, **options)
+    assert_close(forward.token_attr, backward.token_attr)
+    assert_close(forward.seq_attr, backward.seq_attr)
+    points = options.get("n_steps", 1)
+    assert forward.provenance["forward_mode"] == 3 * points
+    assert forward.provenance["backward"] == 0
+    assert backward.provenance["backward"] >= len(backward.output_ids)
+    assert backward.provenance["forward_mode"] == 0
+
+
+def test_few_units_and_a_long_answer_take_forward_mode_by_themselves(lm: LanguageModel) -> None:
+    long = LLMGradientAttribution(InputXGradient(lm.model), lm.tokenizer)
+    result = long.attribute(
+        Prompt(TEXT, unit="sentence"), target=" Dave sails boats and Mira bakes bread all day long."
+    )
+    assert len(result.output_ids) > 3 * 2.3
+    assert result.provenance["forward_mode"] == 3
+
+
+def test_gradient_times_input_and_saliency(lm: LanguageModel) -> None:
+    for method, combine in (
+        (InputXGradient(lm.model), lambda x, g: x * g),
+        (LayerGradientXActivation(lm.model, lm.model.get_input_embeddings()), lambda x, g: x * g),
+        (Saliency(lm.model), lambda x, g: g.abs()),
+    ):
+        result = explained(lm, method)
+        ids = result.inp.inp_tensor[0].tolist()
+        rows = [slow.at_prompt(lm.model, ids, result.output_ids, t, combine) for t in range(len(result.output_ids))]
+        assert_close(result.token_attr, torch.stack(rows))
+
+
+def test_units_sum_what_their_tokens_have(lm: LanguageModel) -> None:
+    method = IntegratedGradients(lm.model)
+    tokens = explained(lm, method, Prompt(TEXT, unit="token"), n_steps=3, baseline=1)
+    sentences = explained(lm, method, Prompt(TEXT, unit="sentence"), n_steps=3, baseline=1)
+    words = explained(lm, method, Prompt(TEXT, unit="word"), n_steps=3, baseline=1)
+    assert len(sentences.input_tokens) == 3 < len(words.input_tokens) == 8 <= len(tokens.input_tokens)
+    texts = "".join(tokens.input_tokens)
+    assert texts == TEXT
+    first = next(i for i in range(len(texts)) if len("".join(tokens.input_tokens[:i])) >= len("Dave sails boats."))
+    blank = [i for i, text in enumerate(tokens.input_tokens) if not text.strip()]
+    between = [i for i in blank if "".join(tokens.input_tokens[:i]).endswith(".")]
+    for result, outside in ((sentences, between), (words, blank)):
+        missing = tokens.token_attr[:, outside].sum(1)
+        assert_close(result.token_attr.sum(1) + missing, tokens.token_attr.sum(1))
+    assert_close(tokens.token_attr[:, :first].sum(1), sentences.token_attr[:, 0])
+
+
+def test_slots_of_a_template(lm: LanguageModel) -> None:
+    template = TextTemplateInput("{} sails {}. Who sails?", ["Dave", "boats"])
+    result = explained(lm, IntegratedGradients(lm.model), template, n_steps=3)
+    placed = template.placed(lm)
+    low = [
+        token if owner < 0 else lm.tokenizer.eos_token_id
+        for token, owner in zip(placed.ids, placed.owners, strict=True)
+    ]
+    answer = range(len(result.output_ids))
+    rows = torch.stack([slow.integrated(lm.model, placed.ids, low, result.output_ids, t, 3) for t in answer])
+    owners = torch.tensor(placed.owners)
+    assert result.input_tokens == ["Dave", "boats"]
+    assert_close(result.token_attr, torch.stack([rows[:, owners == i].sum(1) for i in (0, 1)], 1))
+    function = TextTemplateInput(lambda a, b: f"{a} sails {b}. Who sails?", ["Dave", "boats"])
+    assert_close(explained(lm, IntegratedGradients(lm.model), function, n_steps=3).token_attr, result.token_attr)
+    loud = TextTemplateInput(lambda a, b: f"{a} sails {b}.".replace("Dave", "DAVE!"), ["Dave", "boats"])
+    with pytest.raises(UnsupportedMethod, match="does not tell which token"):
+        explained(lm, IntegratedGradients(lm.model), loud)
+
+
+def test_deltas_are_what_is_missing(lm: LanguageModel) -> None:
+    result = explained(lm, IntegratedGradients(lm.model), n_steps=3, return_convergence_delta=True)
+    with torch.no_grad():
+        ids = result.inp.inp_tensor[0].tolist()
+        high = slow.embeddings(lm.model, ids)
+        low = slow.embeddings(lm.model, [0] * len(ids))
+        change = [
+            slow.token_log_prob(lm.model, high, result.output_ids, t)
+            - slow.token_log_prob(lm.model, low, result.output_ids, t)
+            for t in range(len(result.output_ids))
+        ]
+    expected = result.token_attr.sum(1) - torch.stack(change)
+    torch.testing.assert_close(
+        torch.tensor(result.provenance["token_convergence_delta"]), expected, rtol=1e-3, atol=1e-4
+    )
+    assert result.provenance["convergence_delta"] == [pytest.approx(float(expected.sum()), rel=1e-3, abs=1e-4)]
+
+
+def test_layers_by_module_and_several_at_once(lm: LanguageModel) -> None:
+    blocks = [lm.model.model.layers[0], lm.model.model.layers[1].mlp, lm.model.model.layers[2].self_attn]
+    for block in blocks:
+        result = explained(lm, LayerIntegratedGradients(lm.model, block), n_steps=3)
+        assert result.token_attr.abs().sum() > 0
+        assert_close(result.seq_attr, result.token_attr.sum(0))
+    each = explained(lm, LayerGradientXActivation(lm.model, blocks))
+    assert isinstance(each, list)
+    assert len(each) == 3
+    alone = explained(lm, LayerGradientXActivation(lm.model, blocks[1]))
+    assert alone.token_attr.shape == each[1].token_attr.shape
+
+
+def test_one_forward_and_one_backward_for_the_whole_answer(lm: LanguageModel) -> None:
+    calls = []
+    handle = lm.model.register_forward_hook(lambda module, args, output: calls.append(output.logits.shape))
+    result = explained(lm, InputXGradient(lm.model), token_rows=False)
+    handle.remove()
+    assert result.token_attr is None
+    tokens = len(result.output_ids)
+    assert all(shape[1] == tokens for shape in calls)
+    assert result.provenance["passes"] == len(calls)
+    full = explained(lm, InputXGradient(lm.model))
+    assert_close(result.seq_attr, full.seq_attr)
+    assert full.provenance["backward"] == tokens
+
+
+@pytest.mark.parametrize(
+    ("method", "options"),
+    [
+        (lambda model: GradientShap(model), {"stdevs": 0.01, "n_samples": 3}),
+        (lambda model: LayerGradientShap(model, model.get_input_embeddings()), {"n_samples": 3}),
+        (lambda model: NoiseTunnel(IntegratedGradients(model)), {"nt_samples": 2, "stdevs": 0.01, "n_steps": 3}),
+    ],
+)
+def test_random_methods_add_up_and_leave_the_streams_alone(lm: LanguageModel, method: Any, options: Any) -> None:
+    before = torch.get_rng_state()
+    first = explained(lm, method(lm.model), **options)
+    assert torch.equal(before, torch.get_rng_state())
+    assert_close(first.seq_attr, first.token_attr.sum(0))
+    again = explained(lm, method(lm.model), **options)
+    assert torch.equal(first.token_attr, again.token_attr)
+    assert not torch.equal(explained(lm, method(lm.model), **options, seed=1).token_attr, first.token_attr)
+
+
+@pytest.mark.parametrize("kind", [SequentialIntegratedGradients, DiscretizedIntegratedGradients])
+def test_paths_made_for_text(lm: LanguageModel, kind: Any) -> None:
+    method = kind(lm.model, lm.model.get_input_embeddings())
+    result = explained(lm, method, Prompt(TEXT, unit="word"), n_steps=3)
+    assert result.token_attr.shape == (len(result.output_ids), 8)
+    assert_close(result.seq_attr, result.token_attr.sum(0))
+
+
+def test_half_precision_sums_in_full(lm: LanguageModel) -> None:
+    half = tiny("llama", "byte_bos")
+    half.model.to(torch.bfloat16)
+    result = explained(half, IntegratedGradients(half.model), n_steps=3)
+    assert result.token_attr.dtype == torch.float32
+    half.model.float()
+    close = explained(half, IntegratedGradients(half.model), n_steps=3)
+    assert torch.corrcoef(torch.stack([result.seq_attr, close.seq_attr]))[0, 1] > 0.9
+
+
+@pytest.mark.parametrize("family", ["llama", "gpt2", "mamba"])
+def test_checkpointing_gives_the_same_and_is_put_back(family: str) -> None:
+    lm = tiny(family, "byte_bos")
+    before = state(lm.model)
+    plain = explained(lm, IntegratedGradients(lm.model), n_steps=3, gradient_checkpointing=False)
+    again = explained(lm, IntegratedGradients(lm.model), n_steps=3, gradient_checkpointing=True)
+    assert_close(again.token_attr, plain.token_attr)
+    assert_same(state(lm.model), before)
+
+
+def test_the_model_is_left_as_it_was(lm: LanguageModel) -> None:
+    lm.model.train()
+    before = state(lm.model)
+    explained(lm, IntegratedGradients(lm.model), n_steps=2)
+    assert_same(state(lm.model), before)
+    lm.model.eval()
+
+
+def test_parts_of_the_answer_and_a_stored_result(lm: LanguageModel, tmp_path: Any) -> None:
+    result = explained(lm, IntegratedGradients(lm.model), n_steps=3)
+    part = result.for_output(slice(1, 3))
+    torch.testing.assert_close(part.seq_attr, result.token_attr[1:3].sum(0))
+    result.save(tmp_path / "run")
+    assert LLMAttributionResult.load(tmp_path / "run") == result
+
+
+def test_what_is_refused(lm: LanguageModel) -> None:
+    with pytest.raises(UnsupportedMethod, match="FeatureAblation; supported: Saliency"):
+        LLMGradientAttribution(FeatureAblation(lm.model), lm.tokenizer)
+    wrapper = LLMGradientAttribution(IntegratedGradients(lm.model), lm.tokenizer)
+    with pytest.raises(UnknownKeyword, match="n_steps"):
+        wrapper.attribute(TextTokenInput(TEXT, lm.tokenizer), target=TARGET, n_step=3)
+    with pytest.raises(EmptyTarget):
+        wrapper.attribute(TextTokenInput(TEXT, lm.tokenizer), target="")
+    with pytest.raises(InvalidType, match="InterpretableInput or a Prompt"):
+        wrapper.attribute(TEXT, target=TARGET)

@@ -1,0 +1,82 @@
+"""The newer estimators on a prompt: every one by its name and options, stored and estimated anew."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+from llm_attr import LLMAttributionResult, Prompt, explain
+from llm_attr.core.play import play
+from llm_attr.core.registry import METHODS
+from llm_attr.errors import InvalidValue, UnknownKeyword
+from llm_attr.llm.model import LanguageModel
+from tests.core.games import TableGame, all_of
+from tests.reference.scoring import answer_log_probs
+from tests.zoo import tiny
+
+TEXT = "Dave sails. Mira bakes bread. It rained. Who sails?"
+TARGET = " Dave sails."
+
+OPTIONS: list[tuple[str, dict[str, Any]]] = [
+    ("banzhaf", {"n_samples": None}),
+    ("banzhaf", {"n_samples": 9, "seed": 1}),
+    ("owen", {}),
+    ("owen", {"hierarchy": [[0, 1], [2, 3]]}),
+    ("owen", {"hierarchy": [[0, [1, 2]], 3], "n_samples": 3, "paired": False, "seed": 2}),
+    ("local_shapley", {"radius": 1}),
+    ("local_shapley", {"radius": 1, "others": "present"}),
+    ("pairwise_interactions", {}),
+    ("pairwise_interactions", {"index": "faith_banzhaf", "n_samples": 14}),
+    ("group_ablation", {"groups": [[0, 1], [2, 3]]}),
+]
+
+
+@pytest.fixture(scope="module")
+def lm() -> LanguageModel:
+    return tiny("llama", "byte_bos")
+
+
+@pytest.fixture(scope="module")
+def by_hand(lm: LanguageModel) -> TableGame:
+    """The log-probabilities of the answer and of its tokens after every variant of the prompt."""
+    bound = Prompt(TEXT, unit="sentence").bind(lm)
+    answer = lm.tokenizer(TARGET, add_special_tokens=False).input_ids
+    rows = []
+    for coalition in all_of(4).tolist():
+        tokens = list(bound.variant(coalition).tokens) or [lm.tokenizer.bos_token_id]
+        rows.append(answer_log_probs(lm.model, tokens, answer))
+    worth = torch.stack(rows)
+    return TableGame(torch.cat([worth.sum(1, keepdim=True), worth], 1))
+
+
+@pytest.mark.parametrize(("method", "options"), OPTIONS)
+def test_as_on_the_game_played_by_hand(
+    lm: LanguageModel, by_hand: TableGame, method: str, options: dict[str, Any], tmp_path: Path
+) -> None:
+    result = explain(lm, TEXT, method=method, target=TARGET, **options)
+    estimator = METHODS[method].estimator(**options)  # type: ignore[attr-defined]
+    found = play(by_hand, estimator, 4)
+    expected = estimator.estimate(found.coalitions, found.values).values.T
+    torch.testing.assert_close(result.seq_attr, expected[0], rtol=1e-3, atol=1e-3)
+    torch.testing.assert_close(result.token_attr, expected[1:], rtol=1e-3, atol=1e-3)
+    result.save(tmp_path / "result.json")
+    again = LLMAttributionResult.load(tmp_path / "result.json")
+    torch.testing.assert_close(again.seq_attr, result.seq_attr)
+
+
+def test_until_and_budget(lm: LanguageModel) -> None:
+    result = explain(lm, TEXT, method="banzhaf", target=TARGET, n_samples=4, until=1e-9)
+    exact = explain(lm, TEXT, method="banzhaf", target=TARGET, n_samples=None)
+    torch.testing.assert_close(result.seq_attr, exact.seq_attr, rtol=1e-4, atol=1e-4)
+    with pytest.raises(InvalidValue, match="a budget of 3 evaluations is too small"):
+        explain(lm, TEXT, method="owen", target=TARGET, n_samples=4, budget=3)
+    with pytest.raises(UnknownKeyword, match="until"):
+        explain(lm, TEXT, method="owen", target=TARGET, until=0.1)
+
+
+def test_a_hierarchy_of_other_units(lm: LanguageModel) -> None:
+    with pytest.raises(InvalidValue, match=r"each of the 4 features, 0 to 3, .* missing: \[3\]"):
+        explain(lm, TEXT, method="owen", target=TARGET, hierarchy=[[0, 1], [2]])

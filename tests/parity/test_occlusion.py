@@ -1,0 +1,146 @@
+"""Occlusion equals the installed Captum's."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from torch import Tensor
+
+from llm_attr.attr import Ledger, Occlusion
+from llm_attr.errors import InvalidShape, InvalidValue
+from tests.parity.layers import PADDING, assert_equal, captums, random, whole
+from tests.parity.models import LSTM, Encoder, TwoInputs, cnn, made, mlp
+
+
+@pytest.fixture(autouse=True)
+def one_thread() -> Iterator[None]:
+    """The models are too small for more."""
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(threads)
+
+
+MLP = made(mlp())
+X, Y = random(3, 4), random(3, 2, 3, seed=1)
+IMAGE, SERIES, IDS = random(2, 2, 5, 5), random(3, 4, 3), whole(11, 3, 5)
+
+CASES: dict[str, tuple[Callable[..., Any], Any, Any, dict[str, Any]]] = {
+    "mlp": (made(mlp()), X, (2,), {"target": 1}),
+    "mlp, stride does not divide": (made(mlp()), X, (3,), {"target": [0, 2, 1], "strides": 2}),
+    "mlp, stride in a tuple": (made(mlp()), X, (2,), {"target": 1, "strides": (2,)}),
+    "mlp, single positions": (made(mlp()), X, (1,), {"target": 1, "baselines": random(3, 4, seed=5)}),
+    "mlp, all of it": (made(mlp()), X, (4,), {"target": 1, "strides": 9}),
+    "mlp, one tuple": (made(mlp()), (X,), ((2,),), {"target": 1, "strides": (2,)}),
+    "mlp, one tuple, bare window": (made(mlp()), (X,), (2,), {"target": 1, "strides": 2}),
+    "mlp, nested window": (made(mlp()), X, ((2,),), {"target": 1, "strides": ((2,),)}),
+    "mlp, all outputs": (made(mlp()), X, (2,), {}),
+    "mlp, one example": (made(mlp()), X[:1], (2,), {"target": 1, "baselines": 0.5}),
+    "one number for the batch": (lambda x: MLP(x).sum(), X, (3,), {}),
+    "cnn": (made(cnn()), IMAGE, (2, 3, 2), {"target": 2}),
+    "cnn, strides": (made(cnn()), IMAGE, (1, 3, 2), {"target": [2, 0], "strides": (1, 2, 2), "baselines": 1}),
+    "cnn, one stride": (made(cnn()), IMAGE, (2, 2, 3), {"target": 2, "strides": 2, "baselines": IMAGE[:1]}),
+    "lstm": (made(LSTM()), SERIES, (2, 3), {"target": 0}),
+    "encoder": (made(Encoder()), IDS, (2,), {"target": (4, 1), "additional_forward_args": PADDING, "baselines": 7}),
+    "two inputs": (made(TwoInputs()), (X, Y), ((3,), (1, 2)), {"target": 3, "strides": (2, (1, 1))}),
+    "two inputs, a stride each": (
+        made(TwoInputs()),
+        (X, Y),
+        ((2,), (2, 2)),
+        {"target": [3, 0, 1], "strides": (1, 2), "baselines": (0.5, random(1, 2, 3))},
+    ),
+    "two inputs, all outputs": (made(TwoInputs()), (X, Y), ((3,), (1, 2)), {}),
+    "whole outputs": (lambda x: (x @ X[:2].T * 10).long(), X, (3,), {}),
+}
+
+
+def assert_same(result: Any, expected: Any) -> None:
+    """Captum's answer is in single precision, whatever the output is."""
+    single = tuple(part.float() for part in result) if isinstance(result, tuple) else result.float()
+    assert_equal(single, expected)
+
+
+@pytest.mark.parametrize("name", CASES)
+@pytest.mark.parametrize("per_call", [1, 3, None])
+def test_equal(name: str, per_call: int | None) -> None:
+    forward, inputs, windows, options = CASES[name]
+    if per_call == 3 and name == "one number for the batch":
+        pytest.skip("several coalitions need an output that grows")
+    expected = captums("Occlusion", lambda m: m.attribute(inputs, windows, **options), forward)
+    result = Occlusion(forward).attribute(inputs, windows, perturbations_per_eval=per_call, **options)
+    assert_same(result, expected)
+
+
+@settings(max_examples=60, deadline=None, derandomize=True)
+@given(st.data())
+def test_equal_on_random_windows(data: st.DataObject) -> None:
+    inputs, windows, strides = [], [], []
+    for seed in range(data.draw(st.integers(1, 2))):
+        shape = data.draw(st.lists(st.integers(1, 6), min_size=1, max_size=3))
+        window = [data.draw(st.integers(1, size)) for size in shape]
+        windows.append(tuple(window))
+        strides.append(tuple(data.draw(st.integers(1, size)) for size in window))
+        inputs.append(random(2, *shape, seed=seed))
+
+    def forward(*parts: Tensor) -> Tensor:
+        sums = [(torch.linspace(-1, 1, x[0].numel()) * x.flatten(1)).sum(1) for x in parts]
+        return torch.stack(sums).sum(0).exp()
+
+    options = {"strides": tuple(strides)}
+    expected = captums("Occlusion", lambda m: m.attribute(tuple(inputs), tuple(windows), **options), forward)
+    assert_same(Occlusion(forward).attribute(tuple(inputs), tuple(windows), **options), expected)
+
+
+def test_the_windows_come_in_the_same_order() -> None:
+    seen: dict[str, list[Any]] = {"ours": [], "theirs": []}
+
+    def watched(who: str) -> Callable[[Tensor, Tensor], Tensor]:
+        def forward(x: Tensor, y: Tensor) -> Tensor:
+            seen[who].append((x.tolist(), y.tolist()))
+            return x.flatten(1).sum(1) + y.sum(1)
+
+        return forward
+
+    inputs, windows, strides = (IMAGE[:1], X[:1]), ((1, 2, 3), (2,)), ((1, 2, 1), 1)
+    Occlusion(watched("ours")).attribute(inputs, windows, strides, perturbations_per_eval=1)
+    captums("Occlusion", lambda m: m.attribute(inputs, windows, strides), watched("theirs"))
+    assert seen["ours"] == seen["theirs"]
+
+
+def test_inputs_without_axes_after_the_batch() -> None:
+    """Captum fails on them, though it documents an empty window."""
+    result = Occlusion(lambda x: x**2).attribute(X[:, 0], ())
+    torch.testing.assert_close(result, X[:, 0] ** 2)
+
+
+@pytest.mark.parametrize("per_call", [1, None])
+def test_an_output_that_changes_its_shape(per_call: int | None) -> None:
+    with pytest.raises(InvalidShape, match="must have the same shape whatever features are absent; got "):
+        Occlusion(lambda x: x[x != 0]).attribute(X, (2,), perturbations_per_eval=per_call)
+
+
+def test_a_ledger_is_of_one_game() -> None:
+    calls: list[int] = []
+
+    def forward(x: Tensor) -> Tensor:
+        calls.append(len(x))
+        return x.sum(1)
+
+    ledger, method = Ledger(), Occlusion(forward)
+    first = method.attribute(X, (2,), ledger=ledger)
+    calls.clear()
+    assert_equal(method.attribute(X, (2,), ledger=ledger), first)
+    assert not calls
+    for windows, strides in (((3,), None), ((2,), 2)):
+        with pytest.raises(InvalidValue, match="holds the values of another game"):
+            method.attribute(X, windows, strides, ledger=ledger)
+
+
+def test_progress(capsys: pytest.CaptureFixture[str]) -> None:
+    Occlusion(made(mlp())).attribute(X, (2,), target=1, show_progress=True)
+    assert "Occlusion attribution: 100%" in capsys.readouterr().err
