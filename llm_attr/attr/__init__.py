@@ -76,12 +76,14 @@ from llm_attr.core.site import Site
 
 if TYPE_CHECKING:
     from llm_attr.llm.attribution import LLMAttribution
+    from llm_attr.llm.gradient import LLMGradientAttribution
     from llm_attr.llm.inputs import InterpretableInput, ProductBaselines, TextTemplateInput, TextTokenInput
     from llm_attr.llm.result import LLMAttributionResult
 
 _FROM_LLM = {
     "InterpretableInput": "inputs",
     "LLMAttribution": "attribution",
+    "LLMGradientAttribution": "gradient",
     "LLMAttributionResult": "result",
     "ProductBaselines": "inputs",
     "TextTemplateInput": "inputs",
@@ -114,6 +116,7 @@ __all__ = [
     "KernelShap",
     "LLMAttribution",
     "LLMAttributionResult",
+    "LLMGradientAttribution",
     "LayerActivation",
     "LayerAttribution",
     "LayerConductance",

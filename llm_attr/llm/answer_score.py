@@ -94,11 +94,17 @@ class AnswerScore:
                 stack.enter_context(replaced(site, part))
             logits = self._logits(ids).float()
         scored = torch.tensor(self.passage.scored, device=logits.device).expand(len(ids), -1)
-        return logits.log_softmax(-1).gather(-1, scored[..., None])[..., 0]
+        scores = logits.log_softmax(-1).gather(-1, scored[..., None])[..., 0]
+        if scores.requires_grad:
+            scores.register_hook(self._count_backward)
+        return scores
 
     def whole(self, *moved: Tensor) -> Tensor:
         """`(rows,)`: the sum over the scored tokens."""
         return self(*moved).sum(1)
+
+    def _count_backward(self, gradient: Tensor) -> None:
+        self.counter.backward += 1
 
     def _read(self, ids: Sequence[int]) -> tuple[Tensors, tuple[Slot, ...]]:
         with torch.no_grad(), ExitStack() as stack:
@@ -150,7 +156,7 @@ class _Shared(torch.autograd.Function):
         points = [tensor[::tokens].detach().requires_grad_() for tensor in moved]
         with torch.set_grad_enabled(any(ctx.needs_input_grad)):
             values = score(*points)
-        ctx.values, ctx.points, ctx.counter = values, points, score.counter
+        ctx.values, ctx.points = values, points
         return values.detach().flatten()
 
     @staticmethod
@@ -160,5 +166,4 @@ class _Shared(torch.autograd.Function):
         found = []
         for token in torch.eye(values.shape[1], device=values.device):
             found.append(torch.autograd.grad(values, points, weights * token, retain_graph=True))
-            ctx.counter.backward += 1
         return None, None, *(torch.stack(each, 1).flatten(0, 1) for each in zip(*found, strict=True))

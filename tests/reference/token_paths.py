@@ -51,29 +51,27 @@ def word_path(
     word: Tensor, low: Tensor, vocabulary: Tensor, steps: int, neighbours: int, strategy: str
 ) -> list[Tensor]:
     """The corners of the path of one word, from the baseline to the word."""
-    path, last, point, used = [word], word, word, set()
+    path, passed, last, point = [word], [word], word, word
     for _ in range(steps):
         others = [i for i in range(len(vocabulary)) if not same(vocabulary[i], last)]
         others.sort(key=lambda i: (vocabulary[i] - last).square().sum().item())
         best, least = None, float("inf")
         for i in others[:neighbours]:
             candidate = vocabulary[i]
-            if same(candidate, low) or any(
-                same(candidate, each) for each in [word, *map(vocabulary.__getitem__, used)]
-            ):
+            if any(same(candidate, each) for each in [low, *passed]):
                 continue
             moved = monotonised(candidate, point, low, steps)
             if strategy == "greedy":
                 cost = (moved - candidate).norm().item()
             else:
-                cost = -sum(is_between(*entries) for entries in zip(candidate.tolist(), point.tolist(), low.tolist()))
+                cost = -sum(is_between(*(t[j].item() for t in (candidate, point, low))) for j in range(len(word)))
             if cost < least:
                 best, least = i, cost
         if best is None:
             point = low
         else:
-            used.add(best)
             last = vocabulary[best]
+            passed.append(last)
             point = monotonised(last, point, low, steps)
         path.append(point)
     return [low, *reversed(path)]
