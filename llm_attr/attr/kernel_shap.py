@@ -30,7 +30,8 @@ class KernelShap(PerturbationAttribution):
     none twice, and sizes of which all are due are enumerated; asked for all `2^f`, it is exact.
 
     Source: S. M. Lundberg and S.-I. Lee, A Unified Approach to Interpreting Model Predictions, NeurIPS 2017, theorem 2;
-    I. Covert and S.-I. Lee, Improving KernelSHAP, AISTATS 2021 (pairs, constraint).
+    I. Covert and S.-I. Lee, Improving KernelSHAP, AISTATS 2021 (pairs, constraint); for interactions: R. T. Witter, Y.
+    Liu and C. Musco, Regression-adjusted Monte Carlo Estimators for Shapley Values and Probabilistic Values, 2025.
 
     Example:
         >>> import torch
@@ -53,6 +54,7 @@ class KernelShap(PerturbationAttribution):
         return_input_shape: bool = True,
         show_progress: bool = False,
         *,
+        interactions: bool = True,
         until: float | str | None = None,
         budget: int | str | None = None,
         seed: int | None = None,
@@ -71,6 +73,8 @@ class KernelShap(PerturbationAttribution):
             perturbations_per_eval: See `PerturbationAttribution`.
             return_input_shape: False gives `(outputs, features)` instead.
             show_progress: See `Attribution`.
+            interactions: Whether interactions of the orders 3 and 5 are taken out by a model of them, which makes a
+                sample worth several times its size; False: the regression alone.
             until: See `PerturbationAttribution`.
             budget: See `PerturbationAttribution`.
             seed: See `PerturbationAttribution`.
@@ -86,7 +90,7 @@ class KernelShap(PerturbationAttribution):
         """
         problem = Problem.of(self.forward_func, inputs, baselines, target, additional_forward_args)
         features = Features.of(feature_mask, problem.inputs)
-        estimator, stopping = ComplementaryPairs(n_samples, seed), Stopping.of(until, budget)
+        estimator, stopping = ComplementaryPairs(n_samples, interactions, seed), Stopping.of(until, budget)
         playing = self._playing(problem, features, estimator, perturbations_per_eval, show_progress, stopping, ledger)
         return playing.answer(return_stderr, by_output=True, return_input_shape=return_input_shape)
 

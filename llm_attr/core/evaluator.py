@@ -85,6 +85,22 @@ def share_of(description: str, start: int, stop: int, total: int) -> Iterator[No
         yield
 
 
+@contextmanager
+def shown(description: str) -> Iterator[None]:
+    """A bar on standard error for what explanations inside tell of their progress."""
+    watch = _watch.get() or _Watch(None, None)
+    with tqdm(desc=description, total=1) as bar:
+
+        def observe(part: Progress) -> None:
+            bar.total, bar.n = part.total, part.done
+            bar.refresh()
+            if watch.observer is not None:
+                watch.observer(part)
+
+        with watching(observe, watch.cancel):
+            yield
+
+
 class Evaluator:
     """Runs the evaluations of one attribution in chunks that fit, and tells how far it is.
 

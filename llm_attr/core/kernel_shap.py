@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from llm_attr.core.coalitions import keys
-from llm_attr.core.odd_regression import MOST_PAIRS, Pairs, additive, with_interactions
+from llm_attr.core.odd_regression import MOST_PAIRS, AdditiveFit, Fit, InteractingFit, Pairs
 from llm_attr.core.play import Estimate
 from llm_attr.core.shapley import generator, positive, precise
 from llm_attr.errors import InvalidValue
@@ -30,24 +30,27 @@ INDEPENDENT = 1e-6
 
 
 class ComplementaryPairs:
-    """The Shapley values from pairs of complementary coalitions, no two alike, by constrained least squares.
+    """The Shapley values from pairs of complementary coalitions, no two alike, by regression.
 
     The additive game that is nearest to the values under the Shapley kernel
     `(f - 1) / (C(f, s) s (f - s))`, and meets the empty and the full coalition exactly. The sizes of the coalitions are
     drawn in proportion to their part of the kernel; a size whose every coalition is due is enumerated, the rest are
-    drawn without replacement, and each weighs the kernel over the probability with which it is included.
-    All `2^f` coalitions give the exact values. Pairs cancel all interactions of even order.
+    drawn without replacement, and each weighs the kernel over the probability with which it is included. Pairs cancel
+    all interactions of even order; those of odd order are taken out by a model of them, whose own Shapley values are
+    known. All `2^f` coalitions give the exact values.
 
-    Standard errors: those of leaving out one pair (HC3), with the finite population taken into account, scaled to
-    Student's t of the pairs that are left over, so that 1.96 of them on each side hold the truth in 95 % of the cases;
-    infinite where nothing is left over. They are about 0 where the game is additive.
+    Standard errors: from leaving out one pair, with the finite population taken into account, scaled to Student's t of
+    the pairs that are left over, so that 1.96 of them on each side hold the truth in 95 % of the cases; infinite where
+    none is left over.
 
     Args:
         n_samples: Evaluations, with the empty and the full coalition; the last one of an even rest is left out.
+        interactions: Whether the model of interactions is used, as far as there are no more than `MOST_PAIRS` pairs.
         seed: Of the coalitions; None: torch's global stream.
 
     Source: S. M. Lundberg and S.-I. Lee, A Unified Approach to Interpreting Model Predictions, NeurIPS 2017, theorem 2;
-    I. Covert and S.-I. Lee, Improving KernelSHAP, AISTATS 2021, sections 3.1 and 4.2 (constraint, pairs).
+    I. Covert and S.-I. Lee, Improving KernelSHAP, AISTATS 2021, sections 3.1 and 4.2 (constraint, pairs); for the model
+    see `InteractingFit`.
     """
 
     fixed = False
@@ -82,18 +85,22 @@ class ComplementaryPairs:
             yield torch.stack([row, ~row])
 
     def estimate(self, coalitions: Coalitions, values: Values) -> Estimate:
-        """`(features, outputs)`: the regression, and its errors."""
-        features, worth = coalitions.shape[1], values.double()
-        if features < 2:
-            change = worth[-1:] - worth[:1] if features else worth[:0]
-            return Estimate(precise(change, values), precise(torch.zeros_like(change), values))
-        first = coalitions[2::2]
-        weights, chances = (each.to(worth.device) for each in _Sizes(features).weights(first.sum(1)))
-        pairs = Pairs(first.to(worth) * 2 - 1, weights, chances)
-        fit = with_interactions(pairs) if self._interactions and len(first) <= MOST_PAIRS else additive(pairs)
+        """`(features, outputs)`: the regression, and its errors; equal shares with infinite ones from too few pairs."""
+        worth = values.cpu().double()
+        found, error = self._regressed(coalitions, worth) if coalitions.shape[1] else (worth[:0], worth[:0])
+        return Estimate(precise(found, values).to(values.device), precise(error, values).to(values.device))
+
+    def _regressed(self, coalitions: Coalitions, worth: Values) -> tuple[Values, Values]:
+        first, features = coalitions[2::2], coalitions.shape[1]
         full, halves = (worth[1] - worth[0]) / 2, (worth[2::2] - worth[3::2]) / 2
-        error = fit.errors(full, halves, chances)
-        return Estimate(precise(fit.values(full, halves), values), precise(error, values))
+        if features == 1 or len(first) < features - 1:
+            shares = (2 * full / features).expand(features, -1)
+            return shares, torch.full_like(shares, 0 if features == 1 else torch.inf)
+        sizes = _Sizes(features)
+        pairs = Pairs(first.to(worth) * 2 - 1, *sizes.weights(first.sum(1)), sizes.pairs.sum().item())
+        kind = InteractingFit if self._interactions and len(first) <= MOST_PAIRS else AdditiveFit
+        fit: Fit = kind.of(pairs)
+        return fit.values(full, halves), fit.errors(full, halves)
 
 
 @dataclass(frozen=True)

@@ -6,6 +6,7 @@ Coalitions are written as signs z, 1 for features that are present and -1 for th
 
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
 from dataclasses import dataclass
 
 import torch
@@ -20,6 +21,9 @@ MOST_PAIRS = 1024
 NOISE = 0.3
 """Variance of what interactions of the orders 3 and 5 leave over, beside 1 for the interactions of each order."""
 
+OF_MODEL = 0.25
+"""Part of the squared error that is the model's and so not less where all coalitions of a size are in the sample."""
+
 LEAST_ALONE = 1e-6
 """The least share of its own difference that a pair is taken to be without when it is left out."""
 
@@ -32,87 +36,119 @@ class Pairs:
         signs: `(pairs, features)` of the first of each pair.
         weights: `(pairs,)`: their part of the Shapley kernel, over the chance of being in the sample.
         chances: `(pairs,)`: that chance.
+        total: How many pairs there are.
     """
 
     signs: Tensor
     weights: Tensor
     chances: Tensor
+    total: float
 
 
 @dataclass(frozen=True)
-class Fit:
+class Fit(ABC):
     """Shapley values as a linear function of the odd part.
 
     Attributes:
-        ends: `(features,)`: for the full coalition.
-        pairs: `(features, pairs)`: for each pair.
-        left: `(pairs, 1 + pairs)`: from the odd part, full coalition first, to how far each pair is from the fit
-            of the others.
+        full: `(features,)`: of that of the full coalition.
+        halves: `(features, pairs)`: of that of each pair.
+        at_random: `(pairs,)`: how much of what each pair does to the fit would be otherwise in another sample, 0 to 1.
     """
 
-    ends: Tensor
-    pairs: Tensor
-    left: Tensor
+    full: Tensor
+    halves: Tensor
+    at_random: Tensor
 
     def values(self, full: Tensor, halves: Tensor) -> Tensor:
-        """`(features, outputs)` from the odd part at the full coalition `(outputs,)` and the pairs `(pairs, outputs)`."""
-        return self.ends[:, None] * full + self.pairs @ halves
+        """`(features, outputs)` from the odd part at the full coalition `(outputs,)` and at the pairs."""
+        return self.full[:, None] * full + self.halves @ halves
 
-    def errors(self, full: Tensor, halves: Tensor, chances: Tensor) -> Tensor:
+    @abstractmethod
+    def apart(self, full: Tensor, halves: Tensor) -> Tensor:
+        """`(pairs, outputs)`: how far each pair is from the fit of the others."""
+
+    def errors(self, full: Tensor, halves: Tensor) -> Tensor:
         """`(features, outputs)`: standard errors, from what it would change to leave out each pair.
 
         Scaled to Student's t of the pairs that are left over; infinite if none is, 0 if there are no more pairs.
         """
-        features, count = self.pairs.shape
-        if (chances >= 1).all():
+        features, count = self.halves.shape
+        if not self.at_random.any():
             return torch.zeros_like(halves[:1]).repeat(features, 1)
         if count <= features:
             return torch.full_like(halves[:1], torch.inf).repeat(features, 1)
-        apart = self.left @ torch.cat([full[None], halves])
-        moved = (1 - chances).clamp_min(0)[:, None] * apart**2
-        return (self.pairs**2 @ moved).sqrt() * (t_quantile(count - features) / CONFIDENT)
+        moved = self.at_random[:, None] * self.apart(full, halves) ** 2
+        return (self.halves**2 @ moved).sqrt() * (t_quantile(count - features) / CONFIDENT)
 
 
-def additive(pairs: Pairs) -> Fit:
+@dataclass(frozen=True)
+class AdditiveFit(Fit):
     """The additive game that is nearest to the sample by its weights and exact at the full coalition.
+
+    Attributes:
+        signs: `(pairs, features)`.
+        alone: `(pairs,)`: the share of a pair's difference that is not its own doing.
 
     Source: I. Covert and S.-I. Lee, Improving KernelSHAP, AISTATS 2021; leaving out: J. G. MacKinnon and H. White, Some
     Heteroskedasticity-Consistent Covariance Matrix Estimators, 1985 (HC3).
     """
-    features = pairs.signs.shape[1]
-    share = pairs.signs.mean(1, keepdim=True)
-    rows = (pairs.signs - share) / 2
-    spread = rows @ pseudo_inverse((rows.T * pairs.weights) @ rows)
-    solved = spread.T * pairs.weights
-    leverage = (spread * rows).sum(1) * pairs.weights
-    apart = torch.eye(len(rows)).to(rows) - rows @ solved
-    left = torch.cat([-(apart @ share), apart], 1) / (1 - leverage).clamp_min(LEAST_ALONE)[:, None]
-    return Fit(2 / features - solved @ share[:, 0], solved, left)
+
+    signs: Tensor
+    alone: Tensor
+
+    @classmethod
+    def of(cls, pairs: Pairs) -> AdditiveFit:
+        """That of a sample."""
+        signs, features = pairs.signs, pairs.signs.shape[1]
+        share = signs.mean(1, keepdim=True)
+        rows = (signs - share) / 2
+        spread = rows @ pseudo_inverse((rows.T * pairs.weights) @ rows)
+        solved = spread.T * pairs.weights
+        alone = (1 - (spread * rows).sum(1) * pairs.weights).clamp_min(LEAST_ALONE)
+        return cls(2 / features - solved @ share[:, 0], solved, (1 - pairs.chances).clamp_min(0), signs, alone)
+
+    def apart(self, full: Tensor, halves: Tensor) -> Tensor:
+        """`(pairs, outputs)`: how far each pair is from the fit of the others."""
+        return (halves - self.signs @ self.values(full, halves) / 2) / self.alone[:, None]
 
 
-def with_interactions(pairs: Pairs) -> Fit:
-    """The additive game and the interactions of the orders 3 and 5 that are likeliest, and the rest by `additive`.
+@dataclass(frozen=True)
+class InteractingFit(Fit):
+    """The additive game and the interactions of orders 3 and 5 that are likeliest, and what is left by `AdditiveFit`.
 
     A Gaussian process with the covariance `u^3 + u^5`, u = z . z' / features, and an additive game of which nothing is
-    known before. What it leaves over is estimated by `additive`, so that all coalitions give the exact values.
+    known before. Since what it leaves over is estimated by `AdditiveFit`, all coalitions give the exact values.
+
+    Attributes:
+        rest: `(pairs, 1 + pairs)`: from the odd part to how far each pair is from the fit of the others.
 
     Source: C. E. Rasmussen and C. K. I. Williams, Gaussian Processes for Machine Learning, 2006, sections 2.7 (basis
-    functions) and 5.4.2 (leaving out one); R. T. Witter, Y. Liu and C. Musco, Regression-adjusted Monte Carlo Estimators
-    for Shapley Values and Probabilistic Values, 2025 (a model, and the rest by sampling).
+    functions) and 5.4.2 (leaving out one); R. T. Witter, Y. Liu and C. Musco, Regression-adjusted Monte Carlo
+    Estimators for Shapley Values and Probabilistic Values, 2025 (a model, and the rest by sampling).
     """
-    plain = additive(pairs)
-    count, features = pairs.signs.shape
-    signs = torch.cat([torch.ones_like(pairs.signs[:1]), pairs.signs])
-    cosines = signs @ signs.T / features
-    noise = torch.full((count + 1,), NOISE).to(signs)
-    noise[0] = 0
-    inverse = torch.linalg.inv(cosines**3 + cosines**5 + noise.diag())
-    half = inverse @ signs
-    slopes = torch.linalg.solve(signs.T @ half, half.T)
-    rest = inverse - half @ slopes
-    found = 2 * slopes + _of_interactions(signs) @ rest + plain.pairs @ (noise[1:, None] * rest[1:])
-    left = rest[1:] / rest.diagonal()[1:, None].clamp_min(LEAST_ALONE)
-    return Fit(found[:, 0], found[:, 1:], left)
+
+    rest: Tensor
+
+    @classmethod
+    def of(cls, pairs: Pairs) -> InteractingFit:
+        """That of a sample."""
+        signs = torch.cat([torch.ones_like(pairs.signs[:1]), pairs.signs])
+        cosines = signs @ signs.T / signs.shape[1]
+        noise = torch.full_like(signs[:, 0], NOISE)
+        noise[0] = 0
+        inverse = torch.linalg.inv(cosines**3 + cosines**5 + noise.diag())
+        half = inverse @ signs
+        slopes = torch.linalg.solve(signs.T @ half, half.T)
+        rest = inverse - half @ slopes
+        additive = AdditiveFit.of(pairs)
+        found = 2 * slopes + _of_interactions(signs) @ rest + additive.halves @ (noise[1:, None] * rest[1:])
+        at_random = (1 - OF_MODEL) * additive.at_random + OF_MODEL * (1 - len(pairs.signs) / pairs.total)
+        apart = rest[1:] / rest.diagonal()[1:, None].clamp_min(LEAST_ALONE)
+        return cls(found[:, 0], found[:, 1:], at_random, apart)
+
+    def apart(self, full: Tensor, halves: Tensor) -> Tensor:
+        """`(pairs, outputs)`: how far each pair is from the fit of the others."""
+        return self.rest @ torch.cat([full[None], halves])
 
 
 def _of_interactions(signs: Tensor) -> Tensor:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass
 from typing import Any
@@ -11,10 +11,11 @@ import torch
 from torch import Tensor
 
 from llm_attr.core.path import accumulator
-from llm_attr.core.site import Site, reading, replaced
+from llm_attr.core.site import Site, held, reading, replaced
 from llm_attr.core.tensors import Slot, split_by
 from llm_attr.llm.model import LanguageModel
 from llm_attr.llm.passes import Counter, forward_logits
+from llm_attr.llm.scalar import Contrast, Scalar
 from llm_attr.typing import Tensors
 
 
@@ -43,13 +44,18 @@ class Passage:
         return range(len(self.prompt) - 1 + self.first, len(self.prompt) - 1 + len(self.answer))
 
     @property
+    def places(self) -> Tensor:
+        """The places in the answer of the scored tokens."""
+        return torch.arange(self.first, len(self.answer))
+
+    @property
     def scored(self) -> tuple[int, ...]:
         """The tokens that are scored."""
         return self.answer[self.first :]
 
 
 class AnswerScore:
-    """`(rows, scored tokens)` log-probabilities in nats, as a function of what passes some layers.
+    """A quantity of the tokens of an answer `(rows, scored tokens)`, as a function of what passes some layers.
 
     One forward pass for all tokens, through the model's own head at their positions alone.
 
@@ -58,6 +64,7 @@ class AnswerScore:
         passage: Prompt, answer and the tokens that are scored.
         sites: The layers whose tensors are moved.
         places: The positions that are moved; the others stay as they are. None: all.
+        scalar: The quantity, bound to the answer.
         counter: Where passes and positions are counted.
 
     Attributes:
@@ -70,9 +77,11 @@ class AnswerScore:
         passage: Passage,
         sites: Sequence[Site],
         places: Sequence[int] | None,
+        scalar: Scalar,
         counter: Counter,
     ) -> None:
         self.language_model, self.passage, self.sites, self.counter = language_model, passage, sites, counter
+        self.scalar = scalar
         self._places = None if places is None else torch.tensor(list(places))
         self._whole, self.slots = self._read(passage.ids)
 
@@ -90,18 +99,21 @@ class AnswerScore:
         ids = torch.tensor([self.passage.ids]).expand(len(moved[0]), -1)
         put = tuple(self._put(part, whole) for part, whole in zip(moved, self._whole, strict=True))
         with ExitStack() as stack:
+            if self._places is not None:
+                stack.enter_context(held())
             for site, part in zip(self.sites, split_by(put, self.slots), strict=True):
                 stack.enter_context(replaced(site, part))
             logits = self._logits(ids).float()
-        scored = torch.tensor(self.passage.scored, device=logits.device).expand(len(ids), -1)
-        scores = logits.log_softmax(-1).gather(-1, scored[..., None])[..., 0]
+        scored = torch.tensor(self.passage.scored, device=logits.device)
+        scores = self.scalar.read(logits, scored, self.passage.places)
         if scores.requires_grad:
             scores.register_hook(self._count_backward)
         return scores
 
-    def whole(self, *moved: Tensor) -> Tensor:
-        """`(rows,)`: the sum over the scored tokens."""
-        return self(*moved).sum(1)
+    def logits(self) -> Tensor:
+        """`(1, scored tokens, vocabulary)` in fp32, after the whole prompt."""
+        with torch.no_grad():
+            return self._logits(torch.tensor([self.passage.ids])).float()
 
     def _count_backward(self, gradient: Tensor) -> None:
         self.counter.backward += 1
@@ -131,28 +143,70 @@ class AnswerScore:
         return forward_logits(self.language_model, rows, input_ids=ids, attention_mask=mask, use_cache=False)
 
 
-class EachToken:
-    """The same with a row for each scored token: row `k * tokens + t` is the score of token t at point k.
-
-    The rows of a point that are alike share one forward pass, over whose graph one backward pass runs for each token.
+class ContrastScore:
+    """The score of an answer less that of a foil, token beside token: two passes for each point.
 
     Args:
-        score: The score of all tokens.
+        answer: The score of the answer.
+        foil: That of the foil, over the same prompt.
+        contrast: Which tokens stand beside each other.
     """
 
-    def __init__(self, score: AnswerScore) -> None:
-        self.score, self.tokens = score, len(score.passage.scored)
+    def __init__(self, answer: AnswerScore, foil: AnswerScore, contrast: Contrast) -> None:
+        self._foil, self._contrast, self._answer = foil, contrast, answer
+        self.passage, self.slots, self.counter = answer.passage, answer.slots, answer.counter
+        self.scalar, self.activations, self.activations_of = answer.scalar, answer.activations, answer.activations_of
+
+    def __call__(self, *moved: Tensor) -> Tensor:
+        """`(rows, answer tokens)` in nats."""
+        return self._contrast.rows(self._answer(*moved), self._foil(*moved))
+
+
+class WholeAnswer:
+    """The quantity of the whole answer, or of one scored token, `(rows,)`.
+
+    Args:
+        score: That of its tokens.
+        token: Which of the scored tokens; None: the whole.
+    """
+
+    tokens = 1
+
+    def __init__(self, score: AnswerScore | ContrastScore, token: int | None = None) -> None:
+        self._score, self._entry = score, 0 if token is None else 1 + token
+
+    def __call__(self, *moved: Tensor) -> Tensor:
+        """From tensors of `(rows, positions, *features)`."""
+        values = self._score(*moved)
+        return values if values.dim() == 1 else self._score.scalar.payoff(values)[..., self._entry]
+
+
+class EachToken:
+    """The quantity with a row for each scored token: row `k * tokens + t` is that of token t at point k.
+
+    The rows of a point are alike and share one forward pass, over whose graph one backward pass runs for each token.
+
+    Args:
+        score: That of all tokens.
+    """
+
+    def __init__(self, score: AnswerScore | ContrastScore) -> None:
+        self._score, self.tokens = score, len(score.passage.scored)
 
     def __call__(self, *moved: Tensor) -> Tensor:
         """`(points * tokens,)`, from tensors of `(points * tokens, positions, *features)`."""
-        return _Shared.apply(self.score, self.tokens, *moved)
+        return _Shared.apply(self.values, self.tokens, *moved)
+
+    def values(self, *moved: Tensor) -> Tensor:
+        """`(points, tokens)`, from tensors of `(points, positions, *features)`."""
+        return self._score.scalar.payoff(self._score(*moved))[..., 1:]
 
 
 class _Shared(torch.autograd.Function):
     """Scores of all tokens from one row of each point, and their derivatives by a row for each token."""
 
     @staticmethod
-    def forward(ctx: Any, score: AnswerScore, tokens: int, *moved: Tensor) -> Tensor:
+    def forward(ctx: Any, score: Callable[..., Tensor], tokens: int, *moved: Tensor) -> Tensor:
         points = [tensor[::tokens].detach().requires_grad_() for tensor in moved]
         with torch.set_grad_enabled(any(ctx.needs_input_grad)):
             values = score(*points)

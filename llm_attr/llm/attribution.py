@@ -34,8 +34,9 @@ class LLMAttribution(Attribution):
     """Explains which units of a prompt carried a language model's answer, and each of its tokens.
 
     `attribution = f(prompt) - f(prompt without the unit)` for FeatureAblation, and so on for each method, where f is
-    the log-probability of the answer, or another quantity of it (see `Scalar`). All target tokens are scored in one pass over each variant of
-    the prompt, with its shared prefixes computed once; the results equal those of whole passes without cache.
+    the log-probability of the answer, or another quantity of it (see `Scalar`). All target tokens are scored in one
+    pass over each variant of the prompt, with its shared prefixes computed once; the results equal those of whole
+    passes without cache.
 
     Args:
         attr_method: The method, made for the transformers model itself: `FeatureAblation(model)`.
@@ -63,8 +64,8 @@ class LLMAttribution(Attribution):
         if not isinstance(attr_method, PerturbationAttribution) or not attr_method.plays_any_game():
             raise UnsupportedMethod(
                 f"LLMAttribution does not support {type(attr_method).__name__}; supported: "
-                f"{', '.join(method.__name__ for method in text_methods().values())}: methods that leave out parts of a "
-                "single prompt, and neither take gradients nor move a layer nor need other examples"
+                f"{', '.join(method.__name__ for method in text_methods().values())}: methods that leave out parts of "
+                "a single prompt, and neither take gradients nor move a layer nor need other examples"
             )
         self.scalar = scalar_of(attr_target)
         super().__init__(attr_method.forward_func)

@@ -8,11 +8,13 @@ from typing import Any, TypeAlias, cast, overload
 
 from transformers import PreTrainedTokenizerBase
 
-from llm_attr.attr.perturbation import PerturbationAttribution
+from llm_attr.attr.base import Attribution
 from llm_attr.core.registry import summary
 from llm_attr.errors import InvalidValue, UnknownKeyword, UnknownName
 from llm_attr.llm.attribution import LLMAttribution, text_methods
 from llm_attr.llm.chat import Messages
+from llm_attr.llm.gradient import LLMGradientAttribution
+from llm_attr.llm.gradient_methods import gradient_methods, named
 from llm_attr.llm.inputs import InterpretableInput
 from llm_attr.llm.many import for_each, is_many
 from llm_attr.llm.model import LanguageModel, as_language_model
@@ -26,19 +28,23 @@ from llm_attr.llm.target import Answer
 
 def methods() -> dict[str, str]:
     """Every name that `explain` takes as `method`, with a line that says what it does."""
-    return {name: summary(method) for name, method in sorted(text_methods().items())}
+    return {name: summary(method) for name, method in sorted(_known().items())}
 
 
-def method_named(name: str) -> type[PerturbationAttribution]:
+def method_named(name: str) -> type[Attribution]:
     """The method of this name.
 
     Raises:
         UnknownName: there is none; the message lists those that there are.
     """
-    known = text_methods()
+    known = _known()
     if name not in known:
         raise UnknownName("method", name, sorted(known))
     return known[name]
+
+
+def _known() -> dict[str, type[Attribution]]:
+    return {**text_methods(), **gradient_methods()}
 
 
 One: TypeAlias = str | Messages | Prompt | InterpretableInput
@@ -139,7 +145,10 @@ def explain(
         region: The part of the answer that is explained, see `LLMAttributionResult.for_output`; `Region(json=path)` and
             `Region(after=text)` too.
         **options: What `LLMAttribution.attribute` takes (`gen_args`, `num_trials`, `use_cached_outputs`,
-            `show_progress`, ...), and the method's own options. `attr_target` is Captum's name of `scalar`.
+            `show_progress`, ...), and the method's own options. `attr_target` is Captum's name of `scalar`. For methods
+            of gradients what `LLMGradientAttribution.attribute` takes, and `layer`: the name of a layer (or a module,
+            a Site, a list of them: then a list of results), by default the embedding layer; `noise_tunnel` takes the
+            name of the `attribution_method` that it is around.
 
     Returns:
         An `LLMAttributionResult`: `.top(k)`, `.show()`, `.to_html(path)`, `.seq_attr`, `.token_attr`; for a list of
@@ -156,14 +165,20 @@ def explain(
         >>> result.top(1)  # doctest: +SKIP
     """
     language_model = as_language_model(model, tokenizer)
-    attr_method = method_named(method)(language_model.model)
-    _refuse_unknown(options, attr_method)
+    kind = method_named(method)
     asked = options.pop("attr_target", scalar)
     if asked is not scalar and scalar != "log_prob":
         raise InvalidValue(f"attr_target and scalar are one thing; got {asked!r} and {scalar!r}")
     scalars = scalars_of(asked, foil)
     part = None if region is None else Region.of(region)
-    wrapper = LLMAttribution(attr_method, language_model.tokenizer, scalars[0])
+    wrapper: LLMAttribution | LLMGradientAttribution
+    if method in gradient_methods():
+        at = named(method, language_model, options.pop("layer", None), options.pop("attribution_method", None))
+        wrapper = LLMGradientAttribution(at, language_model.tokenizer)
+    else:
+        attr_method = kind(language_model.model)
+        _refuse_unknown(options, attr_method)
+        wrapper = LLMAttribution(attr_method, language_model.tokenizer, scalars[0])
     wrapper.language_model = language_model
 
     def with_units(one: Any) -> Prompt | InterpretableInput:
@@ -173,9 +188,14 @@ def explain(
     inputs = for_each(with_units, prompt) if is_many(prompt) else [with_units(prompt)]
     each = wrapper.attribute_scalars(inputs, target if many else [cast(Answer, target)], scalars, **options)
     if part is not None:
-        each = [[result.for_output(part) for result in results] for results in each]
+        each = [[_part(result, part) for result in results] for results in each]
     found = each if isinstance(asked, list | tuple) else [results[0] for results in each]
     return found if many else found[0]
+
+
+def _part(result: Any, part: Region) -> Any:
+    """That part of the answer; of the result of each layer, if there are several."""
+    return [one.for_output(part) for one in result] if isinstance(result, list) else result.for_output(part)
 
 
 def _refuse_unknown(options: dict[str, Any], attr_method: Any) -> None:

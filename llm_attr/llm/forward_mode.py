@@ -17,7 +17,7 @@ from llm_attr.attr.integrated import IntegratedGradients, LayerIntegratedGradien
 from llm_attr.core.batching import copies_that_fit
 from llm_attr.core.evaluator import Evaluator
 from llm_attr.core.path import Quadrature, quadrature
-from llm_attr.llm.answer_score import AnswerScore
+from llm_attr.llm.answer_score import AnswerScore, ContrastScore, EachToken
 from llm_attr.typing import Tensors
 
 ROW_COST = 2.3
@@ -36,7 +36,12 @@ def rule_of(method: Attribution, options: dict[str, Any]) -> Quadrature | None:
 
 
 def token_rows(
-    score: AnswerScore, start: Tensors, end: Tensors, owners: Sequence[int], rule: Quadrature, units: int
+    score: AnswerScore | ContrastScore,
+    start: Tensors,
+    end: Tensors,
+    owners: Sequence[int],
+    rule: Quadrature,
+    units: int,
 ) -> Tensor:
     """`(tokens, units)`: the mean derivative of each token's score, along the part of `end - start` that a unit has.
 
@@ -73,10 +78,10 @@ def token_rows(
     return totals
 
 
-def _derivatives(score: AnswerScore, points: Tensors, directions: Tensors) -> Tensor:
+def _derivatives(score: AnswerScore | ContrastScore, points: Tensors, directions: Tensors) -> Tensor:
     """`(rows, tokens)`: how fast each token's score changes along each row's direction."""
     with warnings.catch_warnings(), torch.no_grad(), forward_ad.dual_level(), sdpa_kernel(SDPBackend.MATH):
         warnings.filterwarnings("ignore", "`torch.jit.script` is deprecated", DeprecationWarning)
         duals = [forward_ad.make_dual(point, direction) for point, direction in zip(points, directions, strict=True)]
-        tangent = forward_ad.unpack_dual(score(*duals)).tangent
+        tangent = forward_ad.unpack_dual(EachToken(score).values(*duals)).tangent
         return torch.zeros(len(points[0]), len(score.passage.scored)) if tangent is None else tangent

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from contextlib import nullcontext
 from dataclasses import asdict
 from typing import Any
@@ -11,19 +11,24 @@ from torch import Tensor
 from transformers import PreTrainedTokenizerBase
 
 from llm_attr.attr.base import Attribution
+from llm_attr.core.evaluator import shown
 from llm_attr.core.registry import snake_case
 from llm_attr.errors import InvalidType, UnsupportedMethod
 from llm_attr.llm.alignment import pieces, token_spans
 from llm_attr.llm.bound import BoundPrompt
 from llm_attr.llm.gradient_methods import names, supported
-from llm_attr.llm.gradient_run import GradientRun
+from llm_attr.llm.gradient_run import GradientRun, refuse_unknown
 from llm_attr.llm.identity import identity
 from llm_attr.llm.inputs import InterpretableInput, TextTokenInput
+from llm_attr.llm.many import answers_of, for_each
 from llm_attr.llm.model import LanguageModel
 from llm_attr.llm.prompt import Prompt
 from llm_attr.llm.recompute import is_short_of_memory, recomputing
 from llm_attr.llm.result import LLMAttributionResult
+from llm_attr.llm.scalar import Foil, Scalar, ScalarLike, scalar_of
 from llm_attr.llm.target import Answer, answer_ids
+
+_OWN = {"baseline", "token_rows", "gradient_checkpointing", "show_progress"}
 
 
 class LLMGradientAttribution(Attribution):
@@ -63,9 +68,12 @@ class LLMGradientAttribution(Attribution):
         target: Answer = None,
         gen_args: Mapping[str, Any] | None = None,
         *,
+        scalar: ScalarLike = "log_prob",
+        foil: Foil | None = None,
         baseline: int | str | None = None,
         token_rows: bool = True,
         gradient_checkpointing: bool | None = None,
+        show_progress: bool = False,
         **kwargs: Any,
     ) -> LLMAttributionResult | list[LLMAttributionResult]:
         """The attribution of the whole answer and of each of its tokens to the features of the input.
@@ -74,11 +82,14 @@ class LLMGradientAttribution(Attribution):
             inp: `TextTokenInput`, `TextTemplateInput` or a `Prompt`.
             target: See `LLMAttribution.attribute`.
             gen_args: See `LLMAttribution.attribute`.
+            scalar: Which quantity of the answer, see `explain`.
+            foil: Another answer: what speaks for the answer and against the foil is explained.
             baseline: The token, or its id, whose embedding stands for an absent one; by default that of the input (for
                 a TextTokenInput its `baselines`, for a Prompt its replacement), else pad, else EOS.
             token_rows: False leaves out the attribution of each token, which takes a backward pass for each.
             gradient_checkpointing: Whether the blocks of the model keep only their inputs for the backward pass and
                 compute the rest again, which takes less memory and a third more time; None: where memory is short.
+            show_progress: A progress bar on standard error.
             **kwargs: The method's own arguments (`n_steps`, `method`, `stdevs`, `internal_batch_size`, ...).
 
         Returns:
@@ -90,6 +101,7 @@ class LLMGradientAttribution(Attribution):
             ContextTooLong: prompt and answer do not fit into the model's context.
             UnsupportedMethod: the input does not tell which token belongs to which feature.
         """
+        refuse_unknown(self.attr_method, kwargs)
         if isinstance(inp, Prompt):
             inp = inp.bind(self.language_model)
         if not isinstance(inp, InterpretableInput):
@@ -97,14 +109,34 @@ class LLMGradientAttribution(Attribution):
         placed = inp.placed(self.language_model)
         answer = answer_ids(self.language_model, placed.ids, target, gen_args)
         self.language_model.check_length(len(placed.ids), len(answer))
-        run = GradientRun(self.attr_method, self.language_model, placed, answer, baseline, kwargs)
+        bound = scalar_of(scalar, foil).bound(self.language_model, answer)
+        run = GradientRun(self.attr_method, self.language_model, placed, answer, baseline, bound, kwargs)
         if gradient_checkpointing is None:
             gradient_checkpointing = is_short_of_memory(self.language_model, len(placed.ids) + len(answer))
         memory = recomputing(self.language_model) if gradient_checkpointing else nullcontext()
-        with self.language_model.evaluating(), memory:
+        bar = shown(f"{self.attr_method.get_name()} attribution") if show_progress else nullcontext()
+        with self.language_model.evaluating(), memory, bar:
             found = run.layers(token_rows)
         results = [self._result(inp, run, *one) for one in found]
         return results if isinstance(getattr(self.attr_method, "layer", None), list | tuple) else results[0]
+
+    def attribute_scalars(
+        self,
+        inputs: Sequence[InterpretableInput | Prompt],
+        target: Answer | Sequence[Answer],
+        scalars: Sequence[Scalar],
+        **options: Any,
+    ) -> list[list[Any]]:
+        """For each input what `attribute` gives for each of several quantities of its answer; see `LLMAttribution`."""
+        gen_args = options.pop("gen_args", None)
+
+        def each(pair: tuple[InterpretableInput | Prompt, Answer]) -> list[Any]:
+            inp = pair[0].bind(self.language_model) if isinstance(pair[0], Prompt) else pair[0]
+            answer = answer_ids(self.language_model, inp.placed(self.language_model).ids, pair[1], gen_args)
+            return [self.attribute(inp, answer, scalar=scalar, **options) for scalar in scalars]
+
+        refuse_unknown(self.attr_method, {name: options[name] for name in options.keys() - _OWN})
+        return for_each(each, zip(inputs, answers_of(target, len(inputs)), strict=True))
 
     def _result(
         self, inp: InterpretableInput, run: GradientRun, whole: Tensor, tokens: Tensor | None
@@ -123,11 +155,13 @@ class LLMGradientAttribution(Attribution):
             output_spans=spans,
             provenance={
                 "method": snake_case(type(self.attr_method).__name__),
-                "attr_target": "log_prob",
+                "attr_target": run.scalar.name,
+                **run.scalar.about(self.language_model),
                 "unit": inp.unit if isinstance(inp, BoundPrompt) else "feature",
                 "model": self.language_model.name,
                 "dtype": str(self.language_model.model.dtype).removeprefix("torch."),
-                "baseline": self.language_model.decode([run.baseline]),
+                "per_input": not self.attr_method.multiplies_by_inputs,
+                "baseline": self.language_model.decode([run.baseline]) if run.uses_baseline else None,
                 **run.deltas,
                 **asdict(run.counter),
                 **identity(self.language_model),

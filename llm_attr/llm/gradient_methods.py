@@ -16,6 +16,7 @@ from llm_attr.attr.gradient_shap import GradientShap, LayerGradientShap
 from llm_attr.attr.integrated import IntegratedGradients, LayerIntegratedGradients
 from llm_attr.attr.noise_tunnel import NoiseTunnel
 from llm_attr.attr.token_paths import DiscretizedIntegratedGradients, SequentialIntegratedGradients
+from llm_attr.core.registry import snake_case
 from llm_attr.core.site import Site
 from llm_attr.errors import InvalidType, UnknownName, UnsupportedMethod
 from llm_attr.llm.model import LanguageModel
@@ -32,6 +33,15 @@ AT_INPUTS = (
 
 AT_LAYERS = (LayerIntegratedGradients, LayerGradientXActivation, LayerGradientShap)
 """Captum's methods for generations."""
+
+LAYER_TWINS: dict[type, type] = {
+    IntegratedGradients: LayerIntegratedGradients,
+    InputXGradient: LayerGradientXActivation,
+    GradientShap: LayerGradientShap,
+}
+"""What a method of inputs is at a layer that a user names."""
+
+TOKEN_PATHS = (DiscretizedIntegratedGradients, SequentialIntegratedGradients)
 
 RANDOM = (GradientShap, LayerGradientShap, NoiseTunnel)
 
@@ -60,7 +70,7 @@ def at_activations(method: Attribution, score: Callable[..., Any]) -> Attributio
         made.forward_func = score
         if isinstance(made, DiscretizedIntegratedGradients) and made.vocabulary is None and made.layer is not None:
             made.vocabulary = vocabulary(made.layer.layer)
-        if isinstance(made, DiscretizedIntegratedGradients | SequentialIntegratedGradients):
+        if isinstance(made, TOKEN_PATHS):
             made.layer = None
         return made
     if isinstance(method, LayerIntegratedGradients):
@@ -72,6 +82,47 @@ def at_activations(method: Attribution, score: Callable[..., Any]) -> Attributio
     raise UnsupportedMethod(
         f"LLMGradientAttribution does not support {type(method).__name__}; supported: {', '.join(names())}"
     )
+
+
+def named(name: str, language_model: LanguageModel, layer: Any = None, around: str | None = None) -> Attribution:
+    """The method of this name for a language model.
+
+    Args:
+        name: That of a class, as `integrated_gradients`, or `noise_tunnel`.
+        language_model: What is explained.
+        layer: Where: the name of a layer, a module or a Site, or a list; None: the embedding layer.
+        around: The method that a noise tunnel is around; by default `integrated_gradients`.
+
+    Raises:
+        UnknownName: there is no such method or layer.
+        UnsupportedMethod: the method takes no layer.
+    """
+    if name == "noise_tunnel":
+        return NoiseTunnel(named(around or "integrated_gradients", language_model, layer))
+    if around is not None:
+        raise UnsupportedMethod(f"attribution_method is what a noise_tunnel is around; {name} is around nothing")
+    kinds = gradient_methods()
+    if name not in kinds:
+        raise UnknownName("attribution_method", name, sorted(kinds))
+    model, kind = language_model.model, kinds[name]
+    if issubclass(kind, TOKEN_PATHS) and layer is None:
+        return kind(model, model.get_input_embeddings())
+    if kind not in AT_LAYERS and layer is None:
+        return kind(model)
+    at_layer = kind if kind in AT_LAYERS else LAYER_TWINS.get(kind)
+    if at_layer is None:
+        raise UnsupportedMethod(
+            f"{name} explains at the embedding layer alone; methods of any layer: "
+            f"{', '.join(snake_case(twin.__name__) for twin in (*LAYER_TWINS, *AT_LAYERS))}"
+        )
+    layer = model.get_input_embeddings() if layer is None else layer
+    layers = [layer_named(language_model, one) for one in layer] if isinstance(layer, list | tuple) else None
+    return at_layer(model, layer_named(language_model, layer) if layers is None else layers)
+
+
+def gradient_methods() -> dict[str, type]:
+    """The methods of gradients that explain a language model, by name."""
+    return {snake_case(kind.__name__): kind for kind in (*AT_INPUTS, *AT_LAYERS, NoiseTunnel)}
 
 
 def sites_of(method: Attribution, language_model: LanguageModel, to_input: bool = False) -> list[Site]:

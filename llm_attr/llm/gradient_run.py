@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import replace
 from inspect import signature
 from typing import Any
 
@@ -12,18 +14,20 @@ from torch import Tensor
 from llm_attr.attr.base import Attribution
 from llm_attr.attr.gradient import InputXGradient, LayerGradientXActivation, Saliency
 from llm_attr.attr.noise_tunnel import NoiseTunnel
+from llm_attr.core.evaluator import share_of
 from llm_attr.core.memory import free_bytes
 from llm_attr.core.path import Quadrature, accumulator
 from llm_attr.core.site import Site
 from llm_attr.core.tensors import split_by
-from llm_attr.errors import InvalidShape, InvalidValue, UnknownKeyword
-from llm_attr.llm.answer_score import AnswerScore, EachToken, Passage
+from llm_attr.errors import InvalidShape, InvalidValue, UnknownKeyword, UnsupportedMethod
+from llm_attr.llm.answer_score import AnswerScore, ContrastScore, EachToken, Passage, WholeAnswer
 from llm_attr.llm.forward_mode import ROW_COST, rule_of
 from llm_attr.llm.forward_mode import token_rows as forward_mode_rows
 from llm_attr.llm.gradient_methods import RANDOM, at_activations, sites_of
 from llm_attr.llm.inputs import Placed, token_id
 from llm_attr.llm.model import LanguageModel
 from llm_attr.llm.passes import Counter
+from llm_attr.llm.scalar import ADDITIVE, Scalar
 from llm_attr.typing import Tensors
 
 MEMORY_SHARE = 32
@@ -39,6 +43,7 @@ class GradientRun:
         placed: The tokens of the prompt in their features.
         answer: Token ids of the answer.
         baseline: The token that stands for an absent one; None: that of the input, else pad or EOS.
+        scalar: Which quantity of the answer.
         options: Arguments of the method's `attribute`.
 
     Attributes:
@@ -54,58 +59,89 @@ class GradientRun:
         placed: Placed,
         answer: tuple[int, ...],
         baseline: int | str | None,
+        scalar: Scalar,
         options: Mapping[str, Any],
     ) -> None:
+        self.scalar = scalar
         self.method, self.language_model, self.placed, self.answer = method, language_model, placed, answer
         self._options = ({"seed": 0} if isinstance(method, RANDOM) else {}) | dict(options)
         self.baseline = _absent(language_model, placed.absent if baseline is None else baseline)
         self.counter, self.deltas = Counter(), dict[str, Any]()
         self._sites = sites_of(method, language_model, self._options.pop("attribute_to_layer_input", False))
-        self._refuse_unknown()
         embedding = Site(language_model.model.get_input_embeddings())
         moving = [place for place, moves in enumerate(placed.moves) if moves]
         self._places = moving if self._sites == [embedding] else None
         self.log_probs = torch.empty(0)
+        self._pieces, self._done = 1, 0
+
+    @property
+    def uses_baseline(self) -> bool:
+        """Whether the method starts from a baseline."""
+        inner = self.method.attribution_method if isinstance(self.method, NoiseTunnel) else self.method
+        return not isinstance(inner, Saliency | InputXGradient | LayerGradientXActivation)
 
     def layers(self, token_rows: bool) -> list[tuple[Tensor, Tensor | None]]:
         """For each layer the attributions of the whole answer `(features,)` and of each token `(tokens, features)`."""
+        logits = self._one(Passage(self.placed.ids, self.answer), Scalar("log_prob")).logits()
+        self.log_probs = Scalar("log_prob").read(logits, torch.tensor(self.answer, device=logits.device))[0].cpu()
+        if self.scalar.needs_reference:
+            self.scalar = replace(self.scalar, reference=logits[0].log_softmax(-1))
         score = self._score(Passage(self.placed.ids, self.answer))
-        with torch.no_grad():
-            self.log_probs = score(*score.activations)[0].cpu()
+        self._pieces = self._count(token_rows)
         rows = self._token_rows(score) if token_rows else None
         if rows is not None and self._adds_up:
             whole = [each.sum(0) for each in rows]
             self._sum_deltas()
         else:
-            found = self._found(score, score.whole, 1, "convergence_delta")
+            found = self._found(score, WholeAnswer(score), "convergence_delta")
             whole = [each[0] for each in found]
         return list(zip(whole, [None] * len(whole) if rows is None else rows, strict=True))
+
+    def _count(self, token_rows: bool) -> int:
+        """How many runs of the method there will be."""
+        if not token_rows:
+            return 1
+        each = len(self.answer) if isinstance(self.method, RANDOM) else len(list(self._passages()))
+        return (1 if self._forward_rule() else each) + (0 if self._adds_up else 1)
+
+    def _forward_rule(self) -> Quadrature | None:
+        """The points of the method, if forward mode gives the tokens' rows with less work."""
+        rule = rule_of(self.method, self._options)
+        return rule if self._places is not None and ROW_COST * self._units < 1 + len(self.answer) else None
 
     @property
     def _adds_up(self) -> bool:
         """Whether the attributions of the tokens sum to those of the answer."""
-        return not isinstance(self.method, (*RANDOM, Saliency)) and self._options.get("until") is None
+        linear = not isinstance(self.method, (*RANDOM, Saliency)) and self._options.get("until") is None
+        return linear and self.scalar.name in ADDITIVE
 
-    def _token_rows(self, score: AnswerScore) -> list[Tensor]:
-        """For each layer `(tokens, features)`."""
-        rule = rule_of(self.method, self._options)
-        if rule is not None and self._places is not None and ROW_COST * self._units < 1 + len(self.answer):
-            return [self._by_forward_mode(score, rule)]
+    def _token_rows(self, score: AnswerScore | ContrastScore) -> list[Tensor] | None:
+        """For each layer `(tokens, features)`; None for a quantity that only the whole answer has."""
+        with torch.no_grad():
+            if self.scalar.waits and score(*score.activations).dim() == 1:
+                return None
+        rule = self._forward_rule()
+        if rule is not None:
+            with self._piece():
+                return [self._by_forward_mode(score, rule)]
+        if isinstance(self.method, RANDOM):
+            each = [WholeAnswer(score, token) for token in range(len(self.answer))]
+            parts = [self._found(score, one, "token_convergence_delta") for one in each]
+            return [torch.cat(rows) for rows in zip(*parts, strict=True)]
         found: list[list[Tensor]] = []
         for passage in self._passages():
             score = self._score(passage)
-            each = EachToken(score)
-            found.append(self._found(score, each, each.tokens, "token_convergence_delta"))
+            found.append(self._found(score, EachToken(score), "token_convergence_delta"))
         return [torch.cat(parts) for parts in zip(*found, strict=True)]
 
-    def _by_forward_mode(self, score: AnswerScore, rule: Quadrature) -> Tensor:
+    def _by_forward_mode(self, score: AnswerScore | ContrastScore, rule: Quadrature) -> Tensor:
         high, low = score.activations, score.activations_of(self._absent_ids())
         if isinstance(self.method, InputXGradient | LayerGradientXActivation):
             low = tuple(torch.zeros_like(tensor) for tensor in high)
         rows = forward_mode_rows(score, low, high, self._owners.tolist(), rule, self._units)
         if self._options.get("return_convergence_delta"):
             with torch.no_grad():
-                change = score(*high)[0] - score(*low)[0]
+                change = self.scalar.payoff(score(*high) - score(*low))[0, 1:]
             self.deltas["token_convergence_delta"] = (rows.sum(1) - change.cpu()).tolist()
         return rows
 
@@ -116,27 +152,36 @@ class GradientRun:
             yield Passage(self.placed.ids, self.answer[: first + size], first)
 
     def _group_size(self) -> int:
-        if isinstance(self.method, RANDOM):
-            return 1
+        if self.scalar.waits or self.scalar.contrast is not None:
+            return len(self.answer)
         prompt, tokens = len(self.placed.ids), len(self.answer)
         config = self.language_model.text_config
         room = free_bytes(self.language_model.device) // MEMORY_SHARE
         most = max(1, min(tokens, room // (4 * config.hidden_size * (prompt + tokens))))
         return min(range(1, most + 1), key=lambda size: _cost(prompt, tokens, size))
 
-    def _found(self, score: AnswerScore, function: Any, rows: int, delta: str) -> list[Tensor]:
+    def _found(self, score: AnswerScore | ContrastScore, function: WholeAnswer | EachToken, delta: str) -> list[Tensor]:
         """For each layer `(rows, features)`: what the method says of a function with so many rows."""
+        rows = function.tokens
         activations, absent = score.activations, score.activations_of(self._absent_ids())
         method = at_activations(self.method, function)
         inner = method.attribution_method if isinstance(method, NoiseTunnel) else method
         options = dict(self._options)
         if "baselines" in signature(inner.attribute).parameters:
             options["baselines"] = _repeated(absent, 1 if isinstance(inner, RANDOM) else rows)
-        found = method.attribute(_repeated(activations, rows), **options)
+        with self._piece():
+            found = method.attribute(_repeated(activations, rows), **options)
         if self._options.get("return_convergence_delta"):
             found, gap = found
             self.deltas[delta] = [*self.deltas.get(delta, ()), *gap.tolist()]
         return [self._by_feature(part) for part in split_by(found, score.slots)]
+
+    @contextmanager
+    def _piece(self) -> Iterator[None]:
+        """One run of the method among several, for those who watch the progress."""
+        with share_of(f"{self.method.get_name()} attribution", self._done, self._done + 1, self._pieces):
+            yield
+        self._done += 1
 
     def _by_feature(self, tensors: Tensors) -> Tensor:
         """`(rows, features)`: the sums over the positions of each feature, and over all that a layer gives there."""
@@ -162,8 +207,17 @@ class GradientRun:
         owners = torch.tensor(self.placed.owners)
         return owners if self._places is None else owners[self._places]
 
-    def _score(self, passage: Passage) -> AnswerScore:
-        return AnswerScore(self.language_model, passage, self._sites, self._places, self.counter)
+    def _score(self, passage: Passage) -> AnswerScore | ContrastScore:
+        contrast = self.scalar.contrast
+        if contrast is None:
+            return self._one(passage, self.scalar)
+        if self._places is None:
+            raise UnsupportedMethod("a contrast is explained at the embedding layer: leave the layer out")
+        foil = Passage(passage.prompt, contrast.foil)
+        return ContrastScore(self._one(passage, self.scalar), self._one(foil, self.scalar), contrast)
+
+    def _one(self, passage: Passage, scalar: Scalar) -> AnswerScore:
+        return AnswerScore(self.language_model, passage, self._sites, self._places, scalar, self.counter)
 
     def _absent_ids(self) -> list[int]:
         moved = zip(self.placed.ids, self.placed.moves, strict=True)
@@ -173,13 +227,24 @@ class GradientRun:
         if "token_convergence_delta" in self.deltas:
             self.deltas["convergence_delta"] = [sum(self.deltas["token_convergence_delta"])]
 
-    def _refuse_unknown(self) -> None:
-        inner = self.method.attribution_method if isinstance(self.method, NoiseTunnel) else self.method
-        accepted = {*signature(inner.attribute).parameters, *signature(self.method.attribute).parameters}
-        accepted -= {"inputs", "baselines", "layer_baselines", "target", "additional_forward_args", "kwargs"}
-        accepted -= {"grad_kwargs", "draw_baseline_from_distrib", "return_info"}
-        if unknown := set(self._options) - accepted:
-            raise UnknownKeyword(f"LLMGradientAttribution with {self.method.get_name()}", unknown, accepted)
+
+def refuse_unknown(method: Attribution, options: Mapping[str, Any]) -> None:
+    """Refuses options that the method does not take.
+
+    Raises:
+        UnknownKeyword: there is one.
+    """
+    inner = method.attribution_method if isinstance(method, NoiseTunnel) else method
+    accepted = {*signature(inner.attribute).parameters, *signature(method.attribute).parameters} - _SET_HERE
+    if unknown := set(options) - accepted:
+        raise UnknownKeyword(f"LLMGradientAttribution with {method.get_name()}", unknown, accepted)
+
+
+_SET_HERE = {
+    *("inputs", "baselines", "layer_baselines", "target", "additional_forward_args", "kwargs"),
+    *("grad_kwargs", "draw_baseline_from_distrib", "return_info"),
+}
+"""What the text decides."""
 
 
 def _repeated(tensors: Tensors, rows: int) -> Tensors:

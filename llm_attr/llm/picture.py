@@ -11,6 +11,7 @@ if TYPE_CHECKING:
     from llm_attr.llm.result import LLMAttributionResult
 
 _TOLD = {"model", "dtype", "scoring", "variants", "passes", "positions", "empty_prompt"}
+_TOLD_OF_GRADIENTS = {"model", "dtype", "baseline", "passes", "positions", "backward", "forward_mode", "per_input"}
 
 
 def view(result: LLMAttributionResult) -> AttributionView:
@@ -34,11 +35,14 @@ def view(result: LLMAttributionResult) -> AttributionView:
 def _unit(result: LLMAttributionResult) -> str:
     """What the numbers are."""
     found = str(result.provenance.get("attr_target", "log_prob"))
-    return f"value of {result.provenance.get('function')}" if found == "callable" else UNITS.get(found, found)
+    unit = f"value of {result.provenance.get('function')}" if found == "callable" else UNITS.get(found, found)
+    return f"{unit}, per unit of the activations" if result.provenance.get("per_input") else unit
 
 
 def _notes(result: LLMAttributionResult) -> tuple[tuple[str, str], ...]:
     found = result.provenance
+    if found.keys() >= _TOLD_OF_GRADIENTS:
+        return _notes_of_gradients(result)
     if not found.keys() >= _TOLD:
         return tuple((name.replace("_", " "), str(value)) for name, value in found.items())
     cost = f"{found['variants']} variants in {found['passes']} passes, {found['positions']} token positions"
@@ -47,8 +51,22 @@ def _notes(result: LLMAttributionResult) -> tuple[tuple[str, str], ...]:
     notes = [("model", f"{found['model']}, {found['dtype']}"), ("scored by", str(found["scoring"])), ("cost", cost)]
     if found["empty_prompt"]:
         notes.append(("empty prompt", f"scored after {found['empty_prompt']}"))
-    if "foil" in found:
-        notes.append(("foil", str(found["foil"])))
+    return tuple(notes + _notes_of_target(result))
+
+
+def _notes_of_gradients(result: LLMAttributionResult) -> tuple[tuple[str, str], ...]:
+    found = result.provenance
+    cost = f"{found['passes']} forward and {found['backward']} backward passes, {found['positions']} token positions"
+    if found["forward_mode"]:
+        cost += f", {found['forward_mode']} rows of forward mode"
+    notes = [("model", f"{found['model']}, {found['dtype']}"), ("cost", cost)]
+    if found["baseline"] is not None:
+        notes.append(("baseline", f"the embedding of {found['baseline']}"))
+    return tuple(notes + _notes_of_target(result))
+
+
+def _notes_of_target(result: LLMAttributionResult) -> list[tuple[str, str]]:
+    notes = [("foil", str(result.provenance["foil"]))] if "foil" in result.provenance else []
     if result.region:
         notes.append(("part", f"tokens {result.region[0]} to {result.region[1] - 1} of the answer"))
-    return tuple(notes)
+    return notes

@@ -131,6 +131,18 @@ class LLMAttributionResult:
         """Attribution by the text of the unit; of units with the same text the last one stays, so see `top` too."""
         return dict(zip(self.input_tokens, self.seq_attr.tolist(), strict=True))
 
+    @property
+    def interactions(self) -> Tensor:
+        """`(units, units)`: how much more two units carry together than alone, symmetric; the diagonal has the units.
+
+        Raises:
+            UnsupportedMethod: the method does not ask for pairs (`pairwise_interactions` does).
+        """
+        found = None if self.table is None else self.table.interactions()
+        if found is None:
+            raise UnsupportedMethod("this result holds no pairs of units; explain with method='pairwise_interactions'")
+        return found.values[0]
+
     def top(self, k: int = 3) -> list[Contribution]:
         """The `k` units that did most for the answer, the strongest first."""
         order = torch.argsort(self.seq_attr, descending=True, stable=True)[: max(0, k)].tolist()

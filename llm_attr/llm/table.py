@@ -92,14 +92,35 @@ class Table:
             UnsupportedMethod: some of the options could not be stored.
             InvalidShape: the coalitions are not those that the estimator asks for.
         """
-        estimator = self.estimator or self._made()
-        found = estimator.estimate(self.coalitions, payoff(self.values, self.attr_target, self.per_token).mean(0))
+        found = self._estimator.estimate(self.coalitions, self._payoff)
         if len(found.values) != self.coalitions.shape[1]:
             raise InvalidShape(
                 f"the estimator of {self.method} gives {len(found.values)} attributions from {len(self.coalitions)} "
                 f"coalitions of {self.coalitions.shape[1]} features: these are not the coalitions of its design"
             )
         return Attributions(found.values[self.owner].T, None if found.stderr is None else found.stderr[self.owner].T)
+
+    def interactions(self) -> Attributions | None:
+        """`(1 + output tokens, units, units)`: those of the pairs of units, where the method finds them.
+
+        Units of one feature have the interactions of the feature.
+        """
+        find = getattr(self._estimator, "interactions", None)
+        if find is None:
+            return None
+        found = find(self.coalitions, self._payoff)
+        pairs = self.owner[:, None], self.owner[None]
+        errors = None if found.stderr is None else found.stderr[pairs].movedim(-1, 0)
+        return Attributions(found.values[pairs].movedim(-1, 0), errors)
+
+    @property
+    def _estimator(self) -> Estimator:
+        return self.estimator or self._made()
+
+    @property
+    def _payoff(self) -> Values:
+        """`(coalitions, 1 + output tokens)`, the mean over the trials."""
+        return payoff(self.values, self.attr_target, self.per_token).mean(0)
 
     def restricted(self, tokens: slice) -> Table:
         """The same for these output tokens alone.

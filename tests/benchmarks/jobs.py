@@ -51,6 +51,11 @@ def _template(library: Any, _: Any) -> Any:
     return library.TextTemplateInput(TEMPLATE, VALUES, baselines=BASELINES)
 
 
+def _first_six(library: Any, _: Any) -> Any:
+    template = TEMPLATE.format(*["{}"] * 6, *VALUES[6:])
+    return library.TextTemplateInput(template, VALUES[:6], baselines=BASELINES[:6])
+
+
 def _tokens(library: Any, tokenizer: Any) -> Any:
     return library.TextTokenInput(TEMPLATE.format(*VALUES), tokenizer)
 
@@ -60,6 +65,7 @@ def _sentences(library: Any, _: Any) -> Any:
 
 
 TMPL10 = Job("tmpl10", _template, INTERESTS)
+TMPL6 = Job("tmpl6", _first_six, INTERESTS)
 TOKEN54 = Job("token54", _tokens, INTERESTS)
 RAG12 = Job("rag12", _sentences, KEEPER)
 OURS = attr

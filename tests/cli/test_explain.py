@@ -64,6 +64,18 @@ def test_standard_input_as_a_chat_and_a_part_of_the_answer(folder: str) -> None:
     assert "boat" in shown.split("Output")[1].splitlines()[1]
 
 
+def test_a_quantity_a_foil_and_a_value_of_json(folder: str, tmp_path: Path) -> None:
+    saved = tmp_path / "run"
+    asked = ("explain", "--model", folder, "--prompt-file", "-", "--target", 'So. {"city": "Oslo"}')
+    shown = explain(*asked, "--scalar", "entropy", "--region", "json:$.city", "--save", str(saved), given="He. It.")
+    assert "Oslo" in shown.split("Output")[1].splitlines()[1]
+    assert LLMAttributionResult.load(saved).provenance["attr_target"] == "entropy"
+    assert "{" in explain("view", str(saved), "--region", "after:So.").split("Output")[1]
+    assert "foil" in explain(*asked, "--foil", "No.", given="He. It.")
+    with pytest.raises(UnknownName, match="did you mean 'entropy'"):
+        explain(*asked, "--scalar", "entropi", given="He. It.")
+
+
 def test_messages_saved_and_viewed(folder: str, tmp_path: Path) -> None:
     chat = [{"role": "system", "content": "Be brief."}, {"role": "user", "content": "Who lives in Oslo?"}]
     (tmp_path / "chat.json").write_text(json.dumps(chat), encoding="utf-8")

@@ -212,6 +212,67 @@ def test_random_methods_add_up_and_leave_the_streams_alone(lm: LanguageModel, me
     assert not torch.equal(explained(lm, method(lm.model), **options, seed=1).token_attr, first.token_attr)
 
 
+def plain_scalar(lm: LanguageModel, name: str, foil: str) -> Any:
+    """`(prompt embeddings, answer) -> (tokens,)`, slow and plain, from one pass over prompt and answer."""
+
+    def rows(point: Tensor, answer: Any) -> Tensor:
+        logits = slow.answer_logits(lm.model, point, answer)
+        chosen = logits.gather(-1, torch.tensor(answer)[:, None])[:, 0]
+        others = logits.scatter(-1, torch.tensor(answer)[:, None], -torch.inf).amax(-1)
+        log_p = logits.log_softmax(-1)
+        return {
+            "log_prob": chosen - logits.logsumexp(-1),
+            "logit": chosen,
+            "margin": chosen - others,
+            "entropy": -(log_p.exp() * log_p).sum(-1),
+            "first": logits[:, 0],
+        }[name]
+
+    return rows
+
+
+@pytest.mark.parametrize("name", ["logit", "margin", "entropy", "kl", "contrast", "prob", "callable"])
+@pytest.mark.parametrize("forward_mode", [False, True])
+def test_every_scalar(lm: LanguageModel, name: str, forward_mode: bool, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(gradient_run, "ROW_COST", 0.0 if forward_mode else 1e9)
+    units = Prompt(TEXT, unit="sentence")
+    options: dict[str, Any] = {"foil": " Mira bakes."} if name == "contrast" else {"scalar": name}
+    if name == "callable":
+        options["scalar"] = lambda logits, ids: logits[:, 0]
+    result = explained(lm, InputXGradient(lm.model), units, **options)
+    placed, answer = units.bind(lm).placed(lm), result.output_ids
+    point = slow.embeddings(lm.model, placed.ids).requires_grad_()
+    low = slow.embeddings(lm.model, placed.ids)
+
+    def worth(answer: Any) -> Tensor:
+        if name in ("prob", "contrast"):
+            return plain_scalar(lm, "log_prob", "")(point, answer)
+        if name == "kl":
+            reference = slow.answer_logits(lm.model, low, answer).log_softmax(-1)
+            log_p = slow.answer_logits(lm.model, point, answer).log_softmax(-1)
+            return (reference.exp() * (reference - log_p)).sum(-1)
+        return plain_scalar(lm, "first" if name == "callable" else name, "")(point, answer)
+
+    rows = worth(answer)
+    whole = rows.sum().exp() if name == "prob" else rows.sum()
+    if name == "contrast":
+        whole = whole - worth(tuple(lm.encode(" Mira bakes.", special_tokens=False))).sum()
+    gradient = torch.autograd.grad(whole, point)[0]
+    each = (gradient * point.detach()).sum(-1)[0]
+    owners = torch.tensor(placed.owners)
+    expected = torch.stack([each[owners == unit].sum() for unit in range(3)])
+    assert (result.seq_attr - expected).abs().max() <= 1e-4 * expected.abs().max() + 1e-6
+    assert result.provenance["attr_target"] == name
+    if name != "prob":
+        assert (result.token_attr.sum(0) - expected).abs().max() <= 1e-4 * result.token_attr.abs().max() + 1e-6
+
+
+def test_a_function_of_the_whole_answer_has_no_rows(lm: LanguageModel) -> None:
+    result = explained(lm, InputXGradient(lm.model), scalar=lambda logits, ids: logits.logsumexp(-1).max())
+    assert result.token_attr is None
+    assert result.seq_attr.abs().sum() > 0
+
+
 @pytest.mark.parametrize("kind", [SequentialIntegratedGradients, DiscretizedIntegratedGradients])
 def test_paths_made_for_text(lm: LanguageModel, kind: Any) -> None:
     method = kind(lm.model, lm.model.get_input_embeddings())

@@ -11,7 +11,7 @@ import torch
 from llm_attr import LLMAttributionResult, Prompt, explain
 from llm_attr.core.play import play
 from llm_attr.core.registry import METHODS
-from llm_attr.errors import InvalidValue, UnknownKeyword
+from llm_attr.errors import InvalidValue, UnknownKeyword, UnsupportedMethod
 from llm_attr.llm.model import LanguageModel
 from tests.core.games import TableGame, all_of
 from tests.reference.scoring import answer_log_probs
@@ -80,3 +80,16 @@ def test_until_and_budget(lm: LanguageModel) -> None:
 def test_a_hierarchy_of_other_units(lm: LanguageModel) -> None:
     with pytest.raises(InvalidValue, match=r"each of the 4 features, 0 to 3, .* missing: \[3\]"):
         explain(lm, TEXT, method="owen", target=TARGET, hierarchy=[[0, 1], [2]])
+
+
+def test_pairs_of_units(lm: LanguageModel, by_hand: TableGame, tmp_path: Path) -> None:
+    result = explain(lm, TEXT, method="pairwise_interactions", target=TARGET)
+    estimator = METHODS["pairwise_interactions"].estimator()
+    expected = estimator.interactions(all_of(4), by_hand(all_of(4))).values[..., 0]
+    torch.testing.assert_close(result.interactions, expected, rtol=1e-3, atol=1e-4)
+    torch.testing.assert_close(result.interactions.diagonal(), result.seq_attr)
+    result.save(tmp_path / "pairs")
+    assert torch.equal(LLMAttributionResult.load(tmp_path / "pairs").interactions, result.interactions)
+    assert result.for_output(slice(0, 1)).interactions.shape == (4, 4)
+    with pytest.raises(UnsupportedMethod, match="pairwise_interactions"):
+        _ = explain(lm, TEXT, target=TARGET).interactions

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import json
 import re
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -45,6 +47,9 @@ REGIONS: list[tuple[tuple[Any, ...], dict[str, Any], str]] = [
     ((), {"characters": (len(TARGET) - 1, len(TARGET))}, "?"),
     ((), {"sentence": 0}, "He likes fishing 日."),
     ((), {"sentence": -1}, "Does he?"),
+    ((), {"after": "he likes it:"}, " the lake. Does he?"),
+    ((), {"after": "He"}, " said that he likes it: the lake. Does he?"),
+    ((Region(sentence=-1),), {}, "Does he?"),
 ]
 
 
@@ -147,6 +152,17 @@ WRONG: list[tuple[dict[str, Any], type[Exception], str]] = [
     ({"region": "He", "occurrence": 1.0}, InvalidType, "occurrence"),
     ({"region": "He", "sentence": 0}, InvalidValue, "got name and sentence"),
     ({}, InvalidValue, "none of them"),
+    ({"json": "$.name"}, InvalidTarget, r"no JSON in the answer, so no '\$.name'"),
+    ({"json": "$..name"}, InvalidValue, r"is written \$.answers\[0\].name.*got '\$..name'"),
+    ({"json": ""}, InvalidValue, "empty text"),
+    ({"json": 3}, InvalidType, "json must be a text"),
+    ({"after": "</think>"}, InvalidTarget, "'</think>' is nowhere in the answer, so nothing follows it"),
+    ({"after": "Does he?"}, EmptyTarget, "nothing follows 'Does he\\?'"),
+    ({"after": ""}, InvalidTarget, "nowhere"),
+    ({"after": 1}, InvalidType, "after must be a text"),
+    ({"after": "He", "occurrence": 0}, InvalidValue, "occurrence says"),
+    ({"region": Region(sentence=0), "after": "He"}, InvalidValue, "nothing else may be given beside"),
+    ({"json": "a", "after": "b"}, InvalidValue, "got json and after"),
 ]
 
 
@@ -224,3 +240,99 @@ def test_every_byte_of_a_character_is_in_its_tokens(kind: str, text: str, data: 
         shown = tokenizer.decode(ids[chosen.start : chosen.stop], skip_special_tokens=False)
         assert found[place].strip() in shown
         assert len(chosen) <= len(found[place].encode())
+
+
+FENCED = 'Sure:\n```json\n{"answers": [{"name": "Oslo \\"x\\"", "n": 12}, {"name": ""}], "a.b": null}\n```\nDone [1].'
+PATHS = [
+    ("$.answers[0].name", r"Oslo \"x\""),
+    ("answers[0].name", r"Oslo \"x\""),
+    ("answers[-1].name", '""'),
+    ("$['answers'][0]['n']", "12"),
+    ('$["a.b"]', "null"),
+    ("answers[1]", '{"name": ""}'),
+    ("$[0]", "1"),
+]
+
+
+@pytest.mark.parametrize(("path", "value"), PATHS)
+def test_values_of_json(path: str, value: str) -> None:
+    spans = [(i, i + 1) for i in range(len(FENCED))]
+    found = Region(json=path).tokens(FENCED, spans)
+    assert FENCED[found.start : found.stop] == value
+
+
+CUT = '{"a": [{"b": "whole"}, {"b": "cut of'
+NO_VALUES = [
+    (CUT, "a[1].b", "cut off before the value ends"),
+    (CUT, "a[2].b", r"\$\['a'\] has 2 items, and no 2"),
+    (CUT, "b", r"\$ has 'a', and no 'b'"),
+    (CUT, "$", "cut off"),
+    ('{"a": tru', "a", "cut off"),
+    ('{"a":', "a", "has no keys"),
+    ('{"a"', "a", "has no keys"),
+    ("{", "a", "has no keys"),
+    ("{}", "a", "has no keys"),
+    ("[[1]]", "[0].x", r"\$\[0\] has 1 items, and no 'x'"),
+    ('{"a": 1}', "a.b", r"\$\['a'\] has 0 items"),
+    ("Paris", "name", "no JSON"),
+    ("{name} in braces", "name", "no JSON"),
+    ("[" * 100_000, "a", "no 'a'"),
+]
+
+
+@pytest.mark.parametrize(("text", "path", "message"), NO_VALUES)
+def test_values_that_are_not_in_the_json(text: str, path: str, message: str) -> None:
+    with pytest.raises(InvalidTarget, match=message):
+        Region(json=path).tokens(text, [(0, len(text))])
+
+
+def test_json_in_several_places() -> None:
+    text = 'First {"a": 1}, then {"a": 2, "b": 3, "a": 4}.'
+    spans = [(i, i + 1) for i in range(len(text))]
+    with pytest.raises(InvalidTarget, match="'a' is in the answer 2 times; say which with occurrence=number: 0: "):
+        Region(json="a").tokens(text, spans)
+    last = Region(json="a", occurrence=-1).tokens(text, spans)
+    assert text[last.start : last.stop] == "4"
+    assert Region(json="b").tokens(text, spans).start == text.index("3")
+    cut = Region(json="a[0].b").tokens(CUT, [(i, i + 1) for i in range(len(CUT))])
+    assert CUT[cut.start : cut.stop] == "whole"
+    assert Region(json="$").tokens('"only"', [(0, 3), (3, 6)]) == range(2)
+
+
+@settings(max_examples=200, deadline=None)
+@given(
+    value=st.recursive(
+        st.none() | st.booleans() | st.integers() | st.text(max_size=4),
+        lambda inner: st.lists(inner, max_size=3) | st.dictionaries(st.sampled_from("abc"), inner, max_size=3),
+        max_leaves=6,
+    ),
+    indent=st.sampled_from([None, 1]),
+    data=st.data(),
+)
+def test_any_value_of_any_json(value: Any, indent: int | None, data: st.DataObject) -> None:
+    """The characters that are found say the value that the path leads to."""
+    text = f"So: {json.dumps({'x': value}, indent=indent)} there."
+    path, inner = "$.x", value
+    while isinstance(inner, dict | list) and inner and data.draw(st.booleans()):
+        step = data.draw(st.sampled_from(sorted(inner) if isinstance(inner, dict) else range(-len(inner), len(inner))))
+        path, inner = f"{path}[{json.dumps(step)}]", inner[step]
+    found = Region(json=path).tokens(text, [(i, i + 1) for i in range(len(text))])
+    said = text[found.start : found.stop]
+    assert json.loads(f'"{said}"' if isinstance(inner, str) and inner else said) == inner
+
+
+def test_a_value_of_json_is_explained(lm: LanguageModel, tmp_path: Path) -> None:
+    target = '<think> it is old </think> {"name": "Dave", "city": "Palm Coast"}'
+    inp = TextTemplateInput(TEMPLATE, VALUES)
+    whole = llm_attr.explain(lm, inp, target=target)
+    part = llm_attr.explain(lm, inp, target=target, region=Region(json="$.city"))
+    assert torch.equal(part.token_attr, whole.for_output(json="$.city").token_attr)
+    assert torch.equal(part.seq_attr, whole.for_output(json="$.city").seq_attr)
+    assert "Palm Coast" in part.output_text
+    behind = whole.for_output(after="</think>")
+    assert behind.output_text.endswith('{"name": "Dave", "city": "Palm Coast"}')
+    assert behind.for_output(json="name").output_text.strip('" ') == "Dave"
+    whole.save(tmp_path / "run")
+    assert LLMAttributionResult.load(tmp_path / "run").for_output(json="$.city") == whole.for_output(json="$.city")
+    both = llm_attr.explain(lm, inp, target=target, region="Dave", scalar=["log_prob", "entropy"])
+    assert [one.output_text for one in both] == [whole.for_output("Dave").output_text] * 2

@@ -121,7 +121,7 @@ def test_a_method_without_a_name(lm: LanguageModel) -> None:
     result = wrapper.attribute(TextTemplateInput(TEMPLATE, VALUES), TARGET)
     assert result.for_output("likes").seq_attr.shape == (4,)
     with pytest.raises(UnknownName, match=r"unknown method 'unregistered'.*feature_ablation"):
-        replace(result.table, estimator=None).attributions().values
+        replace(result.table, estimator=None).attributions()
 
 
 def table(**parts: Any) -> Table:
@@ -165,14 +165,14 @@ def test_tables_that_do_not_fit(wrong: dict[str, Any], error: type[Exception], m
 
 def test_tables_whose_estimator_cannot_be_made() -> None:
     with pytest.raises(UnknownName, match=r"'feature_ablatoin' \(did you mean"):
-        table(method="feature_ablatoin").attributions().values
+        table(method="feature_ablatoin").attributions()
     with pytest.raises(UnknownKeyword, match="the estimator of feature_ablation takes no keyword 'samples'"):
-        table(options={"samples": 3}).attributions().values
+        table(options={"samples": 3}).attributions()
     with pytest.raises(UnsupportedMethod, match="kernel of feature_ablation could not be stored"):
-        table(missing=("kernel",)).attributions().values
+        table(missing=("kernel",)).attributions()
     more = {"coalitions": torch.ones(4, 2).bool(), "values": torch.zeros(1, 4, 2)}
     with pytest.raises(InvalidShape, match="gives 3 attributions from 4 coalitions of 2 features"):
-        table(**more).attributions().values
+        table(**more).attributions()
 
 
 def test_a_table_must_fit_its_result(lm: LanguageModel) -> None:

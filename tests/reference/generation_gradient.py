@@ -42,3 +42,9 @@ def at_prompt(
     point = embeddings(model, prompt).requires_grad_()
     gradient = torch.autograd.grad(token_log_prob(model, point, answer, token), point)[0]
     return combine(point.detach(), gradient).sum(-1)[0]
+
+
+def answer_logits(model: Any, prompt: Tensor, answer: Sequence[int]) -> Tensor:
+    """`(tokens, vocabulary)`: what predicts each token of the answer after the prompt's embeddings."""
+    whole = torch.cat([prompt, embeddings(model, answer[:-1])], 1) if len(answer) > 1 else prompt
+    return model(inputs_embeds=whole, use_cache=False).logits[0, prompt.shape[1] - 1 :].float()

@@ -1,0 +1,184 @@
+from __future__ import annotations
+
+from collections.abc import Iterator
+from itertools import islice
+from math import comb
+
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from llm_attr.core.kernel_shap import ComplementaryPairs
+from llm_attr.core.odd_regression import MOST_PAIRS
+from llm_attr.core.play import Stopping, play
+from llm_attr.core.shapley import AllSubsets
+from llm_attr.errors import InvalidValue
+from tests.core.games import TableGame, all_of, as_rows, estimated, random_game, sample, smooth_game
+from tests.reference.shapley import shapley
+from tests.reference.surrogates import kernel_shap
+
+both = pytest.mark.parametrize("interactions", [True, False])
+
+
+@pytest.fixture(autouse=True)
+def one_thread() -> Iterator[None]:
+    """The games are too small for more."""
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(threads)
+
+
+@settings(max_examples=40, deadline=None, derandomize=True)
+@given(st.builds(random_game, st.integers(1, 6), st.integers(1, 3), st.integers(0, 10_000)), st.booleans())
+def test_all_coalitions_give_the_shapley_values(game: TableGame, interactions: bool) -> None:
+    found = estimated(ComplementaryPairs(2**game.features + 10, interactions, seed=0), game)
+    want = as_rows(shapley(game.worth, range(game.features)))
+    torch.testing.assert_close(found.values, want, atol=1e-10, rtol=0)
+    assert sorted(game.asked) == sorted(set(game.asked)) == list(range(2**game.features))
+    assert found.stderr is not None
+    assert found.stderr.max() == 0
+    if game.features > 1:
+        by_definition = torch.as_tensor(kernel_shap(game.worth, game.features))
+        torch.testing.assert_close(found.values, by_definition, atol=1e-10, rtol=0)
+
+
+@both
+def test_many_coalitions_enumerated_are_exact(interactions: bool) -> None:
+    game = random_game(11, 2)
+    want = estimated(AllSubsets(), game).values
+    found = estimated(ComplementaryPairs(2**11, interactions, seed=0), game).values
+    torch.testing.assert_close(found, want, atol=1e-10, rtol=0)
+
+
+def test_no_features_and_one() -> None:
+    empty = estimated(ComplementaryPairs(), TableGame(torch.ones(1, 2).double()))
+    assert empty.values.shape == (0, 2)
+    game = random_game(1)
+    torch.testing.assert_close(estimated(ComplementaryPairs(), game).values, game.table[1:] - game.table[:1])
+
+
+@settings(max_examples=30, deadline=None, derandomize=True)
+@given(st.integers(2, 30), st.integers(0, 300), st.integers(0, 100))
+def test_the_design(features: int, more: int, seed: int) -> None:
+    estimator = ComplementaryPairs(2 * features + more, seed=seed)
+    rows = torch.cat(list(islice(estimator.rounds(features), estimator.n_samples)))
+    assert not rows[0].any()
+    assert rows[1].all()
+    assert torch.equal(rows[2::2], ~rows[3::2])
+    assert len(rows) == len(rows.unique(dim=0)) == min(2 * features + more - more % 2, 2**features)
+    assert len(rows) == estimator.evaluations(features)
+    first = rows[2 : 2 * features : 2].double()
+    assert torch.linalg.matrix_rank(first - first.mean(1, keepdim=True)) == features - 1
+    sizes = rows[2::2].sum(1)
+    counts = torch.minimum(sizes, features - sizes).bincount(minlength=features // 2 + 1)[1:]
+    assert all(
+        count <= comb(features, size) / (2 if 2 * size == features else 1) for size, count in enumerate(counts, 1)
+    )
+
+
+def test_sizes_are_drawn_by_the_kernel_and_enumerated_when_all_are_due() -> None:
+    rows = torch.cat(list(islice(ComplementaryPairs(402, seed=0).rounds(20), 201)))
+    sizes = rows[2::2].sum(1)
+    counts = torch.minimum(sizes, 20 - sizes).bincount(minlength=11)[1:]
+    assert counts[0] == 20
+    kernel = 1 / (torch.arange(2, 11) * (20 - torch.arange(2, 11)))
+    kernel[-1] /= 2
+    torch.testing.assert_close(counts[1:].float(), kernel / kernel.sum() * 180, atol=2.01, rtol=0)
+
+
+def test_every_coalition_of_a_size_is_as_likely() -> None:
+    seen = torch.zeros(32)
+    for seed in range(400):
+        row = next(islice(ComplementaryPairs(10, seed=seed).rounds(5), 1, 2))[0]
+        seen[(row.long() << torch.arange(5)).sum()] += 1
+    pairs = seen + seen.flip(0)
+    one, two = [pairs[1 << i] for i in range(5)], [pairs[n] for n in range(16) if n.bit_count() == 2]
+    assert sum(one) / 400 == pytest.approx(0.6, abs=0.08)
+    assert max(one) - min(one) < 45
+    assert max(two) - min(two) < 35
+
+
+@both
+@pytest.mark.parametrize("samples", [16, 24, 40])
+def test_efficiency_and_additive_games(interactions: bool, samples: int) -> None:
+    estimator = ComplementaryPairs(samples, interactions, seed=1)
+    game = random_game(8)
+    found = estimated(estimator, game).values
+    torch.testing.assert_close(found.sum(0), game.table[-1] - game.table[0])
+    slopes = torch.randn(8, 3, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
+    additive = estimated(estimator, TableGame(all_of(8).double() @ slopes + 4))
+    torch.testing.assert_close(additive.values, slopes)
+    pairwise = (all_of(8).double() @ slopes) ** 2
+    want = estimated(AllSubsets(), TableGame(pairwise)).values
+    torch.testing.assert_close(estimated(estimator, TableGame(pairwise)).values, want)
+
+
+@both
+def test_it_is_linear_and_gives_each_output_its_own(interactions: bool) -> None:
+    estimator, game = ComplementaryPairs(30, interactions, seed=0), random_game(7, 3)
+    whole = estimated(estimator, game)
+    for i in range(3):
+        one = estimated(estimator, TableGame(game.table[:, i : i + 1]))
+        torch.testing.assert_close(one.values, whole.values[:, i : i + 1])
+        assert whole.stderr is not None
+        torch.testing.assert_close(one.stderr, whole.stderr[:, i : i + 1])
+    mixed = estimated(estimator, TableGame(game.table @ torch.tensor([[1.0], [2.0], [-3.0]]).double())).values
+    torch.testing.assert_close(mixed, whole.values @ torch.tensor([[1.0], [2.0], [-3.0]]).double())
+
+
+def test_interactions_make_a_sample_worth_more() -> None:
+    game = smooth_game(10, 3)
+    want = estimated(AllSubsets(), game).values
+
+    def error(samples: int, interactions: bool) -> float:
+        found = torch.stack(
+            [estimated(ComplementaryPairs(samples, interactions, seed), game).values for seed in range(20)]
+        )
+        return ((found - want) ** 2).sum(1).mean().sqrt().item()
+
+    assert error(50, True) < error(50, False)
+    assert error(200, True) < 0.85 * error(200, False)
+
+
+def test_a_sample_of_more_pairs_than_a_model_takes() -> None:
+    game = random_game(12, 1)
+    samples = 2 * MOST_PAIRS + 4
+    assert torch.equal(
+        estimated(ComplementaryPairs(samples, True, 0), game).values,
+        estimated(ComplementaryPairs(samples, False, 0), game).values,
+    )
+
+
+def test_stored_values_are_read_again_in_half_precision_too() -> None:
+    game, estimator = random_game(6), ComplementaryPairs(30, seed=0)
+    rows, values = sample(estimator, game)
+    again = ComplementaryPairs(30, seed=99).estimate(rows, values)
+    torch.testing.assert_close(again.values, estimator.estimate(rows, values).values)
+    assert estimator.estimate(rows, values.half()).values.dtype == torch.float32
+
+
+def test_too_few_samples_are_refused() -> None:
+    with pytest.raises(InvalidValue, match=r"n_samples=25 evaluations are too few: .* of 30 features .* least 60"):
+        ComplementaryPairs().evaluations(30)
+    with pytest.raises(InvalidValue, match="n_samples must be a whole number"):
+        ComplementaryPairs(0)
+    with pytest.raises(InvalidValue, match=r"a budget of 19 evaluations is too small.* at least 20"):
+        play(random_game(10), ComplementaryPairs(seed=0), 10, Stopping.of(budget=19))
+
+
+def test_the_least_budget_and_samples_until_it_is_sure() -> None:
+    game = smooth_game(10)
+    least = play(game, ComplementaryPairs(seed=0), 10, Stopping.of(budget=20))
+    assert len(least.coalitions) == 20
+    found = ComplementaryPairs(seed=0).estimate(least.coalitions, least.values)
+    assert found.values.isfinite().all()
+    assert found.stderr is not None
+    assert found.stderr.isinf().all()
+    few = ComplementaryPairs(4, seed=0)
+    sure = play(game, few, 10, Stopping.of(until=0.1, budget=1000))
+    reached = few.estimate(sure.coalitions, sure.values)
+    assert 20 < len(sure.coalitions) < 1000
+    assert reached.stderr is not None
+    assert (reached.stderr.amax(0) <= 0.1 * reached.values.abs().amax(0)).all()
