@@ -46,8 +46,8 @@ def show(title: str, sides: list[Side]) -> None:
     print("\n" + report(title, sides))
     found = sides[0].result.provenance
     print(
-        f"  each token: {found['passes']} forward passes, {found['backward']} backward, {found['forward_mode']} rows of "
-        f"forward mode; whole answer alone {sides[2].median / sides[1].median:.1f} x Captum"
+        f"  each token: {found['passes']} forward passes, {found['backward']} backward, {found['forward_mode']} rows "
+        f"of forward mode; whole answer alone {sides[2].median / sides[1].median:.1f} x Captum"
     )
 
 
