@@ -154,12 +154,23 @@ class LLMAttribution(Attribution):
             LlmAttrError: as in `attribute_each`.
         """
         answers = answers_of(target, len(inputs))
+        subjects, shared = self.posed(inputs, scalars, **options)
+        return self._attributed(subjects, answers, shared)
+
+    def posed(
+        self, inputs: Sequence[InterpretableInput | Prompt], scalars: Sequence[Scalar], **options: Any
+    ) -> tuple[list[Subject], Options]:
+        """The prompts in their features, without answers, and how they are to be explained; see `attribute_scalars`.
+
+        Raises:
+            LlmAttrError: as in `attribute_each`.
+        """
         shared = replace(self._options(**options), scalars=tuple(scalars))
         subjects = []
         for number, inp in enumerate(inputs):
             with naming(number if len(inputs) > 1 else None):
                 subjects.append(replace(self._subject(inp, shared), number=number if len(inputs) > 1 else None))
-        return self._attributed(subjects, answers, shared)
+        return subjects, shared
 
     def _options(
         self,
@@ -211,10 +222,7 @@ class LLMAttribution(Attribution):
             evaluator.check()
             with naming(subjects[i].number):
                 answer = answer_ids(self.language_model, subjects[i].prompt, targets[i], options.gen_args)
-                scalars = tuple(scalar.bound(self.language_model, answer) for scalar in options.scalars)
-                for each in (answer, *(scalar.contrast.foil for scalar in scalars if scalar.contrast is not None)):
-                    self.language_model.check_length(len(subjects[i].prompt), len(each))
-                answered[i] = replace(subjects[i], answer=answer, scalars=scalars)
+                answered[i] = subjects[i].answered(self.language_model, answer, options.scalars)
         return [answered[i] for i in range(len(subjects))]
 
     @property
@@ -242,7 +250,7 @@ class LLMAttribution(Attribution):
             output_text=text,
             output_spans=spans,
             provenance=self._provenance(one, found.scalar)
-            | {"seed": (options.gen_args or {}).get("seed")}
+            | {"seed": (options.gen_args or {}).get("seed"), "errors": None if said.stderr is None else said.kind}
             | dict(known_by),
             table=None if owner is None else table,
         )

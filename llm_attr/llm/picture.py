@@ -29,6 +29,7 @@ def view(result: LLMAttributionResult) -> AttributionView:
         notes=_notes(result),
         groups=result.groups,
         unit_errors=None if result.stderr is None else tuple(result.stderr.tolist()),
+        error_name="bootstrap error" if result.provenance.get("errors") == "bootstrap" else "standard error",
     )
 
 

@@ -27,10 +27,12 @@ class Attributions:
     Attributes:
         values: `(1 + output tokens, units)`: those of the whole answer, then those of each token, if it has any.
         stderr: Their standard errors, for sampled methods.
+        kind: What these are of: `sampling` or `bootstrap`.
     """
 
     values: Values
     stderr: Values | None
+    kind: str = "sampling"
 
     @property
     def fields(self) -> dict[str, Any]:
@@ -98,7 +100,8 @@ class Table:
                 f"the estimator of {self.method} gives {len(found.values)} attributions from {len(self.coalitions)} "
                 f"coalitions of {self.coalitions.shape[1]} features: these are not the coalitions of its design"
             )
-        return Attributions(found.values[self.owner].T, None if found.stderr is None else found.stderr[self.owner].T)
+        errors = None if found.stderr is None else found.stderr[self.owner].T
+        return Attributions(found.values[self.owner].T, errors, found.kind)
 
     def interactions(self) -> Attributions | None:
         """`(1 + output tokens, units, units)`: those of the pairs of units, where the method finds them.

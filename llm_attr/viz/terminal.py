@@ -127,7 +127,7 @@ class _Page:
             yield from self.wrapped([(elided(legible("".join(self.view.output_tokens)).strip(), self.width * 6), "")])
             yield from self.probabilities()
         if self.view.units:
-            yield from self.heading(f"Strongest units{' (± standard error)' if self.view.unit_errors else ''}")
+            yield from self.heading(f"Strongest units{f' (± {self.view.error_name})' if self.view.unit_errors else ''}")
             yield from self.ranking()
         if self.view.notes:
             yield Text()

@@ -149,6 +149,7 @@ def _render(template: str, view: AttributionView) -> str:
             table=view.token_values is not None and 0 < size <= _CELLS,
             left_out=size if view.token_values is not None and size > _CELLS else 0,
             script=Script.of(view),
+            error_name=legible_line(view.error_name),
             light=LIGHT,
             dark=DARK,
         )

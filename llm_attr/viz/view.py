@@ -50,6 +50,7 @@ class AttributionView:
         notes: names and values to print below: method, model, way of scoring.
         groups: the documents or messages that units belong to, in order and apart; a unit need not be in one.
         unit_errors: the standard error of each unit value.
+        error_name: what these are.
     """
 
     title: str
@@ -63,6 +64,7 @@ class AttributionView:
     notes: tuple[tuple[str, str], ...] = ()
     groups: tuple[Group, ...] = ()
     unit_errors: tuple[float, ...] | None = None
+    error_name: str = "standard error"
 
     def __post_init__(self) -> None:
         units, tokens = len(self.units), len(self.output_tokens)

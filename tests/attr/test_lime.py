@@ -24,6 +24,15 @@ from llm_attr.errors import InvalidShape, InvalidType, InvalidValue
 from tests.reference.surrogates import lime
 
 
+@pytest.fixture(autouse=True)
+def one_thread() -> Iterator[None]:
+    """The models are too small for more."""
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(threads)
+
+
 @pytest.fixture
 def model() -> nn.Module:
     torch.manual_seed(0)

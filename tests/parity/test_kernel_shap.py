@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import warnings
+from collections.abc import Iterator
 from typing import Any
 
 import pytest
@@ -22,6 +23,13 @@ def random(*shape: int, seed: int = 0) -> Tensor:
     return torch.randn(*shape, generator=torch.Generator().manual_seed(seed), dtype=torch.float64)
 
 
+MLP = made(mlp())
+
+
+def one_number(x: Tensor) -> Tensor:
+    return MLP(x).sum()
+
+
 CASES: dict[str, tuple[Any, Any, dict[str, Any]]] = {
     "mlp": (made(mlp()), random(2, 4), {"target": 1}),
     "a target for each": (made(mlp()), random(2, 4), {"target": [0, 2], "baselines": random(1, 4, seed=3)}),
@@ -31,17 +39,27 @@ CASES: dict[str, tuple[Any, Any, dict[str, Any]]] = {
         (random(1, 4), random(1, 2, 3, seed=1)),
         {"target": 3, "feature_mask": (torch.tensor([[0, 1, 1, 2]]), torch.tensor([[[3, 3, 4]]]))},
     ),
-    "one number for the batch": (lambda x, model=made(mlp()): model(x).sum(), random(2, 4), {}),
+    "one number for the batch": (one_number, random(2, 4), {}),
 }
+
+
+@pytest.fixture(autouse=True)
+def one_thread() -> Iterator[None]:
+    """The models are too small for more."""
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(threads)
 
 
 @pytest.mark.parametrize("case", CASES)
 def test_captum_converges_to_it(case: str) -> None:
     forward, inputs, options = CASES[case]
+    per_call = 1 if forward is one_number else 250
     torch.manual_seed(0)
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
-        want = CaptumKernelShap(forward).attribute(inputs, n_samples=3000, **options)
+        want = CaptumKernelShap(forward).attribute(inputs, n_samples=3000, perturbations_per_eval=per_call, **options)
     found = KernelShap(forward).attribute(inputs, n_samples=32, **options)
     exact = ShapleyValues(forward).attribute(inputs, **options)
     pairs = zip(found, want, exact, strict=True) if isinstance(found, tuple) else [(found, want, exact)]
@@ -59,7 +77,7 @@ def test_the_coefficients_alone() -> None:
 
 
 def test_errors_and_budgets() -> None:
-    forward, inputs = made(mlp()), random(2, 4)
+    forward, inputs = MLP, random(2, 4)
     values, errors = KernelShap(forward).attribute(inputs, target=1, n_samples=12, seed=0, return_stderr=True)
     assert values.shape == errors.shape == inputs.shape
     assert errors.isfinite().all()
@@ -74,8 +92,8 @@ def test_one_feature_and_a_seed_of_its_own() -> None:
     x = random(3, 1)
     torch.testing.assert_close(KernelShap(lambda x: x[:, 0] ** 2).attribute(x), x**2)
     before = torch.get_rng_state()
-    first = KernelShap(made(mlp())).attribute(random(2, 4), target=0, n_samples=12, seed=3)
+    first = KernelShap(MLP).attribute(random(2, 4), target=0, n_samples=12, seed=3)
     assert torch.equal(torch.get_rng_state(), before)
-    torch.testing.assert_close(KernelShap(made(mlp())).attribute(random(2, 4), target=0, n_samples=12, seed=3), first)
-    KernelShap(made(mlp())).attribute(random(2, 4), target=0, n_samples=12)
+    torch.testing.assert_close(KernelShap(MLP).attribute(random(2, 4), target=0, n_samples=12, seed=3), first)
+    KernelShap(MLP).attribute(random(2, 4), target=0, n_samples=12)
     assert not torch.equal(torch.get_rng_state(), before)

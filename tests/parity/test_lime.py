@@ -48,7 +48,7 @@ FORWARDS = {
     "two inputs": (
         made(TwoInputs()),
         (random(1, 4), random(1, 2, 3, seed=1)),
-        {"target": 3, "baselines": (0.5, random(1, 2, 3, seed=2)), "additional_forward_args": 2.0},
+        {"target": 3, "baselines": (0.5, random(1, 2, 3, seed=2)), "additional_forward_args": (2.0,)},
     ),
 }
 
