@@ -7,9 +7,12 @@ import re
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
 import pytest
 from PIL import Image
+
+from tests.zoo import quiet
 
 ROOT = Path(__file__).parents[1]
 README = (ROOT / "README.md").read_text(encoding="utf-8")
@@ -65,3 +68,62 @@ def test_text_classifier(tmp_path: Path) -> None:
     assert value["cold"] < -1
     assert value["noisy"] < -1
     check_picture("text_classifier", tmp_path / "text.png")
+
+
+def test_retrieval(tmp_path: Path) -> None:
+    printed = run("retrieval", tmp_path / "retrieval.png")
+    rows = re.findall(r"^(\w+) +([+-][\d.]+) ± ([\d.]+) +left out alone ([+-][\d.]+)$", printed, re.MULTILINE)
+    value, alone = ({row[0]: float(row[i]) for row in rows} for i in (1, 3))
+    assert sorted(value, key=value.__getitem__)[-2:] in (["staff", "newsletter"], ["newsletter", "staff"])
+    assert min(value["staff"], value["newsletter"]) > 4 * max(
+        value[each] for each in value.keys() - {"staff", "newsletter"}
+    )
+    assert max(alone.values()) < 1
+    without = {names: float(log) for names, log in re.findall(r"without ([\w ]+): (-[\d.]+)$", printed, re.MULTILINE)}
+    assert without["nothing"] - without["staff"] == pytest.approx(alone["staff"], abs=0.02)
+    assert without["nothing"] - without["staff and newsletter"] > 10
+    total = re.search(r"Shapley values sum to ([\d.]+)", printed)
+    assert total
+    assert float(total[1]) == pytest.approx(without["nothing"] - without["any document"], abs=0.03)
+    assert "(± standard error)" in printed
+    assert "Signe Dahl" in (tmp_path / "retrieval.html").read_text(encoding="utf-8")
+    check_picture("retrieval", tmp_path / "retrieval.png")
+
+
+def test_tabular(tmp_path: Path) -> None:
+    printed = run("tabular", tmp_path / "tabular.png")
+    change, total = map(
+        float, re.findall(r"change of the output: ([\d.]+); Shapley values sum to ([\d.]+)", printed)[0]
+    )
+    assert total == pytest.approx(change, abs=0.02)
+    rows = re.findall(r"^(\w+)(?:, \d+ evaluations)?: sum ([\d.]+), off by ([\d.]+) at most", printed, re.MULTILINE)
+    summed, off = ({row[0]: float(row[i]) for row in rows} for i in (1, 2))
+    for name in ("IntegratedGradients", "KernelShap", "PermutationShapley"):
+        assert summed[name] == pytest.approx(change, abs=0.1)
+        assert off[name] < 0.02 * change
+    assert off["FeatureAblation"] > 5 * max(off["KernelShap"], off["PermutationShapley"])
+    held = [int(count) for count in re.findall(r"in the 95 % interval: (\d+) of 10", printed)]
+    assert len(held) == 2
+    assert min(held) >= 8
+    check_picture("tabular", tmp_path / "tabular.png")
+
+
+def test_superpixels(tmp_path: Path) -> None:
+    printed = run("superpixels", tmp_path / "superpixels.png")
+    peaks = re.findall(r"^(\w+) peak: \+([\d.]+) around row (\d+), column (\d+) of 224", printed, re.MULTILINE)
+    assert [name for name, *_ in peaks] == ["Occlusion", "LIME"]
+    for _, value, row, column in peaks:
+        assert float(value) > 0.5
+        assert ((int(column) - 107) / 65) ** 2 + ((int(row) - 62) / 52) ** 2 < 1  # within the cup's rim
+    check_picture("superpixels", tmp_path / "superpixels.png")
+
+
+def test_the_python_of_the_guide_runs(capsys: pytest.CaptureFixture[str]) -> None:
+    (block,) = re.findall(r"```python\n(.*?)```", (ROOT / "docs" / "estimators.md").read_text("utf-8"), re.DOTALL)
+    names: dict[str, Any] = {}
+    with quiet():
+        exec(compile(block, "estimators.md", "exec"), names)
+    assert 0 < int(capsys.readouterr().out.split()[0]) <= 1000
+    inside = (names["low"] <= names["exact"]) & (names["exact"] <= names["high"])
+    assert inside.sum() >= 10
+    assert len(names["ledger"]) == 4096
