@@ -9,6 +9,7 @@ if TYPE_CHECKING:
     from llm_attr.core.evaluator import Progress, watching
     from llm_attr.llm.explain import explain, methods
     from llm_attr.llm.model import LanguageModel, load_model
+    from llm_attr.llm.plan import Plan, plan
     from llm_attr.llm.prompt import Prompt
     from llm_attr.llm.result import LLMAttributionResult
 
@@ -17,11 +18,13 @@ __version__ = "0.1.0"
 _WHERE = {
     "LLMAttributionResult": "llm_attr.llm.result",
     "LanguageModel": "llm_attr.llm.model",
+    "Plan": "llm_attr.llm.plan",
     "Progress": "llm_attr.core.evaluator",
     "Prompt": "llm_attr.llm.prompt",
     "explain": "llm_attr.llm.explain",
     "load_model": "llm_attr.llm.model",
     "methods": "llm_attr.llm.explain",
+    "plan": "llm_attr.llm.plan",
     "watching": "llm_attr.core.evaluator",
 }
 _SUBPACKAGES = {"attr", "core", "errors", "llm", "viz"}
@@ -29,12 +32,14 @@ _SUBPACKAGES = {"attr", "core", "errors", "llm", "viz"}
 __all__ = [
     "LLMAttributionResult",
     "LanguageModel",
+    "Plan",
     "Progress",
     "Prompt",
     "__version__",
     "explain",
     "load_model",
     "methods",
+    "plan",
     "watching",
 ]
 

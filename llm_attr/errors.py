@@ -12,6 +12,7 @@
     │   ├── SeveralCalls             a layer that runs several times, of which one must be chosen
     │   ├── NoGradient               an output that does not depend on what it is differentiated by
     │   ├── NonFiniteGradient        a gradient that is NaN or infinite
+    │   ├── NoRule                   an operation of the model that the rules of a method cannot follow; names it
     │   ├── NonFiniteValue           an output that is NaN or infinite when some features are absent; says which
     │   ├── EmptyPrompt              nothing to attribute to
     │   ├── EmptyTarget              nothing to explain
@@ -81,6 +82,10 @@ class NoGradient(InvalidValue):
 
 class NonFiniteGradient(InvalidValue):
     """A gradient is NaN or infinite."""
+
+
+class NoRule(InvalidValue):
+    """The model does something that the rules of DeepLift, LRP or guided backpropagation cannot follow."""
 
 
 class NonFiniteValue(InvalidValue):

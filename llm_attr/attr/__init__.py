@@ -19,6 +19,8 @@ from llm_attr.attr.baselines import embedding_baseline
 from llm_attr.attr.conductance import InternalInfluence, LayerConductance, NeuronConductance
 from llm_attr.attr.context_cite import ContextCite
 from llm_attr.attr.data_loader import DataLoaderAttribution
+from llm_attr.attr.deep_lift import DeepLift, DeepLiftShap
+from llm_attr.attr.deep_lift_internal import LayerDeepLift, LayerDeepLiftShap, NeuronDeepLift, NeuronDeepLiftShap
 from llm_attr.attr.embedding import (
     InterpretableEmbeddingBase,
     TokenReferenceBase,
@@ -29,6 +31,13 @@ from llm_attr.attr.grad_cam import LayerGradCam
 from llm_attr.attr.gradient import InputXGradient, LayerGradientXActivation, NeuronGradient, Saliency
 from llm_attr.attr.gradient_shap import GradientShap, LayerGradientShap, NeuronGradientShap
 from llm_attr.attr.group_ablation import GroupAblation
+from llm_attr.attr.guided import (
+    Deconvolution,
+    GuidedBackprop,
+    GuidedGradCam,
+    NeuronDeconvolution,
+    NeuronGuidedBackprop,
+)
 from llm_attr.attr.integrated import IntegratedGradients, LayerIntegratedGradients, NeuronIntegratedGradients
 from llm_attr.attr.interactions import PairwiseInteractions
 from llm_attr.attr.kernel_shap import KernelShap
@@ -46,6 +55,17 @@ from llm_attr.attr.linear_models import (
     SkLearnRidge,
 )
 from llm_attr.attr.local_shapley import LocalShapley
+from llm_attr.attr.lrp import LRP, LayerLRP
+from llm_attr.attr.lrp_rules import (
+    Alpha1_Beta0_Rule,
+    EpsilonRule,
+    FlatRule,
+    GammaRule,
+    IdentityRule,
+    PropagationRule,
+    WSquareRule,
+    ZPlusRule,
+)
 from llm_attr.attr.model_input import ModelInputWrapper
 from llm_attr.attr.noise_tunnel import SUPPORTED_NOISE_TUNNEL_TYPES, NoiseTunnel
 from llm_attr.attr.occlusion import Occlusion
@@ -91,8 +111,10 @@ _FROM_LLM = {
 }
 
 __all__ = [
+    "LRP",
     "MSE",
     "SUPPORTED_NOISE_TUNNEL_TYPES",
+    "Alpha1_Beta0_Rule",
     "Attribution",
     "Banzhaf",
     "ClassSummarizer",
@@ -100,12 +122,21 @@ __all__ = [
     "ContextCite",
     "Count",
     "DataLoaderAttribution",
+    "Deconvolution",
+    "DeepLift",
+    "DeepLiftShap",
     "DiscretizedIntegratedGradients",
+    "EpsilonRule",
     "FeatureAblation",
     "FeaturePermutation",
+    "FlatRule",
+    "GammaRule",
     "GradientAttribution",
     "GradientShap",
     "GroupAblation",
+    "GuidedBackprop",
+    "GuidedGradCam",
+    "IdentityRule",
     "InputRole",
     "InputXGradient",
     "IntegratedGradients",
@@ -120,12 +151,15 @@ __all__ = [
     "LayerActivation",
     "LayerAttribution",
     "LayerConductance",
+    "LayerDeepLift",
+    "LayerDeepLiftShap",
     "LayerFeatureAblation",
     "LayerFeaturePermutation",
     "LayerGradCam",
     "LayerGradientShap",
     "LayerGradientXActivation",
     "LayerIntegratedGradients",
+    "LayerLRP",
     "Ledger",
     "Lime",
     "LimeBase",
@@ -137,9 +171,13 @@ __all__ = [
     "ModelInputWrapper",
     "NeuronAttribution",
     "NeuronConductance",
+    "NeuronDeconvolution",
+    "NeuronDeepLift",
+    "NeuronDeepLiftShap",
     "NeuronFeatureAblation",
     "NeuronGradient",
     "NeuronGradientShap",
+    "NeuronGuidedBackprop",
     "NeuronIntegratedGradients",
     "NoiseTunnel",
     "Occlusion",
@@ -149,6 +187,7 @@ __all__ = [
     "PermutationShapley",
     "PerturbationAttribution",
     "ProductBaselines",
+    "PropagationRule",
     "SGDLasso",
     "SGDLinearRegression",
     "SGDRidge",
@@ -171,6 +210,8 @@ __all__ = [
     "TextTokenInput",
     "TokenReferenceBase",
     "Var",
+    "WSquareRule",
+    "ZPlusRule",
     "configure_interpretable_embedding_layer",
     "embedding_baseline",
     "get_exp_kernel_similarity_function",

@@ -10,7 +10,7 @@ from torch import Tensor, nn
 
 from llm_attr.attr.base import GradientAttribution, LayerAttribution
 from llm_attr.core.path import Attributed
-from llm_attr.core.problem import Problem
+from llm_attr.core.problem import Gradients, Problem
 from llm_attr.core.registry import registered
 from llm_attr.core.site import Site
 from llm_attr.errors import InvalidShape
@@ -74,13 +74,26 @@ class LayerGradCam(LayerAttribution, GradientAttribution):
         """
         whole = Problem.of(self.forward_func, inputs, None, target, additional_forward_args)
         problem = replace(whole.observed_at(self._sites(attribute_to_layer_input)), grad_kwargs=grad_kwargs)
-        found = self._walk(problem, 1).at_inputs()
-        gradients = Attributed.of(found.gradients, found.slots)
-        weights = tuple(_mean_over_places(gradient) for gradient in gradients.tensors)
-        maps = replace(gradients, tensors=weights).times(found.at).tensors
-        maps = tuple(each.sum(1, keepdim=True) for each in maps) if attr_dim_summation else maps
-        maps = tuple(each.relu() for each in maps) if relu_attributions else maps
-        return self._in_form(replace(gradients, tensors=maps))
+        return self._in_form(places(self._walk(problem, 1).at_inputs(), relu_attributions, attr_dim_summation))
+
+
+def places(found: Gradients, relu: bool, summed: bool) -> Attributed:
+    """The weight of each place of a layer.
+
+    Args:
+        found: Its activations and gradients.
+        relu: Whether what speaks against the output becomes zero.
+        summed: Whether the channels are added up.
+
+    Raises:
+        InvalidShape: the layer has no channels.
+    """
+    gradients = Attributed.of(found.gradients, found.slots)
+    weights = tuple(_mean_over_places(gradient) for gradient in gradients.tensors)
+    maps = replace(gradients, tensors=weights).times(found.at).tensors
+    maps = tuple(each.sum(1, keepdim=True) for each in maps) if summed else maps
+    maps = tuple(each.relu() for each in maps) if relu else maps
+    return replace(gradients, tensors=maps)
 
 
 def _mean_over_places(gradient: Tensor) -> Tensor:

@@ -47,7 +47,9 @@ def explain(
     until: Annotated[
         str | None, typer.Option(help="Sample until the standard error is this share, as 0.05, or 'top 3 stable'.")
     ] = None,
-    budget: Annotated[str | None, typer.Option(help="The most evaluations, as 200, or time, as '30 s'.")] = None,
+    budget: Annotated[
+        str | None, typer.Option(help="The most evaluations, as 200, '50 passes', '2000 positions' or '30 s'.")
+    ] = None,
     target: Annotated[str | None, typer.Option(help="The answer to explain; generated if not given.")] = None,
     max_new_tokens: Annotated[int | None, typer.Option(help="The longest answer to generate [default: 25].")] = None,
     scalar: Annotated[
@@ -59,6 +61,7 @@ def explain(
     json: Json = None,
     save: Annotated[Path | None, typer.Option(help="Save the result to a folder for `llm-attr view`.")] = None,
     progress: Annotated[bool, typer.Option("--progress", help="Show a progress bar.")] = False,
+    plan: Annotated[bool, typer.Option("--plan", help="Tell what it would cost, and explain nothing.")] = False,
 ) -> None:
     """Generate an answer to a prompt, or take one, and show which units of the prompt carried it."""
     if target is not None and max_new_tokens is not None:
@@ -70,17 +73,20 @@ def explain(
     method_named(method)
     options = dict(map(_option, option or ())) | _given(until=_number(until), budget=budget)
     prompt = _prompt(prompt_file, messages, documents, chat, {"unit": unit, "absence": absence})
-    result = run(
-        load_model(model),
-        prompt,
-        method=method,
-        target=target,
-        scalar=scalar,
-        foil=foil,
-        gen_args=None if max_new_tokens is None else {"max_new_tokens": max_new_tokens, "do_sample": False},
-        show_progress=progress,
+    asked: dict[str, Any] = {
+        "method": method,
+        "target": target,
+        "scalar": scalar,
+        "foil": foil,
+        "gen_args": None if max_new_tokens is None else {"max_new_tokens": max_new_tokens, "do_sample": False},
         **options,
-    )
+    }
+    if plan:
+        from llm_attr.llm.plan import plan as planned
+
+        typer.echo(planned(load_model(model), prompt, **asked))
+        return
+    result = run(load_model(model), prompt, show_progress=progress, **asked)
     if save is not None:
         result.save(save)
         typer.echo(f"saved: {save}")

@@ -33,16 +33,16 @@ def copies_that_fit(tensors: Tensors) -> int:
 
 def uses_batch_statistics(forward: ForwardFunction) -> bool:
     """Whether batch normalisation makes each answer depend on the other examples of its batch."""
-    parts = (part for module in _modules(forward) for part in module.modules())
+    parts = (part for module in modules_of(forward) for part in module.modules())
     norms = (part for part in parts if isinstance(part, nn.modules.batchnorm._BatchNorm))
     return any(norm.training or norm.running_mean is None for norm in norms)
 
 
-def _modules(forward: ForwardFunction) -> list[nn.Module]:
+def modules_of(forward: ForwardFunction) -> list[nn.Module]:
     """The modules that a callable is, is bound to, or refers to by name."""
     if isinstance(forward, partial):
         held: list[object] = [forward.func, *forward.args, *forward.keywords.values()]
-        return [module for value in held if callable(value) for module in _modules(value)]
+        return [module for value in held if callable(value) for module in modules_of(value)]
     if isfunction(forward):
         found = getclosurevars(forward)
         held = [*found.nonlocals.values(), *found.globals.values()]

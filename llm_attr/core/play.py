@@ -11,12 +11,13 @@ from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from itertools import islice
 from time import monotonic
-from typing import Literal, Protocol
+from typing import Any, Literal, Protocol
 
 import torch
 
 from llm_attr.core import coalitions as designs
 from llm_attr.core.ledger import Ledger
+from llm_attr.core.meter import Bill, Meter
 from llm_attr.errors import InvalidValue, NonFiniteValue
 from llm_attr.typing import Coalitions, Game, Values
 
@@ -85,21 +86,32 @@ class Stopping:
         top: How many features must stand apart from all others by the 95 % interval of the difference.
         evaluations: The most distinct coalitions.
         seconds: The most time.
+        passes: The most passes through a language model.
+        positions: The most token positions that go through it.
     """
 
     tolerance: float | None = None
     top: int | None = None
     evaluations: int | None = None
     seconds: float | None = None
+    passes: int | None = None
+    positions: int | None = None
 
     @classmethod
     def of(cls, until: float | str | None = None, budget: int | str | None = None) -> Stopping:
         """From the public arguments: `until=0.05` or `"top 3 stable"`, `budget=200`, `"200 evaluations"` or `"30 s"`.
 
+        Of a text the budget may be `"50 passes"` or `"2000 positions"`, too.
+
         Raises:
             InvalidValue: one of them says something else.
         """
-        return cls(*_tolerance(until), *_budget(budget))
+        return cls(*_tolerance(until), **_budget(budget))
+
+    @property
+    def metered(self) -> int | None:
+        """The most that a `Meter` may show."""
+        return self.passes if self.positions is None else self.positions
 
     @property
     def adaptive(self) -> bool:
@@ -144,6 +156,7 @@ def play(
     outputs: Callable[[Values], Values] | None = None,
     keep: bool = False,
     ledger: Ledger | None = None,
+    meter: Meter | None = None,
 ) -> Played:
     """Asks a game for the coalitions of an estimator's design, each distinct one once.
 
@@ -155,9 +168,10 @@ def play(
         outputs: From the game's values to the `(coalitions, outputs)` whose error decides; None: they are these.
         keep: Whether the coalitions of a fixed design are kept too.
         ledger: What is known of this game already, and will be known of it.
+        meter: What shows how much of a budget in passes or positions is spent.
 
     Raises:
-        InvalidValue: the budget is too small for one estimate, or the method takes none.
+        InvalidValue: the budget is too small for one estimate, or the method or game takes none of this unit.
         NonFiniteValue: a coalition is worth NaN or infinity.
     """
     stopping = stopping or Stopping()
@@ -171,7 +185,7 @@ def play(
         return _joined([(block if keep else block[:0], ask(block)) for block in blocks])
     ledger = Ledger() if ledger is None else ledger
     remembering = ledger.remembering(game)
-    sampling = _Sampling(estimator, features, stopping, ledger)
+    sampling = _Sampling(estimator, features, stopping, ledger, meter)
     found: list[tuple[Coalitions, Values]] = []
     for block, complete in sampling.blocks():
         found.append((block, remembering(block)))
@@ -247,16 +261,21 @@ def _joined(blocks: list[tuple[Coalitions, Values]]) -> Played:
 class _Sampling:
     """The coalitions of a sampled design, as far as budget and patience go."""
 
-    def __init__(self, estimator: Estimator, features: int, stopping: Stopping, ledger: Ledger) -> None:
+    def __init__(
+        self, estimator: Estimator, features: int, stopping: Stopping, ledger: Ledger, meter: Meter | None
+    ) -> None:
         self._estimator, self._features, self._stopping, self._ledger = estimator, features, stopping, ledger
+        self._bill = None if stopping.metered is None else Bill(meter, ledger, stopping.metered)
         self._least, self._deadline = estimator.least(features), monotonic() + (stopping.seconds or 0)
         if stopping.evaluations is not None and stopping.evaluations < self._least and not len(ledger):
             raise self._too_small()
 
     def _too_small(self) -> InvalidValue:
+        limits = ((name, getattr(self._stopping, name)) for name in ("evaluations", "passes", "positions"))
+        unit, limit = next((name, limit) for name, limit in limits if limit is not None)
         return InvalidValue(
-            f"a budget of {self._stopping.evaluations} evaluations is too small: one estimate over {self._features} "
-            f"features takes at least {self._least}"
+            f"a budget of {limit} {unit} is too small: one estimate over {self._features} "
+            f"features takes at least {self._least}" + ("" if unit == "evaluations" else " evaluations")
         )
 
     def blocks(self) -> Iterator[tuple[Coalitions, bool]]:
@@ -276,12 +295,12 @@ class _Sampling:
         known, planned, asked = self._ledger.names, set[bytes](), 0
         for sample in self._estimator.rounds(self._features):
             new = set(designs.keys(sample)) - known - planned
-            if self._is_over(len(planned) + len(new), asked):
+            if self._is_over(len(planned) + len(new), asked) or (self._bill and self._bill.is_beyond(sample)):
                 break
             asked += len(sample)
             planned |= new
             yield sample
-        if asked < self._least and self._stopping.evaluations is not None:
+        if asked < self._least and (self._stopping.evaluations is not None or self._bill is not None):
             raise self._too_small()
 
     def _is_over(self, cost: int, asked: int) -> bool:
@@ -346,10 +365,15 @@ def _tolerance(until: float | str | None) -> tuple[float | None, int | None]:
     )
 
 
-def _budget(budget: int | str | None) -> tuple[int | None, float | None]:
+def _budget(budget: int | str | None) -> dict[str, Any]:
     if budget is None:
-        return None, None
-    found = re.fullmatch(r"(\d+)|(\d+) evaluations|(\d+(?:\.\d+)?) ?(?:s|seconds)", str(budget).strip())
-    if isinstance(budget, bool) or found is None:
-        raise InvalidValue(f"budget must be evaluations, as 200, or a time, as '30 s'; got {budget!r}")
-    return (None, float(found[3])) if found[3] else (int(found[1] or found[2]), None)
+        return {}
+    text = str(budget).strip()
+    counted = re.fullmatch(r"(\d+)(?: (evaluations|passes|positions))?", text)
+    timed = re.fullmatch(r"(\d+(?:\.\d+)?) ?(?:s|seconds)", text)
+    if isinstance(budget, bool) or not (counted or timed):
+        raise InvalidValue(
+            "budget must be evaluations, as 200, a time, as '30 s', or of a text '50 passes' or '2000 positions'; "
+            f"got {budget!r}"
+        )
+    return {counted[2] or "evaluations": int(counted[1])} if counted else {"seconds": float(timed[1] if timed else 0)}

@@ -139,12 +139,14 @@ class Problem:
             NoGradient: the score does not depend on what it is differentiated by.
         """
         with torch.inference_mode(False), torch.enable_grad(), held():
-            scores, groups, slots = self._observed_scores(points, copies)
-            at = tuple(tensor.detach() for group in groups for tensor in joined(group))
-            self._check_scores(scores, copies)
-            self._check_rows(at, copies)
+            found, scores, groups = self._observed(points, copies)
             gradients = tuple(gradient.detach() for gradient in self._derivatives(scores, groups))
-        return Gradients(scores.detach(), at, gradients, slots)
+        return replace(found, gradients=gradients)
+
+    def at(self, points: Tensors, copies: int) -> Gradients:
+        """As `gradients`, of which there are none: only the scores, and what they would be differentiated by."""
+        with torch.inference_mode(False), torch.enable_grad(), held():
+            return self._observed(points, copies)[0]
 
     def read(
         self, sites: Sequence[Site], points: Tensors | None = None, movable: bool = False, copies: int = 1
@@ -221,6 +223,14 @@ class Problem:
         extras = _outside_inference(tile(self.extras, copies, self.batch))
         answer = self.score(points, extras, tile_target(self.target, copies))
         return answer if is_promise(answer) else as_output(answer)
+
+    def _observed(self, points: Tensors, copies: int) -> tuple[Gradients, Tensor, list[list[Tensors]]]:
+        """The checked scores without and with their graph, and what they are differentiated by."""
+        scores, groups, slots = self._observed_scores(points, copies)
+        at = tuple(tensor.detach() for group in groups for tensor in joined(group))
+        self._check_scores(scores, copies)
+        self._check_rows(at, copies)
+        return Gradients(scores.detach(), at, (), slots), scores, groups
 
     def _observed_scores(self, points: Tensors, copies: int) -> tuple[Tensor, list[list[Tensors]], tuple[Slot, ...]]:
         """The scores; what they are differentiated by, in parts for each site; and how that belongs together."""

@@ -210,7 +210,7 @@ class _Shared(torch.autograd.Function):
         points = [tensor[::tokens].detach().requires_grad_() for tensor in moved]
         with torch.set_grad_enabled(any(ctx.needs_input_grad)):
             values = score(*points)
-        ctx.values, ctx.points = values, points
+        ctx.values, ctx.points, ctx.graph_inside = values, points, values
         return values.detach().flatten()
 
     @staticmethod

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import dataclass
 from inspect import signature
-from typing import Any, TypeAlias, cast, overload
+from typing import Any, TypeAlias, overload
 
 from transformers import PreTrainedTokenizerBase
 
@@ -22,7 +23,7 @@ from llm_attr.llm.options import Options
 from llm_attr.llm.prompt import Prompt
 from llm_attr.llm.region import Region, RegionName
 from llm_attr.llm.result import LLMAttributionResult
-from llm_attr.llm.scalar import Foil, ScalarLike, scalars_of
+from llm_attr.llm.scalar import Foil, Scalar, ScalarLike, scalars_of
 from llm_attr.llm.target import Answer
 
 
@@ -164,13 +165,60 @@ def explain(
         >>> result = explain(load_model("smollm2-135m"), "Aksel repairs violins. What does Aksel do?")  # doctest: +SKIP
         >>> result.top(1)  # doctest: +SKIP
     """
+    posed = posed_by(
+        model, prompt, tokenizer=tokenizer, unit=unit, method=method, target=target, scalar=scalar, foil=foil, **options
+    )
+    part = None if region is None else Region.of(region)
+    each = posed.wrapper.attribute_scalars(posed.inputs, posed.target, posed.scalars, **posed.options)
+    if part is not None:
+        each = [[_part(result, part) for result in results] for results in each]
+    asked = options.get("attr_target", scalar)
+    found = each if isinstance(asked, list | tuple) else [results[0] for results in each]
+    return found if is_many(prompt) else found[0]
+
+
+@dataclass(frozen=True)
+class Posed:
+    """What is asked, in the terms of the class that explains.
+
+    Attributes:
+        wrapper: That class.
+        inputs: The prompts.
+        target: One for all, or one for each.
+        scalars: What is explained of the answers.
+        options: The other arguments.
+    """
+
+    wrapper: LLMAttribution | LLMGradientAttribution
+    inputs: list[Prompt | InterpretableInput]
+    target: Any
+    scalars: list[Scalar]
+    options: dict[str, Any]
+
+
+def posed_by(
+    model: LanguageModel | Any,
+    prompt: One | Sequence[One],
+    *,
+    tokenizer: PreTrainedTokenizerBase | None = None,
+    unit: str = "sentence",
+    method: str = "feature_ablation",
+    target: Answer | Sequence[Answer] = None,
+    scalar: ScalarLike | list[Any] = "log_prob",
+    foil: Foil | None = None,
+    **options: Any,
+) -> Posed:
+    """What is asked by the arguments of `explain`; nothing is asked of the model.
+
+    Raises:
+        LlmAttrError: as in `explain`.
+    """
     language_model = as_language_model(model, tokenizer)
     kind = method_named(method)
     asked = options.pop("attr_target", scalar)
     if asked is not scalar and scalar != "log_prob":
         raise InvalidValue(f"attr_target and scalar are one thing; got {asked!r} and {scalar!r}")
     scalars = scalars_of(asked, foil)
-    part = None if region is None else Region.of(region)
     wrapper: LLMAttribution | LLMGradientAttribution
     if method in gradient_methods():
         at = named(method, language_model, options.pop("layer", None), options.pop("attribution_method", None))
@@ -186,11 +234,7 @@ def explain(
 
     many = is_many(prompt)
     inputs = for_each(with_units, prompt) if is_many(prompt) else [with_units(prompt)]
-    each = wrapper.attribute_scalars(inputs, target if many else [cast(Answer, target)], scalars, **options)
-    if part is not None:
-        each = [[_part(result, part) for result in results] for results in each]
-    found = each if isinstance(asked, list | tuple) else [results[0] for results in each]
-    return found if many else found[0]
+    return Posed(wrapper, inputs, target if many else [target], scalars, options)
 
 
 def _part(result: Any, part: Region) -> Any:

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import warnings
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from typing import Any
+from weakref import WeakKeyDictionary
 
 import torch
 from torch import Tensor
@@ -22,6 +24,31 @@ from llm_attr.typing import Tensors
 
 ROW_COST = 2.3
 """What a row with a derivative costs, in forward (or backward) passes of a row."""
+
+
+_known: WeakKeyDictionary[Any, bool] = WeakKeyDictionary()
+
+
+def has_forward_mode(model: Any) -> bool | None:
+    """Whether all operations of a model have a derivative in a direction; None: that has not come up."""
+    return _known.get(model)
+
+
+@contextmanager
+def noting_forward_mode(model: Any | None) -> Iterator[None]:
+    """Remembers whether what is done inside with a model in forward mode worked; None: nothing is done with any.
+
+    Raises:
+        NotImplementedError: it did not.
+    """
+    try:
+        yield
+    except NotImplementedError:
+        if model is not None:
+            _known[model] = False
+        raise
+    if model is not None:
+        _known[model] = True
 
 
 def rule_of(method: Attribution, options: dict[str, Any]) -> Quadrature | None:

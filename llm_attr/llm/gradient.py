@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import nullcontext
 from dataclasses import asdict
 from typing import Any
@@ -15,20 +15,23 @@ from llm_attr.core.evaluator import shown
 from llm_attr.core.registry import snake_case
 from llm_attr.errors import InvalidType, UnsupportedMethod
 from llm_attr.llm.alignment import pieces, token_spans
+from llm_attr.llm.answer_score import AnswerScore
 from llm_attr.llm.bound import BoundPrompt
 from llm_attr.llm.gradient_methods import names, supported
 from llm_attr.llm.gradient_run import GradientRun, refuse_unknown
 from llm_attr.llm.identity import identity
-from llm_attr.llm.inputs import InterpretableInput, TextTokenInput
+from llm_attr.llm.inputs import InterpretableInput, Placed, TextTokenInput
 from llm_attr.llm.many import answers_of, for_each
 from llm_attr.llm.model import LanguageModel
+from llm_attr.llm.precision import warn_of_rounding
 from llm_attr.llm.prompt import Prompt
-from llm_attr.llm.recompute import is_short_of_memory, recomputing
+from llm_attr.llm.recompute import recomputing
 from llm_attr.llm.result import LLMAttributionResult
 from llm_attr.llm.scalar import Foil, Scalar, ScalarLike, scalar_of
 from llm_attr.llm.target import Answer, answer_ids
 
-_OWN = {"baseline", "token_rows", "gradient_checkpointing", "show_progress"}
+OF_CALL = {"baseline", "token_rows", "gradient_checkpointing", "show_progress"}
+"""Arguments of `attribute` that are not the method's own."""
 
 
 class LLMGradientAttribution(Attribution):
@@ -108,17 +111,34 @@ class LLMGradientAttribution(Attribution):
             raise InvalidType(f"inp must be an InterpretableInput or a Prompt; got {type(inp).__name__}")
         placed = inp.placed(self.language_model)
         answer = answer_ids(self.language_model, placed.ids, target, gen_args)
-        self.language_model.check_length(len(placed.ids), len(answer))
-        bound = scalar_of(scalar, foil).bound(self.language_model, answer)
-        run = GradientRun(self.attr_method, self.language_model, placed, answer, baseline, bound, kwargs)
-        if gradient_checkpointing is None:
-            gradient_checkpointing = is_short_of_memory(self.language_model, len(placed.ids) + len(answer))
-        memory = recomputing(self.language_model) if gradient_checkpointing else nullcontext()
+        run = self.posed(placed, answer, scalar_of(scalar, foil), baseline, kwargs)
+        warn_of_rounding(self.attr_method, self.language_model.model.dtype)
+        short = run.recomputes(gradient_checkpointing)
+        memory = recomputing(self.language_model) if short else nullcontext()
         bar = shown(f"{self.attr_method.get_name()} attribution") if show_progress else nullcontext()
         with self.language_model.evaluating(), memory, bar:
             found = run.layers(token_rows)
         results = [self._result(inp, run, *one) for one in found]
         return results if isinstance(getattr(self.attr_method, "layer", None), list | tuple) else results[0]
+
+    def posed(
+        self,
+        placed: Placed,
+        answer: tuple[int, ...],
+        scalar: Scalar,
+        baseline: int | str | None,
+        options: Mapping[str, Any],
+        score: Callable[..., Any] = AnswerScore,
+    ) -> GradientRun:
+        """What is asked of the model for one prompt and answer; see `GradientRun`.
+
+        Raises:
+            LlmAttrError: as in `attribute`.
+        """
+        refuse_unknown(self.attr_method, options)
+        self.language_model.check_length(len(placed.ids), len(answer))
+        bound = scalar.bound(self.language_model, answer)
+        return GradientRun(self.attr_method, self.language_model, placed, answer, baseline, bound, options, score)
 
     def attribute_scalars(
         self,
@@ -135,7 +155,7 @@ class LLMGradientAttribution(Attribution):
             answer = answer_ids(self.language_model, inp.placed(self.language_model).ids, pair[1], gen_args)
             return [self.attribute(inp, answer, scalar=scalar, **options) for scalar in scalars]
 
-        refuse_unknown(self.attr_method, {name: options[name] for name in options.keys() - _OWN})
+        refuse_unknown(self.attr_method, {name: options[name] for name in options.keys() - OF_CALL})
         return for_each(each, zip(inputs, answers_of(target, len(inputs)), strict=True))
 
     def _result(

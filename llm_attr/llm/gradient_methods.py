@@ -11,9 +11,12 @@ from torch import nn
 
 from llm_attr.attr.base import Attribution
 from llm_attr.attr.baselines import vocabulary
+from llm_attr.attr.deep_lift import DeepLift
+from llm_attr.attr.deep_lift_internal import LayerDeepLift
 from llm_attr.attr.gradient import InputXGradient, LayerGradientXActivation, Saliency
 from llm_attr.attr.gradient_shap import GradientShap, LayerGradientShap
 from llm_attr.attr.integrated import IntegratedGradients, LayerIntegratedGradients
+from llm_attr.attr.lrp import LRP, LayerLRP
 from llm_attr.attr.noise_tunnel import NoiseTunnel
 from llm_attr.attr.token_paths import DiscretizedIntegratedGradients, SequentialIntegratedGradients
 from llm_attr.core.registry import snake_case
@@ -26,22 +29,29 @@ AT_INPUTS = (
     InputXGradient,
     IntegratedGradients,
     GradientShap,
+    DeepLift,
+    LRP,
     DiscretizedIntegratedGradients,
     SequentialIntegratedGradients,
 )
 """Methods of inputs: those of a generation are what its embedding layer gives."""
 
-AT_LAYERS = (LayerIntegratedGradients, LayerGradientXActivation, LayerGradientShap)
-"""Captum's methods for generations."""
+AT_LAYERS = (LayerIntegratedGradients, LayerGradientXActivation, LayerGradientShap, LayerDeepLift, LayerLRP)
+"""Captum's methods for generations, and those whose rules follow a transformer."""
 
 LAYER_TWINS: dict[type, type] = {
     IntegratedGradients: LayerIntegratedGradients,
     InputXGradient: LayerGradientXActivation,
     GradientShap: LayerGradientShap,
+    DeepLift: LayerDeepLift,
+    LRP: LayerLRP,
 }
 """What a method of inputs is at a layer that a user names."""
 
 TOKEN_PATHS = (DiscretizedIntegratedGradients, SequentialIntegratedGradients)
+
+BY_RULES = (DeepLift, LRP, LayerDeepLift, LayerLRP)
+"""Methods whose rules see every operation once, and so none that is computed again."""
 
 RANDOM = (GradientShap, LayerGradientShap, NoiseTunnel)
 
@@ -77,6 +87,13 @@ def at_activations(method: Attribution, score: Callable[..., Any]) -> Attributio
         return IntegratedGradients(score, method.multiplies_by_inputs)
     if isinstance(method, LayerGradientShap):
         return GradientShap(score, method.multiplies_by_inputs)
+    if isinstance(method, LayerDeepLift | LayerLRP):
+        inner = (
+            DeepLift(method.model, method.multiplies_by_inputs)
+            if isinstance(method, LayerDeepLift)
+            else LRP(method.model, rules=method.rules)
+        )
+        return at_activations(inner, score)
     if isinstance(method, LayerGradientXActivation):
         return InputXGradient(score) if method.multiplies_by_inputs else Saliency(score)
     raise UnsupportedMethod(

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import replace
 from inspect import signature
@@ -21,12 +21,13 @@ from llm_attr.core.site import Site
 from llm_attr.core.tensors import split_by
 from llm_attr.errors import InvalidShape, InvalidValue, UnknownKeyword, UnsupportedMethod
 from llm_attr.llm.answer_score import AnswerScore, ContrastScore, EachToken, Passage, WholeAnswer
-from llm_attr.llm.forward_mode import ROW_COST, rule_of
+from llm_attr.llm.forward_mode import ROW_COST, has_forward_mode, noting_forward_mode, rule_of
 from llm_attr.llm.forward_mode import token_rows as forward_mode_rows
-from llm_attr.llm.gradient_methods import RANDOM, at_activations, sites_of
+from llm_attr.llm.gradient_methods import BY_RULES, RANDOM, at_activations, sites_of
 from llm_attr.llm.inputs import Placed, token_id
 from llm_attr.llm.model import LanguageModel
 from llm_attr.llm.passes import Counter
+from llm_attr.llm.recompute import is_short_of_memory
 from llm_attr.llm.scalar import ADDITIVE, Scalar
 from llm_attr.typing import Tensors
 
@@ -45,11 +46,13 @@ class GradientRun:
         baseline: The token that stands for an absent one; None: that of the input, else pad or EOS.
         scalar: Which quantity of the answer.
         options: Arguments of the method's `attribute`.
+        score: Makes the score of a passage, as `AnswerScore` does.
 
     Attributes:
         counter: Passes, positions and backward passes so far.
         deltas: The convergence deltas, if they were asked for.
         log_probs: `(answer tokens,)` in nats, after the whole prompt.
+        forward_mode: Whether forward mode may be used where it is quicker.
     """
 
     def __init__(
@@ -61,7 +64,9 @@ class GradientRun:
         baseline: int | str | None,
         scalar: Scalar,
         options: Mapping[str, Any],
+        score: Callable[..., Any] = AnswerScore,
     ) -> None:
+        self._make = score
         self.scalar = scalar
         self.method, self.language_model, self.placed, self.answer = method, language_model, placed, answer
         self._options = ({"seed": 0} if isinstance(method, RANDOM) else {}) | dict(options)
@@ -73,12 +78,22 @@ class GradientRun:
         self._places = moving if self._sites == [embedding] else None
         self.log_probs = torch.empty(0)
         self._pieces, self._done = 1, 0
+        self.forward_mode = has_forward_mode(language_model.model) is not False
 
     @property
     def uses_baseline(self) -> bool:
         """Whether the method starts from a baseline."""
         inner = self.method.attribution_method if isinstance(self.method, NoiseTunnel) else self.method
         return not isinstance(inner, Saliency | InputXGradient | LayerGradientXActivation)
+
+    def recomputes(self, wanted: bool | None) -> bool:
+        """Whether activations are computed again for the backward pass: as is wanted, else where memory is short."""
+        if wanted is not None:
+            return wanted
+        inner = self.method.attribution_method if isinstance(self.method, NoiseTunnel) else self.method
+        return not isinstance(inner, BY_RULES) and is_short_of_memory(
+            self.language_model, len(self.placed.ids) + len(self.answer)
+        )
 
     def layers(self, token_rows: bool) -> list[tuple[Tensor, Tensor | None]]:
         """For each layer the attributions of the whole answer `(features,)` and of each token `(tokens, features)`."""
@@ -106,7 +121,7 @@ class GradientRun:
 
     def _forward_rule(self) -> Quadrature | None:
         """The points of the method, if forward mode gives the tokens' rows with less work."""
-        rule = rule_of(self.method, self._options)
+        rule = rule_of(self.method, self._options) if self.forward_mode else None
         return rule if self._places is not None and ROW_COST * self._units < 1 + len(self.answer) else None
 
     @property
@@ -121,9 +136,8 @@ class GradientRun:
             if self.scalar.waits and score(*score.activations).dim() == 1:
                 return None
         rule = self._forward_rule()
-        if rule is not None:
-            with self._piece():
-                return [self._by_forward_mode(score, rule)]
+        if rule is not None and (by_direction := self._by_forward_mode(score, rule)) is not None:
+            return [by_direction]
         if isinstance(self.method, RANDOM):
             each = [WholeAnswer(score, token) for token in range(len(self.answer))]
             parts = [self._found(score, one, "token_convergence_delta") for one in each]
@@ -134,11 +148,19 @@ class GradientRun:
             found.append(self._found(score, EachToken(score), "token_convergence_delta"))
         return [torch.cat(parts) for parts in zip(*found, strict=True)]
 
-    def _by_forward_mode(self, score: AnswerScore | ContrastScore, rule: Quadrature) -> Tensor:
+    def _by_forward_mode(self, score: AnswerScore | ContrastScore, rule: Quadrature) -> Tensor | None:
+        """`(tokens, features)`; None, from then on, where an operation of the model has no forward mode."""
         high, low = score.activations, score.activations_of(self._absent_ids())
         if isinstance(self.method, InputXGradient | LayerGradientXActivation):
             low = tuple(torch.zeros_like(tensor) for tensor in high)
-        rows = forward_mode_rows(score, low, high, self._owners.tolist(), rule, self._units)
+        asked = self.language_model.model if self._make is AnswerScore else None
+        try:
+            with noting_forward_mode(asked), self._piece():
+                rows = forward_mode_rows(score, low, high, self._owners.tolist(), rule, self._units)
+        except NotImplementedError:
+            self.forward_mode = False
+            self._pieces = self._count(token_rows=True)
+            return None
         if self._options.get("return_convergence_delta"):
             with torch.no_grad():
                 change = self.scalar.payoff(score(*high) - score(*low))[0, 1:]
@@ -173,6 +195,7 @@ class GradientRun:
             found = method.attribute(_repeated(activations, rows), **options)
         if self._options.get("return_convergence_delta"):
             found, gap = found
+            (gap,) = gap if isinstance(gap, tuple) else (gap,)
             self.deltas[delta] = [*self.deltas.get(delta, ()), *gap.tolist()]
         return [self._by_feature(part) for part in split_by(found, score.slots)]
 
@@ -217,7 +240,8 @@ class GradientRun:
         return ContrastScore(self._one(passage, self.scalar), self._one(foil, self.scalar), contrast)
 
     def _one(self, passage: Passage, scalar: Scalar) -> AnswerScore:
-        return AnswerScore(self.language_model, passage, self._sites, self._places, scalar, self.counter)
+        made: AnswerScore = self._make(self.language_model, passage, self._sites, self._places, scalar, self.counter)
+        return made
 
     def _absent_ids(self) -> list[int]:
         moved = zip(self.placed.ids, self.placed.moves, strict=True)
@@ -225,7 +249,7 @@ class GradientRun:
 
     def _sum_deltas(self) -> None:
         if "token_convergence_delta" in self.deltas:
-            self.deltas["convergence_delta"] = [sum(self.deltas["token_convergence_delta"])]
+            self.deltas["convergence_delta"] = [torch.tensor(self.deltas["token_convergence_delta"]).sum(0).tolist()]
 
 
 def refuse_unknown(method: Attribution, options: Mapping[str, Any]) -> None:

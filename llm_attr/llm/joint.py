@@ -9,7 +9,8 @@ import torch
 
 from llm_attr.core.evaluator import Evaluator
 from llm_attr.core.features import Features
-from llm_attr.core.play import Estimator, Foreseen, play
+from llm_attr.core.play import Estimator, Foreseen, Stopping, play
+from llm_attr.llm.forecast import Forecast
 from llm_attr.llm.game import TextGame
 from llm_attr.llm.inputs import InterpretableInput
 from llm_attr.llm.many import naming
@@ -48,6 +49,18 @@ class Subject:
     def whole(self) -> Variant:
         """The whole prompt."""
         return Variant.plain(self.prompt)
+
+    def answered(self, language_model: LanguageModel, answer: tuple[int, ...], scalars: Sequence[Scalar]) -> Subject:
+        """The same with this answer, of which these scalars are asked.
+
+        Raises:
+            ContextTooLong: the prompt and the answer, or a foil, do not fit into the model's context.
+            LlmAttrError: as in `Scalar.bound`.
+        """
+        bound = tuple(scalar.bound(language_model, answer) for scalar in scalars)
+        for each in (answer, *(scalar.contrast.foil for scalar in bound if scalar.contrast is not None)):
+            language_model.check_length(len(self.prompt), len(each))
+        return replace(self, answer=answer, scalars=bound)
 
     def tokens(self, options: Options) -> int:
         """About how many tokens all its variants have, with the answer and its foils behind them."""
@@ -94,11 +107,16 @@ class Played:
 
 
 def played(
-    language_model: LanguageModel, subjects: Sequence[Subject], options: Options, evaluator: Evaluator
+    language_model: LanguageModel,
+    subjects: Sequence[Subject],
+    options: Options,
+    evaluator: Evaluator,
+    forecast: Forecast | None = None,
 ) -> Iterator[list[Played]]:
     """The games of all prompts, as many prompts at a time as are scored together.
 
     Those that wait for a run on the whole prompt are played one at a time: each holds the distributions of that run.
+    With a forecast they are played without the model, see `Scorer`.
     """
     group: list[Subject] = []
     tokens = 0
@@ -106,20 +124,25 @@ def played(
         size = subject.tokens(options)
         alone = any(scalar.needs_reference for scalar in subject.scalars)
         if group and (alone or tokens + size > JOINT_TOKENS):
-            yield _Group(language_model, group, options, evaluator).played()
+            yield _Group(language_model, group, options, evaluator, forecast).played()
             group, tokens = [], 0
         group.append(subject)
         tokens += size
-    yield _Group(language_model, group, options, evaluator).played()
+    yield _Group(language_model, group, options, evaluator, forecast).played()
 
 
 class _Group:
     """Prompts that share a scorer; one that has too many tokens for it is played block by block."""
 
     def __init__(
-        self, language_model: LanguageModel, subjects: Sequence[Subject], options: Options, evaluator: Evaluator
+        self,
+        language_model: LanguageModel,
+        subjects: Sequence[Subject],
+        options: Options,
+        evaluator: Evaluator,
+        forecast: Forecast | None,
     ) -> None:
-        self._scorer = Scorer(language_model, options.cached, options.perturbations_per_eval)
+        self._scorer = Scorer(language_model, options.cached, options.perturbations_per_eval, forecast=forecast)
         self._options, self._evaluator = options, evaluator
         subjects = [self._with_references(subject) for subject in subjects]
         self._games = [
@@ -173,10 +196,29 @@ class _Group:
             whole = [payoff(part, scalar.name, per_token)[..., :1].mean(1) for part, scalar, per_token in named]
             return torch.cat(whole, 1)
 
+        stopping = self._options.stopping
+        meter = None if stopping.metered is None else _Meter(self._scorer, subject, games, stopping)
         with naming(subject.number):
-            asked = play(trials, estimator, subject.features.count, self._options.stopping, deciding, keep=True)
+            asked = play(trials, estimator, subject.features.count, stopping, deciding, keep=True, meter=meter)
             whole = games[0].split(games[0].worth([subject.whole])[0])
             log_probs = self._scorer.score(games[0].asked(subject.whole)[:1], self._evaluator)[0]
         each = games[0].split(asked.values.transpose(0, 1))
         found = list(map(Found, subject.scalars, each, whole, games[0].per_token))
         return Played(subject, games, len(self._games), asked.coalitions, found, log_probs)
+
+
+class _Meter:
+    """What the games of a prompt cost, in the unit of the budget; the run on the whole prompt included."""
+
+    def __init__(self, scorer: Scorer, subject: Subject, games: Sequence[TextGame], stopping: Stopping) -> None:
+        self._scorer, self._subject, self._games = scorer, subject, games
+        self._unit = "passes" if stopping.positions is None else "positions"
+        self._before = getattr(scorer.counter, self._unit)
+
+    def spent(self) -> int:
+        return int(getattr(self._scorer.counter, self._unit)) - int(self._before)
+
+    def price(self, coalitions: Coalitions) -> int:
+        queries = [query for game in self._games for each in game.variants(coalitions) for query in game.asked(each)]
+        queries += self._games[0].asked(self._subject.whole)
+        return int(getattr(self._scorer.price(queries, self._games[0].evaluator), self._unit))

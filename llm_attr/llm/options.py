@@ -36,7 +36,8 @@ class Options:
         perturbations_per_eval: The most variants of one pass.
         show_progress: Whether a bar is shown.
         until: How sure a sampled method is to be, see `PerturbationAttribution`.
-        budget: How much a sampled method may spend, see `PerturbationAttribution`.
+        budget: How much a sampled method may spend on each prompt, see `PerturbationAttribution`; also as `"50 passes"`
+            or `"2000 positions"`.
     """
 
     estimator: Estimator
@@ -73,7 +74,7 @@ class Options:
         if unknown := set(keywords) - cls.accepted(method):
             raise UnknownKeyword(f"LLMAttribution.attribute with {method.get_name()}", unknown, cls.accepted(method))
         own = {name: value for name, value in keywords.items() if name not in _OF_CALL}
-        of_method = {**method.estimator_options, **own}
+        of_method = {**cls._told(method, of_attribute["scalars"]), **method.estimator_options, **own}
         of_call = {name: value for name, value in keywords.items() if name in _OF_CALL}
         options = cls(method.estimator(**of_method), of_method, **of_attribute, **of_call)
         most, trials = options.perturbations_per_eval, options.trials
@@ -88,6 +89,13 @@ class Options:
         if not isinstance(trials, int) or trials < 1:
             raise InvalidValue(f"num_trials must be a whole number of at least 1; got {trials!r}")
         return options
+
+    @staticmethod
+    def _told(method: PerturbationAttribution, scalars: tuple[Scalar, ...]) -> dict[str, bool]:
+        """What an estimator that asks for it is told of the values: whether they are log-probabilities."""
+        if "log_prob" not in signature(method.estimator).parameters:
+            return {}
+        return {"log_prob": all(scalar.name == "log_prob" for scalar in scalars)}
 
     def evaluations(self, features: Features) -> int:
         """How many coalitions are asked for, in all trials."""

@@ -15,6 +15,7 @@ from transformers import DynamicCache
 
 from llm_attr.core.evaluator import Evaluator
 from llm_attr.core.memory import free_bytes
+from llm_attr.llm.forecast import Call
 from llm_attr.llm.model import LanguageModel
 from llm_attr.llm.prefix_tree import Ints, PrefixTree, Query
 from llm_attr.llm.readout import Reading, Readout
@@ -84,9 +85,16 @@ class TreePass:
             evaluator.advance(int(done[1] - done[0]))
             return start
 
-        packs = ceil(len(self._tree) / positions_that_fit(self._lm))
-        self._starts += evaluator.run(len(self._tree), ceil(len(self._tree) / packs), evaluate)
+        self._starts += evaluator.run(len(self._tree), self._pack_size(), evaluate)
         return self._readout.readings()
+
+    def calls(self) -> list[Call]:
+        """The calls that `run` makes."""
+        size, count = self._pack_size(), len(self._tree)
+        self._starts += range(0, count, size)
+        edges = [*self._starts, count]
+        rows = np.searchsorted(np.unique(self._sorted), edges)
+        return [Call(int(n), int(h)) for n, h in zip(np.diff(edges), np.diff(rows), strict=True)]
 
     def witness(self, queries: Sequence[Query]) -> int:
         """The query by which to judge the others: the one that leans most on what they share with it.
@@ -115,6 +123,10 @@ class TreePass:
         values = self._layers[0][1]
         halves = (half for half in HALVES if torch.equal(values, values.to(half).to(values.dtype)))
         return next(halves, values.dtype)
+
+    def _pack_size(self) -> int:
+        packs = ceil(len(self._tree) / positions_that_fit(self._lm))
+        return ceil(len(self._tree) / packs)
 
     def _pack(self, start: int, stop: int) -> None:
         nodes, context = np.arange(start, stop), self._tree.ancestors(start)
@@ -178,6 +190,15 @@ class WholePass:
                 pass
         return [readings[i] for i in range(len(queries))]
 
+    def calls(self, queries: Sequence[Query]) -> list[Call]:
+        """The calls that `run` makes."""
+        return [self.call([queries[i] for i in group]) for group in self._groups(queries)]
+
+    def call(self, queries: Sequence[Query]) -> Call:
+        """The one call that `batch` and `logits` make."""
+        places = {place for query in queries for place in query.positions[-len(query.answer) :]}
+        return Call(len(queries) * max(query.length for query in queries), len(queries) * len(places))
+
     def batch(self, queries: Sequence[Query]) -> list[Reading]:
         """What is read for each query of one call, padded on the right."""
         readout = Readout(queries)
@@ -229,9 +250,14 @@ def forward_logits(language_model: LanguageModel, rows: Tensor, **inputs: Any) -
 
 def positions_that_fit(language_model: LanguageModel) -> int:
     """How many token positions one pass may have on this device with the memory that is free now."""
-    config, device = language_model.text_config, language_model.device
-    width = language_model.model.dtype.itemsize
+    device = language_model.device
+    most = CUDA_POSITIONS if device.type == "cuda" else CPU_POSITIONS
+    return max(16, min(most, free_bytes(device) // MEMORY_SHARE // call_bytes(language_model, Call(1, 1))))
+
+
+def call_bytes(language_model: LanguageModel, call: Call) -> int:
+    """What a call without gradients takes beside the weights, about."""
+    config, width = language_model.text_config, language_model.model.dtype.itemsize
     head = config.vocab_size * (width + 8)
     body = config.hidden_size * width * (2 * config.num_hidden_layers + 24)
-    most = CUDA_POSITIONS if device.type == "cuda" else CPU_POSITIONS
-    return max(16, min(most, free_bytes(device) // MEMORY_SHARE // (head + body)))
+    return int(call.positions * body + call.head_rows * head)

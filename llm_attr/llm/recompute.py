@@ -39,11 +39,22 @@ def recomputing(language_model: LanguageModel) -> Iterator[None]:
 
 def is_short_of_memory(language_model: LanguageModel, positions: int) -> bool:
     """Whether what a backward pass over so many positions keeps would take too much of the free memory."""
-    config = language_model.text_config
+    return kept_bytes(language_model, positions) > free_bytes(language_model.device) // MEMORY_SHARE
+
+
+def kept_bytes(language_model: LanguageModel, positions: int, recompute: bool = False) -> int:
+    """What a backward pass over so many positions needs of the forward pass, about.
+
+    Args:
+        language_model: The model.
+        positions: Of all rows.
+        recompute: Whether the blocks keep only their inputs.
+    """
+    config, width = language_model.text_config, language_model.model.dtype.itemsize
     inner = getattr(config, "intermediate_size", 0) or 4 * config.hidden_size
-    each = (12 * config.hidden_size + 4 * inner) * language_model.model.dtype.itemsize
-    kept = positions * each * config.num_hidden_layers
-    return kept > free_bytes(language_model.device) // MEMORY_SHARE
+    block = (12 * config.hidden_size + 4 * inner) * width
+    inputs = config.num_hidden_layers * config.hidden_size * width
+    return int(positions * (block + inputs if recompute else block * config.num_hidden_layers))
 
 
 def _put_back(block: Any, attributes: dict[str, Any], names: tuple[str, ...]) -> None:

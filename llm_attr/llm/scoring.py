@@ -11,6 +11,7 @@ from torch import Tensor
 from llm_attr.core.evaluator import Evaluator
 from llm_attr.core.memory import is_out_of_memory
 from llm_attr.errors import LlmAttrError, NonFiniteScore
+from llm_attr.llm.forecast import Call, Forecast
 from llm_attr.llm.model import LanguageModel
 from llm_attr.llm.passes import Counter, TreePass, WholePass
 from llm_attr.llm.prefix_tree import Query, Variant
@@ -34,6 +35,8 @@ class Scorer:
         most: The most variants of one pass; None for as many as fit.
         counter: Passes, positions and head rows so far.
         way: How queries were scored, and why; None before the first.
+        forecast: Where calls of the model are noted that are not made, and count what they would; every score is 0
+            then. None: they are made.
     """
 
     language_model: LanguageModel
@@ -41,6 +44,7 @@ class Scorer:
     most: int | None = None
     counter: Counter = field(default_factory=Counter)
     way: Way | None = None
+    forecast: Forecast | None = None
     _known: dict[Query, Reading] = field(default_factory=dict)
 
     @property
@@ -76,9 +80,13 @@ class Scorer:
             ContextTooLong: the variant and its answer do not fit into the model's context.
         """
         self.check_lengths([query])
+        whole = WholePass(self.language_model, self.counter)
+        if self.forecast is not None:
+            self._note(self.forecast, [whole.call([query])])
+            return torch.zeros(len(query.answer), 1)
 
         def evaluate(*_: int) -> Tensor:
-            logits, rows = WholePass(self.language_model, self.counter).logits([query])
+            logits, rows = whole.logits([query])
             return logits[rows.to(logits.device)].float().log_softmax(-1)
 
         with self.language_model.inference():
@@ -103,6 +111,12 @@ class Scorer:
                 readings = self._read_new(part, evaluator)
             self._known.update(zip(part, readings, strict=True))
 
+    def price(self, queries: Sequence[Query], evaluator: Evaluator) -> Counter:
+        """What scoring these together would add to the counter."""
+        dry = replace(self, counter=Counter(), forecast=Forecast(), _known=dict(self._known))
+        dry.learn(queries, evaluator)
+        return dry.counter
+
     def check_lengths(self, queries: Sequence[Query]) -> None:
         """Refuses what does not fit into the model's context.
 
@@ -115,6 +129,8 @@ class Scorer:
     def _read_new(self, queries: list[Query], evaluator: Evaluator) -> list[Reading]:
         gaps = any(query.variant.has_gaps for query in queries)
         self.way = way_for(self.language_model, gaps) if self.cached else Way("whole sequences", "asked for")
+        if self.forecast is not None:
+            return self._foreseen(queries, self.way, self.forecast)
         if self.way.kind == "whole sequences":
             return WholePass(self.language_model, self.counter).run(queries, evaluator)
         tree_pass = TreePass(self.language_model, queries, self.way, self.counter)
@@ -133,6 +149,24 @@ class Scorer:
         self.way = remember_way(self.language_model, Way("whole sequences", reason, gaps=gaps))
         evaluator.advance(before - evaluator.done)
         return WholePass(self.language_model, self.counter).run(queries, evaluator)
+
+    def _foreseen(self, queries: Sequence[Query], way: Way, forecast: Forecast) -> list[Reading]:
+        if way.kind == "whole sequences":
+            self._note(forecast, WholePass(self.language_model, self.counter).calls(queries))
+        else:
+            tree_pass = TreePass(self.language_model, queries, way, self.counter)
+            self._note(forecast, tree_pass.calls())
+            witness = tree_pass.witness(queries)
+            if not way.is_proven_for(tree_pass.shape(witness), queries[witness].length):
+                self.counter.check_positions += queries[witness].length
+            forecast.context = max(forecast.context, *(query.length for query in queries), 0)
+        nothing = [torch.zeros(len(query.answer)) for query in queries]
+        return [Reading(zeros, (zeros,) * len(query.scalars)) for zeros, query in zip(nothing, queries, strict=True)]
+
+    def _note(self, forecast: Forecast, calls: Sequence[Call]) -> None:
+        forecast.note(calls)
+        for call in calls:
+            self.counter.add(*call)
 
     def _contradiction(
         self, way: Way, queries: Sequence[Query], readings: Sequence[Reading], tree_pass: TreePass

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from functools import cached_property
 from hashlib import sha256
 from pathlib import Path
 from typing import Any
@@ -17,8 +16,8 @@ import llm_attr
 from llm_attr.attr import LLMAttribution, ShapleyValues
 from llm_attr.core.play import Estimator, Stopping, play
 from llm_attr.core.shapley import shapley_values
-from llm_attr.typing import Coalitions, Values
 from tests.benchmarks.jobs import OURS, Job
+from tests.core.games import TableGame
 
 REPEATS = 60
 
@@ -36,30 +35,22 @@ class Found:
     error: float
 
 
-@dataclass(frozen=True)
-class TabulatedGame:
-    """A game that is looked up.
+class ExactGame:
+    """A game of which everything is known.
+
+    Args:
+        values: fp64 `(2^features,)`; bit i of the number of a coalition says whether feature i is present.
 
     Attributes:
-        values: fp64 `(2^features,)`; bit i of the number of a coalition says whether feature i is present.
+        table: Looks them up.
+        features: How many there are.
+        exact: `(features,)` the Shapley values.
     """
 
-    values: Tensor
-
-    @cached_property
-    def features(self) -> int:
-        return (len(self.values) - 1).bit_length()
-
-    @cached_property
-    def exact(self) -> Tensor:
-        """`(features,)` the Shapley values."""
-        return shapley_values(self.values[:, None])[:, 0]
-
-    def numbers(self, coalitions: Tensor) -> Tensor:
-        return (coalitions.long() << torch.arange(self.features)).sum(1)
-
-    def __call__(self, coalitions: Coalitions) -> Values:
-        return self.values[self.numbers(coalitions)][:, None]
+    def __init__(self, values: Tensor) -> None:
+        self.table = TableGame(values[:, None])
+        self.features = self.table.features
+        self.exact = shapley_values(self.table.table)[:, 0]
 
     def error(self, found: Tensor) -> float:
         """Relative RMSE."""
@@ -67,35 +58,36 @@ class TabulatedGame:
 
     def ours(self, estimator: Callable[[int], Estimator], budget: int | None = None) -> Found:
         """Of an estimator of this library, made from a seed."""
-        errors, distinct = [], []
-        for seed in range(REPEATS):
+
+        def run(seed: int) -> Tensor:
             made = estimator(seed)
-            played = play(self, made, self.features, None if budget is None else Stopping(evaluations=budget))
-            errors.append(self.error(made.estimate(played.coalitions, played.values).values))
-            distinct.append(len(self.numbers(played.coalitions).unique()))
-        return Found(sum(distinct) / REPEATS, sum(errors) / REPEATS)
+            played = play(self.table, made, self.features, None if budget is None else Stopping(evaluations=budget))
+            return made.estimate(played.coalitions, played.values).values
+
+        return self._found(run)
 
     def theirs(self, method: str, n_samples: int) -> Found:
         """Of a method of Captum, which plays a forward function that looks up."""
-        errors, distinct = [], []
+        ones = torch.ones(1, self.features)
+        explainer: Any = getattr(captum.attr, method)(lambda x: self.table(x)[:, 0])
         options = {"perturbations_per_eval": self.features} if method == "ShapleyValueSampling" else {}
-        for seed in range(REPEATS):
-            asked: set[int] = set()
 
-            def forward(x: Tensor, asked: set[int] = asked) -> Tensor:
-                numbers = self.numbers(x)
-                asked.update(numbers.tolist())
-                return self.values[numbers]
-
+        def run(seed: int) -> Tensor:
             torch.manual_seed(seed)
-            ones = torch.ones(1, self.features)
-            explained: Any = getattr(captum.attr, method)(forward)
-            errors.append(self.error(explained.attribute(ones, torch.zeros_like(ones), n_samples=n_samples, **options)))
-            distinct.append(len(asked))
-        return Found(sum(distinct) / REPEATS, sum(errors) / REPEATS)
+            return explainer.attribute(ones, torch.zeros_like(ones), n_samples=n_samples, **options)
+
+        return self._found(run)
+
+    def _found(self, run: Callable[[int], Tensor]) -> Found:
+        errors, distinct = 0.0, 0
+        for seed in range(REPEATS):
+            self.table.asked.clear()
+            errors += self.error(run(seed))
+            distinct += len(set(self.table.asked))
+        return Found(distinct / REPEATS, errors / REPEATS)
 
 
-def exact_game(lm: llm_attr.LanguageModel, job: Job, folder: Path) -> TabulatedGame:
+def exact_game(lm: llm_attr.LanguageModel, job: Job, folder: Path) -> ExactGame:
     """The game of a prompt and its whole answer, in nats; played once and kept in the folder."""
     inp = job.make_input(OURS, lm.tokenizer)
     absent = inp.to_model_input(torch.zeros_like(inp.to_tensor()))
@@ -104,7 +96,7 @@ def exact_game(lm: llm_attr.LanguageModel, job: Job, folder: Path) -> TabulatedG
     if not file.exists():
         result = LLMAttribution(ShapleyValues(lm.model), lm.tokenizer).attribute(inp, target=job.target)
         torch.save(result.table.values[0].double().sum(1), file)
-    return TabulatedGame(torch.load(file, weights_only=True))
+    return ExactGame(torch.load(file, weights_only=True))
 
 
 def evaluations_until(error: float, found: Callable[[int], Found], least: int, most: int) -> int:

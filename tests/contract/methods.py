@@ -25,7 +25,8 @@ class Row:
     Attributes:
         name: As the registry has it.
         make: The method on a forward function; of a layer or neuron method on a forward function and a layer.
-        face: What is attributed to: `input`, `layer` (results have its shape) or `neuron` (of a layer, to the inputs).
+        face: What is attributed to: `input`, `layer` (results have its shape), `neuron` (of a layer, to the inputs) or
+            `through` (the inputs, by way of a layer).
         options: Arguments of `attribute` that the method needs or that make it quick and repeatable.
         chunk: The argument that splits the model calls; None if there is none.
         gradients: Whether it asks the model for gradients.
@@ -35,6 +36,7 @@ class Row:
             input; None: to nothing.
         closely: How far from it the sum may be, relative to the change.
         by_example: Whether an example's result is the same without the others (False: each batch has draws of its own).
+        vanishes: Whether results may be zero everywhere.
         shape: Of the result, from the shape of what is attributed to.
     """
 
@@ -48,6 +50,7 @@ class Row:
     sums_to: str | None = None
     closely: float = 1e-4
     by_example: bool = True
+    vanishes: bool = False
     shape: Callable[[tuple[int, ...]], tuple[int, ...]] = tuple
 
     def of(self, forward: ForwardFunction, layer: nn.Module) -> Attribution:
@@ -85,6 +88,7 @@ def discretized(forward: ForwardFunction) -> Attribution:
 
 NEURON: dict[str, Any] = {"neuron_selector": 2}
 SHAP: dict[str, Any] = {"baselines": zeros, "n_samples": 4, "stdevs": 0.1, "seed": 0}
+STATES: dict[str, Any] = {"baselines": zeros}
 GAMES: dict[str, Any] = {"chunk": "perturbations_per_eval", "aggregates": "outputs"}
 GRADIENTS: dict[str, Any] = {"gradients": True, "aggregates": "examples"}
 PATHS: dict[str, Any] = GRADIENTS | {"chunk": "internal_batch_size"}
@@ -182,4 +186,30 @@ ROWS = [
         **OF_NEURON,
         **GRADIENTS,
     ),
+    Row("guided_backprop", attr.GuidedBackprop, **GRADIENTS),
+    Row("deconvolution", attr.Deconvolution, **GRADIENTS),
+    Row(
+        "guided_grad_cam",
+        attr.GuidedGradCam,
+        face="through",
+        vanishes=True,
+        **GRADIENTS,
+    ),
+    Row("neuron_guided_backprop", attr.NeuronGuidedBackprop, options=NEURON, **OF_NEURON, **GRADIENTS),
+    Row("neuron_deconvolution", attr.NeuronDeconvolution, options=NEURON, **OF_NEURON, **GRADIENTS),
+    Row("deep_lift", attr.DeepLift, sums_to="change", **GRADIENTS),
+    Row("deep_lift_shap", attr.DeepLiftShap, options=STATES, sums_to="change", **GRADIENTS),
+    Row("layer_deep_lift", attr.LayerDeepLift, sums_to="change", **LAYER, **GRADIENTS),
+    Row("layer_deep_lift_shap", attr.LayerDeepLiftShap, options=STATES, sums_to="change", **LAYER, **GRADIENTS),
+    Row("neuron_deep_lift", attr.NeuronDeepLift, options=NEURON, sums_to="change", **OF_NEURON, **GRADIENTS),
+    Row(
+        "neuron_deep_lift_shap",
+        attr.NeuronDeepLiftShap,
+        options=STATES | NEURON,
+        sums_to="change",
+        **OF_NEURON,
+        **GRADIENTS,
+    ),
+    Row("lrp", attr.LRP, **GRADIENTS),
+    Row("layer_lrp", attr.LayerLRP, **LAYER, **GRADIENTS),
 ]

@@ -9,7 +9,15 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from llm_attr.attr import GradientShap, IntegratedGradients, LayerConductance, NeuronConductance, NoiseTunnel
+from llm_attr.attr import (
+    DeepLift,
+    DeepLiftShap,
+    GradientShap,
+    IntegratedGradients,
+    LayerConductance,
+    NeuronConductance,
+    NoiseTunnel,
+)
 
 
 class ToyModel(nn.Module):
@@ -60,6 +68,17 @@ def test_the_blocks_in_their_order() -> None:
     )
     printed(attributions, [[-0.1542, -1.6229, -1.5835], [-0.3916, -0.2836, -4.6851]])
     printed(delta, [0.0000, -0.0005, -0.0029, -0.0084, -0.0087, -0.0405, 0.0000, -0.0084])
+
+    dl = DeepLift(model)
+    attributions, delta = dl.attribute(input, baseline, target=0, return_convergence_delta=True)
+    printed(attributions, integrated)
+    assert delta.tolist() == [0, 0]
+
+    dl = DeepLiftShap(model)
+    attributions, delta = dl.attribute(input, baseline_dist, target=0, return_convergence_delta=True)
+    printed(attributions, [[-0.58452, -1.5447, -1.0094], [0.00065, -0.22256, -5.1892]])
+    assert delta.shape == (20,)
+    assert delta.abs().max() < 1e-6
 
     nt = NoiseTunnel(ig)
     attributions, delta = nt.attribute(

@@ -1,0 +1,99 @@
+"""The score of an answer without the model: a function that is as quick to differentiate as it says nothing."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor, nn
+from torch.autograd import forward_ad
+
+from llm_attr.core.path import accumulator
+from llm_attr.core.site import Site
+from llm_attr.core.tensors import Slot
+from llm_attr.llm.answer_score import Passage
+from llm_attr.llm.forecast import Call, Forecast
+from llm_attr.llm.model import LanguageModel
+from llm_attr.llm.passes import Counter
+from llm_attr.llm.scalar import Scalar
+from llm_attr.typing import Tensors
+
+STEEP = 1e3
+"""How much larger the derivatives are than the changes of the function: no path of any length adds up."""
+
+
+class ForeseenScore:
+    """Stands for an `AnswerScore` and notes the calls that it would make.
+
+    What passes the embedding layer is what it gives; what passes other layers is taken to have the width of the model,
+    or of the layer where it says it.
+
+    Args:
+        language_model: Model and tokenizer; nothing but the embedding layer is called.
+        passage: See `AnswerScore`.
+        sites: See `AnswerScore`.
+        places: See `AnswerScore`.
+        scalar: See `AnswerScore`.
+        counter: See `AnswerScore`.
+        forecast: Where the calls are noted.
+    """
+
+    def __init__(
+        self,
+        language_model: LanguageModel,
+        passage: Passage,
+        sites: Sequence[Site],
+        places: Sequence[int] | None,
+        scalar: Scalar,
+        counter: Counter,
+        forecast: Forecast,
+    ) -> None:
+        self.language_model, self.passage, self.scalar, self.counter = language_model, passage, scalar, counter
+        self._sites, self._places, self._forecast = sites, places, forecast
+        self.slots = tuple(Slot(1, True) for _ in sites)
+        self.activations = self._read(passage.ids)
+
+    def activations_of(self, prompt: Sequence[int]) -> Tensors:
+        """See `AnswerScore`."""
+        return self._read((*prompt, *self.passage.ids[len(prompt) :]))
+
+    def logits(self) -> Tensor:
+        """See `AnswerScore`; all alike."""
+        self._call(1)
+        return torch.zeros(()).expand(1, len(self.passage.scored), self.language_model.text_config.vocab_size)
+
+    def __call__(self, *moved: Tensor) -> Tensor:
+        """See `AnswerScore`; the same for all tokens."""
+        call = self._call(len(moved[0]))
+        if forward_ad._current_level >= 0 and forward_ad.unpack_dual(moved[0]).tangent is not None:
+            self._forecast.forward_mode.add(call)
+        total = torch.stack([part.flatten(1).mean(1) for part in moved]).sum(0)
+        values = (total.detach() + STEEP * (total.detach() - total))[:, None].expand(-1, len(self.passage.scored))
+        if values.requires_grad:
+            values.register_hook(lambda gradient: self._count_backward(call))
+        return values
+
+    def _count_backward(self, call: Call) -> None:
+        self.counter.backward += 1
+        self._forecast.backward.add(call)
+
+    def _call(self, rows: int) -> Call:
+        call = Call(rows * len(self.passage.ids), rows * len(self.passage.rows))
+        self.counter.add(*call)
+        self._forecast.forward.add(call)
+        return call
+
+    def _read(self, ids: Sequence[int]) -> Tensors:
+        self._call(1)
+        embedding = self.language_model.model.get_input_embeddings()
+        chosen = list(ids) if self._places is None else [ids[place] for place in self._places]
+        with torch.no_grad():
+            embedded = embedding(torch.tensor([chosen], device=self.language_model.device))
+        return tuple(self._passing(site, embedded, embedding) for site in self._sites)
+
+    def _passing(self, site: Site, embedded: Tensor, embedding: nn.Module) -> Tensor:
+        dtype = accumulator(embedded.dtype)
+        if site.layer is embedding:
+            return embedded.to(dtype)
+        says = getattr(site.layer, "in_features" if site.io == "input" else "out_features", None)
+        return torch.ones(1, embedded.shape[1], says or self.language_model.text_config.hidden_size, dtype=dtype)

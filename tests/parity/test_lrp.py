@@ -1,0 +1,266 @@
+"""Relevance propagation equals the installed Captum's and slow sums; where Captum fails, conservation judges."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import captum.attr._utils.lrp_rules as theirs
+import pytest
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+import llm_attr.attr as ours
+from llm_attr.attr import LRP, LayerLRP
+from llm_attr.errors import InvalidShape, InvalidType, NoRule
+from tests.parity.layers import assert_equal, captums, described, random
+from tests.parity.models import made
+from tests.reference import lrp as sums
+
+
+@pytest.fixture(autouse=True)
+def one_thread() -> Iterator[None]:
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(threads)
+
+
+class Images(nn.Module):
+    """`(batch, 2, 6, 6)` -> `(batch, 3)`; Captum knows no Flatten."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.parts = nn.ModuleList(
+            (
+                nn.Conv2d(2, 4, 2),
+                nn.BatchNorm2d(4),
+                nn.ReLU(),
+                nn.MaxPool2d(2, 1),
+                nn.Conv2d(4, 4, 2),
+                nn.ReLU(),
+                nn.AvgPool2d(3),
+                nn.Linear(4, 3),
+            )
+        )
+
+    def __getitem__(self, place: int) -> nn.Module:
+        return self.parts[place]
+
+    def forward(self, x: Tensor) -> Tensor:
+        for part in self.parts[:-1]:
+            x = part(x)
+        return self.parts[-1](x.flatten(1))
+
+
+def mlp(bias: bool = True) -> nn.Module:
+    return made(
+        nn.Sequential(
+            nn.Linear(4, 6, bias), nn.ReLU(), nn.Linear(6, 6, bias), nn.Tanh(), nn.Dropout(0.3), nn.Linear(6, 3, bias)
+        )
+    )
+
+
+MODELS: dict[str, Callable[[], nn.Module]] = {"mlp": mlp, "images": lambda: made(Images())}
+INPUTS = {"mlp": random(3, 4), "images": random(2, 2, 6, 6)}
+RULES: dict[str, tuple[Any, ...]] = {
+    "EpsilonRule": (0.05,),
+    "GammaRule": (0.3,),
+    "GammaRule without bias": (0.3, True),
+    "Alpha1_Beta0_Rule": (),
+    "Alpha1_Beta0_Rule without bias": (True,),
+}
+
+
+def ruled(model: nn.Module, library: Any, name: str) -> nn.Module:
+    """The model with this rule on its linear parts."""
+    for part in model.modules():
+        if isinstance(part, nn.Linear | nn.Conv2d):
+            part.rule = getattr(library, name.split()[0])(*RULES[name])
+    return model
+
+
+def both(method: str, call: Any, name: str, rule: str | None, *layer: str) -> None:
+    models = [MODELS[name]() for _ in range(2)]
+    if rule is not None:
+        models = [ruled(model, library, rule) for model, library in zip(models, (ours, theirs), strict=True)]
+    places = [[model.get_submodule(place) for place in layer] for model in models]
+    found = call(getattr(ours, method)(models[0], *places[0]))
+    expected = captums(method, call, models[1], *places[1])
+    (got, delta), (want, their_delta) = found, expected
+    assert_equal(got, want)
+    torch.testing.assert_close(delta, their_delta, rtol=1e-6, atol=1e-6)
+
+
+@pytest.mark.parametrize("name", MODELS)
+@pytest.mark.parametrize("rule", [None, *RULES])
+def test_inputs(name: str, rule: str | None) -> None:
+    x = INPUTS[name]
+    both("LRP", lambda m: m.attribute(x, target=1, return_convergence_delta=True), name, rule)
+    targets = [0, 2, 1][: len(x)]
+    both("LRP", lambda m: m.attribute((x,), target=targets, return_convergence_delta=True), name, rule)
+
+
+@pytest.mark.parametrize("rule", [None, "GammaRule"])
+@pytest.mark.parametrize("to_input", [False, True])
+@pytest.mark.parametrize(("name", "layer"), [("mlp", "0"), ("mlp", "2"), ("images", "parts.0"), ("images", "parts.4")])
+def test_layers(name: str, layer: str, rule: str | None, to_input: bool) -> None:
+    given = {"target": 1, "return_convergence_delta": True, "attribute_to_layer_input": to_input}
+    both("LayerLRP", lambda m: m.attribute(INPUTS[name], **given), name, rule, layer)
+
+
+def test_several_layers() -> None:
+    model = mlp()
+    layers = [model[0], model[2]]
+    call = lambda m: m.attribute(INPUTS["mlp"], target=0, return_convergence_delta=True)  # noqa: E731
+    found = call(LayerLRP(model, layers))
+    expected = captums("LayerLRP", call, model, layers)
+    for got, want in zip(found, expected, strict=True):
+        assert_equal(got, want)
+
+
+def test_what_methods_say_of_themselves() -> None:
+    """But for the name, which is `L R P` there."""
+    model = mlp()
+    assert described(LRP(model))[:2] == captums("LRP", described, model)[:2]
+    assert described(LayerLRP(model, model[0]))[:2] == captums("LayerLRP", described, model, model[0])[:2]
+    assert LRP.get_name() == "LRP"
+
+
+def test_the_delta_of_given_attributions() -> None:
+    model, x = mlp(), INPUTS["mlp"]
+    call = lambda m: m.compute_convergence_delta(random(3, 4), model(x)[:, 1])  # noqa: E731
+    torch.testing.assert_close(call(LRP(model)), captums("LRP", call, model))
+    with pytest.raises(InvalidShape, match="one number for each of the 3"):
+        LRP(model).compute_convergence_delta(x, model(x))
+
+
+SHARES = {
+    ours.EpsilonRule(0.1): sums.epsilon(0.1),
+    ours.GammaRule(0.4): sums.gamma(0.4),
+    ours.GammaRule(0.4, set_bias_to_zero=True): sums.gamma(0.4, bias=False),
+    ours.Alpha1_Beta0_Rule(): sums.positive_weights,
+    ours.ZPlusRule(): sums.z_plus,
+    ours.FlatRule(): sums.flat,
+    ours.WSquareRule(): sums.w_square,
+}
+
+
+@pytest.mark.parametrize("rule", SHARES, ids=str)
+@pytest.mark.parametrize("spelling", ["linear", "addmm", "conv", "matmul"])
+def test_rules_against_sums_over_pairs(rule: Any, spelling: str) -> None:
+    """At the first layer, of inputs of both signs and one zero; the second has the epsilon rule."""
+    w, b, v, c = random(5, 4, seed=1), random(5, seed=2), random(3, 5, seed=3), random(3, seed=4)
+    x = random(2, 4, seed=5)
+    x[0, 2] = 0
+
+    class First(nn.Module):
+        def forward(self, x: Tensor) -> Tensor:
+            if spelling == "linear":
+                return F.linear(x, w, bias=b)
+            if spelling == "addmm":
+                return torch.addmm(b, x, w.t())
+            if spelling == "conv":
+                return F.conv1d(x[:, :, None], w[:, :, None], b)[:, :, 0]
+            return x @ w.t() + b
+
+    first, bias = First(), torch.zeros_like(b) if spelling == "matmul" else b
+    model = nn.Sequential(first, nn.ReLU(), nn.Linear(5, 3).double())
+    model[2].weight.data, model[2].bias.data = v.clone(), c.clone()
+    found = LRP(model, rules={first: rule}).attribute(x, target=1)
+    for row, got in zip(x, found, strict=True):
+        hidden = (w @ row + b).clamp(min=0)
+        output = v[1] @ hidden + c[1]
+        relevance = v[1] * hidden / output * output
+        z = w @ row + bias
+        relevance = torch.where(w @ row + b > 0, relevance * z / (w @ row + b), 0.0)
+        torch.testing.assert_close(got, sums.propagate(row, w, bias, relevance, SHARES[rule]), rtol=1e-10, atol=1e-10)
+
+
+def test_relevance_is_conserved_without_biases_and_absorbed_by_them() -> None:
+    x = INPUTS["mlp"]
+    model = mlp(bias=False)
+    found, delta = LRP(model).attribute(x, target=1, return_convergence_delta=True)
+    torch.testing.assert_close(found.sum(1), model(x)[:, 1].detach(), rtol=1e-10, atol=1e-10)
+    assert delta.abs().max() < 1e-12
+    model = nn.Sequential(*mlp()[:2], mlp()[5])
+    found, delta = LRP(model).attribute(x, target=1, return_convergence_delta=True)
+    for row, absorbed in zip(x, delta, strict=True):
+        w, b, v, c = (each.detach() for each in model.parameters())
+        hidden = (w @ row + b).clamp(min=0)
+        by_last = sums.absorbed_by_bias(hidden, v[1:2], c[1:2], v[1:2] @ hidden + c[1:2])
+        by_first = sums.absorbed_by_bias(row, w, b, v[1] * hidden)
+        torch.testing.assert_close(absorbed, by_first + by_last, rtol=1e-10, atol=1e-10)
+
+
+class Blocks(nn.Module):
+    """`(batch, 4)` -> `(batch, 3)`: one ReLU for all, functions, a nested block, a gate."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.body = nn.Sequential(nn.Linear(4, 6, False), nn.Sequential(nn.ReLU(), nn.Linear(6, 6, False)))
+        self.gate, self.head = nn.Linear(6, 6, False), nn.Linear(6, 3, False)
+
+    def forward(self, x: Tensor) -> Tensor:
+        hidden = self.body(x)
+        hidden = F.silu(self.gate(hidden)) * hidden + F.relu(hidden)
+        return self.head(self.body[1][0](hidden))
+
+
+def test_the_nearest_module_wins_and_blocks_have_rules() -> None:
+    x = random(3, 4)
+    whole, single = made(Blocks()), made(Blocks())
+    whole.body.rule = ours.GammaRule(0.5)
+    single.body[0].rule = single.body[1][1].rule = ours.GammaRule(0.5)
+    torch.testing.assert_close(LRP(whole).attribute(x, target=0), LRP(single).attribute(x, target=0))
+    whole.body[1].rule = ours.ZPlusRule()
+    single.body[1][1].rule = ours.ZPlusRule()
+    found = LRP(whole).attribute(x, target=0)
+    torch.testing.assert_close(found, LRP(single).attribute(x, target=0))
+    named = made(Blocks())
+    rules = {named.body: ours.GammaRule(0.5), named.body[1]: ours.ZPlusRule()}
+    torch.testing.assert_close(LRP(named, rules=rules).attribute(x, target=0), found)
+    assert (LRP(made(Blocks())).attribute(x, target=0) - found).abs().max() > 1e-3
+    assert not any(hasattr(part, "rule") for part in named.modules())
+
+
+def test_conservation_with_gates_and_reused_modules() -> None:
+    model, x = made(Blocks()), random(3, 4)
+    found, delta = LRP(model).attribute(x, target=2, return_convergence_delta=True)
+    torch.testing.assert_close(found.sum(1) + delta, model(x)[:, 2].detach())
+    assert delta.abs().max() < 1e-12
+
+
+def test_identity_passes_relevance_through() -> None:
+    model = made(Images())
+    model[1].rule = ours.IdentityRule()
+    found = LRP(model).attribute(INPUTS["images"], target=1)
+    other = made(Images())
+    other[1].rule = theirs.IdentityRule()
+    assert_equal(found, captums("LRP", lambda m: m.attribute(INPUTS["images"], target=1), other))
+    model[0].rule = ours.IdentityRule()
+    with pytest.raises(NoRule, match="IdentityRule needs a result of the shape"):
+        LRP(model).attribute(INPUTS["images"], target=1)
+
+
+def test_rules_that_cannot_be_used() -> None:
+    model, x = mlp(), INPUTS["mlp"]
+    model[1].rule = ours.EpsilonRule()
+    with pytest.raises(NoRule, match="a rule is set on ReLU, in which there is no linear"):
+        LRP(model).attribute(x, target=0)
+    model[1].rule = theirs.EpsilonRule()
+    with pytest.raises(NoRule, match=r"the rule of ReLU is a EpsilonRule; take one of llm_attr\.attr"):
+        LRP(model).attribute(x, target=0)
+    with pytest.raises(InvalidType, match="rules must be a mapping from modules"):
+        LRP(model, rules={"0": ours.EpsilonRule()})  # type: ignore[dict-item]
+
+
+def test_verbose_tells_which_rule_is_where(capsys: pytest.CaptureFixture[str]) -> None:
+    model = mlp()
+    model[0].rule = ours.GammaRule()
+    LRP(model).attribute(INPUTS["mlp"], target=0, verbose=True)
+    lines = capsys.readouterr().out.splitlines()
+    assert len(lines) == 3
+    assert lines[0].startswith("Applied GammaRule(gamma=0.25, set_bias_to_zero=False) on layer Linear(in_features=4")
+    assert lines[1].startswith("Applied the rule x w / y on layer Linear(in_features=6")
