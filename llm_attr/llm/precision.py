@@ -21,6 +21,11 @@ AGREEMENT: dict[torch.dtype, dict[str, float]] = {
         "layer_gradient_shap": 0.79,
         "discretized_integrated_gradients": 0.55,
     },
+    torch.float16: {
+        "integrated_gradients": 0.71,
+        "layer_integrated_gradients": 0.71,
+        "discretized_integrated_gradients": 0.56,
+    },
 }
 """Mean Spearman rank correlation of token attributions with fp32, where it is below; see docs/precision.md."""
 
