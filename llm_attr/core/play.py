@@ -373,7 +373,7 @@ def _budget(budget: int | str | None) -> dict[str, Any]:
     timed = re.fullmatch(r"(\d+(?:\.\d+)?) ?(?:s|seconds)", text)
     if isinstance(budget, bool) or not (counted or timed):
         raise InvalidValue(
-            "budget must be evaluations, as 200, a time, as '30 s', or of a text '50 passes' or '2000 positions'; "
-            f"got {budget!r}"
+            "budget must be evaluations, as 200, or a time, as '30 s' (for a text also '50 passes' or "
+            f"'2000 positions'); got {budget!r}"
         )
     return {counted[2] or "evaluations": int(counted[1])} if counted else {"seconds": float(timed[1] if timed else 0)}
