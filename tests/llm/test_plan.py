@@ -155,7 +155,7 @@ def test_budgets_in_passes_and_positions_are_kept(lm: LanguageModel) -> None:
     for few in ("20 positions", "1 passes"):
         with pytest.raises(InvalidValue, match=f"a budget of {few} is too small: one estimate over"):
             explain(lm, TEXT, budget=few, **options)
-    with pytest.raises(InvalidValue, match="'2000 positions'; got '5 potatoes'"):
+    with pytest.raises(InvalidValue, match=r"'2000 positions'\); got '5 potatoes'"):
         explain(lm, TEXT, budget="5 potatoes", **options)
 
 
