@@ -56,9 +56,14 @@ BY_RULES = (DeepLift, LRP, LayerDeepLift, LayerLRP)
 RANDOM = (GradientShap, LayerGradientShap, NoiseTunnel)
 
 
+def inside(method: Any) -> Any:
+    """The method that a noise tunnel is around; any other method itself."""
+    return method.attribution_method if isinstance(method, NoiseTunnel) else method
+
+
 def supported(method: Any) -> bool:
     """Whether a method explains generations."""
-    inner = method.attribution_method if isinstance(method, NoiseTunnel) else method
+    inner = inside(method)
     return isinstance(inner, (*AT_INPUTS, *AT_LAYERS))
 
 
@@ -144,7 +149,7 @@ def gradient_methods() -> dict[str, type]:
 
 def sites_of(method: Attribution, language_model: LanguageModel, to_input: bool = False) -> list[Site]:
     """The layers that a method moves: its own, else the embedding layer."""
-    inner = method.attribution_method if isinstance(method, NoiseTunnel) else method
+    inner = inside(method)
     layer = getattr(inner, "layer", None)
     if layer is None:
         return [Site(language_model.model.get_input_embeddings())]

@@ -13,7 +13,6 @@ from torch import Tensor
 
 from llm_attr.attr.base import Attribution
 from llm_attr.attr.gradient import InputXGradient, LayerGradientXActivation, Saliency
-from llm_attr.attr.noise_tunnel import NoiseTunnel
 from llm_attr.core.evaluator import share_of
 from llm_attr.core.memory import free_bytes
 from llm_attr.core.path import Quadrature, accumulator
@@ -23,7 +22,7 @@ from llm_attr.errors import InvalidShape, InvalidValue, UnknownKeyword, Unsuppor
 from llm_attr.llm.answer_score import AnswerScore, ContrastScore, EachToken, Passage, WholeAnswer
 from llm_attr.llm.forward_mode import ROW_COST, has_forward_mode, noting_forward_mode, rule_of
 from llm_attr.llm.forward_mode import token_rows as forward_mode_rows
-from llm_attr.llm.gradient_methods import BY_RULES, RANDOM, at_activations, sites_of
+from llm_attr.llm.gradient_methods import BY_RULES, RANDOM, at_activations, inside, sites_of
 from llm_attr.llm.inputs import Placed, token_id
 from llm_attr.llm.model import LanguageModel
 from llm_attr.llm.passes import Counter
@@ -83,14 +82,14 @@ class GradientRun:
     @property
     def uses_baseline(self) -> bool:
         """Whether the method starts from a baseline."""
-        inner = self.method.attribution_method if isinstance(self.method, NoiseTunnel) else self.method
+        inner = inside(self.method)
         return not isinstance(inner, Saliency | InputXGradient | LayerGradientXActivation)
 
     def recomputes(self, wanted: bool | None) -> bool:
         """Whether activations are computed again for the backward pass: as is wanted, else where memory is short."""
         if wanted is not None:
             return wanted
-        inner = self.method.attribution_method if isinstance(self.method, NoiseTunnel) else self.method
+        inner = inside(self.method)
         return not isinstance(inner, BY_RULES) and is_short_of_memory(
             self.language_model, len(self.placed.ids) + len(self.answer)
         )
@@ -187,7 +186,7 @@ class GradientRun:
         rows = function.tokens
         activations, absent = score.activations, score.activations_of(self._absent_ids())
         method = at_activations(self.method, function)
-        inner = method.attribution_method if isinstance(method, NoiseTunnel) else method
+        inner = inside(method)
         options = dict(self._options)
         if "baselines" in signature(inner.attribute).parameters:
             options["baselines"] = _repeated(absent, 1 if isinstance(inner, RANDOM) else rows)
@@ -258,7 +257,7 @@ def refuse_unknown(method: Attribution, options: Mapping[str, Any]) -> None:
     Raises:
         UnknownKeyword: there is one.
     """
-    inner = method.attribution_method if isinstance(method, NoiseTunnel) else method
+    inner = inside(method)
     accepted = {*signature(inner.attribute).parameters, *signature(method.attribute).parameters} - _SET_HERE
     if unknown := set(options) - accepted:
         raise UnknownKeyword(f"LLMGradientAttribution with {method.get_name()}", unknown, accepted)

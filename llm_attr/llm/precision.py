@@ -7,8 +7,8 @@ import warnings
 import torch
 
 from llm_attr.attr.base import Attribution
-from llm_attr.attr.noise_tunnel import NoiseTunnel
 from llm_attr.core.registry import snake_case
+from llm_attr.llm.gradient_methods import inside
 
 ENOUGH = 0.9
 """The rank correlation with fp32 from which on nothing is said."""
@@ -32,7 +32,7 @@ AGREEMENT: dict[torch.dtype, dict[str, float]] = {
 
 def warn_of_rounding(method: Attribution, dtype: torch.dtype) -> None:
     """Warns of a method that ranks otherwise in this type than in fp32."""
-    inner = method.attribution_method if isinstance(method, NoiseTunnel) else method
+    inner = inside(method)
     found = AGREEMENT.get(dtype, {}).get(snake_case(type(inner).__name__), 1.0)
     if found < ENOUGH:
         name = str(dtype).removeprefix("torch.")
