@@ -8,7 +8,7 @@ from dataclasses import dataclass, replace
 import torch
 from torch import Tensor
 
-from llm_attr.core.noise import Draws, as_distributions, as_stdevs, drawn, noisy, positive
+from llm_attr.core.noise import Draws, as_distributions, as_stdevs, drawn, noisy
 from llm_attr.core.path import (
     Attributed,
     Change,
@@ -21,6 +21,7 @@ from llm_attr.core.path import (
     weighted_sum,
 )
 from llm_attr.core.problem import Gradients, Problem
+from llm_attr.core.shapley import positive
 from llm_attr.core.site import Site
 from llm_attr.core.tensors import as_tensors
 from llm_attr.typing import BaselineDistribution, TensorOrTensors, Tensors

@@ -64,17 +64,6 @@ class Draws:
         return None if self.generator is None else int(torch.randint(2**62, (), generator=self.generator))
 
 
-def positive(name: str, value: Any) -> int:
-    """A number of samples.
-
-    Raises:
-        InvalidValue: it is no whole number of at least 1.
-    """
-    if isinstance(value, bool) or not isinstance(value, int) or value < 1:
-        raise InvalidValue(f"{name} must be a whole number of at least 1; got {value!r}")
-    return value
-
-
 def as_stdevs(stdevs: float | tuple[float, ...], inputs: Tensors) -> tuple[float, ...]:
     """One standard deviation for each input.
 
