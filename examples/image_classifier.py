@@ -21,7 +21,8 @@ from skimage.data import coffee
 from torch import Tensor, nn
 
 from llm_attr.attr import IntegratedGradients, LayerAttribution, LayerGradCam, NoiseTunnel
-from llm_attr.viz.colour import LIGHT, colormap, normalise
+from llm_attr.viz.colour import LIGHT, colormap
+from llm_attr.viz.scale import Scale
 
 SIZE, PATCH = 224, 2
 WHOLE = (0, SIZE, SIZE, 0)
@@ -91,9 +92,8 @@ def main() -> None:
     smooth = tunnel.attribute(image, nt_samples=16, nt_samples_batch_size=1, stdevs=0.2, n_steps=10, target=number)
     squares = nn.functional.avg_pool2d(smooth, PATCH)[0].sum(0).numpy()
 
-    limit = float(np.quantile(np.abs(squares), 0.995))
     title = f"Why “{NAMES[number]}”? EfficientNet-Lite0 is {100 * likeliest:.0f} % sure of it"
-    draw(photo, title, normalise(cam), normalise(squares, limit), out)
+    draw(photo, title, Scale.of(cam).shares(cam), Scale.of(squares, outliers=3).shares(squares), out)
     row, column = np.unravel_index(cam.argmax(), cam.shape)
     print(f"class: {number} {NAMES[number]}, probability {likeliest:.3f}")
     print(f"Grad-CAM peak: row {row}, column {column} of {SIZE}")

@@ -19,7 +19,8 @@ from PIL import Image
 from skimage.segmentation import find_boundaries, slic
 
 from llm_attr.attr import Lime, Occlusion
-from llm_attr.viz.colour import LIGHT, colormap, extent
+from llm_attr.viz.colour import LIGHT, colormap
+from llm_attr.viz.scale import extent
 
 WINDOW, STRIDE, SAMPLES = 32, 16, 200
 

@@ -20,7 +20,8 @@ from torch import Tensor, nn
 from transformers import BatchEncoding
 
 from llm_attr.attr import LayerIntegratedGradients
-from llm_attr.viz.colour import LIGHT, colormap, extent
+from llm_attr.viz.colour import LIGHT, colormap
+from llm_attr.viz.scale import extent
 
 PLEASED = (
     "The soup was delicious.", "A wonderful film from start to end.", "I love this little hotel.",

@@ -334,11 +334,12 @@ class LLMAttributionResult:
         Raises:
             MissingExtra: matplotlib is not installed.
         """
-        from llm_attr.viz import matrix
+        from llm_attr.viz import figure as surface
+        from llm_attr.viz.matrix import plot_unit_values
 
-        figure, axes = matrix.plot_unit_values(self.view())
+        figure, axes = plot_unit_values(self.view())
         if show:
-            matrix.show(figure)
+            surface.show(figure)
         return figure, axes
 
     def plot_token_attr(self, show: bool = False) -> tuple[Figure, Axes]:
@@ -348,13 +349,14 @@ class LLMAttributionResult:
             MissingExtra: matplotlib is not installed.
             UnsupportedMethod: the method gave no attribution of tokens.
         """
-        from llm_attr.viz import matrix
+        from llm_attr.viz import figure as surface
+        from llm_attr.viz.matrix import plot_token_values
 
         if self.token_attr is None:
             raise UnsupportedMethod("this result has no attribution of single tokens; use plot_seq_attr")
-        figure, axes = matrix.plot_token_values(self.view())
+        figure, axes = plot_token_values(self.view())
         if show:
-            matrix.show(figure)
+            surface.show(figure)
         return figure, axes
 
 

@@ -13,9 +13,9 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, TypeAlias
 
 import numpy as np
-from numpy.typing import ArrayLike, NDArray
+from numpy.typing import NDArray
 
-from llm_attr.errors import InvalidValue, MissingExtra
+from llm_attr.errors import MissingExtra
 
 if TYPE_CHECKING:
     from matplotlib.colors import Colormap
@@ -52,32 +52,6 @@ class DivergingScale:
 
 LIGHT = DivergingScale(negative="#4494e3", zero="#ffffff", positive="#de6e16", ink="#17181a")
 DARK = DivergingScale(negative="#2465b6", zero="#1b1c1f", positive="#a54815", ink="#f4f4f2")
-
-
-def extent(values: ArrayLike) -> float:
-    """The largest finite |value|, which becomes the end of the scale; 0 if there is none."""
-    magnitudes = np.abs(np.asarray(values, dtype=np.float64))
-    return float(np.max(magnitudes, initial=0.0, where=np.isfinite(magnitudes)))
-
-
-def normalise(values: ArrayLike, limit: float | None = None) -> Floats:
-    """Values as shares of `limit`, clipped to [-1, 1]: x / max |x|.
-
-    Zero stays zero, so that colours of several views with one limit can be compared. nan stays nan; all-zero values
-    stay zero; infinite values become the ends.
-
-    Args:
-        values: numbers of any shape.
-        limit: the value at the end of the scale; by default the largest finite |value|.
-
-    Raises:
-        InvalidValue: if `limit` is not a positive finite number.
-    """
-    array = np.asarray(values, dtype=np.float64)
-    if limit is not None and not (math.isfinite(limit) and limit > 0):
-        raise InvalidValue(f"the limit of a colour scale must be a positive finite number; given {limit!r}")
-    end = extent(array) if limit is None else limit
-    return np.clip(array / end, -1.0, 1.0) if end else np.clip(array, -1.0, 1.0)
 
 
 def mark(value: float) -> str:

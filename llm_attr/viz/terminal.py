@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from io import BytesIO, TextIOWrapper
 from typing import TYPE_CHECKING
 
-from llm_attr.viz.colour import DARK, LIGHT, DivergingScale, mark, normalise
+from llm_attr.viz.colour import DARK, LIGHT, DivergingScale, mark
 from llm_attr.viz.legible import elided, label, legible, legible_line, percent, shortened, signed
 from llm_attr.viz.view import AttributionView, Group
 
@@ -155,7 +155,7 @@ class _Page:
 
     def prompt(self) -> Iterator[tuple[str, str]]:
         """The prompt's text in styled parts: units by value, the rest dimmed."""
-        shares = normalise(self.view.unit_values)
+        shares = self.view.scale.shares(self.view.unit_values)
         if not self.view.units:
             yield "(no unit)", "dim"
         group: Group | None = None
@@ -206,7 +206,7 @@ class _Page:
         """The strongest units: value, bar with zero in the middle, place in the prompt, group, text."""
         from rich.text import Text
 
-        view, shares = self.view, normalise(self.view.unit_values)
+        view, shares = self.view, self.view.scale.shares(self.view.unit_values)
         shown = view.ranking[: self.limit]
         numbers = [signed(view.unit_values[unit], view.limit) + self.error(unit) for unit in shown]
         number_width, place_width = max(map(len, numbers)), len(str(len(view.units)))

@@ -13,9 +13,10 @@ from dataclasses import dataclass
 from functools import cache
 from typing import TYPE_CHECKING
 
-from llm_attr.viz.colour import DARK, LIGHT, extent
+from llm_attr.viz.colour import DARK, LIGHT
 from llm_attr.viz.interactive import Script
 from llm_attr.viz.legible import label, legible, legible_line, percent, printed
+from llm_attr.viz.scale import extent
 from llm_attr.viz.view import AttributionView, Piece
 
 if TYPE_CHECKING:

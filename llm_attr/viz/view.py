@@ -10,7 +10,7 @@ from itertools import groupby
 from typing import TypeAlias
 
 from llm_attr.errors import InvalidShape, InvalidValue
-from llm_attr.viz.colour import extent
+from llm_attr.viz.scale import Scale
 
 Piece: TypeAlias = tuple[str, int | None]
 """Text of the prompt and the position of its unit, or None where it is not a feature."""
@@ -51,6 +51,7 @@ class AttributionView:
         groups: the documents or messages that units belong to, in order and apart; a unit need not be in one.
         unit_errors: the standard error of each unit value.
         error_name: what these are.
+        given_scale: the scale of the unit values, where it is not their own: one that several views share.
     """
 
     title: str
@@ -65,6 +66,7 @@ class AttributionView:
     groups: tuple[Group, ...] = ()
     unit_errors: tuple[float, ...] | None = None
     error_name: str = "standard error"
+    given_scale: Scale | None = None
 
     def __post_init__(self) -> None:
         units, tokens = len(self.units), len(self.output_tokens)
@@ -104,10 +106,15 @@ class AttributionView:
             found[group.first : group.stop] = [group] * (group.stop - group.first)
         return tuple(found)
 
+    @cached_property
+    def scale(self) -> Scale:
+        """The scale of the unit values."""
+        return self.given_scale or Scale.of(self.unit_values)
+
     @property
     def limit(self) -> float:
-        """The largest finite |unit value|: the ends of the colour scale. 0 if there is none."""
-        return extent(self.unit_values)
+        """The |unit value| at the ends of the scale; 0 if there is none."""
+        return self.scale.limit
 
     @property
     def ranking(self) -> tuple[int, ...]:

@@ -3,7 +3,7 @@ import sys
 import numpy as np
 import pytest
 
-from llm_attr.errors import InvalidValue, MissingExtra
+from llm_attr.errors import MissingExtra
 from llm_attr.viz.colour import (
     DARK,
     LIGHT,
@@ -11,9 +11,7 @@ from llm_attr.viz.colour import (
     _luminance,
     colormap,
     contrast,
-    extent,
     mark,
-    normalise,
     readable_on,
 )
 
@@ -62,23 +60,6 @@ def test_contrast_is_that_of_wcag() -> None:
 def test_some_ink_is_readable_on_every_background(level: int) -> None:
     for background in (f"#{level:02x}{level:02x}{level:02x}", f"#{level:02x}8040", f"#40{level:02x}ff"):
         assert contrast(readable_on(background), background) >= 4.5
-
-
-def test_normalise_keeps_zero_and_sign() -> None:
-    np.testing.assert_allclose(normalise([-2.0, 0.0, 1.0]), [-1, 0, 0.5])
-    np.testing.assert_allclose(normalise([-2.0, 0.0, 1.0], limit=1.0), [-1, 0, 1])
-    np.testing.assert_array_equal(normalise([np.nan, np.inf, -np.inf, 5.0]), [np.nan, 1, -1, 1])
-    np.testing.assert_array_equal(normalise([0.0, -0.0, np.nan]), [0, 0, np.nan])
-    assert normalise([]).size == 0
-    assert normalise([[5e-324, 1e-323]]).tolist() == [[0.5, 1.0]]
-    assert extent([np.nan, np.inf, -4.0]) == 4.0
-    assert extent([]) == 0.0
-
-
-@pytest.mark.parametrize("limit", [0.0, -1.0, float("nan"), float("inf")])
-def test_a_limit_that_is_no_limit_is_refused(limit: float) -> None:
-    with pytest.raises(InvalidValue, match="positive finite"):
-        normalise([1.0], limit=limit)
 
 
 def test_rich_styles() -> None:

@@ -9,9 +9,10 @@ from typing import Any
 import numpy as np
 import pytest
 
-from llm_attr.viz.colour import DARK, LIGHT, extent
+from llm_attr.viz.colour import DARK, LIGHT
 from llm_attr.viz.interactive import Script, is_live, numbers
 from llm_attr.viz.legible import legible, printed
+from llm_attr.viz.scale import extent
 from llm_attr.viz.text import fragment, to_html
 from llm_attr.viz.view import AttributionView, Group
 

@@ -10,7 +10,8 @@ from matplotlib.figure import Figure
 
 from llm_attr.errors import InvalidValue, MissingExtra
 from llm_attr.viz.colour import LIGHT
-from llm_attr.viz.matrix import plot_token_values, plot_unit_values, show
+from llm_attr.viz.figure import show
+from llm_attr.viz.matrix import plot_token_values, plot_unit_values
 from llm_attr.viz.view import AttributionView
 
 
