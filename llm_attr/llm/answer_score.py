@@ -18,6 +18,8 @@ from llm_attr.llm.passes import Counter, forward_logits
 from llm_attr.llm.scalar import Contrast, Scalar
 from llm_attr.typing import Tensors
 
+LOG_PROB = Scalar("log_prob")
+
 
 @dataclass(frozen=True)
 class Passage:
@@ -55,20 +57,23 @@ class Passage:
 
 
 class AnswerScore:
-    """A quantity of the tokens of an answer `(rows, scored tokens)`, as a function of what passes some layers.
+    """Quantities of the tokens of an answer `(rows, scored tokens)`, as a function of what passes some layers.
 
-    One forward pass for all tokens, through the model's own head at their positions alone.
+    One forward pass for all tokens and quantities, through the model's own head at their positions alone.
 
     Args:
         language_model: Model and tokenizer, in evaluation mode.
         passage: Prompt, answer and the tokens that are scored.
         sites: The layers whose tensors are moved.
-        places: The positions that are moved; the others stay as they are. None: all.
-        scalar: The quantity, bound to the answer.
+        places: The positions that are moved, of the embedding layer; the others stay as they are. None: all positions
+            of other layers.
+        scalars: The quantities, bound to the answer.
         counter: Where passes and positions are counted.
+        at_prompt: Whether the first point that will be asked for is the prompt itself.
 
     Attributes:
         slots: Which of the moved tensors belong to which layer.
+        log_probs: `(scored tokens,)` in nats after the whole prompt, once a pass has shown them.
     """
 
     def __init__(
@@ -77,11 +82,13 @@ class AnswerScore:
         passage: Passage,
         sites: Sequence[Site],
         places: Sequence[int] | None,
-        scalar: Scalar,
+        scalars: Sequence[Scalar],
         counter: Counter,
+        at_prompt: bool = False,
     ) -> None:
         self.language_model, self.passage, self.sites, self.counter = language_model, passage, sites, counter
-        self.scalar = scalar
+        self.scalars, self._at_prompt = tuple(scalars), at_prompt
+        self.log_probs: Tensor | None = None
         self._places = None if places is None else torch.tensor(list(places))
         self._whole, self.slots = self._read(passage.ids)
 
@@ -94,8 +101,8 @@ class AnswerScore:
         """The same for another prompt of the same length."""
         return self._moved(self._read((*prompt, *self.passage.ids[len(prompt) :]))[0])
 
-    def __call__(self, *moved: Tensor) -> Tensor:
-        """With these in the place of what passes the layers, `(rows, positions, *features)` each."""
+    def __call__(self, *moved: Tensor) -> Tensors:
+        """For each quantity, with these in the place of what passes the layers, `(rows, positions, *features)` each."""
         ids = torch.tensor([self.passage.ids]).expand(len(moved[0]), -1)
         put = tuple(self._put(part, whole) for part, whole in zip(moved, self._whole, strict=True))
         with ExitStack() as stack:
@@ -104,24 +111,40 @@ class AnswerScore:
             for site, part in zip(self.sites, split_by(put, self.slots), strict=True):
                 stack.enter_context(replaced(site, part))
             logits = self._logits(ids).float()
+        if self._at_prompt:
+            self._note(logits)
         scored = torch.tensor(self.passage.scored, device=logits.device)
-        scores = self.scalar.read(logits, scored, self.passage.places)
-        if scores.requires_grad:
-            scores.register_hook(self._count_backward)
-        return scores
+        values = tuple(scalar.read(logits, scored, self.passage.places) for scalar in self.scalars)
+        if logits.requires_grad:
+            logits.register_hook(self._count_backward)
+        return values
 
     def logits(self) -> Tensor:
         """`(1, scored tokens, vocabulary)` in fp32, after the whole prompt."""
         with torch.no_grad():
-            return self._logits(torch.tensor([self.passage.ids])).float()
+            logits = self._logits(torch.tensor([self.passage.ids])).float()
+        self._note(logits)
+        return logits
+
+    def _note(self, logits: Tensor) -> None:
+        """Reads the log-probabilities off the first logits."""
+        if self.log_probs is None:
+            scored = torch.tensor(self.passage.scored, device=logits.device)
+            self.log_probs = LOG_PROB.read(logits[:1].detach(), scored)[0].cpu()
 
     def _count_backward(self, gradient: Tensor) -> None:
         self.counter.backward += 1
 
     def _read(self, ids: Sequence[int]) -> tuple[Tensors, tuple[Slot, ...]]:
+        """What passes the layers: of the embedding layer what it says of the ids, of others what a pass shows."""
+        asked = torch.tensor([list(ids)])
+        if self._places is not None:
+            embedding = self.language_model.model.get_input_embeddings()
+            with torch.no_grad():
+                return (embedding(asked.to(self.language_model.device)),), (Slot(1, single=True),)
         with torch.no_grad(), ExitStack() as stack:
             readings = [stack.enter_context(reading(site, movable=True)) for site in self.sites]
-            self._logits(torch.tensor([list(ids)]))
+            self._note(self._logits(asked).float())
         return tuple(tensor for found in readings for tensor in found.tensors), tuple(r.slot for r in readings)
 
     def _moved(self, whole: Tensors) -> Tensors:
@@ -155,59 +178,49 @@ class ContrastScore:
     def __init__(self, answer: AnswerScore, foil: AnswerScore, contrast: Contrast) -> None:
         self._foil, self._contrast, self._answer = foil, contrast, answer
         self.passage, self.slots, self.counter = answer.passage, answer.slots, answer.counter
-        self.scalar, self.activations, self.activations_of = answer.scalar, answer.activations, answer.activations_of
+        self.scalars, self.activations, self.activations_of = answer.scalars, answer.activations, answer.activations_of
 
-    def __call__(self, *moved: Tensor) -> Tensor:
+    @property
+    def log_probs(self) -> Tensor | None:
+        """Those of the answer."""
+        return self._answer.log_probs
+
+    def __call__(self, *moved: Tensor) -> Tensors:
         """`(rows, answer tokens)` in nats."""
-        return self._contrast.rows(self._answer(*moved), self._foil(*moved))
+        (own,), (other,) = self._answer(*moved), self._foil(*moved)
+        return (self._contrast.rows(own, other),)
 
 
-class WholeAnswer:
-    """The quantity of the whole answer, or of one scored token, `(rows,)`.
+class Entries:
+    """Numbers of an answer with a row for each: row `k * rows + r` is entry r at point k.
 
-    Args:
-        score: That of its tokens.
-        token: Which of the scored tokens; None: the whole.
-    """
-
-    tokens = 1
-
-    def __init__(self, score: AnswerScore | ContrastScore, token: int | None = None) -> None:
-        self._score, self._entry = score, 0 if token is None else 1 + token
-
-    def __call__(self, *moved: Tensor) -> Tensor:
-        """From tensors of `(rows, positions, *features)`."""
-        values = self._score(*moved)
-        return values if values.dim() == 1 else self._score.scalar.payoff(values)[..., self._entry]
-
-
-class EachToken:
-    """The quantity with a row for each scored token: row `k * tokens + t` is that of token t at point k.
-
-    The rows of a point are alike and share one forward pass, over whose graph one backward pass runs for each token.
+    The rows of a point are alike and share one forward pass, over whose graph one backward pass runs for each row.
 
     Args:
-        score: That of all tokens.
+        score: That of the tokens.
+        chosen: For each entry the place of its quantity, and 0 for the whole answer or 1 + t for scored token t.
     """
 
-    def __init__(self, score: AnswerScore | ContrastScore) -> None:
-        self._score, self.tokens = score, len(score.passage.scored)
+    def __init__(self, score: AnswerScore | ContrastScore, chosen: Sequence[tuple[int, int]]) -> None:
+        self._score, self._chosen, self.rows = score, tuple(chosen), len(chosen)
 
     def __call__(self, *moved: Tensor) -> Tensor:
-        """`(points * tokens,)`, from tensors of `(points * tokens, positions, *features)`."""
-        return _Shared.apply(self.values, self.tokens, *moved)
+        """`(points * rows,)`, from tensors of `(points * rows, positions, *features)`."""
+        return self.values(*moved)[:, 0] if self.rows == 1 else _Shared.apply(self.values, self.rows, *moved)
 
     def values(self, *moved: Tensor) -> Tensor:
-        """`(points, tokens)`, from tensors of `(points, positions, *features)`."""
-        return self._score.scalar.payoff(self._score(*moved))[..., 1:]
+        """`(points, rows)`, from tensors of `(points, positions, *features)`."""
+        found = zip(self._score.scalars, self._score(*moved), strict=True)
+        worth = [values[:, None] if values.dim() == 1 else scalar.payoff(values) for scalar, values in found]
+        return torch.stack([worth[scalar][:, entry] for scalar, entry in self._chosen], 1)
 
 
 class _Shared(torch.autograd.Function):
-    """Scores of all tokens from one row of each point, and their derivatives by a row for each token."""
+    """Entries from one row of each point, and their derivatives by a row for each."""
 
     @staticmethod
-    def forward(ctx: Any, score: Callable[..., Tensor], tokens: int, *moved: Tensor) -> Tensor:
-        points = [tensor[::tokens].detach().requires_grad_() for tensor in moved]
+    def forward(ctx: Any, score: Callable[..., Tensor], rows: int, *moved: Tensor) -> Tensor:
+        points = [tensor[::rows].detach().requires_grad_() for tensor in moved]
         with torch.set_grad_enabled(any(ctx.needs_input_grad)):
             values = score(*points)
         ctx.values, ctx.points, ctx.graph_inside = values, points, values
@@ -218,6 +231,6 @@ class _Shared(torch.autograd.Function):
         values, points = ctx.values, ctx.points
         weights = upstream[0].view(values.shape)
         found = []
-        for token in torch.eye(values.shape[1], device=values.device):
-            found.append(torch.autograd.grad(values, points, weights * token, retain_graph=True))
+        for row in torch.eye(values.shape[1], device=values.device):
+            found.append(torch.autograd.grad(values, points, weights * row, retain_graph=True))
         return None, None, *(torch.stack(each, 1).flatten(0, 1) for each in zip(*found, strict=True))

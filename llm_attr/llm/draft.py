@@ -23,15 +23,15 @@ from llm_attr.attr.token_paths import DiscretizedIntegratedGradients
 from llm_attr.core.coalitions import each_left_out
 from llm_attr.core.evaluator import Evaluator
 from llm_attr.core.play import MOST_ROWS, Stopping
-from llm_attr.core.site import Site
 from llm_attr.llm.attribution import LLMAttribution
 from llm_attr.llm.explain import Posed
 from llm_attr.llm.forecast import Call, Forecast
 from llm_attr.llm.foreseen_score import ForeseenScore
 from llm_attr.llm.forward_mode import has_forward_mode
 from llm_attr.llm.game import TextGame
-from llm_attr.llm.gradient import OF_CALL, LLMGradientAttribution
+from llm_attr.llm.gradient import OF_CALL, LLMGradientAttribution, together
 from llm_attr.llm.gradient_methods import RANDOM, sites_of
+from llm_attr.llm.gradient_run import is_embedding
 from llm_attr.llm.inputs import Placed
 from llm_attr.llm.joint import Subject, played
 from llm_attr.llm.many import answers_of
@@ -178,9 +178,12 @@ def of_gradients(posed: Posed, wrapper: LLMGradientAttribution) -> Draft:
         placed = bound.placed(wrapper.language_model)
         answer = _answer(wrapper.language_model, placed.ids, target, gen_args, token=0)
         lengths = [len(answer)] if target is not None else _lengths(len(answer))
-        for scalar in posed.scalars:
-            rows = [False, True] if scalar.waits and token_rows else [token_rows]
-            each = [_one_or_two(ask, model, placed, answer[:length], scalar, row) for length in lengths for row in rows]
+        for group in together(posed.scalars):
+            scalars = [posed.scalars[place] for place in group]
+            rows = [False, True] if token_rows and any(scalar.waits for scalar in scalars) else [token_rows]
+            both = Draft.joined if len(scalars) > 1 else Draft.either
+            ways = [[_one_or_two(ask, model, placed, answer[:n], scalars, row) for row in rows] for n in lengths]
+            each = [replace(reduce(both, way), answer_tokens=way[0].answer_tokens) for way in ways]
             drafts.append(replace(reduce(Draft.either, each), exact=each[-1].exact and target is not None))
     return reduce(Draft.joined, drafts)
 
@@ -199,20 +202,19 @@ def _one(
     of_call: Mapping[str, Any],
     placed: Placed,
     answer: tuple[int, ...],
-    scalar: Scalar,
+    scalars: Sequence[Scalar],
     token_rows: bool,
     forward_mode: bool,
 ) -> Draft:
-    """Of one prompt, answer and quantity."""
-    forecast = Forecast()
+    """Of one prompt, answer and the quantities that share passes."""
+    forecast, lm = Forecast(), wrapper.language_model
     score = partial(ForeseenScore, forecast=forecast)
-    run = wrapper.posed(placed, answer, scalar, of_call.get("baseline"), options, score)
-    run.method, run.forward_mode = _without_search(run.method), run.forward_mode and forward_mode
-    run.layers(token_rows)
-    embedding = [Site(wrapper.language_model.model.get_input_embeddings())]
-    known = sites_of(run.method, wrapper.language_model) == embedding and options.get("until") is None
+    asked = LLMGradientAttribution(_without_search(wrapper.attr_method), lm.tokenizer)
+    run = asked.posed(placed, answer, scalars, of_call.get("baseline"), options, score=score, forward_mode=forward_mode)
+    run.explained(token_rows)
+    known = is_embedding(sites_of(wrapper.attr_method, lm), lm) and options.get("until") is None
     recompute = run.recomputes(of_call.get("gradient_checkpointing"))
-    exact = known and not scalar.waits
+    exact = known and not any(scalar.waits for scalar in scalars)
     return Draft(forecast, exact, len(answer), rows=run.counter.forward_mode, recompute=recompute)
 
 

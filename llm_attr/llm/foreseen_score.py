@@ -33,8 +33,9 @@ class ForeseenScore:
         passage: See `AnswerScore`.
         sites: See `AnswerScore`.
         places: See `AnswerScore`.
-        scalar: See `AnswerScore`.
+        scalars: See `AnswerScore`.
         counter: See `AnswerScore`.
+        at_prompt: See `AnswerScore`.
         forecast: Where the calls are noted.
     """
 
@@ -44,11 +45,14 @@ class ForeseenScore:
         passage: Passage,
         sites: Sequence[Site],
         places: Sequence[int] | None,
-        scalar: Scalar,
+        scalars: Sequence[Scalar],
         counter: Counter,
+        at_prompt: bool = False,
+        *,
         forecast: Forecast,
     ) -> None:
-        self.language_model, self.passage, self.scalar, self.counter = language_model, passage, scalar, counter
+        self.language_model, self.passage, self.scalars, self.counter = language_model, passage, scalars, counter
+        self.log_probs = torch.zeros(len(passage.scored))
         self._sites, self._places, self._forecast = sites, places, forecast
         self.slots = tuple(Slot(1, True) for _ in sites)
         self.activations = self._read(passage.ids)
@@ -62,8 +66,8 @@ class ForeseenScore:
         self._call(1)
         return torch.zeros(()).expand(1, len(self.passage.scored), self.language_model.text_config.vocab_size)
 
-    def __call__(self, *moved: Tensor) -> Tensor:
-        """See `AnswerScore`; the same for all tokens."""
+    def __call__(self, *moved: Tensor) -> Tensors:
+        """See `AnswerScore`; the same for all tokens and quantities."""
         call = self._call(len(moved[0]))
         if forward_ad._current_level >= 0 and forward_ad.unpack_dual(moved[0]).tangent is not None:
             self._forecast.forward_mode.add(call)
@@ -71,7 +75,7 @@ class ForeseenScore:
         values = (total.detach() + STEEP * (total.detach() - total))[:, None].expand(-1, len(self.passage.scored))
         if values.requires_grad:
             values.register_hook(lambda gradient: self._count_backward(call))
-        return values
+        return (values,) * len(self.scalars)
 
     def _count_backward(self, call: Call) -> None:
         self.counter.backward += 1
@@ -84,7 +88,8 @@ class ForeseenScore:
         return call
 
     def _read(self, ids: Sequence[int]) -> Tensors:
-        self._call(1)
+        if self._places is None:
+            self._call(1)
         embedding = self.language_model.model.get_input_embeddings()
         chosen = list(ids) if self._places is None else [ids[place] for place in self._places]
         with torch.no_grad():

@@ -19,7 +19,8 @@ from llm_attr.attr.integrated import IntegratedGradients, LayerIntegratedGradien
 from llm_attr.core.batching import copies_that_fit
 from llm_attr.core.evaluator import Evaluator
 from llm_attr.core.path import Quadrature, quadrature
-from llm_attr.llm.answer_score import AnswerScore, ContrastScore, EachToken
+from llm_attr.llm.answer_score import Entries
+from llm_attr.llm.passes import Counter
 from llm_attr.typing import Tensors
 
 ROW_COST = 2.3
@@ -62,20 +63,22 @@ def rule_of(method: Attribution, options: dict[str, Any]) -> Quadrature | None:
     return None
 
 
-def token_rows(
-    score: AnswerScore | ContrastScore,
+def entry_rows(
+    entries: Entries,
+    counter: Counter,
     start: Tensors,
     end: Tensors,
     owners: Sequence[int],
     rule: Quadrature,
     units: int,
 ) -> Tensor:
-    """`(tokens, units)`: the mean derivative of each token's score, along the part of `end - start` that a unit has.
+    """`(entries, units)`: the mean derivative of each entry, along the part of `end - start` that a unit has.
 
-    `sum_k w_k d/dh score(start + a_k (end - start) + h (end - start)_unit)`, in at least fp32.
+    `sum_k w_k d/dh entry(start + a_k (end - start) + h (end - start)_unit)`, in at least fp32.
 
     Args:
-        score: The scores of the tokens.
+        entries: Numbers of an answer.
+        counter: Where rows are counted.
         start: Activations at the baseline, `(1, positions, *features)` each.
         end: Those of the prompt.
         owners: The unit of each position.
@@ -83,7 +86,7 @@ def token_rows(
         units: How many units there are.
     """
     owned = torch.tensor(owners)
-    totals = torch.zeros(len(score.passage.scored), units)
+    totals = torch.zeros(entries.rows, units)
 
     def evaluate(first: int, stop: int) -> None:
         rows = torch.arange(first, stop)
@@ -94,21 +97,21 @@ def token_rows(
             shape = (-1, *(1,) * (low.dim() - 1))
             points.append(low + rule.alphas[point].to(low).view(shape) * (high - low))
             directions.append((high - low) * mine.to(low).view(*mine.shape, *shape[2:]))
-        found = _derivatives(score, tuple(points), tuple(directions)).float().cpu()
+        found = _derivatives(entries, tuple(points), tuple(directions)).float().cpu()
         totals.index_add_(1, unit, (found * rule.weights[point].float()[:, None]).T)
 
     count = len(rule.alphas) * units
     evaluator = Evaluator("forward-mode derivatives", count, device=end[0].device)
     for _ in evaluator.run(count, copies_that_fit(end), evaluate):
         pass
-    score.counter.forward_mode += count
+    counter.forward_mode += count
     return totals
 
 
-def _derivatives(score: AnswerScore | ContrastScore, points: Tensors, directions: Tensors) -> Tensor:
-    """`(rows, tokens)`: how fast each token's score changes along each row's direction."""
+def _derivatives(entries: Entries, points: Tensors, directions: Tensors) -> Tensor:
+    """`(rows, entries)`: how fast each entry changes along each row's direction."""
     with warnings.catch_warnings(), torch.no_grad(), forward_ad.dual_level(), sdpa_kernel(SDPBackend.MATH):
         warnings.filterwarnings("ignore", "`torch.jit.script` is deprecated", DeprecationWarning)
         duals = [forward_ad.make_dual(point, direction) for point, direction in zip(points, directions, strict=True)]
-        tangent = forward_ad.unpack_dual(EachToken(score).values(*duals)).tangent
-        return torch.zeros(len(points[0]), len(score.passage.scored)) if tangent is None else tangent
+        tangent = forward_ad.unpack_dual(entries.values(*duals)).tangent
+        return torch.zeros(len(points[0]), entries.rows) if tangent is None else tangent

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from contextlib import nullcontext
 from dataclasses import asdict
-from typing import Any
+from itertools import zip_longest
+from typing import Any, TypeAlias
 
-from torch import Tensor
 from transformers import PreTrainedTokenizerBase
 
 from llm_attr.attr.base import Attribution
@@ -15,10 +15,11 @@ from llm_attr.core.evaluator import shown
 from llm_attr.core.registry import snake_case
 from llm_attr.errors import InvalidType, UnsupportedMethod
 from llm_attr.llm.alignment import pieces, token_spans
-from llm_attr.llm.answer_score import AnswerScore
+from llm_attr.llm.answer_score import LOG_PROB
 from llm_attr.llm.bound import BoundPrompt
-from llm_attr.llm.gradient_methods import names, supported
-from llm_attr.llm.gradient_run import GradientRun, refuse_unknown
+from llm_attr.llm.gradient_contrast import ContrastRun
+from llm_attr.llm.gradient_methods import names, sites_of, supported
+from llm_attr.llm.gradient_run import Explained, GradientRun, is_embedding, is_linear, refuse_unknown
 from llm_attr.llm.identity import identity
 from llm_attr.llm.inputs import InterpretableInput, Placed, TextTokenInput
 from llm_attr.llm.many import answers_of, for_each
@@ -29,6 +30,8 @@ from llm_attr.llm.recompute import recomputing
 from llm_attr.llm.result import LLMAttributionResult
 from llm_attr.llm.scalar import Foil, Scalar, ScalarLike, scalar_of
 from llm_attr.llm.target import Answer, answer_ids
+
+Run: TypeAlias = GradientRun | ContrastRun
 
 OF_CALL = {"baseline", "token_rows", "gradient_checkpointing", "show_progress"}
 """Arguments of `attribute` that are not the method's own."""
@@ -104,41 +107,77 @@ class LLMGradientAttribution(Attribution):
             ContextTooLong: prompt and answer do not fit into the model's context.
             UnsupportedMethod: the input does not tell which token belongs to which feature.
         """
-        refuse_unknown(self.attr_method, kwargs)
+        of_call = {"baseline": baseline, "token_rows": token_rows, "gradient_checkpointing": gradient_checkpointing}
+        of_call["show_progress"] = show_progress
+        return self._each(inp, target, [scalar_of(scalar, foil)], gen_args, of_call, kwargs)[0]
+
+    def _each(
+        self,
+        inp: InterpretableInput | Prompt,
+        target: Answer,
+        scalars: Sequence[Scalar],
+        gen_args: Mapping[str, Any] | None,
+        of_call: Mapping[str, Any],
+        options: Mapping[str, Any],
+    ) -> list[Any]:
+        """What is found of each quantity of an answer; those without a foil share their forward passes."""
+        refuse_unknown(self.attr_method, options)
         if isinstance(inp, Prompt):
             inp = inp.bind(self.language_model)
         if not isinstance(inp, InterpretableInput):
             raise InvalidType(f"inp must be an InterpretableInput or a Prompt; got {type(inp).__name__}")
         placed = inp.placed(self.language_model)
         answer = answer_ids(self.language_model, placed.ids, target, gen_args)
-        run = self.posed(placed, answer, scalar_of(scalar, foil), baseline, kwargs)
+        found: dict[int, Any] = {}
+        for group in together(scalars):
+            run = self.posed(placed, answer, [scalars[i] for i in group], of_call.get("baseline"), options)
+            found |= zip(group, self._explained(inp, run, of_call), strict=True)
+        return [found[i] for i in range(len(scalars))]
+
+    def _explained(self, inp: InterpretableInput, run: Run, of_call: Mapping[str, Any]) -> list[Any]:
+        """For each quantity of a run its result, for a list of layers a list of them."""
         warn_of_rounding(self.attr_method, self.language_model.model.dtype)
-        short = run.recomputes(gradient_checkpointing)
-        memory = recomputing(self.language_model) if short else nullcontext()
-        bar = shown(f"{self.attr_method.get_name()} attribution") if show_progress else nullcontext()
+        recompute = run.recomputes(of_call.get("gradient_checkpointing"))
+        memory = recomputing(self.language_model) if recompute else nullcontext()
+        bar = shown(f"{self.attr_method.get_name()} attribution") if of_call.get("show_progress") else nullcontext()
         with self.language_model.evaluating(), memory, bar:
-            found = run.layers(token_rows)
-        results = [self._result(inp, run, *one) for one in found]
-        return results if isinstance(getattr(self.attr_method, "layer", None), list | tuple) else results[0]
+            found = run.explained(of_call.get("token_rows", True))
+        several = isinstance(getattr(self.attr_method, "layer", None), list | tuple)
+        each = [self._results(inp, run, *pair) for pair in zip(run.scalars, found, strict=True)]
+        return each if several else [results[0] for results in each]
 
     def posed(
         self,
         placed: Placed,
         answer: tuple[int, ...],
-        scalar: Scalar,
+        scalars: Sequence[Scalar],
         baseline: int | str | None,
         options: Mapping[str, Any],
-        score: Callable[..., Any] = AnswerScore,
-    ) -> GradientRun:
-        """What is asked of the model for one prompt and answer; see `GradientRun`.
+        **how: Any,
+    ) -> Run:
+        """What is asked of the model for one prompt and answer; see `GradientRun`, also for what `how` may be.
 
         Raises:
             LlmAttrError: as in `attribute`.
         """
         refuse_unknown(self.attr_method, options)
-        self.language_model.check_length(len(placed.ids), len(answer))
-        bound = scalar.bound(self.language_model, answer)
-        return GradientRun(self.attr_method, self.language_model, placed, answer, baseline, bound, options, score)
+        lm = self.language_model
+        lm.check_length(len(placed.ids), len(answer))
+        bound = [scalar.bound(lm, answer) for scalar in scalars]
+
+        def run(tokens: tuple[int, ...], quantities: Sequence[Scalar]) -> GradientRun:
+            return GradientRun(self.attr_method, lm, placed, tokens, baseline, quantities, options, **how)
+
+        contrast = bound[0].contrast
+        if contrast is None or is_embedding(sites_of(self.attr_method, lm), lm):
+            return run(answer, bound)
+        if not is_linear(self.attr_method, options):
+            raise UnsupportedMethod(
+                f"{self.attr_method.get_name()} is not linear in what it explains, and so a contrast with a foil is "
+                "explained at the embedding layer: leave the layer out"
+            )
+        lm.check_length(len(placed.ids), len(contrast.foil))
+        return ContrastRun(run(answer, [LOG_PROB]), run(contrast.foil, [LOG_PROB]), bound[0])
 
     def attribute_scalars(
         self,
@@ -149,41 +188,53 @@ class LLMGradientAttribution(Attribution):
     ) -> list[list[Any]]:
         """For each input what `attribute` gives for each of several quantities of its answer; see `LLMAttribution`."""
         gen_args = options.pop("gen_args", None)
+        of_call = {name: options.pop(name) for name in OF_CALL & options.keys()}
+        refuse_unknown(self.attr_method, options)
 
         def each(pair: tuple[InterpretableInput | Prompt, Answer]) -> list[Any]:
-            inp = pair[0].bind(self.language_model) if isinstance(pair[0], Prompt) else pair[0]
-            answer = answer_ids(self.language_model, inp.placed(self.language_model).ids, pair[1], gen_args)
-            return [self.attribute(inp, answer, scalar=scalar, **options) for scalar in scalars]
+            return self._each(*pair, scalars, gen_args, of_call, options)
 
-        refuse_unknown(self.attr_method, {name: options[name] for name in options.keys() - OF_CALL})
         return for_each(each, zip(inputs, answers_of(target, len(inputs)), strict=True))
 
-    def _result(
-        self, inp: InterpretableInput, run: GradientRun, whole: Tensor, tokens: Tensor | None
-    ) -> LLMAttributionResult:
+    def _results(
+        self, inp: InterpretableInput, run: Run, scalar: Scalar, found: Explained
+    ) -> list[LLMAttributionResult]:
+        """A result for each layer."""
         text, spans = token_spans(self.language_model.tokenizer, run.answer, run.placed.ids)
         texts = inp.token_texts() if isinstance(inp, TextTokenInput) else [str(value) for value in inp.values]
-        return LLMAttributionResult(
-            input_tokens=texts,
-            output_tokens=pieces(text, spans),
-            seq_attr=inp.format_attr(whole[None])[0],
-            token_attr=None if tokens is None else inp.format_attr(tokens),
-            output_probs=run.log_probs.exp(),
-            inp=inp,
-            output_ids=run.answer,
-            output_text=text,
-            output_spans=spans,
-            provenance={
-                "method": snake_case(type(self.attr_method).__name__),
-                "attr_target": run.scalar.name,
-                **run.scalar.about(self.language_model),
-                "unit": inp.unit if isinstance(inp, BoundPrompt) else "feature",
-                "model": self.language_model.name,
-                "dtype": str(self.language_model.model.dtype).removeprefix("torch."),
-                "per_input": not self.attr_method.multiplies_by_inputs,
-                "baseline": self.language_model.decode([run.baseline]) if run.uses_baseline else None,
-                **run.deltas,
-                **asdict(run.counter),
-                **identity(self.language_model),
-            },
-        )
+        return [
+            LLMAttributionResult(
+                input_tokens=texts,
+                output_tokens=pieces(text, spans),
+                seq_attr=inp.format_attr(whole[None])[0],
+                token_attr=None if tokens is None else inp.format_attr(tokens),
+                output_probs=run.log_probs.exp(),
+                inp=inp,
+                output_ids=run.answer,
+                output_text=text,
+                output_spans=spans,
+                provenance=self._provenance(inp, run, scalar) | found.deltas,
+            )
+            for whole, tokens in zip_longest(found.whole, found.tokens)
+        ]
+
+    def _provenance(self, inp: InterpretableInput, run: Run, scalar: Scalar) -> dict[str, Any]:
+        return {
+            "method": snake_case(type(self.attr_method).__name__),
+            "attr_target": scalar.name,
+            **scalar.about(self.language_model),
+            "unit": inp.unit if isinstance(inp, BoundPrompt) else "feature",
+            "model": self.language_model.name,
+            "dtype": str(self.language_model.model.dtype).removeprefix("torch."),
+            "per_input": not self.attr_method.multiplies_by_inputs,
+            "baseline": self.language_model.decode([run.baseline]) if run.uses_baseline else None,
+            **asdict(run.counter),
+            **identity(self.language_model),
+        }
+
+
+def together(scalars: Sequence[Scalar]) -> list[list[int]]:
+    """The places of quantities in groups that share their forward passes: a contrast has passes of its own."""
+    shared = [place for place, scalar in enumerate(scalars) if scalar.foil is None]
+    alone = [[place] for place, scalar in enumerate(scalars) if scalar.foil is not None]
+    return [shared, *alone] if shared else alone

@@ -1,11 +1,12 @@
-"""One explanation of a generation by gradients: the whole answer, then its tokens a few at a time."""
+"""One explanation of a generation by gradients: the whole answer, and its tokens a few at a time."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import replace
+from dataclasses import dataclass, field, replace
 from inspect import signature
+from itertools import chain
 from typing import Any
 
 import torch
@@ -18,10 +19,9 @@ from llm_attr.core.memory import free_bytes
 from llm_attr.core.path import Quadrature, accumulator
 from llm_attr.core.site import Site
 from llm_attr.core.tensors import split_by
-from llm_attr.errors import InvalidShape, InvalidValue, UnknownKeyword, UnsupportedMethod
-from llm_attr.llm.answer_score import AnswerScore, ContrastScore, EachToken, Passage, WholeAnswer
-from llm_attr.llm.forward_mode import ROW_COST, has_forward_mode, noting_forward_mode, rule_of
-from llm_attr.llm.forward_mode import token_rows as forward_mode_rows
+from llm_attr.errors import InvalidShape, InvalidValue, UnknownKeyword
+from llm_attr.llm.answer_score import AnswerScore, ContrastScore, Entries, Passage
+from llm_attr.llm.forward_mode import ROW_COST, entry_rows, has_forward_mode, noting_forward_mode, rule_of
 from llm_attr.llm.gradient_methods import BY_RULES, RANDOM, at_activations, inside, sites_of
 from llm_attr.llm.inputs import Placed, token_id
 from llm_attr.llm.model import LanguageModel
@@ -33,6 +33,27 @@ from llm_attr.typing import Tensors
 MEMORY_SHARE = 32
 """The rows of the tokens that are explained together may take this part of the free memory."""
 
+AT_PROMPT = (Saliency, InputXGradient, LayerGradientXActivation)
+"""Methods that look at the prompt alone, at no baseline."""
+
+Choice = tuple[int, int]
+"""The place of a quantity, and 0 for the whole answer or 1 + t for token t."""
+
+
+@dataclass
+class Explained:
+    """What was found of one quantity of an answer.
+
+    Attributes:
+        whole: For each layer the attributions of the whole answer, `(features,)`.
+        tokens: For each layer those of each token, `(tokens, features)`; empty if there are none.
+        deltas: The convergence deltas by name, if they were asked for.
+    """
+
+    whole: list[Tensor] = field(default_factory=list)
+    tokens: list[Tensor] = field(default_factory=list)
+    deltas: dict[str, list[Any]] = field(default_factory=dict)
+
 
 class GradientRun:
     """What is asked of a model for one prompt and answer, and what it costs.
@@ -43,15 +64,14 @@ class GradientRun:
         placed: The tokens of the prompt in their features.
         answer: Token ids of the answer.
         baseline: The token that stands for an absent one; None: that of the input, else pad or EOS.
-        scalar: Which quantity of the answer.
+        scalars: Which quantities of the answer, all from the same forward passes; a contrast stands alone.
         options: Arguments of the method's `attribute`.
         score: Makes the score of a passage, as `AnswerScore` does.
+        forward_mode: Whether forward mode may be used where it is quicker.
 
     Attributes:
         counter: Passes, positions and backward passes so far.
-        deltas: The convergence deltas, if they were asked for.
         log_probs: `(answer tokens,)` in nats, after the whole prompt.
-        forward_mode: Whether forward mode may be used where it is quicker.
     """
 
     def __init__(
@@ -61,29 +81,29 @@ class GradientRun:
         placed: Placed,
         answer: tuple[int, ...],
         baseline: int | str | None,
-        scalar: Scalar,
+        scalars: Sequence[Scalar],
         options: Mapping[str, Any],
         score: Callable[..., Any] = AnswerScore,
+        forward_mode: bool = True,
     ) -> None:
         self._make = score
-        self.scalar = scalar
         self.method, self.language_model, self.placed, self.answer = method, language_model, placed, answer
+        self.scalars = tuple(scalars)
         self._options = ({"seed": 0} if isinstance(method, RANDOM) else {}) | dict(options)
         self.baseline = _absent(language_model, placed.absent if baseline is None else baseline)
-        self.counter, self.deltas = Counter(), dict[str, Any]()
+        self.counter = Counter()
         self._sites = sites_of(method, language_model, self._options.pop("attribute_to_layer_input", False))
-        embedding = Site(language_model.model.get_input_embeddings())
         moving = [place for place, moves in enumerate(placed.moves) if moves]
-        self._places = moving if self._sites == [embedding] else None
-        self.log_probs = torch.empty(0)
+        self._places = moving if is_embedding(self._sites, language_model) else None
+        self._at_prompt = isinstance(method, AT_PROMPT)
+        self.log_probs = torch.full((len(answer),), torch.nan)
         self._pieces, self._done = 1, 0
-        self.forward_mode = has_forward_mode(language_model.model) is not False
+        self._forward_mode = forward_mode and has_forward_mode(language_model.model) is not False
 
     @property
     def uses_baseline(self) -> bool:
         """Whether the method starts from a baseline."""
-        inner = inside(self.method)
-        return not isinstance(inner, Saliency | InputXGradient | LayerGradientXActivation)
+        return not isinstance(inside(self.method), AT_PROMPT)
 
     def recomputes(self, wanted: bool | None) -> bool:
         """Whether activations are computed again for the backward pass: as is wanted, else where memory is short."""
@@ -94,77 +114,105 @@ class GradientRun:
             self.language_model, len(self.placed.ids) + len(self.answer)
         )
 
-    def layers(self, token_rows: bool) -> list[tuple[Tensor, Tensor | None]]:
-        """For each layer the attributions of the whole answer `(features,)` and of each token `(tokens, features)`."""
-        logits = self._one(Passage(self.placed.ids, self.answer), Scalar("log_prob")).logits()
-        self.log_probs = Scalar("log_prob").read(logits, torch.tensor(self.answer, device=logits.device))[0].cpu()
-        if self.scalar.needs_reference:
-            self.scalar = replace(self.scalar, reference=logits[0].log_softmax(-1))
+    def explained(self, token_rows: bool) -> list[Explained]:
+        """What was found of each quantity; `token_rows` says whether of each token too."""
+        self._look_at_the_prompt()
         score = self._score(Passage(self.placed.ids, self.answer))
-        self._pieces = self._count(token_rows)
-        rows = self._token_rows(score) if token_rows else None
-        if rows is not None and self._adds_up:
-            whole = [each.sum(0) for each in rows]
-            self._sum_deltas()
-        else:
-            found = self._found(score, WholeAnswer(score), "convergence_delta")
-            whole = [each[0] for each in found]
-        return list(zip(whole, [None] * len(whole) if rows is None else rows, strict=True))
+        found = [Explained() for _ in self.scalars]
+        rows = self._with_rows(score) if token_rows else []
+        rest = [place for place, scalar in enumerate(self.scalars) if place not in rows or not self._adds_up(scalar)]
+        self._pieces = self._count(rows, rest)
+        if rows:
+            self._explain_tokens(score, rows, found)
+        if rest:
+            layers, gaps = self._found(score, [(place, 0) for place in rest])
+            for number, place in enumerate(rest):
+                found[place].whole = [layer[number] for layer in layers]
+                if gaps:
+                    found[place].deltas["convergence_delta"] = [gaps[number]]
+        for each in found:
+            if not each.whole:
+                each.whole = [layer.sum(0) for layer in each.tokens]
+                if "token_convergence_delta" in each.deltas:
+                    each.deltas["convergence_delta"] = [torch.tensor(each.deltas["token_convergence_delta"]).sum(0).tolist()]
+        return found
 
-    def _count(self, token_rows: bool) -> int:
-        """How many runs of the method there will be."""
-        if not token_rows:
-            return 1
-        each = len(self.answer) if isinstance(self.method, RANDOM) else len(list(self._passages()))
-        return (1 if self._forward_rule() else each) + (0 if self._adds_up else 1)
+    def _look_at_the_prompt(self) -> None:
+        """The log-probabilities of the answer and the reference of a divergence, where no later pass shows them."""
+        wanting = any(scalar.needs_reference for scalar in self.scalars)
+        if wanting or (self._places is not None and not self._at_prompt):
+            score = self._one(Passage(self.placed.ids, self.answer))
+            reference = score.logits()[0].log_softmax(-1) if wanting else score.logits()
+            self._hear(score)
+            self.scalars = tuple(replace(s, reference=reference) if s.needs_reference else s for s in self.scalars)
 
-    def _forward_rule(self) -> Quadrature | None:
-        """The points of the method, if forward mode gives the tokens' rows with less work."""
-        rule = rule_of(self.method, self._options) if self.forward_mode else None
-        return rule if self._places is not None and ROW_COST * self._units < 1 + len(self.answer) else None
+    def _hear(self, score: AnswerScore | ContrastScore) -> None:
+        """Keeps the log-probabilities that a score has shown."""
+        if score.log_probs is not None:
+            self.log_probs[score.passage.places] = score.log_probs
 
-    @property
-    def _adds_up(self) -> bool:
-        """Whether the attributions of the tokens sum to those of the answer."""
-        linear = not isinstance(self.method, (*RANDOM, Saliency)) and self._options.get("until") is None
-        return linear and self.scalar.name in ADDITIVE
-
-    def _token_rows(self, score: AnswerScore | ContrastScore) -> list[Tensor] | None:
-        """For each layer `(tokens, features)`; None for a quantity that only the whole answer has."""
+    def _with_rows(self, score: AnswerScore | ContrastScore) -> list[int]:
+        """The places of the quantities that every token has."""
+        waiting = any(scalar.waits for scalar in self.scalars)
         with torch.no_grad():
-            if self.scalar.waits and score(*score.activations).dim() == 1:
-                return None
-        rule = self._forward_rule()
-        if rule is not None and (by_direction := self._by_forward_mode(score, rule)) is not None:
-            return [by_direction]
-        if isinstance(self.method, RANDOM):
-            each = [WholeAnswer(score, token) for token in range(len(self.answer))]
-            parts = [self._found(score, one, "token_convergence_delta") for one in each]
-            return [torch.cat(rows) for rows in zip(*parts, strict=True)]
-        found: list[list[Tensor]] = []
-        for passage in self._passages():
-            score = self._score(passage)
-            found.append(self._found(score, EachToken(score), "token_convergence_delta"))
-        return [torch.cat(parts) for parts in zip(*found, strict=True)]
+            shapes = [values.dim() for values in score(*score.activations)] if waiting else [2] * len(self.scalars)
+        return [place for place, dimensions in enumerate(shapes) if dimensions > 1]
 
-    def _by_forward_mode(self, score: AnswerScore | ContrastScore, rule: Quadrature) -> Tensor | None:
-        """`(tokens, features)`; None, from then on, where an operation of the model has no forward mode."""
+    def _count(self, rows: list[int], rest: list[int]) -> int:
+        """How many runs of the method there will be."""
+        single = isinstance(self.method, RANDOM)
+        of_rows = len(rows) * len(self.answer) if single else len(list(self._passages()))
+        each = 1 if self._forward_rule(len(rows)) else of_rows
+        return (each if rows else 0) + (len(rest) if single else bool(rest))
+
+    def _forward_rule(self, quantities: int) -> Quadrature | None:
+        """The points of the method, if forward mode gives the tokens' rows with less work."""
+        rule = rule_of(self.method, self._options) if self._forward_mode else None
+        less = ROW_COST * self._units < 1 + quantities * len(self.answer)
+        return rule if self._places is not None and less else None
+
+    def _adds_up(self, scalar: Scalar) -> bool:
+        """Whether the attributions of the tokens sum to those of the answer."""
+        return scalar.name in ADDITIVE and is_linear(self.method, self._options)
+
+    def _explain_tokens(self, score: AnswerScore | ContrastScore, rows: list[int], found: list[Explained]) -> None:
+        """The rows of the tokens, of every quantity that has them."""
+        parts = self._by_forward_mode(score, rows) or [
+            self._found(one, tokens_of(one.passage, rows))
+            for one in ([score] if isinstance(self.method, RANDOM) else map(self._score, self._passages()))
+        ]
+        for number, place in enumerate(rows):
+            each = [[layer.unflatten(0, (len(rows), -1))[number] for layer in layers] for layers, _ in parts]
+            found[place].tokens = [torch.cat(pieces) for pieces in zip(*each, strict=True)]
+            if self._options.get("return_convergence_delta"):
+                each_gap = (gaps[number * len(gaps) // len(rows) :][: len(gaps) // len(rows)] for _, gaps in parts)
+                found[place].deltas["token_convergence_delta"] = list(chain.from_iterable(each_gap))
+
+    def _by_forward_mode(
+        self, score: AnswerScore | ContrastScore, quantities: list[int]
+    ) -> list[tuple[list[Tensor], list[float]]]:
+        """All rows of tokens; nothing where it is more work, or an operation of the model has no forward mode."""
+        rule = self._forward_rule(len(quantities))
+        if rule is None:
+            return []
         high, low = score.activations, score.activations_of(self._absent_ids())
-        if isinstance(self.method, InputXGradient | LayerGradientXActivation):
+        if self._at_prompt:
             low = tuple(torch.zeros_like(tensor) for tensor in high)
         asked = self.language_model.model if self._make is AnswerScore else None
+        entries = Entries(score, tokens_of(score.passage, quantities))
         try:
             with noting_forward_mode(asked), self._piece():
-                rows = forward_mode_rows(score, low, high, self._owners.tolist(), rule, self._units)
+                rows = entry_rows(entries, self.counter, low, high, self._owners.tolist(), rule, self._units)
         except NotImplementedError:
-            self.forward_mode = False
-            self._pieces = self._count(token_rows=True)
-            return None
-        if self._options.get("return_convergence_delta"):
-            with torch.no_grad():
-                change = self.scalar.payoff(score(*high) - score(*low))[0, 1:]
-            self.deltas["token_convergence_delta"] = (rows.sum(1) - change.cpu()).tolist()
-        return rows
+            self._forward_mode = False
+            self._pieces += len(list(self._passages())) - 1
+            return []
+        self._hear(score)
+        if not self._options.get("return_convergence_delta"):
+            return [([rows], [])]
+        with torch.no_grad():
+            change = entries.values(*high) - entries.values(*low)
+        return [([rows], (rows.sum(1) - change[0].cpu()).tolist())]
 
     def _passages(self) -> Iterator[Passage]:
         """The tokens in groups: each pass reads no further than to the last token that it scores."""
@@ -173,30 +221,35 @@ class GradientRun:
             yield Passage(self.placed.ids, self.answer[: first + size], first)
 
     def _group_size(self) -> int:
-        if self.scalar.waits or self.scalar.contrast is not None:
+        if any(scalar.waits or scalar.contrast is not None for scalar in self.scalars):
             return len(self.answer)
-        prompt, tokens = len(self.placed.ids), len(self.answer)
+        prompt, tokens, quantities = len(self.placed.ids), len(self.answer), len(self.scalars)
         config = self.language_model.text_config
         room = free_bytes(self.language_model.device) // MEMORY_SHARE
-        most = max(1, min(tokens, room // (4 * config.hidden_size * (prompt + tokens))))
-        return min(range(1, most + 1), key=lambda size: _cost(prompt, tokens, size))
+        most = max(1, min(tokens, room // (4 * config.hidden_size * (prompt + tokens) * quantities)))
+        return min(range(1, most + 1), key=lambda size: _cost(prompt, tokens, size, quantities))
 
-    def _found(self, score: AnswerScore | ContrastScore, function: WholeAnswer | EachToken, delta: str) -> list[Tensor]:
-        """For each layer `(rows, features)`: what the method says of a function with so many rows."""
-        rows = function.tokens
-        activations, absent = score.activations, score.activations_of(self._absent_ids())
-        method = at_activations(self.method, function)
-        inner = inside(method)
-        options = dict(self._options)
+    def _found(self, score: AnswerScore | ContrastScore, chosen: Sequence[Choice]) -> tuple[list[Tensor], list[float]]:
+        """For each layer `(entries, features)`: what the method says of some entries; and the deltas asked for."""
+        if isinstance(self.method, RANDOM) and len(chosen) > 1:
+            parts = [self._found(score, [one]) for one in chosen]
+            layers = zip(*(layers for layers, _ in parts), strict=True)
+            return [torch.cat(rows) for rows in layers], [gap for _, gaps in parts for gap in gaps]
+        entries = Entries(score, chosen)
+        method = at_activations(self.method, entries)
+        inner, options = inside(method), dict(self._options)
         if "baselines" in signature(inner.attribute).parameters:
-            options["baselines"] = _repeated(absent, 1 if isinstance(inner, RANDOM) else rows)
+            absent = score.activations_of(self._absent_ids())
+            options["baselines"] = _repeated(absent, 1 if isinstance(inner, RANDOM) else entries.rows)
         with self._piece():
-            found = method.attribute(_repeated(activations, rows), **options)
+            found = method.attribute(_repeated(score.activations, entries.rows), **options)
+        self._hear(score)
+        gaps: list[float] = []
         if self._options.get("return_convergence_delta"):
             found, gap = found
             (gap,) = gap if isinstance(gap, tuple) else (gap,)
-            self.deltas[delta] = [*self.deltas.get(delta, ()), *gap.tolist()]
-        return [self._by_feature(part) for part in split_by(found, score.slots)]
+            gaps = gap.tolist()
+        return [self._by_feature(part) for part in split_by(found, score.slots)], gaps
 
     @contextmanager
     def _piece(self) -> Iterator[None]:
@@ -230,25 +283,20 @@ class GradientRun:
         return owners if self._places is None else owners[self._places]
 
     def _score(self, passage: Passage) -> AnswerScore | ContrastScore:
-        contrast = self.scalar.contrast
+        contrast = self.scalars[0].contrast
         if contrast is None:
-            return self._one(passage, self.scalar)
-        if self._places is None:
-            raise UnsupportedMethod("a contrast is explained at the embedding layer: leave the layer out")
-        foil = Passage(passage.prompt, contrast.foil)
-        return ContrastScore(self._one(passage, self.scalar), self._one(foil, self.scalar), contrast)
+            return self._one(passage)
+        return ContrastScore(self._one(passage), self._one(Passage(passage.prompt, contrast.foil)), contrast)
 
-    def _one(self, passage: Passage, scalar: Scalar) -> AnswerScore:
-        made: AnswerScore = self._make(self.language_model, passage, self._sites, self._places, scalar, self.counter)
+    def _one(self, passage: Passage) -> AnswerScore:
+        made: AnswerScore = self._make(
+            self.language_model, passage, self._sites, self._places, self.scalars, self.counter, self._at_prompt
+        )
         return made
 
     def _absent_ids(self) -> list[int]:
         moved = zip(self.placed.ids, self.placed.moves, strict=True)
         return [self.baseline if moves else token for token, moves in moved]
-
-    def _sum_deltas(self) -> None:
-        if "token_convergence_delta" in self.deltas:
-            self.deltas["convergence_delta"] = [torch.tensor(self.deltas["token_convergence_delta"]).sum(0).tolist()]
 
 
 def refuse_unknown(method: Attribution, options: Mapping[str, Any]) -> None:
@@ -270,14 +318,32 @@ _SET_HERE = {
 """What the text decides."""
 
 
+def tokens_of(passage: Passage, quantities: Sequence[int]) -> list[Choice]:
+    """The scored tokens of a passage, of one quantity after the other."""
+    return [(place, 1 + token) for place in quantities for token in range(len(passage.scored))]
+
+
+def is_embedding(sites: Sequence[Site], language_model: LanguageModel) -> bool:
+    """Whether it is the embedding layer that moves, and nothing else."""
+    return list(sites) == [Site(language_model.model.get_input_embeddings())]
+
+
+def is_linear(method: Attribution, options: Mapping[str, Any]) -> bool:
+    """Whether the attributions of a sum of two quantities are the sum of theirs."""
+    inner = inside(method)
+    gradients_alone = isinstance(inner, LayerGradientXActivation) and not inner.multiplies_by_inputs
+    sized = gradients_alone or isinstance(inner, Saliency)
+    return not isinstance(method, RANDOM) and not sized and options.get("until") is None
+
+
 def _repeated(tensors: Tensors, rows: int) -> Tensors:
     return tuple(tensor.expand(rows, *tensor.shape[1:]) for tensor in tensors)
 
 
-def _cost(prompt: int, tokens: int, size: int) -> float:
+def _cost(prompt: int, tokens: int, size: int, quantities: int) -> float:
     """Positions that go forwards and backwards where so many tokens are explained together."""
-    ends = range(size, tokens + size, size)
-    return sum((prompt + min(end, tokens)) * (1 + size) for end in ends)
+    starts = range(0, tokens, size)
+    return sum((prompt + min(at + size, tokens)) * (1 + quantities * min(size, tokens - at)) for at in starts)
 
 
 def _absent(language_model: LanguageModel, token: int | str | None) -> int:

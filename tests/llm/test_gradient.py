@@ -8,7 +8,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from llm_attr import LLMAttributionResult, Prompt
+from llm_attr import LLMAttributionResult, Prompt, explain
 from llm_attr.attr import (
     DiscretizedIntegratedGradients,
     FeatureAblation,
@@ -187,11 +187,64 @@ def test_one_forward_and_one_backward_for_the_whole_answer(lm: LanguageModel) ->
     handle.remove()
     assert result.token_attr is None
     tokens = len(result.output_ids)
-    assert all(shape[1] == tokens for shape in calls)
-    assert result.provenance["passes"] == len(calls)
+    assert calls == [(1, tokens, lm.model.config.vocab_size)]
+    assert (result.provenance["passes"], result.provenance["backward"]) == (1, 1)
     full = explained(lm, InputXGradient(lm.model))
     assert_close(result.seq_attr, full.seq_attr)
     assert full.provenance["backward"] == tokens
+    expected = slow.answer_logits(lm.model, slow.embeddings(lm.model, result.inp.inp_tensor[0]), result.output_ids)
+    chosen = expected.softmax(-1).gather(-1, torch.tensor(result.output_ids)[:, None])[:, 0]
+    for probabilities in (result.output_probs, full.output_probs):
+        torch.testing.assert_close(probabilities, chosen)
+
+
+@pytest.mark.parametrize("forward_mode", [False, True])
+def test_several_quantities_share_their_forward_passes(
+    lm: LanguageModel, forward_mode: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(gradient_run, "ROW_COST", 0.0 if forward_mode else 1e9)
+    options: dict[str, Any] = {"n_steps": 3, "target": TARGET, "method": "integrated_gradients"}
+    options |= {"return_convergence_delta": True, "unit": "sentence"}
+    scalars = ["log_prob", "prob", "entropy", lambda logits, ids: logits.logsumexp(-1).max(), "contrast"]
+    each = explain(lm, TEXT, scalar=scalars, foil=" Mira bakes.", **options)
+    for scalar, found in zip(scalars, each, strict=True):
+        foil = {"foil": " Mira bakes."} if scalar == "contrast" else {}
+        alone = explain(lm, TEXT, scalar=scalar, **foil, **options)
+        assert_close(found.seq_attr, alone.seq_attr)
+        assert (found.token_attr is None) == (alone.token_attr is None)
+        if alone.token_attr is not None:
+            assert_close(found.token_attr, alone.token_attr)
+        for delta in alone.provenance.keys() & {"convergence_delta", "token_convergence_delta"}:
+            torch.testing.assert_close(found.provenance[delta], alone.provenance[delta], rtol=1e-3, atol=1e-5)
+    plain = explain(lm, TEXT, scalar="log_prob", **options).provenance
+    shared = explain(lm, TEXT, scalar=["log_prob", "entropy", "margin"], **options)[0].provenance
+    if not forward_mode:
+        assert shared["passes"] <= plain["passes"]
+        assert shared["backward"] == 3 * plain["backward"]
+
+
+@pytest.mark.parametrize("name", ["layer_integrated_gradients", "layer_gradient_x_activation"])
+def test_contrasts_at_layers_are_the_difference_of_both_answers(lm: LanguageModel, name: str) -> None:
+    foil = " Mira bakes bread."
+    options: dict[str, Any] = {"method": name, "layer": "model.layers.1.mlp", "unit": "sentence"}
+    if name == "layer_integrated_gradients":
+        options |= {"n_steps": 3, "return_convergence_delta": True}
+    found = explain(lm, TEXT, target=TARGET, foil=foil, **options)
+    own, other = (explain(lm, TEXT, target=text, **options) for text in (TARGET, foil))
+    assert_close(found.seq_attr, own.seq_attr - other.seq_attr)
+    assert_close(found.token_attr.sum(0), found.seq_attr)
+    assert found.provenance["passes"] == own.provenance["passes"] + other.provenance["passes"]
+    assert (found.provenance["attr_target"], found.provenance["foil"]) == ("contrast", foil)
+    torch.testing.assert_close(found.output_probs, own.output_probs)
+    if "n_steps" in options:
+        deltas = [result.provenance["convergence_delta"][0] for result in (found, own, other)]
+        assert deltas[0] == pytest.approx(deltas[1] - deltas[2], abs=1e-5)
+        assert sum(found.provenance["token_convergence_delta"]) == pytest.approx(deltas[0], abs=1e-4)
+    embedding = {**options, "layer": "model.embed_tokens"}
+    split = explain(lm, TEXT, target=TARGET, foil=foil, **embedding)
+    assert_close(split.token_attr, explain(lm, TEXT, target=TARGET, foil=foil, **{**options, "layer": None}).token_attr)
+    with pytest.raises(UnsupportedMethod, match="not linear in what it explains"):
+        explain(lm, TEXT, target=TARGET, foil=foil, method="gradient_shap", layer="model.layers.1")
 
 
 @pytest.mark.parametrize(

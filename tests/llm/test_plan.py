@@ -172,9 +172,14 @@ def test_several_prompts_share_what_they_have_in_common(llama: LanguageModel) ->
     assert planned.exact
     assert planned.positions == results[0].provenance["positions"]
     gradients = {"method": "integrated_gradients", "n_steps": 3, "target": TARGET}
-    planned = plan(llama, prompts, scalar=["log_prob", "entropy"], measure=False, **gradients)
-    each = explain(llama, prompts, scalar=["log_prob", "entropy"], **gradients)
-    assert planned.positions == sum(result.provenance["positions"] for results in each for result in results)
+    scalars = ["log_prob", "contrast", "entropy"]
+    each = explain(llama, prompts, scalar=scalars, foil=" Mira bakes.", **gradients)
+    planned = plan(llama, prompts, scalar=scalars, foil=" Mira bakes.", measure=False, **gradients)
+    assert planned.exact
+    for shared, alone, same in each:
+        assert shared.provenance["positions"] == same.provenance["positions"] != alone.provenance["positions"]
+    runs = [result.provenance["positions"] for shared, alone, _ in each for result in (shared, alone)]
+    assert planned.positions == sum(runs)
 
 
 def test_random_baselines_of_an_input(llama: LanguageModel) -> None:

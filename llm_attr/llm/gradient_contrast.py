@@ -1,0 +1,54 @@
+"""A contrast of two answers at a layer, where each has activations of its own: each is explained by itself."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+from llm_attr.errors import InvalidValue
+from llm_attr.llm.gradient_run import Explained, GradientRun
+from llm_attr.llm.passes import Counter
+from llm_attr.llm.scalar import Scalar
+
+
+class ContrastRun:
+    """The run of an answer less that of a foil, token beside token; of methods that are linear in what they explain.
+
+    Args:
+        answer: The run of the answer.
+        foil: That of the foil.
+        scalar: The contrast of both.
+    """
+
+    def __init__(self, answer: GradientRun, foil: GradientRun, scalar: Scalar) -> None:
+        self._answer, self._foil, self.scalars = answer, foil, (scalar,)
+        self.placed, self.answer, self.baseline = answer.placed, answer.answer, answer.baseline
+        self.uses_baseline, self.recomputes = answer.uses_baseline, answer.recomputes
+
+    @property
+    def log_probs(self) -> Tensor:
+        """Those of the answer."""
+        return self._answer.log_probs
+
+    @property
+    def counter(self) -> Counter:
+        """The cost of both."""
+        own, other = self._answer.counter, self._foil.counter
+        return Counter(**{name: value + getattr(own, name) for name, value in vars(other).items()})
+
+    def explained(self, token_rows: bool) -> list[Explained]:
+        """See `GradientRun.explained`."""
+        [own], [other] = self._answer.explained(token_rows), self._foil.explained(token_rows)
+        whole = [one - two for one, two in zip(own.whole, other.whole, strict=True)]
+        tokens = [self._rows(one.T, two.T).T for one, two in zip(own.tokens, other.tokens, strict=True)]
+        deltas = {}
+        for name, values in own.deltas.items():
+            both = torch.tensor(values), torch.tensor(other.deltas[name])
+            deltas[name] = (both[0] - both[1] if name == "convergence_delta" else self._rows(*both)).tolist()
+        return [Explained(whole, tokens, deltas)]
+
+    def _rows(self, answer: Tensor, foil: Tensor) -> Tensor:
+        contrast = self.scalars[0].contrast
+        if contrast is None:
+            raise InvalidValue("a contrast must be bound to an answer")
+        return contrast.rows(answer, foil)
