@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass
 from typing import Any
@@ -15,6 +15,7 @@ from llm_attr.core.site import Site, held, reading, replaced
 from llm_attr.core.tensors import Slot, split_by
 from llm_attr.llm.model import LanguageModel
 from llm_attr.llm.passes import Counter, forward_logits
+from llm_attr.llm.rows_of_gradients import Together, kernels, one_by_one
 from llm_attr.llm.scalar import Contrast, Scalar
 from llm_attr.typing import Tensors
 
@@ -114,10 +115,7 @@ class AnswerScore:
         if self._at_prompt:
             self._note(logits)
         scored = torch.tensor(self.passage.scored, device=logits.device)
-        values = tuple(scalar.read(logits, scored, self.passage.places) for scalar in self.scalars)
-        if logits.requires_grad:
-            logits.register_hook(self._count_backward)
-        return values
+        return tuple(scalar.read(logits, scored, self.passage.places) for scalar in self.scalars)
 
     def logits(self) -> Tensor:
         """`(1, scored tokens, vocabulary)` in fp32, after the whole prompt."""
@@ -132,8 +130,9 @@ class AnswerScore:
             scored = torch.tensor(self.passage.scored, device=logits.device)
             self.log_probs = LOG_PROB.read(logits[:1].detach(), scored)[0].cpu()
 
-    def _count_backward(self, gradient: Tensor) -> None:
-        self.counter.backward += 1
+    def count_backward(self, rows: int) -> None:
+        """Notes that so many numbers of the last points went back through the model."""
+        self.counter.backward += rows
 
     def _read(self, ids: Sequence[int]) -> tuple[Tensors, tuple[Slot, ...]]:
         """What passes the layers: of the embedding layer what it says of the ids, of others what a pass shows."""
@@ -185,6 +184,11 @@ class ContrastScore:
         """Those of the answer."""
         return self._answer.log_probs
 
+    def count_backward(self, rows: int) -> None:
+        """Through both passes."""
+        self._answer.count_backward(rows)
+        self._foil.count_backward(rows)
+
     def __call__(self, *moved: Tensor) -> Tensors:
         """`(rows, answer tokens)` in nats."""
         (own,), (other,) = self._answer(*moved), self._foil(*moved)
@@ -194,23 +198,31 @@ class ContrastScore:
 class Entries:
     """Numbers of an answer with a row for each: row `k * rows + r` is entry r at point k.
 
-    The rows of a point are alike and share one forward pass, over whose graph one backward pass runs for each row.
+    The rows of a point are alike and share one forward pass, over whose graph all go back together, or one by one.
 
     Args:
         score: That of the tokens.
         chosen: For each entry the place of its quantity, and 0 for the whole answer or 1 + t for scored token t.
+        together: Whether, and how many, go back together.
     """
 
-    def __init__(self, score: AnswerScore | ContrastScore, chosen: Sequence[tuple[int, int]]) -> None:
-        self._score, self._chosen, self.rows = score, tuple(chosen), len(chosen)
+    def __init__(
+        self, score: AnswerScore | ContrastScore, chosen: Sequence[tuple[int, int]], together: Together
+    ) -> None:
+        self._chosen, self.score, self.rows, self.together = tuple(chosen), score, len(chosen), together
 
     def __call__(self, *moved: Tensor) -> Tensor:
         """`(points * rows,)`, from tensors of `(points * rows, positions, *features)`."""
-        return self.values(*moved)[:, 0] if self.rows == 1 else _Shared.apply(self.values, self.rows, *moved)
+        if self.rows > 1:
+            return _Shared.apply(self, *moved)
+        values = self.values(*moved)[:, 0]
+        if values.requires_grad:
+            values.register_hook(lambda gradient: self.score.count_backward(1))
+        return values
 
     def values(self, *moved: Tensor) -> Tensor:
         """`(points, rows)`, from tensors of `(points, positions, *features)`."""
-        found = zip(self._score.scalars, self._score(*moved), strict=True)
+        found = zip(self.score.scalars, self.score(*moved), strict=True)
         worth = [values[:, None] if values.dim() == 1 else scalar.payoff(values) for scalar, values in found]
         return torch.stack([worth[scalar][:, entry] for scalar, entry in self._chosen], 1)
 
@@ -219,18 +231,19 @@ class _Shared(torch.autograd.Function):
     """Entries from one row of each point, and their derivatives by a row for each."""
 
     @staticmethod
-    def forward(ctx: Any, score: Callable[..., Tensor], rows: int, *moved: Tensor) -> Tensor:
-        points = [tensor[::rows].detach().requires_grad_() for tensor in moved]
-        with torch.set_grad_enabled(any(ctx.needs_input_grad)):
-            values = score(*points)
-        ctx.values, ctx.points, ctx.graph_inside = values, points, values
+    def forward(ctx: Any, entries: Entries, *moved: Tensor) -> Tensor:
+        points = [tensor[:: entries.rows].detach().requires_grad_() for tensor in moved]
+        wanted = any(ctx.needs_input_grad)
+        ctx.batched = wanted and entries.together.fits(len(points[0]))
+        with torch.set_grad_enabled(wanted), kernels(ctx.batched):
+            values = entries.values(*points)
+        ctx.entries, ctx.values, ctx.points, ctx.graph_inside = entries, values, points, values
         return values.detach().flatten()
 
     @staticmethod
     def backward(ctx: Any, *upstream: Tensor) -> tuple[Any, ...]:
-        values, points = ctx.values, ctx.points
-        weights = upstream[0].view(values.shape)
-        found = []
-        for row in torch.eye(values.shape[1], device=values.device):
-            found.append(torch.autograd.grad(values, points, weights * row, retain_graph=True))
-        return None, None, *(torch.stack(each, 1).flatten(0, 1) for each in zip(*found, strict=True))
+        directions = torch.diag_embed(upstream[0].view(ctx.values.shape)).transpose(0, 1)
+        derivatives = ctx.entries.together.derivatives if ctx.batched else one_by_one
+        found = derivatives(ctx.values, ctx.points, directions)
+        ctx.entries.score.count_backward(ctx.entries.rows)
+        return None, *(each.transpose(0, 1).flatten(0, 1) for each in found)

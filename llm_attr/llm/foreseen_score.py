@@ -12,7 +12,7 @@ from llm_attr.core.path import accumulator
 from llm_attr.core.site import Site
 from llm_attr.core.tensors import Slot
 from llm_attr.llm.answer_score import Passage
-from llm_attr.llm.forecast import Call, Forecast
+from llm_attr.llm.forecast import NOTHING, Call, Forecast
 from llm_attr.llm.model import LanguageModel
 from llm_attr.llm.passes import Counter
 from llm_attr.llm.scalar import Scalar
@@ -53,7 +53,7 @@ class ForeseenScore:
     ) -> None:
         self.language_model, self.passage, self.scalars, self.counter = language_model, passage, scalars, counter
         self.log_probs = torch.zeros(len(passage.scored))
-        self._sites, self._places, self._forecast = sites, places, forecast
+        self._sites, self._places, self._forecast, self._last = sites, places, forecast, NOTHING
         self.slots = tuple(Slot(1, True) for _ in sites)
         self.activations = self._read(passage.ids)
 
@@ -73,13 +73,13 @@ class ForeseenScore:
             self._forecast.forward_mode.add(call)
         total = torch.stack([part.flatten(1).mean(1) for part in moved]).sum(0)
         values = (total.detach() + STEEP * (total.detach() - total))[:, None].expand(-1, len(self.passage.scored))
-        if values.requires_grad:
-            values.register_hook(lambda gradient: self._count_backward(call))
+        self._last = call
         return (values,) * len(self.scalars)
 
-    def _count_backward(self, call: Call) -> None:
-        self.counter.backward += 1
-        self._forecast.backward.add(call)
+    def count_backward(self, rows: int) -> None:
+        """See `AnswerScore`."""
+        self.counter.backward += rows
+        self._forecast.backward.add(self._last, rows)
 
     def _call(self, rows: int) -> Call:
         call = Call(rows * len(self.passage.ids), rows * len(self.passage.rows))

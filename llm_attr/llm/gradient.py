@@ -141,7 +141,7 @@ class LLMGradientAttribution(Attribution):
         memory = recomputing(self.language_model) if recompute else nullcontext()
         bar = shown(f"{self.attr_method.get_name()} attribution") if of_call.get("show_progress") else nullcontext()
         with self.language_model.evaluating(), memory, bar:
-            found = run.explained(of_call.get("token_rows", True))
+            found = run.explained(of_call.get("token_rows", True), recompute)
         several = isinstance(getattr(self.attr_method, "layer", None), list | tuple)
         each = [self._results(inp, run, *pair) for pair in zip(run.scalars, found, strict=True)]
         return each if several else [results[0] for results in each]

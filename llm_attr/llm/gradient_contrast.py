@@ -36,9 +36,9 @@ class ContrastRun:
         own, other = self._answer.counter, self._foil.counter
         return Counter(**{name: value + getattr(own, name) for name, value in vars(other).items()})
 
-    def explained(self, token_rows: bool) -> list[Explained]:
+    def explained(self, token_rows: bool, recomputed: bool = False) -> list[Explained]:
         """See `GradientRun.explained`."""
-        [own], [other] = self._answer.explained(token_rows), self._foil.explained(token_rows)
+        [own], [other] = (run.explained(token_rows, recomputed) for run in (self._answer, self._foil))
         whole = [one - two for one, two in zip(own.whole, other.whole, strict=True)]
         tokens = [self._rows(one.T, two.T).T for one, two in zip(own.tokens, other.tokens, strict=True)]
         deltas = {}

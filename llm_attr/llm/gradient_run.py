@@ -22,11 +22,12 @@ from llm_attr.core.tensors import split_by
 from llm_attr.errors import InvalidShape, InvalidValue, UnknownKeyword
 from llm_attr.llm.answer_score import AnswerScore, ContrastScore, Entries, Passage
 from llm_attr.llm.forward_mode import ROW_COST, entry_rows, has_forward_mode, noting_forward_mode, rule_of
-from llm_attr.llm.gradient_methods import BY_RULES, RANDOM, at_activations, inside, sites_of
+from llm_attr.llm.gradient_methods import BY_RULES, GUIDED, RANDOM, at_activations, inside, sites_of
 from llm_attr.llm.inputs import Placed, token_id
 from llm_attr.llm.model import LanguageModel
 from llm_attr.llm.passes import Counter
 from llm_attr.llm.recompute import is_short_of_memory
+from llm_attr.llm.rows_of_gradients import Together
 from llm_attr.llm.scalar import ADDITIVE, Scalar
 from llm_attr.typing import Tensors
 
@@ -97,13 +98,13 @@ class GradientRun:
         self._places = moving if is_embedding(self._sites, language_model) else None
         self._at_prompt = isinstance(method, AT_PROMPT)
         self.log_probs = torch.full((len(answer),), torch.nan)
-        self._pieces, self._done = 1, 0
+        self._pieces, self._done, self._recomputed = 1, 0, False
         self._forward_mode = forward_mode and has_forward_mode(language_model.model) is not False
 
     @property
     def uses_baseline(self) -> bool:
         """Whether the method starts from a baseline."""
-        return not isinstance(inside(self.method), AT_PROMPT)
+        return "baselines" in signature(inside(self.method).attribute).parameters
 
     def recomputes(self, wanted: bool | None) -> bool:
         """Whether activations are computed again for the backward pass: as is wanted, else where memory is short."""
@@ -114,8 +115,14 @@ class GradientRun:
             self.language_model, len(self.placed.ids) + len(self.answer)
         )
 
-    def explained(self, token_rows: bool) -> list[Explained]:
-        """What was found of each quantity; `token_rows` says whether of each token too."""
+    def explained(self, token_rows: bool, recomputed: bool = False) -> list[Explained]:
+        """What was found of each quantity.
+
+        Args:
+            token_rows: Whether of each token too.
+            recomputed: Whether activations are computed again for the backward pass.
+        """
+        self._recomputed = recomputed
         self._look_at_the_prompt()
         score = self._score(Passage(self.placed.ids, self.answer))
         found = [Explained() for _ in self.scalars]
@@ -134,7 +141,9 @@ class GradientRun:
             if not each.whole:
                 each.whole = [layer.sum(0) for layer in each.tokens]
                 if "token_convergence_delta" in each.deltas:
-                    each.deltas["convergence_delta"] = [torch.tensor(each.deltas["token_convergence_delta"]).sum(0).tolist()]
+                    each.deltas["convergence_delta"] = [
+                        torch.tensor(each.deltas["token_convergence_delta"]).sum(0).tolist()
+                    ]
         return found
 
     def _look_at_the_prompt(self) -> None:
@@ -199,7 +208,7 @@ class GradientRun:
         if self._at_prompt:
             low = tuple(torch.zeros_like(tensor) for tensor in high)
         asked = self.language_model.model if self._make is AnswerScore else None
-        entries = Entries(score, tokens_of(score.passage, quantities))
+        entries = self._entries(score, tokens_of(score.passage, quantities))
         try:
             with noting_forward_mode(asked), self._piece():
                 rows = entry_rows(entries, self.counter, low, high, self._owners.tolist(), rule, self._units)
@@ -235,7 +244,7 @@ class GradientRun:
             parts = [self._found(score, [one]) for one in chosen]
             layers = zip(*(layers for layers, _ in parts), strict=True)
             return [torch.cat(rows) for rows in layers], [gap for _, gaps in parts for gap in gaps]
-        entries = Entries(score, chosen)
+        entries = self._entries(score, chosen)
         method = at_activations(self.method, entries)
         inner, options = inside(method), dict(self._options)
         if "baselines" in signature(inner.attribute).parameters:
@@ -250,6 +259,10 @@ class GradientRun:
             (gap,) = gap if isinstance(gap, tuple) else (gap,)
             gaps = gap.tolist()
         return [self._by_feature(part) for part in split_by(found, score.slots)], gaps
+
+    def _entries(self, score: AnswerScore | ContrastScore, chosen: Sequence[Choice]) -> Entries:
+        whole_graph = not self._recomputed and not isinstance(inside(self.method), BY_RULES)
+        return Entries(score, chosen, Together(self.language_model, len(score.passage.ids), whole_graph))
 
     @contextmanager
     def _piece(self) -> Iterator[None]:
@@ -332,7 +345,7 @@ def is_linear(method: Attribution, options: Mapping[str, Any]) -> bool:
     """Whether the attributions of a sum of two quantities are the sum of theirs."""
     inner = inside(method)
     gradients_alone = isinstance(inner, LayerGradientXActivation) and not inner.multiplies_by_inputs
-    sized = gradients_alone or isinstance(inner, Saliency)
+    sized = gradients_alone or isinstance(inner, (Saliency, *GUIDED))
     return not isinstance(method, RANDOM) and not sized and options.get("until") is None
 
 

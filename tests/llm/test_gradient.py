@@ -10,6 +10,7 @@ from torch import Tensor
 
 from llm_attr import LLMAttributionResult, Prompt, explain
 from llm_attr.attr import (
+    DeepLift,
     DiscretizedIntegratedGradients,
     FeatureAblation,
     GradientShap,
@@ -25,7 +26,7 @@ from llm_attr.attr import (
     TextTokenInput,
 )
 from llm_attr.errors import EmptyTarget, InvalidType, UnknownKeyword, UnsupportedMethod
-from llm_attr.llm import gradient_run
+from llm_attr.llm import gradient_run, rows_of_gradients
 from llm_attr.llm.gradient import LLMGradientAttribution
 from llm_attr.llm.model import LanguageModel
 from tests.contract.models import assert_same, state
@@ -72,6 +73,37 @@ def test_groups_of_tokens_change_nothing(lm: LanguageModel, size: int, monkeypat
     monkeypatch.setattr(gradient_run.GradientRun, "_group_size", lambda self: size)
     result = explained(lm, IntegratedGradients(lm.model), n_steps=3)
     assert_close(result.token_attr, expected_integrated(lm, result, 3))
+
+
+@pytest.mark.parametrize("family", [*EXACT, "bloom", "mamba"])
+@pytest.mark.parametrize("method", [IntegratedGradients, Saliency, DeepLift])
+def test_rows_go_back_together_or_one_by_one(family: str, method: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    lm = tiny(family, "byte_bos", EXACT.get(family))
+    options: dict[str, Any] = {"n_steps": 3} if method is IntegratedGradients else {}
+    if (family, method) == ("mamba", DeepLift):
+        pytest.skip("DeepLift has no rule for Mamba's scan")
+    passes: list[bool] = []
+    plain = rows_of_gradients._gradients
+    monkeypatch.setattr(rows_of_gradients, "_gradients", lambda *given: (passes.append(given[3]), plain(*given))[1])
+    together = explained(lm, method(lm.model), **options)
+    known = lm.model not in rows_of_gradients._unbatched and method is not DeepLift
+    assert known == (passes == [True] * len(passes))
+    monkeypatch.setattr(rows_of_gradients.Together, "fits", lambda self, points: False)
+    single = explained(lm, method(lm.model), **options)
+    assert_close(together.token_attr, single.token_attr)
+    whole = method is Saliency
+    assert together.provenance["backward"] == single.provenance["backward"] == len(single.output_ids) + whole
+
+
+def test_rows_that_do_not_fit_go_back_in_parts(lm: LanguageModel, monkeypatch: pytest.MonkeyPatch) -> None:
+    whole = explained(lm, IntegratedGradients(lm.model), n_steps=3)
+    monkeypatch.setattr(rows_of_gradients, "free_bytes", lambda device: 1 << 21)
+    sizes: list[int] = []
+    plain = rows_of_gradients._gradients
+    monkeypatch.setattr(rows_of_gradients, "_gradients", lambda *given: (sizes.append(len(given[2])), plain(*given))[1])
+    assert_close(explained(lm, IntegratedGradients(lm.model), n_steps=3).token_attr, whole.token_attr)
+    assert 1 <= max(sizes) < len(whole.output_ids)
+    assert sum(sizes) % len(whole.output_ids) == 0
 
 
 @pytest.mark.parametrize("method", [IntegratedGradients, InputXGradient])

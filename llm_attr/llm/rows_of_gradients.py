@@ -1,0 +1,78 @@
+"""Derivatives of several numbers over one graph: together in one backward pass, or one pass for each."""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Sequence
+from contextlib import AbstractContextManager, nullcontext
+from typing import Any
+from weakref import WeakKeyDictionary
+
+import torch
+from torch import Tensor
+from torch.nn.attention import SDPBackend, sdpa_kernel
+
+from llm_attr.core.memory import free_bytes, is_out_of_memory
+from llm_attr.llm.model import LanguageModel
+from llm_attr.typing import Tensors
+
+MEMORY_SHARE = 16
+"""What goes back through a layer together, and the attention weights of all layers, may each take this part."""
+
+_unbatched: WeakKeyDictionary[Any, None] = WeakKeyDictionary()
+"""Models with an operation whose backward pass takes no batch."""
+
+
+class Together:
+    """Whether, and how many, numbers go back through a model in one pass.
+
+    Args:
+        language_model: Model and tokenizer.
+        positions: How many positions its passes have.
+        wanted: Whether the graph may be used so; not by rules, nor where activations are computed again.
+    """
+
+    def __init__(self, language_model: LanguageModel, positions: int, wanted: bool) -> None:
+        self._model, self._device, self._wanted = language_model.model, language_model.device, wanted
+        config = language_model.text_config
+        heads = getattr(config, "num_attention_heads", None) or 1
+        widest = max(getattr(config, "intermediate_size", None) or 0, 4 * config.hidden_size)
+        self._weights = 8 * config.num_hidden_layers * heads * positions**2
+        self._row = 4 * positions * (widest + heads * positions)
+
+    def fits(self, points: int) -> bool:
+        """Whether the numbers of so many points may go together: their attention weights have to be held."""
+        room = free_bytes(self._device) // MEMORY_SHARE
+        return self._wanted and self._model not in _unbatched and self._weights * points < room
+
+    def derivatives(self, values: Tensor, points: Sequence[Tensor], directions: Tensor) -> Tensors:
+        """`(rows, points, ...)` for each of the points, along `directions` `(rows, *values)` of the values."""
+        size = max(1, free_bytes(self._device) // (MEMORY_SHARE * self._row * len(values)))
+        try:
+            with warnings.catch_warnings():
+                warnings.filterwarnings("error", "There is a performance drop", UserWarning)
+                return _joined([_gradients(values, points, part, True) for part in directions.split(size)])
+        except (RuntimeError, UserWarning) as error:
+            if is_out_of_memory(error):
+                raise
+            _unbatched[self._model] = None
+            return one_by_one(values, points, directions)
+
+
+def kernels(batched: bool) -> AbstractContextManager[Any]:
+    """The attention of a forward pass: the fused kernels' backward pass takes no batch."""
+    return sdpa_kernel(SDPBackend.MATH) if batched else nullcontext()
+
+
+def one_by_one(values: Tensor, points: Sequence[Tensor], directions: Tensor) -> Tensors:
+    """See `Together.derivatives`; a pass for each row."""
+    return _joined([_gradients(values, points, row, False) for row in directions])
+
+
+def _gradients(values: Tensor, points: Sequence[Tensor], direction: Tensor, batched: bool) -> Tensors:
+    found = torch.autograd.grad(values, points, direction, retain_graph=True, is_grads_batched=batched)
+    return found if batched else tuple(tensor[None] for tensor in found)
+
+
+def _joined(parts: Sequence[Tensors]) -> Tensors:
+    return tuple(torch.cat(pieces) for pieces in zip(*parts, strict=True))
