@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from llm_attr.core.evaluator import Progress, watching
+    from llm_attr.llm.compare import Comparison, compare
     from llm_attr.llm.explain import explain, methods
     from llm_attr.llm.model import LanguageModel, load_model
     from llm_attr.llm.plan import Plan, plan
@@ -16,11 +17,13 @@ if TYPE_CHECKING:
 __version__ = "0.1.0"
 
 _WHERE = {
+    "Comparison": "llm_attr.llm.compare",
     "LLMAttributionResult": "llm_attr.llm.result",
     "LanguageModel": "llm_attr.llm.model",
     "Plan": "llm_attr.llm.plan",
     "Progress": "llm_attr.core.evaluator",
     "Prompt": "llm_attr.llm.prompt",
+    "compare": "llm_attr.llm.compare",
     "explain": "llm_attr.llm.explain",
     "load_model": "llm_attr.llm.model",
     "methods": "llm_attr.llm.explain",
@@ -30,12 +33,14 @@ _WHERE = {
 _SUBPACKAGES = {"attr", "core", "errors", "llm", "viz"}
 
 __all__ = [
+    "Comparison",
     "LLMAttributionResult",
     "LanguageModel",
     "Plan",
     "Progress",
     "Prompt",
     "__version__",
+    "compare",
     "explain",
     "load_model",
     "methods",

@@ -9,6 +9,7 @@ from typing import Annotated
 import typer
 
 from llm_attr.cli import models
+from llm_attr.cli.compare import compare
 from llm_attr.cli.explain import explain, methods, view
 from llm_attr.errors import LlmAttrError
 
@@ -20,6 +21,7 @@ app = typer.Typer(
 )
 app.command()(explain)
 app.command()(view)
+app.command()(compare)
 app.command()(methods)
 app.add_typer(models.app, name="models")
 

@@ -1,0 +1,229 @@
+"""The terminal view of a comparison: a row for each unit, a column for each attribution, and how far they agree.
+
+Colour only repeats what signs and bars say, as in `llm_attr.viz.terminal`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from llm_attr.viz.colour import DivergingScale, mark
+from llm_attr.viz.comparison import CORRELATION, ComparisonView, correlation
+from llm_attr.viz.legible import label, legible_line, shortened, signed
+from llm_attr.viz.terminal import bar_of, canvas_of, colours_of, write
+
+if TYPE_CHECKING:
+    from rich.console import Console
+    from rich.text import Text
+
+_NUMBER, _BARRED, _WIDEST = 9, 17, 24  # cells of a column: a number alone, with the shortest bar, with the longest
+_LEAST, _FAIR, _MOST = 16, 30, 48  # cells of a unit's text: at least, before bars give way to it, at most
+
+
+def render(
+    view: ComparisonView,
+    *,
+    width: int | None = None,
+    colour: bool | None = None,
+    console: Console | None = None,
+    limit: int = 20,
+) -> str:
+    """The view as text, with ANSI escape sequences where it is coloured; see `show` for the arguments."""
+    canvas = canvas_of(width, colour, console, captured=True)
+    with canvas.capture() as capture:
+        write(_Page(view, canvas, max(limit, 1)).lines(), canvas)
+    return capture.get()
+
+
+def show(
+    view: ComparisonView,
+    *,
+    width: int | None = None,
+    colour: bool | None = None,
+    console: Console | None = None,
+    limit: int = 20,
+) -> None:
+    """Print the view.
+
+    Args:
+        view: what to show.
+        width: columns to use, at least 20; by default those of the terminal.
+        colour: True or False overrides what terminal and environment (NO_COLOR, FORCE_COLOR, TERM) say.
+        console: the rich console to print on; by default one for standard output.
+        limit: how many units to list.
+    """
+    canvas = canvas_of(width, colour, console)
+    write(_Page(view, canvas, max(limit, 1)).lines(), canvas)
+
+
+@dataclass(frozen=True)
+class _Page:
+    """One comparison on one console: every method gives finished lines, none wider than the console."""
+
+    view: ComparisonView
+    console: Console
+    limit: int
+
+    @property
+    def width(self) -> int:
+        return self.console.width
+
+    @property
+    def scale(self) -> DivergingScale | None:
+        return colours_of(self.console)
+
+    @property
+    def basic(self) -> bool:
+        return self.console.color_system in {"standard", "windows"}
+
+    @property
+    def place(self) -> int:
+        """Cells of a unit's number."""
+        return len(str(len(self.view.units)))
+
+    def lines(self) -> Iterator[Text]:
+        from rich.text import Text
+
+        yield from self.wrapped(legible_line(self.view.title), "bold")
+        yield Text()
+        yield from self.legend()
+        shown = self.view.strongest(self.limit)
+        more = len(self.view.units) - len(shown)
+        yield from self.heading(f"The {len(shown)} strongest units" if more else "Units")
+        for block in self.blocks():
+            yield from self.table(block, shown)
+        if more:
+            yield from self.wrapped(f"… {more:,} more unit{'s' * (more > 1)}", "dim")
+        yield from self.heading("Rank agreement")
+        yield from self.agreement()
+        yield from self.heading("Strongest units of each")
+        yield from self.strongest()
+        yield from [Text()] if self.view.notes else []
+        for name, value in self.view.notes:
+            yield from self.wrapped(f"{legible_line(name)}: {legible_line(value)}")
+
+    def heading(self, name: str) -> Iterator[Text]:
+        from rich.text import Text
+
+        yield Text()
+        yield self.cut(Text.assemble((name, "bold"), (" " + "─" * (self.width - len(name) - 1), "dim")))
+
+    def wrapped(self, text: str, style: str = "") -> Iterator[Text]:
+        from rich.text import Text
+
+        yield from Text(text, style, overflow="fold").wrap(self.console, self.width)
+
+    def legend(self) -> Iterator[Text]:
+        """The number, name and scale of each column, then how the scales were found."""
+        shared = self.view.shared_scale
+        for key, (name, column) in enumerate(zip(self.view.names, self.view.columns, strict=True), 1):
+            told = [] if self.view.value_name else [legible_line(column.value_name)]
+            told += [] if shared or not column.limit else [f"±{signed(column.limit, column.limit).lstrip('+')}"]
+            yield from self.wrapped(": ".join(filter(None, (f"{key} {legible_line(name)}", ", ".join(told)))))
+        told = [legible_line(self.view.value_name), self.view.scale_said]
+        yield from self.wrapped("; ".join(filter(None, told)), "dim")
+
+    def blocks(self) -> Iterator[Sequence[int]]:
+        """The columns, as many at a time as fit beside the text of the units, evenly spread."""
+        room = max((self.width - self.place - 1 - _LEAST) // (_NUMBER + 1), 1)
+        count = len(self.view.columns)
+        rows = -(-count // room)
+        each = -(-count // rows)
+        yield from (range(start, min(start + each, count)) for start in range(0, count, each))
+
+    def table(self, block: Sequence[int], shown: Sequence[int]) -> Iterator[Text]:
+        """The units with these columns: text, and for each column a number and, where there is room, a bar."""
+        from rich.cells import cell_len, set_cell_size
+        from rich.text import Text
+
+        texts = {unit: self.unit(unit) for unit in shown}
+        longest = min(max([cell_len(text) for text in texts.values()] + [_LEAST]), _MOST)
+        free, fair = self.width - self.place - 1, min(longest, _FAIR)
+        barred = free - len(block) * (_BARRED + 1) >= fair
+        text_width = max(min(longest, free - len(block) * ((_BARRED if barred else _NUMBER) + 1)), 1)
+        each = min((free - text_width) // len(block) - 1, _WIDEST) if barred else _NUMBER
+        header = Text(" " * (self.place + 1 + text_width))
+        for which in block:
+            name = f"{which + 1} {legible_line(self.view.names[which])}"
+            header.append(" " + set_cell_size(shortened(name, each), each), "bold")
+        yield self.cut(header)
+        for unit in shown:
+            line = Text(f"{unit + 1:>{self.place}} ", "dim", end="")
+            line = Text.assemble(line, set_cell_size(shortened(texts[unit], text_width), text_width))
+            for which in block:
+                line.append(" ")
+                line.append_text(self.cell(which, unit, each))
+            yield self.cut(line)
+
+    def unit(self, unit: int) -> str:
+        group = self.view.columns[0].unit_groups[unit]
+        return (f"{legible_line(group.label)}: " if group else "") + label(self.view.units[unit])
+
+    def cell(self, which: int, unit: int, cells: int) -> Text:
+        """A value with its bar, or alone and coloured where there is no room for one."""
+        from rich.text import Text
+
+        column, share = self.view.columns[which], self.view.shares[which][unit]
+        number = signed(column.unit_values[unit], column.limit).rjust(_NUMBER - 1)
+        half = (cells - _NUMBER - 1) // 2
+        if cells < _BARRED:
+            padding = len(number) - len(number.lstrip())
+            coloured = (f"{number[padding:]}", self.style(share))
+            return Text.assemble(number[:padding], coloured, " " * (cells - len(number)))
+        return Text.assemble(number, " ", bar_of(share, half, self.mark(share)), " " * (cells - _NUMBER - 2 * half - 1))
+
+    def style(self, share: float) -> str:
+        return self.scale.style(share, basic=self.basic) if self.scale else ""
+
+    def mark(self, share: float) -> str:
+        if not self.scale:
+            return ""
+        return ("yellow" if share > 0 else "cyan") if self.basic else mark(share)
+
+    def agreement(self) -> Iterator[Text]:
+        """Spearman's rank correlation of each two columns, the lower half: as many columns at a time as fit."""
+        from rich.cells import cell_len
+        from rich.text import Text
+
+        names = [f"{key} {legible_line(name)}" for key, name in enumerate(self.view.names, 1)]
+        width = min(max(map(cell_len, names)), max(self.width // 3, 8))
+        each = max((self.width - width) // 6, 1)
+        yield from self.wrapped("Spearman's rank correlation of the units' values, from -1 to +1", "dim")
+        for start in range(0, len(names), each):
+            block = range(start, min(start + each, len(names)))
+            yield self.cut(Text(" " * width + "".join(f"{which + 1:>6}" for which in block), "bold"))
+            for row, name in enumerate(names):
+                yield self.cut(self.correlations(row, name, width, block))
+
+    def correlations(self, row: int, name: str, width: int, block: Sequence[int]) -> Text:
+        from rich.cells import set_cell_size
+        from rich.text import Text
+
+        line = Text(set_cell_size(shortened(name, width), width))
+        for which in block:
+            value = self.view.agreement[row][which]
+            text = correlation(value).replace("−", "-")
+            share = float(CORRELATION.shares(value))
+            line.append(" " * (6 - len(text)))
+            line.append(text, "dim" if which == row else self.style(share))
+        return line
+
+    def strongest(self) -> Iterator[Text]:
+        """The strongest units of each column, one line for each column."""
+        from rich.text import Text
+
+        for key, column in enumerate(self.view.columns, 1):
+            ranked = [unit for unit in column.ranking if abs(column.unit_values[unit]) > 0][: self.view.top]
+            each = max((self.width - 3) // max(len(ranked), 1) - 2, 8)
+            line = Text(f"{key:>2} ", "bold")
+            for unit in ranked:
+                number = signed(column.unit_values[unit], column.limit)
+                told = shortened(label(self.view.units[unit]), each - len(number) - 1)
+                line = Text.assemble(line, (number, self.style(self.view.shares[key - 1][unit])), f" {told}  ")
+            yield self.cut(line)
+
+    def cut(self, line: Text) -> Text:
+        line.truncate(self.width, overflow="crop")
+        return line
