@@ -12,8 +12,6 @@ import numpy as np
 import torch
 from matplotlib import pyplot as plt
 from matplotlib.axes import Axes
-from matplotlib.cm import ScalarMappable
-from matplotlib.colors import Normalize
 from matplotlib.figure import Figure
 from models import image_classifier
 from PIL import Image
@@ -21,12 +19,10 @@ from skimage.data import coffee
 from torch import Tensor, nn
 
 from llm_attr.attr import IntegratedGradients, LayerAttribution, LayerGradCam, NoiseTunnel
-from llm_attr.viz.colour import LIGHT, colormap
-from llm_attr.viz.scale import Scale
+from llm_attr.attr.visualization import visualize_image_attr
+from llm_attr.viz.colour import LIGHT
 
 SIZE, PATCH = 224, 2
-WHOLE = (0, SIZE, SIZE, 0)
-SIGNED = {"vmin": -1, "vmax": 1, "extent": WHOLE}
 NAMES = {504: "coffee mug", 925: "consommé", 967: "espresso", 968: "cup"}
 """The few names of ImageNet classes that this photograph calls for."""
 
@@ -45,26 +41,26 @@ def as_input(photo: Image.Image) -> Tensor:
 
 
 def draw(photo: Image.Image, title: str, cam: np.ndarray, pixels: np.ndarray, out: Path) -> None:
-    """One picture: the photograph, Grad-CAM over it in grey, and the pixels' attributions, on one signed scale."""
+    """One picture: the photograph, Grad-CAM over it in grey, and the pixels' attributions."""
+    figure = heading(title)
+    panel(figure, 0, "Photograph").imshow(photo)
+    small = np.array(photo.resize((SIZE, SIZE), Image.Resampling.BICUBIC))
+    overlay = panel(figure, 1, "Grad-CAM of the last convolution")
+    options = {"sign": "all", "show_colorbar": True}
+    visualize_image_attr(
+        cam, small, "blended_heat_map", plt_fig_axis=(figure, overlay), outlier_perc=0, alpha_overlay=0.8, **options
+    )
+    heat_map = panel(figure, 2, "Integrated gradients, SmoothGrad")
+    visualize_image_attr(pixels, method="heat_map", plt_fig_axis=(figure, heat_map), outlier_perc=3, **options)
+    figure.savefig(out)
+
+
+def heading(title: str) -> Figure:
+    """An empty figure with a heading."""
     plt.rcParams.update({"font.size": 9, "text.color": LIGHT.ink, "xtick.color": LIGHT.ink})
     figure = plt.figure(figsize=(10, 4.5), dpi=140)
     figure.text(0.02, 0.92, title, size=13)
-    panel(figure, 0, "Photograph").imshow(photo, extent=WHOLE)
-    grey = np.asarray(photo.convert("L"), dtype=float)
-    overlay = panel(figure, 1, "Grad-CAM of the last convolution")
-    overlay.imshow(130 + grey * 0.49, cmap="gray", vmin=0, vmax=255, extent=WHOLE)
-    overlay.imshow(cam, colormap(), **SIGNED, alpha=np.minimum(1.3 * np.abs(cam), 0.85))
-    panel(figure, 2, "Integrated gradients, SmoothGrad").imshow(pixels, colormap(), **SIGNED)
-    scale = figure.colorbar(
-        ScalarMappable(Normalize(-1, 1), colormap()),
-        cax=figure.add_axes((0.4425, 0.075, 0.45, 0.025)),
-        orientation="horizontal",
-        ticks=[-1, 0, 1],
-    )
-    scale.ax.set_xticklabels(["against", "0", "for"])
-    scale.ax.tick_params(length=0)
-    scale.outline.set_linewidth(0.4)
-    figure.savefig(out)
+    return figure
 
 
 def panel(figure: Figure, number: int, title: str) -> Axes:
@@ -93,7 +89,7 @@ def main() -> None:
     squares = nn.functional.avg_pool2d(smooth, PATCH)[0].sum(0).numpy()
 
     title = f"Why “{NAMES[number]}”? EfficientNet-Lite0 is {100 * likeliest:.0f} % sure of it"
-    draw(photo, title, Scale.of(cam).shares(cam), Scale.of(squares, outliers=3).shares(squares), out)
+    draw(photo, title, cam, squares, out)
     row, column = np.unravel_index(cam.argmax(), cam.shape)
     print(f"class: {number} {NAMES[number]}, probability {likeliest:.3f}")
     print(f"Grad-CAM peak: row {row}, column {column} of {SIZE}")

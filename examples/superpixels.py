@@ -10,17 +10,14 @@ from pathlib import Path
 
 import numpy as np
 import torch
-from image_classifier import NAMES, SIZE, WHOLE, as_input, panel, photograph
-from matplotlib import pyplot as plt
-from matplotlib.cm import ScalarMappable
-from matplotlib.colors import Normalize
+from image_classifier import NAMES, SIZE, as_input, heading, panel, photograph
 from models import image_classifier
 from PIL import Image
-from skimage.segmentation import find_boundaries, slic
+from skimage.segmentation import slic
 
 from llm_attr.attr import Lime, Occlusion
-from llm_attr.viz.colour import LIGHT, colormap
-from llm_attr.viz.scale import extent
+from llm_attr.attr.visualization import overlay_segments
+from llm_attr.viz.scale import Scale
 
 WINDOW, STRIDE, SAMPLES = 32, 16, 200
 
@@ -34,26 +31,20 @@ def superpixels(photo: Image.Image, size: int) -> np.ndarray:
 def draw(
     photo: Image.Image, title: str, patches: np.ndarray, occlusion: np.ndarray, lime: np.ndarray, out: Path
 ) -> None:
-    """The photograph with its superpixels, then both maps over it in grey, on one signed scale."""
-    limit = extent([occlusion, lime])
-    plt.rcParams.update({"font.size": 9, "text.color": LIGHT.ink, "xtick.color": LIGHT.ink})
-    figure = plt.figure(figsize=(10, 4.5), dpi=140)
-    figure.text(0.02, 0.92, title, size=13)
-    fine = np.asarray(Image.fromarray(patches.astype(np.uint8)).resize(photo.size, Image.Resampling.NEAREST))
-    edges = np.where(find_boundaries(fine, mode="thick")[..., None], 255, np.asarray(photo)).astype(np.uint8)
-    panel(figure, 0, f"Photograph in {patches.max() + 1} superpixels").imshow(edges, extent=WHOLE)
-    grey = 175 + np.asarray(photo.convert("L"), dtype=float) * 0.31
+    """The photograph, then both maps over it in grey, on one signed scale."""
+    figure = heading(title)
+    panel(figure, 0, "Photograph").imshow(photo)
+    cells = np.arange((SIZE // STRIDE) ** 2).reshape(SIZE // STRIDE, -1)
+    windows = cells.repeat(STRIDE, 0).repeat(STRIDE, 1)
+    scale = Scale.of(occlusion, lime)
     names = (f"Occlusion: {WINDOW} × {WINDOW} pixels at a time", f"LIME: random superpixels, {SAMPLES} times")
-    for number, (name, values) in enumerate(zip(names, (occlusion, lime), strict=True), 1):
+    for number, (name, segments, values) in enumerate(
+        zip(names, (windows, patches), (occlusion, lime), strict=True), 1
+    ):
+        _, first = np.unique(segments, return_index=True)
         axes = panel(figure, number, name)
-        axes.imshow(grey, cmap="gray", vmin=0, vmax=255, extent=WHOLE)
-        shown = {"vmin": -limit, "vmax": limit, "extent": WHOLE, "interpolation": "nearest"}
-        axes.imshow(values, colormap(), **shown, alpha=np.minimum(2.5 * np.abs(values) / limit, 0.9))
-    colours = ScalarMappable(Normalize(-limit, limit), colormap())
-    bar = figure.colorbar(colours, cax=figure.add_axes((0.4425, 0.075, 0.45, 0.025)), orientation="horizontal")
-    bar.set_ticks([-limit, 0, limit], labels=[f"−{limit:.2f} logits", "0", f"+{limit:.2f} logits"])
-    bar.ax.tick_params(length=0)
-    bar.outline.set_linewidth(0.4)
+        options = {"scale": scale, "numbers": 3, "borders": number == 2, "value_name": "logits"}
+        overlay_segments(photo, segments, values.ravel()[first], axes, **options)
     figure.savefig(out)
 
 

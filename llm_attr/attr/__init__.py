@@ -5,6 +5,7 @@ from __future__ import annotations
 from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
+from llm_attr.attr import visualization
 from llm_attr.attr.ablation import FeatureAblation
 from llm_attr.attr.activation import LayerActivation
 from llm_attr.attr.banzhaf import Banzhaf
@@ -216,6 +217,7 @@ __all__ = [
     "embedding_baseline",
     "get_exp_kernel_similarity_function",
     "remove_interpretable_embedding_layer",
+    "visualization",
 ]
 
 

@@ -53,6 +53,12 @@ class DivergingScale:
 LIGHT = DivergingScale(negative="#4494e3", zero="#ffffff", positive="#de6e16", ink="#17181a")
 DARK = DivergingScale(negative="#2465b6", zero="#1b1c1f", positive="#a54815", ink="#f4f4f2")
 
+STRENGTH = "#6f3fa5"
+"""The end of a scale of |values|, which have no sign: violet, so that it is neither of the two above."""
+
+SERIES = (LIGHT.negative, LIGHT.positive, "#b4b7bc", "#8a3a0e", "#1f4f94", LIGHT.ink)
+"""Colours of series that stand beside each other, where the side of zero says the sign."""
+
 
 def mark(value: float) -> str:
     """The full colour of a value's sign, for bars whose length says how much; 3:1 on light and dark paper."""
@@ -79,12 +85,25 @@ def colormap(scale: DivergingScale = LIGHT) -> Colormap:
     Raises:
         MissingExtra: if matplotlib is not installed.
     """
+    return _listed("llm_attr", [scale.at(value) or scale.zero for value in np.linspace(-1, 1, 257)])
+
+
+def ramp(end: str, zero: str = LIGHT.zero) -> Colormap:
+    """Colours from zero to one end, as a matplotlib colormap for values of one sign; nan is transparent.
+
+    Raises:
+        MissingExtra: if matplotlib is not installed.
+    """
+    low, high = _to_oklab(zero), _to_oklab(end)
+    return _listed("llm_attr_ramp", [_from_oklab((1 - share) * low + share * high) for share in np.linspace(0, 1, 257)])
+
+
+def _listed(name: str, colours: list[str]) -> Colormap:
     try:
         from matplotlib.colors import ListedColormap
     except ImportError as error:
         raise MissingExtra("matplotlib", "plot") from error
-    colours = [scale.at(value) or scale.zero for value in np.linspace(-1, 1, 257)]
-    return ListedColormap(colours, name="llm_attr").with_extremes(bad=(0, 0, 0, 0))
+    return ListedColormap(colours, name=name).with_extremes(bad=(0, 0, 0, 0))
 
 
 _TO_LMS = np.array([

@@ -1,0 +1,284 @@
+"""Attributions of the pixels of an image: heat maps, alone or over the image, and the image shaded by them."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from enum import Enum
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from llm_attr.errors import InvalidShape, InvalidValue
+from llm_attr.viz.colour import LIGHT, ramp
+from llm_attr.viz.figure import axes_of, cells, font, line, new_figure, say
+from llm_attr.viz.scale import Floats
+from llm_attr.viz.sign import Numbers, SignedShares, VisualizeSign, array_of, member
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+    from matplotlib.colors import Colormap
+    from matplotlib.figure import Figure
+
+_CHANNELS = (1, 3, 4)
+_PALE = -240  # the brightness that is drawn black below a heat map: the image is pale, and the colours stand out
+
+
+class ImageVisualizationMethod(Enum):
+    """How the attributions of an image are drawn."""
+
+    heat_map = 1
+    blended_heat_map = 2
+    original_image = 3
+    masked_image = 4
+    alpha_scaling = 5
+
+
+def plot_image(
+    attr: Numbers | None,
+    original_image: Numbers | None = None,
+    method: str | ImageVisualizationMethod = "heat_map",
+    sign: str | VisualizeSign = "absolute_value",
+    *,
+    axes: Axes | None = None,
+    outliers: float = 2.0,
+    cmap: str | Colormap | None = None,
+    alpha: float = 0.5,
+    colorbar: bool = False,
+    title: str | None = None,
+    size: tuple[float, float] = (6.0, 6.0),
+) -> tuple[Figure, Axes]:
+    """The attributions of one image, summed over its channels.
+
+    Args:
+        attr: `(height, width, channels)` or `(height, width)`; not needed for the method "original_image".
+        original_image: `(height, width, channels)` or `(height, width)`: floats in [0, 1] or integers in [0, 255], with
+            1, 3 or 4 channels; needed for every method but "heat_map".
+        method: "heat_map"; "blended_heat_map": over the image in grey; "original_image"; "masked_image": each pixel as
+            bright as its attribution is strong; "alpha_scaling": each pixel as opaque.
+        sign: "all", "positive", "negative" or "absolute_value"; the last two methods do not take "all".
+        axes: where to draw; by default the axes of a new figure.
+        outliers: percent of the sum of |attribution| that may lie at the ends of the scale.
+        cmap: other colours for the heat maps.
+        alpha: the opacity of the heat map over the image, in [0, 1]; without `cmap` it fades out towards zero.
+        colorbar: draw a bar of the colours below the image; without it a line of text says the scale.
+        title: a heading.
+        size: inches of a new figure.
+
+    Raises:
+        InvalidShape: attributions and image are not of one height and width, or the channels come first.
+        InvalidType: they are no numbers.
+        InvalidValue: the method needs an image, attributions or one sign; or a number is out of range.
+        UnknownName: there is no such method or sign.
+        MissingExtra: matplotlib is not installed.
+    """
+    way, kept = member(ImageVisualizationMethod, "method", method), member(VisualizeSign, "sign", sign)
+    if not 0 <= alpha <= 1:
+        raise InvalidValue(f"the opacity of the heat map must be in [0, 1]; given {alpha!r}")
+    image = _image(original_image, way)
+    shares = _shares(attr, image, way, kept, outliers)
+    colours = None if shares is None else shares.colormap(cmap)
+    fig, axes = axes_of(axes, size)
+    axes.set(xticks=[], yticks=[])
+    axes.spines[:].set_linewidth(0.4)
+    if image is not None and way is not ImageVisualizationMethod.heat_map:
+        _draw_image(axes, image, way, shares)
+    if shares is not None and colours is not None and way.name.endswith("heat_map"):
+        opacity = _opacity(shares, alpha, cmap) if way is ImageVisualizationMethod.blended_heat_map else None
+        axes.imshow(shares.shares, colours, vmin=shares.lowest, vmax=1.0, alpha=opacity)
+    elif way is not ImageVisualizationMethod.original_image:
+        colours = _hidden_to_shown(way)
+    if title:
+        axes.set_title(_wrapped(fig, axes, line(title), 10), loc="left", fontsize=10, pad=6, **font())
+    _explain(fig, axes, shares, colours, colorbar)
+    return fig, axes
+
+
+def plot_images(
+    attr: Numbers | None,
+    original_image: Numbers | None,
+    methods: Sequence[str | ImageVisualizationMethod],
+    signs: Sequence[str | VisualizeSign],
+    *,
+    outliers: float = 2.0,
+    cmap: str | Colormap | None = None,
+    alpha: float = 0.5,
+    colorbar: bool = False,
+    titles: Sequence[str] | None = None,
+    size: tuple[float, float] = (8.0, 6.0),
+) -> tuple[Figure, list[Axes]]:
+    """Several views of the same attributions beside each other; arguments as of `plot_image`.
+
+    Args:
+        attr: `(height, width, channels)` or `(height, width)`.
+        original_image: `(height, width, channels)` or `(height, width)`.
+        methods: one for each view.
+        signs: one for each view.
+        outliers: percent of the sum of |attribution| that may lie at the ends of the scale.
+        cmap: other colours for the heat maps.
+        alpha: the opacity of the heat map over the image.
+        colorbar: draw a bar of the colours below each view.
+        titles: one heading for each view.
+        size: inches of the figure.
+
+    Raises:
+        InvalidValue: there is no view, or not one sign and heading for each; or as `plot_image`.
+    """
+    given = f"{len(methods)} methods, {len(signs)} signs" + ("" if titles is None else f", {len(titles)} titles")
+    if not methods or len(signs) != len(methods) or (titles is not None and len(titles) != len(methods)):
+        raise InvalidValue(f"each view needs one method and one sign, and one title if there are any; given {given}")
+    fig = new_figure(size)
+    panels = list(fig.subplots(1, len(methods), squeeze=False)[0])
+    for place, (panel, method, sign) in enumerate(zip(panels, methods, signs, strict=True)):
+        title = titles[place] if titles else None
+        options: dict[str, Any] = {
+            "outliers": outliers,
+            "cmap": cmap,
+            "alpha": alpha,
+            "colorbar": colorbar,
+            "title": title,
+        }
+        plot_image(attr, original_image, method, sign, axes=panel, **options)
+    return fig, panels
+
+
+def pixels(image: Numbers) -> NDArray[np.uint8]:
+    """An image as bytes, `(height, width, channels)` with 1, 3 or 4 channels.
+
+    Raises:
+        InvalidShape: it has another shape, or its channels come first.
+        InvalidType: it is no array of numbers.
+        InvalidValue: there are values beyond those of a picture.
+    """
+    array = array_of(image, "the image")
+    array = array[:, :, None] if array.ndim == 2 else array
+    if array.ndim != 3 or array.shape[2] not in _CHANNELS or not array.size:
+        raise InvalidShape(
+            f"an image must be (height, width, channels) with 1, 3 or 4 channels; given {array.shape}{_turn(array)}"
+        )
+    floats = array.dtype.kind == "f"
+    low, high = float(array.min()), float(array.max())
+    if array.dtype.kind == "b" or low < -1e-3 or high > (1.001 if floats else 255) or not np.isfinite(low + high):
+        raise InvalidValue(
+            f"an image must hold floats in [0, 1] or integers in [0, 255]; given {array.dtype} from {low:g} to {high:g}"
+        )
+    return (np.clip(array, 0, 1) * 255).astype(np.uint8) if floats else array.astype(np.uint8)
+
+
+def _image(original_image: Numbers | None, way: ImageVisualizationMethod) -> NDArray[np.uint8] | None:
+    if original_image is not None:
+        return pixels(original_image)
+    if way is not ImageVisualizationMethod.heat_map:
+        raise InvalidValue(f"the method {way.name!r} needs original_image; only 'heat_map' does without")
+    return None
+
+
+def _shares(
+    attr: Numbers | None,
+    image: NDArray | None,
+    way: ImageVisualizationMethod,
+    sign: VisualizeSign,
+    outliers: float,
+) -> SignedShares | None:
+    """What the method draws of the attributions, `(height, width)`; None where it draws nothing of them."""
+    if way is ImageVisualizationMethod.original_image:
+        return None
+    if attr is None:
+        raise InvalidValue(f"the method {way.name!r} needs attr; only 'original_image' does without")
+    if sign is VisualizeSign.all and not way.name.endswith("heat_map"):
+        raise InvalidValue(
+            f"the method {way.name!r} shows one strength for each pixel and cannot tell positive from negative; "
+            "given sign 'all'; accepted: positive, negative, absolute_value"
+        )
+    array = array_of(attr, "attr")
+    if array.ndim not in (2, 3) or not array.size:
+        raise InvalidShape(f"attr must be (height, width, channels) or (height, width); given {array.shape}")
+    if image is not None and array.shape[:2] != image.shape[:2]:
+        raise InvalidShape(
+            f"attr {array.shape} and original_image {image.shape} must have one height and width{_turn(array)}"
+        )
+    if image is None and array.ndim == 3 and array.shape[2] not in _CHANNELS and array.shape[0] in _CHANNELS:
+        raise InvalidShape(f"attr must be (height, width, channels); given {array.shape}{_turn(array)}")
+    return SignedShares.of(array.sum(2) if array.ndim == 3 else array, sign, outliers)
+
+
+def _turn(array: NDArray) -> str:
+    """What to do about channels that come first."""
+    first = array.ndim == 3 and array.shape[0] in _CHANNELS
+    return ": the channels come first; permute them to the end, as in array.transpose(1, 2, 0)" if first else ""
+
+
+def _draw_image(
+    axes: Axes, image: NDArray[np.uint8], way: ImageVisualizationMethod, shares: SignedShares | None
+) -> None:
+    if way is ImageVisualizationMethod.blended_heat_map:
+        axes.imshow(_colours(image).mean(2), "gray", vmin=_PALE, vmax=255)
+        return
+    if way is ImageVisualizationMethod.original_image or shares is None:
+        shown: Floats | NDArray[np.uint8] = image
+    else:
+        strength = np.nan_to_num(shares.shares)[:, :, None]
+        opacity = image[:, :, 3:] if image.shape[2] == 4 else np.full_like(image[:, :, :1], 255)
+        shown = _colours(image)
+        if way is ImageVisualizationMethod.masked_image:
+            shown = np.concatenate([shown * strength, opacity], 2) if image.shape[2] == 4 else shown * strength
+        else:
+            shown = np.concatenate([np.broadcast_to(shown, (*shown.shape[:2], 3)), opacity * strength], 2)
+    grey = shown.shape[2] == 1
+    shown = shown.astype(np.uint8)
+    axes.imshow(shown[:, :, 0] if grey else shown, "gray", vmin=0, vmax=255)
+
+
+def _colours(image: NDArray[np.uint8]) -> Floats:
+    """The channels that hold colours: all but the opacity."""
+    return image[:, :, :3].astype(np.float64)
+
+
+def _opacity(shares: SignedShares, alpha: float, cmap: str | Colormap | None) -> float | Floats:
+    """Our colours fade out towards zero, so that the image stays clear there; others are opaque alike everywhere."""
+    return alpha if cmap is not None else alpha * np.minimum(3 * np.abs(np.nan_to_num(shares.shares)), 1.0)
+
+
+def _hidden_to_shown(way: ImageVisualizationMethod) -> Colormap:
+    """The bar of an image that is shaded: from what a pixel of share 0 looks like to one that is wholly shown."""
+    return ramp("#ffffff", "#000000") if way is ImageVisualizationMethod.masked_image else ramp(LIGHT.ink)
+
+
+def _explain(fig: Figure, axes: Axes, shares: SignedShares | None, colours: Colormap | None, colorbar: bool) -> None:
+    """The scale: a bar below the image, or a line; room for a bar also where nothing needs one, so that views align."""
+    if not colorbar:
+        if shares is not None:
+            say(axes, _wrapped(fig, axes, shares.said, 8))
+        return
+    from matplotlib.cm import ScalarMappable
+    from matplotlib.colors import Normalize
+
+    below = axes.inset_axes((0, -0.075, 1, 0.04))
+    if shares is None or colours is None:
+        below.set_axis_off()
+        return
+    bar = fig.colorbar(ScalarMappable(Normalize(shares.lowest, 1), colours), cax=below, orientation="horizontal")
+    bar.outline.set_linewidth(0.4)
+    ticks = shares.ticks()
+    bar.set_ticks(list(ticks), labels=list(ticks.values()))
+    below.tick_params(length=0, labelsize=8)
+    for place, label in zip(ticks, below.get_xticklabels(), strict=True):
+        label.set_horizontalalignment("right" if place == 1 else "left" if place == shares.lowest else "center")
+    say(below, _wrapped(fig, axes, shares.scale.rule if shares.scale.limit else shares.said, 8))
+
+
+def _wrapped(fig: Figure, axes: Axes, text: str, points: float) -> str:
+    """The text in lines that are about as wide as the image at most."""
+    from textwrap import fill
+
+    box = axes.get_position()
+    width, height = box.width * fig.get_figwidth(), box.height * fig.get_figheight()
+    slot = axes.get_subplotspec()
+    if slot is not None and fig.get_layout_engine() is not None:
+        rows, columns = slot.get_gridspec().get_geometry()
+        width, height = 0.95 * fig.get_figwidth() / columns, 0.8 * fig.get_figheight() / rows
+    low, high = axes.get_xlim()
+    bottom, top = axes.get_ylim()
+    inches = min(width, height * abs((high - low) / (top - bottom)))
+    room = inches * 72 / (0.58 * points) * len(text) / max(cells(text), 1)
+    return fill(text, max(int(room), 12))

@@ -1,0 +1,251 @@
+"""Regions of an image: superpixels in the colours of their values, borders of masks, and names in them."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+from numpy.typing import ArrayLike, NDArray
+
+from llm_attr.errors import InvalidShape, InvalidValue
+from llm_attr.viz.colour import LIGHT, colormap
+from llm_attr.viz.figure import axes_of, entitle, font, line, say
+from llm_attr.viz.image import pixels
+from llm_attr.viz.legible import printed
+from llm_attr.viz.scale import Floats, Scale
+from llm_attr.viz.sign import Numbers, array_of
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+    from matplotlib.figure import Figure
+
+_STRONGEST = 0.9  # the opacity of the strongest colour: a little of the image is left to see
+
+
+def overlay_segments(
+    image: Numbers,
+    segments: Numbers,
+    values: Numbers,
+    ax: Axes | None = None,
+    *,
+    scale: Scale | None = None,
+    numbers: int = 5,
+    borders: bool = True,
+    colorbar: bool = True,
+    title: str = "",
+    value_name: str = "",
+    size: tuple[float, float] = (6.0, 6.0),
+) -> tuple[Figure, Axes]:
+    """Superpixels over the image in grey: each as strongly coloured as its value, with borders between them.
+
+    Args:
+        image: `(height, width, channels)` or `(height, width)`: floats in [0, 1] or integers in [0, 255]; it may be
+            finer or coarser than the segments, not of other proportions.
+        segments: `(height, width)` the number of the segment of each pixel, from 0.
+        values: `(segments,)` the value of each segment; nan is drawn like 0 and gets no number.
+        ax: where to draw; by default the axes of a new figure.
+        scale: the scale, where several pictures share one; by default that of these values.
+        numbers: the values of so many of the strongest segments are written into them, as far as there is room.
+        borders: draw the lines between the segments.
+        colorbar: draw a bar of the colours below the image; without it a line of text says the scale.
+        title: a heading.
+        value_name: what the values are, as "logits".
+        size: inches of a new figure.
+
+    Raises:
+        InvalidShape: the arrays do not fit each other.
+        InvalidType: they are no numbers.
+        InvalidValue: a segment has no value, `numbers` is negative, or the image is not in its range.
+        MissingExtra: matplotlib is not installed.
+    """
+    picture, owners = pixels(image), _owners(segments)
+    each = array_of(values, "values").astype(np.float64)
+    _check_segments(picture, owners, each)
+    if isinstance(numbers, bool) or not isinstance(numbers, int) or numbers < 0:
+        raise InvalidValue(f"numbers must be how many values are written, 0 or more; given {numbers!r}")
+    scale = scale or Scale.of(each)
+    fig, ax = axes_of(ax, size)
+    height, width = owners.shape
+    whole = (-0.5, width - 0.5, height - 0.5, -0.5)
+    grey = picture[:, :, :3].astype(np.float64).mean(2)
+    ax.imshow(grey, "gray", vmin=-400, vmax=255, extent=whole)
+    shares = np.nan_to_num(scale.shares(each))
+    opacity = np.minimum(2.5 * np.abs(shares), _STRONGEST)
+    drawn: dict[str, Any] = {
+        "vmin": -1,
+        "vmax": 1,
+        "alpha": opacity[owners],
+        "interpolation": "nearest",
+        "extent": whole,
+    }
+    ax.imshow(shares[owners], colormap(), **drawn)
+    if borders:
+        _draw_borders(ax, owners)
+    ax.set(xticks=[], yticks=[], xlim=(-0.5, width - 0.5), ylim=(height - 0.5, -0.5))
+    ax.spines[:].set_linewidth(0.4)
+    _write_numbers(fig, ax, owners, each, scale, numbers)
+    entitle(ax, title)
+    if colorbar:
+        _draw_bar(fig, ax, scale, value_name)
+    else:
+        say(ax, _named(value_name, scale.said))
+    return fig, ax
+
+
+def draw_mask_border(ax: Axes, mask: Numbers, border_width: int = 1, border_color: str | ArrayLike = "black") -> None:
+    """Paint the pixels of a mask that lie at its border.
+
+    Args:
+        ax: axes with an image.
+        mask: `(height, width)` bool: True where the region is.
+        border_width: pixels from the border inwards that are painted; 0 paints nothing.
+        border_color: a colour that matplotlib knows, or red, green and blue in [0, 1].
+
+    Raises:
+        InvalidShape: the mask is not of two dimensions.
+        InvalidValue: the width is negative, or the colour is none.
+    """
+    from matplotlib.colors import to_rgb
+
+    region = _mask(mask)
+    if isinstance(border_width, bool) or not isinstance(border_width, int) or border_width < 0:
+        raise InvalidValue(f"border_width must be a number of pixels, 0 or more; given {border_width!r}")
+    try:
+        colour = to_rgb(border_color if isinstance(border_color, str) else tuple(np.ravel(np.asarray(border_color))))
+    except ValueError as error:
+        raise InvalidValue(f"{border_color!r} is no colour; accepted: a matplotlib colour or (r, g, b)") from error
+    inner = region
+    for _ in range(border_width):
+        inner = _peeled(inner)
+    painted = np.zeros((*region.shape, 4))
+    painted[region & ~inner] = (*colour, 1.0)
+    ax.imshow(painted, interpolation="nearest")
+
+
+def draw_mask_legend(
+    ax: Axes,
+    mask: Numbers,
+    label: str,
+    fontsize: float = 10,
+    text_color: str = "white",
+    bbox_facecolor: str = "black",
+    bbox_alpha: float = 0.6,
+) -> None:
+    """Write a name into a region: at its middle, or at the pixel farthest from its border if the middle is outside.
+
+    Args:
+        ax: axes with an image.
+        mask: `(height, width)` bool: True where the region is; an empty one gets no name.
+        label: the name.
+        fontsize: points.
+        text_color: the colour of the name.
+        bbox_facecolor: the colour of the box behind it.
+        bbox_alpha: the opacity of that box.
+
+    Raises:
+        InvalidShape: the mask is not of two dimensions.
+    """
+    region = _mask(mask)
+    if not region.any():
+        return
+    rows, columns = np.nonzero(region)
+    x, y = float(columns.mean()), float(rows.mean())
+    if not region[round(y), round(x)]:
+        x, y = _deepest(region)
+    box = {"boxstyle": "round,pad=0.3", "facecolor": bbox_facecolor, "alpha": bbox_alpha, "edgecolor": "none"}
+    ax.text(x, y, line(label), ha="center", va="center", fontsize=fontsize, color=text_color, bbox=box, **font())
+
+
+def _owners(segments: Numbers) -> NDArray[np.int64]:
+    array = array_of(segments, "segments")
+    if array.ndim != 2 or not array.size:
+        raise InvalidShape(f"segments must be (height, width); given {array.shape}")
+    owners = array.astype(np.int64)
+    if (owners != array).any() or owners.min() < 0:
+        raise InvalidValue(f"segments must be whole numbers from 0; given numbers from {array.min()} to {array.max()}")
+    return owners
+
+
+def _check_segments(picture: NDArray, owners: NDArray, values: Floats) -> None:
+    if values.ndim != 1 or owners.max() >= values.size:
+        raise InvalidShape(
+            f"values must be (segments,), one for each of the segments 0 to {owners.max()}; given {values.shape}"
+        )
+    rows, columns = picture.shape[0] / owners.shape[0], picture.shape[1] / owners.shape[1]
+    if not 0.98 < rows / columns < 1.02:
+        raise InvalidShape(
+            f"image and segments must have the same proportions; given {picture.shape[:2]} and {owners.shape}"
+        )
+
+
+def _mask(mask: Numbers) -> NDArray[np.bool_]:
+    region = array_of(mask, "the mask")
+    if region.ndim != 2 or not region.size:
+        raise InvalidShape(f"a mask must be (height, width); given {region.shape}")
+    return region.astype(bool)
+
+
+def _peeled(region: NDArray[np.bool_]) -> NDArray[np.bool_]:
+    """The region without its outermost pixels: those with a neighbour above, below, left or right that is outside."""
+    padded = np.pad(region, 1)
+    return region & padded[:-2, 1:-1] & padded[2:, 1:-1] & padded[1:-1, :-2] & padded[1:-1, 2:]
+
+
+def _deepest(region: NDArray[np.bool_]) -> tuple[float, float]:
+    """Column and row of a pixel of the region that is farthest from its border."""
+    left = region
+    while (inner := _peeled(left)).any():
+        left = inner
+    rows, columns = np.nonzero(left)
+    nearest = np.argmin((rows - rows.mean()) ** 2 + (columns - columns.mean()) ** 2)
+    return float(columns[nearest]), float(rows[nearest])
+
+
+def _draw_borders(ax: Axes, owners: NDArray[np.int64]) -> None:
+    """Lines along the edges of pixels between segments."""
+    from matplotlib.collections import LineCollection
+
+    rows, columns = np.nonzero(owners[:, 1:] != owners[:, :-1])
+    upright = np.stack([np.stack([columns + 0.5, rows - 0.5], 1), np.stack([columns + 0.5, rows + 0.5], 1)], 1)
+    rows, columns = np.nonzero(owners[1:] != owners[:-1])
+    level = np.stack([np.stack([columns - 0.5, rows + 0.5], 1), np.stack([columns + 0.5, rows + 0.5], 1)], 1)
+    lines = list(np.concatenate([upright, level]))
+    ax.add_collection(LineCollection(lines, colors="#ffffff", linewidths=1.0, capstyle="projecting"))
+
+
+def _write_numbers(fig: Figure, ax: Axes, owners: NDArray[np.int64], values: Floats, scale: Scale, most: int) -> None:
+    """The values of the strongest segments that are in the picture, in each the number at its widest place."""
+    present = [number for number in np.unique(owners) if np.isfinite(values[number]) and values[number]]
+    strongest = sorted(present, key=lambda number: -abs(values[number]))[:most]
+    box = ax.get_position()
+    inch = max(owners.shape[1] / (box.width * fig.get_figwidth()), owners.shape[0] / (box.height * fig.get_figheight()))
+    taken: list[tuple[float, float]] = []
+    frame = {"boxstyle": "round,pad=0.2", "facecolor": "#ffffff", "alpha": 0.8, "edgecolor": "none"}
+    for number in strongest:
+        x, y = _deepest(owners == number)
+        if any(abs(x - other) < 0.5 * inch and abs(y - above) < 0.22 * inch for other, above in taken):
+            continue
+        taken.append((x, y))
+        text = printed(float(values[number]), scale.limit)
+        ax.text(x, y, text, ha="center", va="center", fontsize=8, color=LIGHT.ink, bbox=frame, **font())
+
+
+def _draw_bar(fig: Figure, ax: Axes, scale: Scale, value_name: str) -> None:
+    from matplotlib.cm import ScalarMappable
+    from matplotlib.colors import Normalize
+
+    limit = scale.limit
+    colours: Any = ScalarMappable(Normalize(-1, 1), colormap())
+    below = ax.inset_axes((0, -0.075, 1, 0.04))
+    bar = fig.colorbar(colours, cax=below, orientation="horizontal")
+    ends = {-1: printed(-limit, limit), 0: "0", 1: printed(limit, limit)} if limit else {0: "0"}
+    bar.set_ticks(list(ends), labels=list(ends.values()))
+    bar.outline.set_linewidth(0.4)
+    below.tick_params(length=0, labelsize=8)
+    for place, label in zip(ends, below.get_xticklabels(), strict=True):
+        label.set_horizontalalignment("left" if place < 0 else "right" if place > 0 else "center")
+    say(below, _named(value_name, scale.rule if limit else scale.said))
+
+
+def _named(value_name: str, said: str) -> str:
+    return f"{line(value_name)}; {said}" if value_name else said

@@ -1,0 +1,186 @@
+"""Attributions of classified texts as an HTML table: labels, score, and the words in the colours of their values."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, field
+from html import escape
+from typing import Any
+
+import numpy as np
+
+from llm_attr.errors import InvalidShape, InvalidType
+from llm_attr.viz.colour import DARK, LIGHT
+from llm_attr.viz.legible import legible_line, printed
+from llm_attr.viz.scale import Floats, Scale
+from llm_attr.viz.sign import Numbers, array_of
+from llm_attr.viz.text import environment
+
+COLUMNS = ("True Label", "Predicted Label", "Attribution Label", "Attribution Score", "Word Importance")
+
+
+@dataclass(frozen=True, eq=False)
+class VisualizationDataRecord:
+    """A text, what a classifier made of it, and what its words did.
+
+    Attributes:
+        word_attributions: `(words,)` one number for each word; more than there are words are those of padding.
+        pred_prob: the probability of the predicted class.
+        pred_class: the predicted class, its number or name.
+        true_class: the class that it is.
+        attr_class: the class that is explained.
+        attr_score: the sum of the attributions, or another score.
+        raw_input_ids: the words or tokens of the text.
+        convergence_score: the error of the attributions (their convergence delta); it is kept, not shown.
+    """
+
+    word_attributions: Numbers
+    pred_prob: float
+    pred_class: int | str
+    true_class: int | str
+    attr_class: int | str
+    attr_score: float
+    raw_input_ids: Sequence[str]
+    convergence_score: float
+
+
+@dataclass(frozen=True)
+class Html:
+    """A piece of HTML; a notebook draws it, once in each cell also where it was drawn before the cell's end.
+
+    Attributes:
+        data: the HTML.
+    """
+
+    data: str
+    _drawn: list[int] = field(default_factory=list, init=False, repr=False, compare=False)
+
+    def _repr_html_(self) -> str:
+        return self.data
+
+    def _ipython_display_(self) -> None:
+        shell = _notebook()
+        if shell is None or shell.execution_count not in self._drawn:
+            self.draw()
+
+    def draw(self) -> None:
+        """Show it in the notebook that runs this, if one does."""
+        shell = _notebook()
+        if shell is not None:
+            from IPython.display import publish_display_data
+
+            self._drawn.append(shell.execution_count)
+            publish_display_data({"text/html": self.data, "text/plain": repr(self)[:80]})
+
+
+def table_of(records: Iterable[VisualizationDataRecord], legend: bool = True) -> Html:
+    """A table with a row for each record; their words share one scale.
+
+    Args:
+        records: what is shown.
+        legend: say above the table what the colours mean.
+
+    Raises:
+        InvalidShape: a record has more words than attributions.
+        InvalidType: something is no record, or its attributions or numbers are none.
+    """
+    records = list(records)
+    for record in records:
+        if not isinstance(record, VisualizationDataRecord):
+            raise InvalidType(f"visualize_text takes VisualizationDataRecords; given {type(record).__name__}")
+    values = [_values(record.raw_input_ids, record.word_attributions) for record in records]
+    scale = Scale.of(*values) if values else Scale(0.0)
+    rows = [
+        format_classname(record.true_class)
+        + format_classname(f"{record.pred_class} ({_number(record.pred_prob, 'pred_prob')})")
+        + format_classname(record.attr_class)
+        + format_classname(_number(record.attr_score, "attr_score"))
+        + _words(record.raw_input_ids, each, scale)
+        for record, each in zip(records, values, strict=True)
+    ]
+    limit = scale.limit
+    return Html(
+        environment()
+        .get_template("records.html")
+        .render(
+            legend=legend,
+            limit=limit,
+            low=printed(-limit, limit),
+            high=printed(limit, limit),
+            rule=scale.rule,
+            columns=COLUMNS,
+            rows=rows,
+            light=LIGHT,
+            dark=DARK,
+        )
+    )
+
+
+def format_classname(classname: object) -> str:
+    """A label as a cell of a table, escaped."""
+    return f"<td><bdi>{escape(legible_line(str(classname)))}</bdi></td>"
+
+
+def format_tooltip(item: str, text: str) -> str:
+    """A piece of text with another that a page may show beside it, both escaped."""
+    return f'<div class="tooltip">{escape(item)}<span class="tooltiptext">{escape(text)}</span></div>'
+
+
+def format_special_tokens(token: str) -> str:
+    """A token in angle brackets, as "<s>", with "#" instead of them; any other token as it is."""
+    return "#" + token.strip("<>") if token.startswith("<") and token.endswith(">") else token
+
+
+def format_word_importances(words: Sequence[str], importances: Numbers | None) -> str:
+    """Words in the colours of their importances, as a cell of a table.
+
+    Args:
+        words: the words; they are escaped.
+        importances: `(words,)`, or more; colours are full at -1 and 1. None or none make an empty cell.
+
+    Raises:
+        InvalidShape: there are more words than importances.
+        InvalidType: the importances are no numbers.
+    """
+    if importances is None or np.size(array_of(importances, "the importances")) == 0:
+        return "<td></td>"
+    return _words(words, _values(words, importances), Scale(1.0))
+
+
+def _values(words: Sequence[str], importances: Numbers) -> Floats:
+    """`(words,)` those that belong to words."""
+    array = array_of(importances, "the attributions of words").astype(np.float64)
+    if array.ndim != 1 or array.size < len(words):
+        raise InvalidShape(f"each of the {len(words)} words needs one attribution; given {array.shape}")
+    return array[: len(words)]
+
+
+def _words(words: Sequence[str], values: Floats, scale: Scale) -> str:
+    shown = zip(words, values.tolist(), scale.shares(values).tolist(), strict=True)
+    return f'<td class="words" dir="auto">{" ".join(_word(str(*word[:1]), *word[1:], scale) for word in shown)}</td>'
+
+
+def _word(word: str, value: float, share: float, scale: Scale) -> str:
+    light, dark = LIGHT.at(share) or "transparent", DARK.at(share) or "transparent"
+    style = (
+        f"background:light-dark({light},{dark});color:light-dark({LIGHT.ink},{DARK.ink});"
+        "padding:.15em .2em;border-radius:.2em;unicode-bidi:isolate;-webkit-box-decoration-break:clone;"
+        "box-decoration-break:clone"
+    )
+    text = escape(legible_line(word) or "(empty)")
+    return f'<span title="{printed(value, scale.limit)}" style="{style}">{text}</span>'
+
+
+def _number(number: Any, name: str) -> str:
+    """A number, or a tensor of one, with two decimals."""
+    array = array_of(number, name)
+    if array.size != 1:
+        raise InvalidType(f"{name} must be one number; given {array.shape}")
+    return f"{array.item():.2f}".replace("-", "−")
+
+
+def _notebook() -> Any:
+    """The IPython shell that runs this, or None; IPython is not needed."""
+    ipython = sys.modules.get("IPython")
+    return None if ipython is None else ipython.get_ipython()

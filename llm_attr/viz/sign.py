@@ -1,0 +1,147 @@
+"""Which sign of the values a picture shows, and the values as shares of their scale after that choice."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from enum import Enum
+from typing import TYPE_CHECKING, TypeAlias, TypeVar
+
+import numpy as np
+from numpy.typing import ArrayLike, NDArray
+from torch import Tensor
+
+from llm_attr.errors import InvalidType, InvalidValue, UnknownName
+from llm_attr.viz.colour import LIGHT, STRENGTH, colormap, ramp
+from llm_attr.viz.legible import printed
+from llm_attr.viz.scale import Floats, Scale
+
+if TYPE_CHECKING:
+    from matplotlib.colors import Colormap
+
+_Member = TypeVar("_Member", bound=Enum)
+
+Numbers: TypeAlias = ArrayLike | Tensor
+"""Numbers to draw: whatever numpy takes, or a tensor on any device."""
+
+
+class VisualizeSign(Enum):
+    """Which attributions are drawn: those above 0, those below as their size, the size of all, or all as they are."""
+
+    positive = 1
+    absolute_value = 2
+    negative = 3
+    all = 4
+
+
+def member(kind: type[_Member], what: str, given: object) -> _Member:
+    """The member of an enumeration that is meant by its name or by itself.
+
+    Raises:
+        UnknownName: there is none of that name.
+    """
+    if isinstance(given, kind):
+        return given
+    if isinstance(given, str) and given in kind.__members__:
+        return kind[given]
+    raise UnknownName(what, given, kind.__members__)
+
+
+def array_of(numbers: Numbers, name: str) -> NDArray:
+    """Numbers as a numpy array of real numbers, without a gradient.
+
+    Raises:
+        InvalidType: they are no numbers.
+    """
+    if isinstance(numbers, Tensor):
+        numbers = numbers.detach().cpu()
+        numbers = (numbers.double() if numbers.is_floating_point() else numbers).resolve_conj().numpy()
+    array = np.asarray(numbers)
+    if array.dtype.kind not in "fiub":
+        raise InvalidType(f"{name} must be an array or tensor of real numbers; given {_described(numbers, array)}")
+    return array
+
+
+@dataclass(frozen=True)
+class SignedShares:
+    """Values of one choice of signs as shares of their scale.
+
+    Attributes:
+        sign: which values are kept.
+        shares: the kept values in [-1, 1], or in [0, 1] where one sign or none is left; zero stays zero.
+        scale: what a share of 1 stands for.
+    """
+
+    sign: VisualizeSign
+    shares: Floats
+    scale: Scale
+
+    @classmethod
+    def of(cls, values: ArrayLike, sign: VisualizeSign, outliers: float = 0.0) -> SignedShares:
+        """Values of any shape; the scale is `Scale.of` what the sign keeps.
+
+        Raises:
+            InvalidValue: `outliers` is no percentage in [0, 100).
+        """
+        array = np.asarray(values, dtype=np.float64)
+        if sign is VisualizeSign.positive:
+            array = np.maximum(array, 0.0)
+        elif sign is VisualizeSign.negative:
+            array = np.maximum(-array, 0.0)
+        elif sign is VisualizeSign.absolute_value:
+            array = np.abs(array)
+        scale = Scale.of(array, outliers=outliers)
+        return cls(sign, scale.shares(array), scale)
+
+    @property
+    def lowest(self) -> float:
+        """The share at the low end of the colours: -1, or 0 where one sign or none is left."""
+        return -1.0 if self.sign is VisualizeSign.all else 0.0
+
+    def colormap(self, given: str | Colormap | None = None) -> Colormap:
+        """The colours from `lowest` to 1, or those that are given.
+
+        Raises:
+            InvalidValue: matplotlib knows no colour map of that name.
+        """
+        if given is not None:
+            from matplotlib import colormaps
+
+            try:
+                return colormaps.get_cmap(given)
+            except (ValueError, TypeError) as error:
+                accepted = "a matplotlib Colormap or one of the names in matplotlib.colormaps"
+                raise InvalidValue(f"{given!r} is no colour map; accepted: {accepted}") from error
+        if self.sign is VisualizeSign.all:
+            return colormap()
+        ends = {VisualizeSign.positive: LIGHT.positive, VisualizeSign.negative: LIGHT.negative}
+        return ramp(ends.get(self.sign, STRENGTH))
+
+    def ticks(self) -> dict[float, str]:
+        """The shares at both ends and at zero, with the values that they stand for."""
+        limit = self.scale.limit
+        if not limit:
+            return {0.0: "0"}
+        if self.sign is VisualizeSign.all:
+            return {-1.0: printed(-limit, limit), 0.0: "0", 1.0: printed(limit, limit)}
+        return {0.0: "0", 1.0: self._end}
+
+    @property
+    def said(self) -> str:
+        """The scale in words, for the picture."""
+        if not self.scale.limit:
+            kept = self.sign in (VisualizeSign.positive, VisualizeSign.negative)
+            return f"no {self.sign.name} value" if kept else self.scale.said
+        if self.sign is VisualizeSign.all:
+            return self.scale.said
+        return f"end of the scale: {self._end} ({self.scale.rule})"
+
+    @property
+    def _end(self) -> str:
+        limit = self.scale.limit
+        if self.sign is VisualizeSign.absolute_value:
+            return f"|{printed(limit, limit).lstrip('+')}|"
+        return printed(-limit if self.sign is VisualizeSign.negative else limit, limit)
+
+
+def _described(numbers: object, array: NDArray) -> str:
+    return f"an array of {array.dtype}" if isinstance(numbers, np.ndarray) else f"{type(numbers).__name__}"

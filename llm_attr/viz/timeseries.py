@@ -1,0 +1,265 @@
+"""Attributions of a time series: behind the line of each channel, behind all lines, or as the lines' colours."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from enum import Enum
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from llm_attr.errors import InvalidShape, InvalidValue, UnknownKeyword
+from llm_attr.viz.colour import LIGHT
+from llm_attr.viz.figure import QUIET, axes_of, entitle, font, line, new_figure, say
+from llm_attr.viz.scale import Floats
+from llm_attr.viz.sign import Numbers, SignedShares, VisualizeSign, array_of, member
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+    from matplotlib.colors import Colormap
+    from matplotlib.figure import Figure
+
+_DASHES = ("-", "--", ":", "-.")
+_INKS = (LIGHT.ink, "0.45", "0.65")
+
+
+class TimeseriesVisualizationMethod(Enum):
+    """How the attributions of a time series are drawn."""
+
+    overlay_individual = 1
+    overlay_combined = 2
+    colored_graph = 3
+
+
+def plot_timeseries(
+    attr: Numbers,
+    data: Numbers,
+    x_values: Numbers | None = None,
+    method: str | TimeseriesVisualizationMethod = "overlay_individual",
+    sign: str | VisualizeSign = "absolute_value",
+    channel_labels: Sequence[str] | None = None,
+    *,
+    channels_last: bool = True,
+    axes: Axes | Iterable[Axes] | None = None,
+    outliers: float = 2.0,
+    cmap: str | Colormap | None = None,
+    alpha: float = 0.7,
+    colorbar: bool = False,
+    title: str | None = None,
+    size: tuple[float, float] = (6.0, 6.0),
+    line_options: dict[str, Any] | None = None,
+) -> tuple[Figure, list[Axes]]:
+    """The attributions of a time series of several channels, on one scale.
+
+    Args:
+        attr: `(times, channels)`, or `(channels, times)` without `channels_last`.
+        data: as `attr`: the values of the series.
+        x_values: `(times,)`, ascending: where each value stands; by default 0, 1, 2, ...
+        method: "overlay_individual": each channel's attributions behind its own line; "overlay_combined": the sums over
+            the channels behind all lines; "colored_graph": each channel's line in the colours of its attributions.
+        sign: "all", "positive", "negative" or "absolute_value".
+        channel_labels: one name for each channel.
+        channels_last: the last axis is that of the channels.
+        axes: where to draw: one for each channel, or one for "overlay_combined"; by default those of a new figure.
+        outliers: percent of the sum of |attribution| that may lie at the ends of the scale.
+        cmap: other colours.
+        alpha: the opacity of the colours behind the lines.
+        colorbar: draw a bar of the colours; without it a line of text says the scale.
+        title: a heading.
+        size: inches of a new figure.
+        line_options: properties of matplotlib's `Line2D` ("colored_graph": `LineCollection`).
+
+    Raises:
+        InvalidShape: arrays that do not fit each other, or not as many names or axes as there are channels.
+        InvalidType: they are no numbers.
+        InvalidValue: `x_values` do not ascend, or a number is out of range.
+        UnknownName: there is no such method or sign.
+        UnknownKeyword: lines have no such property.
+        MissingExtra: matplotlib is not installed.
+    """
+    way, kept = member(TimeseriesVisualizationMethod, "method", method), member(VisualizeSign, "sign", sign)
+    values, series = _by_channel(attr, "attr", channels_last), _by_channel(data, "data", channels_last)
+    if values.shape != series.shape:
+        raise InvalidShape(f"attr and data must have one shape; given {np.shape(attr)} and {np.shape(data)}")
+    if not 0 <= alpha <= 1:
+        raise InvalidValue(f"the opacity of the colours must be in [0, 1]; given {alpha!r}")
+    times = _times(x_values, series.shape[1])
+    names = _names(channel_labels, len(series))
+    combined = way is TimeseriesVisualizationMethod.overlay_combined
+    shares = SignedShares.of(values.sum(0, keepdims=True) if combined else values, kept, outliers)
+    colours = shares.colormap(cmap)
+    options = line_options or {}
+    _check_options(options, way)
+    fig, panels = _panels(axes, 1 if combined else len(series), size)
+    if combined:
+        _shade(panels[0], times, shares, 0, colours, alpha)
+        _draw_lines(fig, panels[0], times, series, names, options)
+    for place in range(0 if combined else len(series)):
+        panel = panels[place]
+        if way is TimeseriesVisualizationMethod.colored_graph:
+            _draw_coloured(panel, times, series[place], shares, place, colours, options)
+        else:
+            _shade(panel, times, shares, place, colours, alpha)
+            panel.plot(times, series[place], **{"color": LIGHT.ink, "linewidth": 1.2, **options})
+        panel.set_ylabel(line(names[place]) if names else "", **font())
+    _finish(fig, panels, times, shares, colours, colorbar, title or "")
+    return fig, panels
+
+
+def _by_channel(numbers: Numbers, name: str, channels_last: bool) -> Floats:
+    """`(channels, times)`."""
+    array = array_of(numbers, name)
+    if array.ndim != 2 or not array.size:
+        form = "(times, channels)" if channels_last else "(channels, times)"
+        raise InvalidShape(f"{name} must be {form}; given {array.shape}")
+    array = array.astype(np.float64)
+    return array.T if channels_last else array
+
+
+def _times(x_values: Numbers | None, length: int) -> Floats:
+    if x_values is None:
+        return np.arange(length, dtype=np.float64)
+    times = array_of(x_values, "x_values").astype(np.float64)
+    if times.shape != (length,):
+        raise InvalidShape(f"x_values must have one value for each of the {length} times; given {times.shape}")
+    if not (np.isfinite(times).all() and (np.diff(times) > 0).all()):
+        raise InvalidValue("x_values must be finite and ascend; given others")
+    return times
+
+
+def _names(channel_labels: Sequence[str] | None, channels: int) -> list[str]:
+    if channel_labels is None:
+        return []
+    if len(channel_labels) != channels:
+        raise InvalidShape(f"channel_labels must name each of the {channels} channels; given {len(channel_labels)}")
+    return [str(name) for name in channel_labels]
+
+
+def _check_options(options: dict[str, Any], way: TimeseriesVisualizationMethod) -> None:
+    if not options:
+        return
+    from matplotlib.collections import LineCollection
+    from matplotlib.lines import Line2D
+
+    kind = LineCollection if way is TimeseriesVisualizationMethod.colored_graph else Line2D
+    unknown = [name for name in options if not hasattr(kind, f"set_{name}")]
+    if unknown:
+        accepted = {name.removeprefix("set_") for name in dir(kind) if name.startswith("set_")}
+        raise UnknownKeyword("visualize_timeseries_attr", unknown, accepted)
+
+
+def _panels(axes: Axes | Iterable[Axes] | None, count: int, size: tuple[float, float]) -> tuple[Figure, list[Axes]]:
+    if axes is None:
+        fig = new_figure(size)
+        return fig, list(fig.subplots(count, 1, sharex=True, squeeze=False)[:, 0])
+    panels = list(np.ravel(np.asarray(axes, dtype=object)))
+    if len(panels) != count:
+        raise InvalidShape(f"the method needs axes for {count} panels; given {len(panels)}")
+    return axes_of(panels[0], size)[0], panels
+
+
+def _edges(times: Floats) -> Floats:
+    """`(times + 1,)`: between neighbours, and as far beyond the ends as from there to the next."""
+    if times.size == 1:
+        return np.array([times[0] - 0.5, times[0] + 0.5])
+    middles = (times[:-1] + times[1:]) / 2
+    return np.concatenate([[2 * times[0] - middles[0]], middles, [2 * times[-1] - middles[-1]]])
+
+
+def _shade(axes: Axes, times: Floats, shares: SignedShares, channel: int, colours: Colormap, alpha: float) -> None:
+    """The attributions as stripes behind the lines, over the whole height."""
+    stripes = axes.pcolormesh(
+        _edges(times),
+        [0, 1],
+        shares.shares[channel][None],
+        cmap=colours,
+        vmin=shares.lowest,
+        vmax=1,
+        alpha=alpha,
+        linewidth=0,
+        antialiased=False,
+        snap=True,
+        transform=axes.get_xaxis_transform(),
+        zorder=0,
+    )
+    stripes.sticky_edges.y.clear()
+
+
+def _draw_lines(
+    fig: Figure, axes: Axes, times: Floats, series: Floats, names: list[str], options: dict[str, Any]
+) -> None:
+    """All channels in one frame; dashes and greys tell them apart, since colours are the attributions'."""
+    for place, row in enumerate(series):
+        look = {
+            "color": _INKS[place // len(_DASHES) % len(_INKS)],
+            "linestyle": _DASHES[place % len(_DASHES)],
+            "linewidth": 1.2,
+        }
+        label = {"label": line(names[place])} if names else {}
+        axes.plot(times, row, **{**look, **label, **options}, zorder=3)
+    if names:
+        arranged = fig.get_layout_engine() is not None
+        place_of = {"loc": "upper left", "bbox_to_anchor": (1.0, 1.0)} if arranged else {"loc": "best"}
+        fonts = {"family": font()["fontfamily"], "size": 8}
+        legend = axes.legend(**place_of, frameon=not arranged, borderaxespad=0.3, prop=fonts)
+        for text in legend.get_texts():
+            text.set_parse_math(False)
+
+
+def _draw_coloured(
+    axes: Axes,
+    times: Floats,
+    row: Floats,
+    shares: SignedShares,
+    channel: int,
+    colours: Colormap,
+    options: dict[str, Any],
+) -> None:
+    """A line in pieces, each around one time and in the colour of its attribution, on a thin line of ink."""
+    from matplotlib.collections import LineCollection
+
+    edges = _edges(times)
+    heights = np.interp(edges, times, row)
+    pieces = np.stack(
+        [np.stack([edges[:-1], heights[:-1]], 1), np.stack([times, row], 1), np.stack([edges[1:], heights[1:]], 1)], 1
+    )
+    pieces[0, 0], pieces[-1, 2] = pieces[0, 1], pieces[-1, 1]
+    axes.plot(times, row, color=QUIET, linewidth=4.4, solid_capstyle="round")
+    look = {"linewidth": 3.2, "capstyle": "round", "joinstyle": "round", **options}
+    axes.add_collection(LineCollection(list(pieces), array=shares.shares[channel], cmap=colours, **look))
+    axes.collections[-1].set_clim(shares.lowest, 1)
+
+
+def _finish(
+    fig: Figure,
+    panels: list[Axes],
+    times: Floats,
+    shares: SignedShares,
+    colours: Colormap,
+    colorbar: bool,
+    title: str,
+) -> None:
+    edges = _edges(times)
+    for panel in panels:
+        panel.set_xlim(edges[0], edges[-1])
+        panel.spines[["top", "right"]].set_visible(False)
+        panel.tick_params(labelsize=8)
+    entitle(panels[0], title)
+    if not colorbar:
+        say(panels[-1], shares.said)
+        return
+    from matplotlib.cm import ScalarMappable
+    from matplotlib.colors import Normalize
+
+    bar = fig.colorbar(ScalarMappable(Normalize(shares.lowest, 1), colours), ax=panels, fraction=0.05, pad=0.03)
+    ticks = shares.ticks()
+    bar.set_ticks(list(ticks), labels=list(ticks.values()))
+    bar.ax.tick_params(length=0, labelsize=8)
+    bar.outline.set_linewidth(0.4)
+    bar.set_label(shares.scale.rule if shares.scale.limit else shares.said, fontsize=8, color=QUIET)
+
+
+def channel_axes(panels: list[Axes]) -> Axes | NDArray[Any]:
+    """The axes of one panel by themselves, those of several as an array `(panels,)`."""
+    return panels[0] if len(panels) == 1 else np.array(panels, dtype=object)
