@@ -9,12 +9,10 @@ import argparse
 from pathlib import Path
 
 import torch
-from matplotlib import pyplot as plt
-from matplotlib.axes import Axes
 
 import llm_attr
 from llm_attr import LanguageModel, LLMAttributionResult, Prompt
-from llm_attr.viz.colour import LIGHT, mark
+from llm_attr.viz.tabular import plot_bars
 
 QUESTION, REGION = "Who is the head librarian?", "Signe Dahl"
 DOCUMENTS = {
@@ -25,7 +23,6 @@ DOCUMENTS = {
     "newsletter": "Our head librarian is Signe Dahl. On Saturday she reads to children.",
     "cards": "A card costs nothing for residents. Visitors pay forty kroner a month.",
 }
-FAINT = "#5a5d63"
 
 
 def messages(*without: str) -> list[dict[str, str]]:
@@ -44,38 +41,15 @@ def log_probability(lm: LanguageModel, part: LLMAttributionResult, answer: tuple
 
 
 def draw(title: str, ablated: LLMAttributionResult, shapley: LLMAttributionResult, out: Path) -> None:
-    """Both results beside each other on one scale, a row for each document."""
-    plt.rcParams.update({"font.size": 9, "text.color": LIGHT.ink, "xtick.color": FAINT})
-    figure = plt.figure(figsize=(10, 4.4), dpi=140)
-    figure.text(0.02, 0.905, title, size=13)
-    bottom, height, rows = 0.17, 0.53, len(DOCUMENTS)
-    left = figure.add_axes((0.51, bottom, 0.22, height), ylim=(rows - 0.5, -0.5))
-    right = figure.add_axes((0.765, bottom, 0.22, height), sharex=left, sharey=left)
-    draw_bars(left, "Feature ablation:\neach document left out alone", ablated)
-    draw_bars(right, "Shapley values (KernelSHAP):\nleft out together with others", shapley)
-    for place, (name, text) in enumerate(DOCUMENTS.items()):
-        y = bottom + height * (1 - (place + 0.5) / rows)
-        first = f"{text.split('. ')[0].rstrip('.')}."
-        figure.text(0.02, y, name, weight="bold" if REGION in text else None, va="center")
-        figure.text(0.118, y, first, size=8.5, color=LIGHT.ink if REGION in text else FAINT, va="center")
-    note = "Loss of log-probability in nats; whiskers: 95 % intervals, 1.96 standard errors to each side."
-    figure.text(0.02, 0.04, note, color=FAINT)
-    figure.savefig(out)
-
-
-def draw_bars(axes: Axes, title: str, result: LLMAttributionResult) -> None:
-    values, places = result.seq_attr, range(len(DOCUMENTS))
-    axes.barh(places, values, height=0.6, color=[mark(value) for value in values.tolist()])
-    if result.stderr is not None:
-        whiskers = {"xerr": 1.96 * result.stderr, "capsize": 2.5, "elinewidth": 1}
-        axes.errorbar(values, places, **whiskers, fmt="none", ecolor=LIGHT.ink)
-    axes.axvline(0, color=FAINT, linewidth=0.8)
-    axes.set_title(title, loc="left", size=10, pad=8)
-    axes.spines[:].set_visible(False)
-    axes.set_xticks([0, 5, 10])
-    axes.grid(axis="x", color="0.92", linewidth=0.8)
-    axes.set_axisbelow(True)
-    axes.tick_params(length=0, labelleft=False)
+    """Both results beside each other, a row for each document with its first sentence."""
+    names = [f"{name}\n{text.split('. ')[0].rstrip('.')}." for name, text in DOCUMENTS.items()]
+    errors = torch.stack([torch.full_like(shapley.stderr, torch.nan), 1.96 * shapley.stderr])
+    figure, _ = plot_bars(
+        names, torch.stack([ablated.seq_attr, shapley.seq_attr]), errors, order="given", title=title,
+        series=["Feature ablation: left out alone", "Shapley values (KernelSHAP): left out together with others"],
+        value_name="loss of log-probability (nats)", error_name="95 % intervals, 1.96 standard errors to each side",
+    )  # fmt: skip
+    figure.savefig(out, dpi=140)
 
 
 def main() -> None:

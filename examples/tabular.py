@@ -11,26 +11,22 @@ from pathlib import Path
 from typing import NamedTuple
 
 import torch
-from matplotlib import pyplot as plt
-from matplotlib.axes import Axes
-from matplotlib.lines import Line2D
+from matplotlib.figure import Figure
 from sklearn.datasets import load_diabetes
 from torch import Tensor, nn
 
 from llm_attr.attr import FeatureAblation, IntegratedGradients, KernelShap, Ledger, PermutationShapley, ShapleyValues
-from llm_attr.viz.colour import DARK, LIGHT
+from llm_attr.viz.tabular import plot_bars, plot_waterfall
 
-NAMES = ("age\n", "sex\n", "BMI\n", "blood\npressure", "total\ncholesterol", "LDL\n", "HDL\n", "cholesterol\n/ HDL",
-         "triglycerides\n(log)", "glucose\n")  # fmt: skip
+NAMES = ("age", "sex", "BMI", "blood pressure", "total cholesterol", "LDL", "HDL", "cholesterol / HDL",
+         "triglycerides (log)", "glucose")  # fmt: skip
 HELD_OUT, SURE = 100, 1.96
-FAINT = "#5a5d63"
 
 
 class Found(NamedTuple):
     """The attributions `(features,)` of one method."""
 
     name: str
-    colour: str
     values: Tensor
     stderr: Tensor | None = None
 
@@ -74,64 +70,32 @@ def attributions(model: Callable[[Tensor], Tensor], patient: Tensor) -> tuple[Te
     kernel = KernelShap(model).attribute(patient, n_samples=100, seed=0, return_stderr=True, ledger=asked)
     orders = PermutationShapley(model).attribute(patient, n_samples=20, return_stderr=True, ledger=ordered)
     return exact, [
-        Found("IntegratedGradients", LIGHT.negative, gradients),
-        Found("FeatureAblation, 11 evaluations", "#b4b7bc", ablated),
-        Found(f"KernelShap, {len(asked)} evaluations", LIGHT.positive, *(each[0] for each in kernel)),
-        Found(f"PermutationShapley, {len(ordered)} evaluations", DARK.positive, *(each[0] for each in orders)),
+        Found("IntegratedGradients", gradients),
+        Found("FeatureAblation, 11 evaluations", ablated),
+        Found(f"KernelShap, {len(asked)} evaluations", *(each[0] for each in kernel)),
+        Found(f"PermutationShapley, {len(ordered)} evaluations", *(each[0] for each in orders)),
     ]
 
 
-def draw(title: str, exact: Tensor, methods: list[Found], out: Path) -> None:
-    """Bars of all methods by feature, the strongest first; below, how far the sampled ones are off."""
+def draw(title: str, mean: float, exact: Tensor, methods: list[Found], out: Path) -> None:
+    """From the mean patient to this one by exact values; beside it how far the methods are off, with their errors."""
+    figure = Figure(figsize=(13, 6), dpi=110, layout="constrained")
+    figure.suptitle(title, x=0.01, ha="left", size=13)
+    left, right = figure.subplots(1, 2)
+    plot_waterfall(
+        NAMES, exact, mean, base_name="mean patient", output_name="this patient", value_name="disease score",
+        title="Exact Shapley values, 1,024 evaluations", ax=left,
+    )  # fmt: skip
     order = exact.abs().argsort(descending=True)
-    plt.rcParams.update({"font.size": 9, "axes.edgecolor": FAINT, "text.color": LIGHT.ink, "xtick.color": LIGHT.ink})
-    figure = plt.figure(figsize=(10, 6.4), dpi=140)
-    figure.text(0.02, 0.945, title, size=13)
-    upper = panel(figure.add_axes((0.075, 0.42, 0.91, 0.46)), "Attribution", "disease score")
-    lower = panel(
-        figure.add_axes((0.075, 0.135, 0.91, 0.195)), "Error of the sampled methods, enlarged", "estimate − exact"
-    )
-    draw_bars(upper, exact[order], [each._replace(values=each.values[order]) for each in methods])
-    draw_errors(lower, exact, methods, order)
-    upper.set_xticks(range(len(NAMES)), [""] * len(NAMES))
-    lower.set_xticks(range(len(NAMES)), [NAMES[i] for i in order.tolist()])
-    figure.text(
-        0.075, 0.02, "Whiskers: 95 % intervals, 1.96 standard errors to each side. Baseline: the mean patient.",
-        color=FAINT,
+    off = torch.stack([each.values - exact for each in methods])[:, order]
+    unknown = torch.full_like(exact, torch.nan)
+    errors = torch.stack([unknown if each.stderr is None else SURE * each.stderr for each in methods])[:, order]
+    plot_bars(
+        [NAMES[i] for i in order.tolist()], off, errors, series=[each.name for each in methods], order="given",
+        upright=False, value_name="difference from the exact value", error_name="95 % intervals, 1.96 standard errors",
+        title="How far four methods are off", ax=right,
     )  # fmt: skip
     figure.savefig(out)
-
-
-def panel(axes: Axes, title: str, unit: str) -> Axes:
-    axes.set_title(title, loc="left", size=10, pad=8)
-    axes.set_ylabel(unit, color=FAINT)
-    axes.set_xlim(-0.55, len(NAMES) - 0.45)
-    axes.spines[["top", "right", "bottom"]].set_visible(False)
-    axes.tick_params(length=0)
-    axes.grid(axis="y", color="0.92", linewidth=0.8)
-    axes.axhline(0, color=FAINT, linewidth=0.8)
-    axes.set_axisbelow(True)
-    return axes
-
-
-def draw_bars(axes: Axes, exact: Tensor, methods: list[Found]) -> None:
-    places = torch.arange(len(NAMES))
-    for number, (name, colour, values, _) in enumerate(methods):
-        axes.bar(places - 0.285 + 0.19 * number, values, width=0.17, color=colour, label=name)
-    axes.hlines(exact, places - 0.4, places + 0.4, color=LIGHT.ink, linewidth=1.2)
-    handles = axes.get_legend_handles_labels()[0]
-    handles.append(Line2D([], [], color=LIGHT.ink, linewidth=1.2, label="exact Shapley values, 1,024 evaluations"))
-    axes.legend(handles=handles, loc="upper right", framealpha=1, edgecolor="white", borderaxespad=0)
-
-
-def draw_errors(axes: Axes, exact: Tensor, methods: list[Found], order: Tensor) -> None:
-    sampled = [each for each in methods if each.stderr is not None]
-    for number, (_, colour, values, stderr) in enumerate(sampled):
-        places = torch.arange(len(NAMES)) + 0.095 + 0.19 * number
-        whiskers = {"yerr": SURE * stderr[order], "capsize": 2.5, "elinewidth": 1.1}
-        axes.errorbar(places, (values - exact)[order], **whiskers, fmt="o", markersize=4, color=colour)
-    low, high = axes.get_ylim()
-    axes.set_ylim(-max(-low, high), max(-low, high))
 
 
 def main() -> None:
@@ -149,12 +113,12 @@ def main() -> None:
     exact, methods = attributions(model, test.measured[[worst]])
     print(f"model: explains {explained:.0%} of the variance of {HELD_OUT} patients it has not seen")
     print(f"change of the output: {scores[worst] - mean:.2f}; Shapley values sum to {exact.sum():.2f}")
-    for name, _, values, stderr in methods:
+    for name, values, stderr in methods:
         off = (values - exact).abs()
         sure = "" if stderr is None else f"; in the 95 % interval: {int((off <= SURE * stderr).sum())} of {len(exact)}"
         print(f"{name}: sum {values.sum():.2f}, off by {off.max():.2f} at most{sure}")
     title = f"Why {scores[worst]:.0f}? The highest of {HELD_OUT} forecast scores; the mean patient would get {mean:.0f}"
-    draw(title, exact, methods, out)
+    draw(title, mean, exact, methods, out)
     print(f"picture: {out.resolve()}")
 
 

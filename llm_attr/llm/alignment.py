@@ -5,12 +5,12 @@ from __future__ import annotations
 from bisect import bisect_right
 from collections.abc import Sequence
 from dataclasses import dataclass
-from itertools import pairwise
+from itertools import accumulate, pairwise
 from unicodedata import normalize
 
 from transformers import PreTrainedTokenizerBase
 
-from llm_attr.errors import UnalignedTokenizer
+from llm_attr.errors import InvalidValue, UnalignedTokenizer
 from llm_attr.llm.units import Span
 
 UNFINISHED = "\ufffd"
@@ -93,6 +93,23 @@ def token_texts(tokenizer: PreTrainedTokenizerBase, ids: Sequence[int], before: 
 def pieces(text: str, spans: Sequence[Span]) -> list[str]:
     """A text in a piece for each token, where spans follow each other; what tokens share stands at the last of them."""
     return [text[start:stop] for start, stop in pairwise([*(start for start, _ in spans), len(text)])]
+
+
+def spans_of(text: str, tokens: Sequence[str], given: Sequence[Sequence[int]] | None) -> tuple[Span, ...] | None:
+    """The characters of each token of a text: those given, or where the tokens stand if they make up the text.
+
+    Raises:
+        InvalidValue: the given ones are not in order, or do not cut the text into these tokens.
+    """
+    if given is None:
+        ends = list(accumulate(map(len, tokens), initial=0))
+        return tuple(pairwise(ends)) if "".join(tokens) == text else None
+    spans = tuple((int(start), int(end)) for start, end in given)
+    starts = [start for start, _ in spans]
+    in_order = starts == sorted(starts) and all(start <= end <= len(text) for start, end in spans)
+    if not in_order or starts[:1] not in ([], [0]) or pieces(text, spans) != list(tokens):
+        raise InvalidValue("output_spans must be in order, in the answer, and cut it into its tokens")
+    return spans
 
 
 def token_spans(

@@ -92,7 +92,8 @@ def _of_options(results: Sequence[LLMAttributionResult]) -> list[Aspect]:
 
 
 def _options(result: LLMAttributionResult) -> Mapping[str, Any]:
-    return {} if result.table is None else result.table.options
+    own = {name: result.provenance[name] for name in ("layer",) if name in result.provenance}
+    return {**own, **result.provenance.get("options", {}), **({} if result.table is None else result.table.options)}
 
 
 def _variants(result: LLMAttributionResult) -> str:

@@ -2,12 +2,17 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import TYPE_CHECKING
 
 from llm_attr.llm.scalar import UNITS
+from llm_attr.viz.levels import Levels
 from llm_attr.viz.view import AttributionView
 
 if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+    from matplotlib.figure import Figure
+
     from llm_attr.llm.result import LLMAttributionResult
 
 _TOLD = {"model", "dtype", "scoring", "variants", "passes", "positions", "empty_prompt"}
@@ -30,7 +35,29 @@ def view(result: LLMAttributionResult) -> AttributionView:
         groups=result.groups,
         unit_errors=None if result.stderr is None else tuple(result.stderr.tolist()),
         error_name="bootstrap error" if result.provenance.get("errors") == "bootstrap" else "standard error",
+        unit_name=str(result.provenance.get("unit", "unit")),
+        interactions=_pairs(result),
     )
+
+
+def levels(result: LLMAttributionResult, *others: LLMAttributionResult) -> Levels:
+    """The results of one text, explained by several units, as levels; see `Levels.of`."""
+    return Levels.of(*(view(each) for each in (result, *others)))
+
+
+def drawn(plot: Callable[..., tuple[Figure, Axes]], shape: object, ax: Axes | None, show: bool) -> tuple[Figure, Axes]:
+    """The figure of a view or of levels, also shown if asked for."""
+    from llm_attr.viz import figure as surface
+
+    figure, axes = plot(shape, ax)
+    if show:
+        surface.show(figure)
+    return figure, axes
+
+
+def _pairs(result: LLMAttributionResult) -> tuple[tuple[float, ...], ...] | None:
+    found = None if result.table is None else result.table.interactions()
+    return None if found is None else tuple(map(tuple, found.values[0].tolist()))
 
 
 def _unit(result: LLMAttributionResult) -> str:

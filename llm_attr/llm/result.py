@@ -5,19 +5,24 @@ from __future__ import annotations
 import json
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict
-from itertools import accumulate, pairwise
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 import torch
 from torch import Tensor
 
-from llm_attr.errors import InvalidShape, InvalidValue, UnsupportedMethod
-from llm_attr.llm.alignment import pieces
+from llm_attr.errors import InvalidShape, UnsupportedMethod
+from llm_attr.llm import picture
+from llm_attr.llm.alignment import pieces, spans_of
 from llm_attr.llm.region import Region, RegionName
 from llm_attr.llm.scalar import ADDITIVE
 from llm_attr.llm.units import Span
-from llm_attr.viz.view import AttributionView, Group
+from llm_attr.viz.arcs import plot_arcs
+from llm_attr.viz.levels import plot_levels
+from llm_attr.viz.matrix import plot_token_values, plot_unit_values
+from llm_attr.viz.terminal import show
+from llm_attr.viz.text import fragment, to_html
+from llm_attr.viz.view import AttributionView, Group, check_groups
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -27,6 +32,10 @@ if TYPE_CHECKING:
     from llm_attr.llm.inputs import InterpretableInput
     from llm_attr.llm.model import LanguageModel
     from llm_attr.llm.table import Table
+    from llm_attr.viz.widget import AttributionWidget
+
+
+_NO_PAIRS = "this result holds no pairs of units; explain with method='pairwise_interactions'"
 
 
 class Contribution(NamedTuple):
@@ -52,8 +61,7 @@ class LLMAttributionResult:
         inp: The input that was explained.
         output_text: The answer.
         output_ids: Its token ids.
-        output_spans: The characters of the answer in which each token has a part, or None where the tokens do not make
-            up the answer.
+        output_spans: The characters of the answer in which each token has a part; None where they do not make it up.
         region: For a part of an answer the tokens `(first, stop)` that it is of it, else None.
         context: The prompt's text before, between and after the units, or None.
         groups: The documents or messages that units belong to.
@@ -105,16 +113,18 @@ class LLMAttributionResult:
         self.input_tokens, self.output_tokens = list(input_tokens), list(output_tokens)
         self.seq_attr, self.token_attr, self.output_probs, self.inp = seq_attr, token_attr, output_probs, inp
         self.stderr, self.token_stderr = stderr, token_stderr
-        self.output_text = "".join(output_tokens) if output_text is None else output_text
+        self.output_text: str = "".join(output_tokens) if output_text is None else output_text
         self.output_ids = None if output_ids is None else tuple(output_ids)
-        self.output_spans = _spans(self.output_text, self.output_tokens, output_spans)
+        self.output_spans = spans_of(self.output_text, self.output_tokens, output_spans)
         self.region = None if region is None else (region[0], region[1])
         context = getattr(inp, "context", None) if context is None else context
         self.context = None if context is None else list(context)
         if context is not None and len(context) != units + 1:
             raise InvalidShape(f"context must be one text more than the {units} units; got {len(context)}")
-        self.groups = _groups(getattr(inp, "groups", ()) if groups is None else (Group(**g) for g in groups), units)
-        self.provenance, self.table = dict(provenance or {}), table
+        self.groups = tuple(getattr(inp, "groups", ()) if groups is None else (Group(**group) for group in groups))
+        check_groups(self.groups, units)
+        self.provenance: dict[str, Any] = dict(provenance or {})
+        self.table = table
 
     def __eq__(self, other: object) -> bool:
         """Whether all that would be stored is the same, to the bit."""
@@ -140,7 +150,7 @@ class LLMAttributionResult:
         """
         found = None if self.table is None else self.table.interactions()
         if found is None:
-            raise UnsupportedMethod("this result holds no pairs of units; explain with method='pairwise_interactions'")
+            raise UnsupportedMethod(_NO_PAIRS)
         return found.values[0]
 
     def top(self, k: int = 3) -> list[Contribution]:
@@ -304,81 +314,84 @@ class LLMAttributionResult:
 
     def view(self) -> AttributionView:
         """What pictures of this result are drawn from."""
-        from llm_attr.llm.picture import view
-
-        return view(self)
+        return picture.view(self)
 
     def show(self, width: int | None = None) -> None:
         """Prints the prompt coloured by attribution, the ranked units and the answer, as wide as the terminal."""
-        from llm_attr.viz.terminal import show
-
         show(self.view(), width=width)
 
-    def to_html(self, path: str | Path | None = None) -> str:
-        """A page that needs nothing from elsewhere, also written to a file if a path is given."""
-        from llm_attr.viz.text import to_html
+    def to_html(self, path: str | Path | None = None, *, levels: Sequence[LLMAttributionResult] = ()) -> str:
+        """A page that needs nothing from elsewhere.
 
-        page = to_html(self.view())
+        Args:
+            path: A file to write it to.
+            levels: Results of the same text by other units, for a section that nests them; see `plot_levels`.
+
+        Raises:
+            InvalidValue: the levels do not fit this result.
+        """
+        page = to_html(self.view(), picture.levels(self, *levels) if levels else None)
         if path is not None:
             Path(path).write_text(page, encoding="utf-8")
         return page
 
     def _repr_html_(self) -> str:
-        from llm_attr.viz.text import fragment
-
         return fragment(self.view())
 
-    def plot_seq_attr(self, show: bool = False) -> tuple[Figure, Axes]:
+    def widget(self) -> AttributionWidget:
+        """The live picture for a notebook; what is chosen there is `selected`, which can be set too.
+
+        Raises:
+            MissingExtra: anywidget is not installed.
+        """
+        from llm_attr.viz.widget import AttributionWidget
+
+        return AttributionWidget(self)
+
+    def plot_seq_attr(self, show: bool = False, *, ax: Axes | None = None) -> tuple[Figure, Axes]:
         """Bars of the attribution of the whole answer.
 
         Raises:
             MissingExtra: matplotlib is not installed.
         """
-        from llm_attr.viz import figure as surface
-        from llm_attr.viz.matrix import plot_unit_values
+        return picture.drawn(plot_unit_values, self.view(), ax, show)
 
-        figure, axes = plot_unit_values(self.view())
-        if show:
-            surface.show(figure)
-        return figure, axes
-
-    def plot_token_attr(self, show: bool = False) -> tuple[Figure, Axes]:
+    def plot_token_attr(self, show: bool = False, *, ax: Axes | None = None) -> tuple[Figure, Axes]:
         """Heat map of the attribution of each token of the answer.
 
         Raises:
             MissingExtra: matplotlib is not installed.
             UnsupportedMethod: the method gave no attribution of tokens.
         """
-        from llm_attr.viz import figure as surface
-        from llm_attr.viz.matrix import plot_token_values
-
         if self.token_attr is None:
             raise UnsupportedMethod("this result has no attribution of single tokens; use plot_seq_attr")
-        figure, axes = plot_token_values(self.view())
-        if show:
-            surface.show(figure)
-        return figure, axes
+        return picture.drawn(plot_token_values, self.view(), ax, show)
 
+    def plot_interactions(self, show: bool = False, *, ax: Axes | None = None) -> tuple[Figure, Axes]:
+        """Arcs between the units of the strongest pairs, see `interactions`.
 
-def _spans(text: str, tokens: Sequence[str], given: Sequence[Sequence[int]] | None) -> tuple[Span, ...] | None:
-    """The characters of each token: those given, if they fit, or where the tokens stand if they make up the text."""
-    if given is None:
-        ends = list(accumulate(map(len, tokens), initial=0))
-        return tuple(pairwise(ends)) if "".join(tokens) == text else None
-    spans = tuple((int(start), int(end)) for start, end in given)
-    starts = [start for start, _ in spans]
-    in_order = starts == sorted(starts) and all(start <= end <= len(text) for start, end in spans)
-    if not in_order or starts[:1] not in ([], [0]) or pieces(text, spans) != list(tokens):
-        raise InvalidValue("output_spans must be in order, in the answer, and cut it into its tokens")
-    return spans
+        Raises:
+            MissingExtra: matplotlib is not installed.
+            UnsupportedMethod: the method does not ask for pairs.
+        """
+        view = self.view()
+        if view.interactions is None:
+            raise UnsupportedMethod(_NO_PAIRS)
+        return picture.drawn(plot_arcs, view, ax, show)
 
+    def plot_levels(
+        self, *others: LLMAttributionResult, show: bool = False, ax: Axes | None = None
+    ) -> tuple[Figure, Axes]:
+        """The text at several levels, coarse to fine: this result and `others` by other units, on one scale.
 
-def _groups(given: Iterable[Group], units: int) -> tuple[Group, ...]:
-    groups = tuple(given)
-    edges = [0, *(edge for group in groups for edge in (group.first, group.stop)), units]
-    if edges != sorted(edges):
-        raise InvalidValue(f"groups must be in order, apart and within the {units} units; got {list(groups)}")
-    return groups
+        Documents or messages that hold several units of the coarsest result are one more level: their sums, which the
+        picture says. `to_html(levels=others)` nests the same in a page.
+
+        Raises:
+            MissingExtra: matplotlib is not installed.
+            InvalidValue: the results are of different texts or scalars, or there is one level only.
+        """
+        return picture.drawn(plot_levels, picture.levels(self, *others), ax, show)
 
 
 def _check(name: str, tensor: Tensor, shape: tuple[int, ...]) -> None:

@@ -8,20 +8,33 @@ from __future__ import annotations
 from collections.abc import Sequence
 from functools import cache
 from typing import TYPE_CHECKING, Any
+from weakref import WeakSet
+
+import numpy as np
 
 from llm_attr.errors import InvalidValue, MissingExtra
-from llm_attr.viz.legible import label, shortened
+from llm_attr.viz.colour import colormap
+from llm_attr.viz.legible import label, legible_line, shortened
+from llm_attr.viz.scale import Floats, Scale
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.axis import Axis
+    from matplotlib.colorbar import Colorbar
     from matplotlib.figure import Figure
+
+QUIET = "0.38"
+"""The grey of what is said beside the numbers."""
+
+APART = 0.17
+"""Inches from the middle of a label to that of the next."""
 
 # Tried in turn for characters that matplotlib's own font does not have.
 _FONTS = (
     *("Noto Sans CJK SC", "Noto Sans CJK JP", "PingFang SC", "Hiragino Sans", "Microsoft YaHei", "Yu Gothic"),
     *("Malgun Gothic", "WenQuanYi Zen Hei", "Noto Sans", "Arial Unicode MS", "Segoe UI Symbol", "Noto Emoji"),
 )
+_OWN: WeakSet[Figure] = WeakSet()  # figures made here, which hold one picture
 _INVISIBLE = dict.fromkeys(map(ord, "\u200c\u200d\u200e\u200f\u061c\ufe0e\ufe0f"))  # means nothing to matplotlib
 
 
@@ -37,6 +50,19 @@ def show(fig: Figure) -> None:
     pyplot.show()
 
 
+def new_figure(size: tuple[float, float]) -> Figure:
+    """An empty figure of so many inches.
+
+    Raises:
+        MissingExtra: matplotlib is not installed.
+    """
+    try:
+        from matplotlib.figure import Figure
+    except ImportError as error:
+        raise MissingExtra("matplotlib", "plot") from error
+    return Figure(figsize=size, layout="constrained")
+
+
 def axes_of(ax: Axes | None, size: tuple[float, float]) -> tuple[Figure, Axes]:
     """The given axes with their figure, or those of a new figure of so many inches.
 
@@ -44,42 +70,130 @@ def axes_of(ax: Axes | None, size: tuple[float, float]) -> tuple[Figure, Axes]:
         MissingExtra: matplotlib is not installed.
         InvalidValue: the axes are of no figure.
     """
-    try:
-        from matplotlib.figure import Figure
-    except ImportError as error:
-        raise MissingExtra("matplotlib", "plot") from error
     if ax is None:
-        fig = Figure(figsize=size, layout="constrained")
+        fig = new_figure(size)
+        _OWN.add(fig)
         return fig, fig.add_subplot()
+    return figure_of(ax), ax
+
+
+def figure_of(ax: Axes) -> Figure:
+    """The whole figure that axes are in.
+
+    Raises:
+        InvalidValue: the axes are of no figure.
+    """
     owner = ax.get_figure(root=True)
     if owner is None:
         raise InvalidValue("the axes belong to no figure")
-    return owner, ax
+    return owner
 
 
-def tick(axis: Axis, labels: Sequence[str], inches: float, leaning: str = "") -> None:
-    """Labels at every place, or at every n-th where they would overlap; `leaning` ones slope, anchored at that end."""
-    every = max(-(-len(labels) // max(int(inches / 0.17), 1)), 1)
-    options: dict[str, Any] = {"rotation": 45, "ha": leaning, "rotation_mode": "anchor"} if leaning else {}
-    axis.set_ticks(range(0, len(labels), every))
-    axis.set_ticklabels(labels[::every], **font(), **options, fontsize=9 if len(labels) <= 40 else 7)
+def tick(axis: Axis, labels: Sequence[str], leaning: str = "") -> None:
+    """A label at every place, 0 and on; `leaning` ones slope, anchored at that end."""
+    axis.set_ticks(range(len(labels)))
+    axis.set_ticklabels(labels, **font(), **_slope(leaning), fontsize=9 if len(labels) <= 40 else 7)
+
+
+def tick_some(ax: Axes, side: str, labels: dict[float, str], inches: float) -> None:
+    """Labels of a few places only, moved apart where they would overlap, each with a line to its place.
+
+    Args:
+        ax: axes with limits.
+        side: "top" (labels lean) or "left".
+        labels: by place.
+        inches: the length of that side.
+    """
+    from matplotlib.patches import ConnectionPatch
+    from matplotlib.transforms import offset_copy
+
+    top = side == "top"
+    axis, ends = (ax.xaxis, sorted(ax.get_xlim())) if top else (ax.yaxis, sorted(ax.get_ylim()))
+    places = sorted(labels)
+    spots = spread(places, APART / inches * (ends[1] - ends[0]), *ends)
+    axis.set_ticks(spots)
+    axis.set_ticklabels([labels[place] for place in places], **font(), **_slope("left" if top else ""), fontsize=8)
+    ax.tick_params("x" if top else "y", length=0, pad=15)
+    edge = ax.get_xaxis_transform() if top else ax.get_yaxis_transform()
+    outer = offset_copy(edge, figure_of(ax), *((0, 14) if top else (-14, 0)), units="points")
+    for place, spot in zip(places, spots.tolist(), strict=True):
+        start, end = ((place, 1.0), (spot, 1.0)) if top else ((0.0, place), (0.0, spot))
+        ax.add_artist(ConnectionPatch(start, end, edge, outer, color="0.6", linewidth=0.6, clip_on=False))
+
+
+def spread(places: Sequence[float], gap: float, low: float, high: float) -> Floats:
+    """The nearest places (least squares), in the same order, that are `gap` apart and in `[low, high]`.
+
+    Args:
+        places: in order.
+        gap: the least distance of neighbours; less where there is no room for it.
+        low: the lowest place.
+        high: the highest place.
+    """
+    gap = min(gap, (high - low) / max(len(places) - 1, 1))
+    blocks: list[tuple[float, int]] = []  # means of neighbours that were pushed together, and how many they are
+    for number, place in enumerate(places):
+        mean, size = place - number * gap, 1
+        while blocks and blocks[-1][0] >= mean:
+            other, more = blocks.pop()
+            mean, size = (mean * size + other * more) / (size + more), size + more
+        blocks.append((mean, size))
+    even = np.repeat([mean for mean, _ in blocks], [size for _, size in blocks])
+    return np.clip(even, low, high - gap * max(len(places) - 1, 0)) + gap * np.arange(len(places))
+
+
+def colour_bar(ax: Axes, scale: Scale, name: str, **options: Any) -> Colorbar:
+    """A bar of the colours beside the axes, which says what they measure."""
+    from matplotlib.cm import ScalarMappable
+    from matplotlib.colors import Normalize
+
+    end = scale.limit or 1.0
+    colours = ScalarMappable(Normalize(-end, end), colormap())
+    bar = figure_of(ax).colorbar(colours, ax=ax, **{"pad": 0.02, "aspect": 30, **options})
+    bar.outline.set_visible(False)
+    bar.ax.tick_params(labelsize=8, length=2, color=QUIET)
+    bar.set_label(line(name), fontsize=8, **font())
+    return bar
+
+
+def say(ax: Axes, *lines: str) -> None:
+    """Small lines below the axes: what a reader has to know; the empty ones are left out."""
+    ax.xaxis.set_label_position("bottom")
+    ax.set_xlabel("\n".join(filter(None, lines)), loc="left", fontsize=8, color=QUIET, labelpad=8, **font())
+
+
+def _slope(end: str) -> dict[str, Any]:
+    return {"rotation": 45, "ha": end, "rotation_mode": "anchor"} if end else {}
 
 
 def entitle(ax: Axes, title: str) -> None:
-    """A heading above the left end of the axes, if there is one."""
-    if title:
-        ax.set_title(line(title), loc="left", fontsize=11, pad=12, **font())
+    """A heading at the left, if there is one: of the figure if it was made here, else of the axes; cut to its width."""
+    if not title:
+        return
+    fig = figure_of(ax)
+    own = fig in _OWN
+    inches = (fig if own else ax).bbox.width / fig.dpi
+    text = shortened(line(title), max(int(inches / 0.1), 12))
+    if own:
+        fig.suptitle(text, x=0.01, ha="left", fontsize=11, **font())
+    else:
+        ax.set_title(text, loc="left", fontsize=11, pad=12, **font())
 
 
-def labels_of(texts: Sequence[str], cells: int) -> list[str]:
-    """Texts as labels of at most so many cells (two for CJK and emoji)."""
-    return [shortened(line(text), cells) for text in texts]
+def labels_of(texts: Sequence[str], cells: int, *, exact: bool = False) -> list[str]:
+    """Texts as labels of at most so many cells (two for CJK and emoji); `exact` ones show line breaks at their ends."""
+    return [shortened(line(text, exact=exact), cells) for text in texts]
 
 
-def line(text: str) -> str:
+def line(text: str, *, exact: bool = False) -> str:
     """One line that matplotlib can draw: characters that no font here has become U+FFFD."""
-    shown = label(text).translate(_INVISIBLE)
+    shown = (legible_line(text) or "(empty)" if exact else label(text)).translate(_INVISIBLE)
     return "".join(character if ord(character) in _drawable() else "\ufffd" for character in shown)
+
+
+def beside(*parts: str) -> str:
+    """Parts of a label from left to right, also where one of them is written from right to left."""
+    return "  ".join(f"\u200e{part}\u200e" for part in parts if part)
 
 
 def cells(text: str) -> int:

@@ -1,5 +1,7 @@
 """What brings the HTML view to life: its numbers, and `static/attr.js`, which a page or a widget mounts on the markup.
 
+`static/page.js` and `static/widget.js` are how they mount it; each follows `attr.js` in one module.
+
 The markup is complete without them: no text of the prompt or the output is in the numbers, and nothing of the view
 needs a script to be read or printed.
 """
@@ -10,11 +12,13 @@ import hashlib
 import json
 import math
 from base64 import b64encode
+from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cache
 from importlib.resources import files
 from typing import Any
 
+from llm_attr.errors import InvalidType, InvalidValue
 from llm_attr.viz.view import AttributionView
 
 _CELLS = 300_000  # output tokens times units from which on a page stays as it is written
@@ -34,10 +38,66 @@ def numbers(view: AttributionView) -> dict[str, Any]:
     rows = view.token_values if is_live(view) else None
     return {
         "additive": view.additive,
+        "limit": view.limit,
         "unit_values": [_number(value) for value in view.unit_values],
         "token_values": [[_number(value, _DIGITS) for value in row] for row in rows or ()],
         "groups": [[group.first, group.stop] for group in view.groups],
     }
+
+
+@dataclass(frozen=True)
+class Selection:
+    """What is chosen in the live picture of one result, or in one of several panels.
+
+    Attributes:
+        tokens: the output tokens `(first, stop)` whose values the units show; None for the whole answer.
+        unit: the position of the unit whose part in each output token is shown, or None.
+        panel: the position of the panel that tokens and unit belong to.
+
+    Raises:
+        InvalidType: tokens are not a pair of whole numbers, or a position is not a whole number.
+    """
+
+    tokens: tuple[int, int] | None = None
+    unit: int | None = None
+    panel: int = 0
+
+    def __post_init__(self) -> None:
+        pair = () if self.tokens is None else self.tokens
+        unit = 0 if self.unit is None else self.unit
+        positions = (*(pair if isinstance(pair, tuple) else (pair,)), unit, self.panel)
+        if len(positions) not in (2, 4) or not all(type(position) is int for position in positions):
+            raise InvalidType(
+                "a selection has tokens (first, stop) or None, a unit or None, and a panel, all whole numbers; given "
+                f"tokens={self.tokens!r}, unit={self.unit!r}, panel={self.panel!r}"
+            )
+
+    def check(self, views: Sequence[AttributionView]) -> None:
+        """Refuses what cannot be chosen in panels of these views.
+
+        Raises:
+            InvalidValue: there is no such panel, token or unit, or the view has no value for these tokens.
+        """
+        if not 0 <= self.panel < len(views):
+            raise InvalidValue(f"panel of a selection must be in 0 to {len(views) - 1}; given {self.panel!r}")
+        view = views[self.panel]
+        if self.unit is not None and not 0 <= self.unit < len(view.units):
+            raise InvalidValue(
+                f"unit of a selection must be None or in 0 to {len(view.units) - 1}; given {self.unit!r}"
+            )
+        if self.tokens is None:
+            return
+        first, stop = self.tokens
+        if not is_live(view):
+            raise InvalidValue(
+                f"no tokens can be chosen in panel {self.panel}: it has no values of single output tokens, or more "
+                f"than {_CELLS:,} of them; given {self.tokens!r}"
+            )
+        if not 0 <= first < stop <= len(view.output_tokens):
+            count = len(view.output_tokens)
+            raise InvalidValue(f"tokens of a selection must be 0 <= first < stop <= {count}; given {self.tokens!r}")
+        if stop - first > 1 and not view.additive:
+            raise InvalidValue(f"probabilities of tokens do not add up: choose one at a time; given {self.tokens!r}")
 
 
 @dataclass(frozen=True)
@@ -67,11 +127,21 @@ class Script:
 
 @cache
 def _module() -> dict[str, str]:
-    text = (files("llm_attr.viz") / "static" / "attr.js").read_text(encoding="utf-8")
+    text = _joined("attr.js", "page.js")
     key = hashlib.sha256(text.encode()).hexdigest()[:12]
     text += f'\nmountAll(document, "{key}");\n'
     digest = b64encode(hashlib.sha256(text.encode()).digest()).decode()
     return {"key": key, "module": text, "source": f"'sha256-{digest}'"}
+
+
+def widget_module() -> str:
+    """The module of a notebook's widget; its default export renders the model of `llm_attr.viz.widget`."""
+    return _joined("attr.js", "widget.js")
+
+
+def _joined(*names: str) -> str:
+    folder = files("llm_attr.viz") / "static"
+    return "\n".join((folder / name).read_text(encoding="utf-8") for name in names)
 
 
 def _number(value: float, digits: int = 17) -> float | str | None:

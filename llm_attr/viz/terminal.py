@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING
 
 from llm_attr.viz.colour import DARK, LIGHT, DivergingScale, mark
 from llm_attr.viz.legible import elided, label, legible, legible_line, percent, shortened, signed
+from llm_attr.viz.scale import Scale
 from llm_attr.viz.view import AttributionView, Group
 
 if TYPE_CHECKING:
@@ -35,7 +36,7 @@ def render(
     limit: int = 12,
 ) -> str:
     """The view as text, with ANSI escape sequences where it is coloured; see `show` for the arguments."""
-    canvas = _canvas(width, colour, console, captured=True)
+    canvas = canvas_of(width, colour, console, captured=True)
     with canvas.capture() as capture:
         _print(view, canvas, limit)
     return capture.get()
@@ -58,10 +59,10 @@ def show(
         console: the rich console to print on; by default one for standard output.
         limit: how many units and rows of output tokens to list, and how much of a long prompt to print.
     """
-    _print(view, _canvas(width, colour, console), limit)
+    _print(view, canvas_of(width, colour, console), limit)
 
 
-def _canvas(width: int | None, colour: bool | None, console: Console | None, captured: bool = False) -> Console:
+def canvas_of(width: int | None, colour: bool | None, console: Console | None, captured: bool = False) -> Console:
     """A console like the given one (or standard output's) with the width and colour asked for."""
     from rich.console import Console
 
@@ -83,14 +84,37 @@ def _canvas(width: int | None, colour: bool | None, console: Console | None, cap
 
 
 def _print(view: AttributionView, console: Console, limit: int) -> None:
+    write(_Page(view, console, max(limit, 1)).lines(), console)
+
+
+def write(given: Iterable[Text], console: Console) -> None:
+    """Prints finished lines, with signs that the console's encoding has."""
     from rich.text import Text
 
-    lines = list(_Page(view, console, max(limit, 1)).lines())
+    lines = list(given)
     if not console.encoding.lower().startswith("utf"):
         for line in lines:
             line.plain = line.plain.translate(_PLAIN).encode(console.encoding, "replace").decode(console.encoding)
             line.truncate(console.width, overflow="crop")
     console.print(Text("\n").join(lines), no_wrap=True, overflow="ignore", crop=False, soft_wrap=True)
+
+
+def colours_of(console: Console) -> DivergingScale | None:
+    """The colours for a console, or None where it shows none."""
+    if console.color_system is None or console.no_color:
+        return None
+    # COLORFGBG is "foreground;background" in the 16 colours; without it, terminals are more often dark.
+    return LIGHT if os.environ.get("COLORFGBG", "").rpartition(";")[2] in {"7", "15"} else DARK
+
+
+def bar_of(share: float, half: int, style: str) -> Text:
+    """A bar of `2 * half + 1` cells: leftwards for negative, rightwards for positive, in half cells."""
+    from rich.text import Text
+
+    halves = round(abs(share) * half * 2) if share == share else 0
+    full, rest = "█" * (halves // 2), halves % 2
+    left, right = ("▐" * rest + full, "") if share < 0 else ("", full + "▌" * rest)
+    return Text.assemble((left.rjust(half), style), ("│", "dim"), (right.ljust(half), style))
 
 
 @dataclass(frozen=True)
@@ -108,10 +132,7 @@ class _Page:
     @property
     def scale(self) -> DivergingScale | None:
         """The colours for this console, or None where it shows none."""
-        if self.console.color_system is None or self.console.no_color:
-            return None
-        # COLORFGBG is "foreground;background" in the 16 colours; without it, terminals are more often dark.
-        return LIGHT if os.environ.get("COLORFGBG", "").rpartition(";")[2] in {"7", "15"} else DARK
+        return colours_of(self.console)
 
     def lines(self) -> Iterator[Text]:
         from rich.text import Text
@@ -129,6 +150,9 @@ class _Page:
         if self.view.units:
             yield from self.heading(f"Strongest units{f' (± {self.view.error_name})' if self.view.unit_errors else ''}")
             yield from self.ranking()
+        if pairs := self.view.pairs():
+            yield from self.heading("Strongest pairs")
+            yield from self.pairs(pairs)
         if self.view.notes:
             yield Text()
             for name, value in self.view.notes:
@@ -222,19 +246,33 @@ class _Page:
             yield line
         yield from self.more(len(view.units) - len(shown), "unit")
 
+    def pairs(self, found: list[tuple[int, int, float]]) -> Iterator[Text]:
+        """The strongest pairs of units: value, bar, places in the prompt, both texts."""
+        from rich.text import Text
+
+        shown, scale = found[: self.limit], Scale.of([value for *_, value in found])
+        numbers = [signed(value, scale.limit) for *_, value in shown]
+        places = [f"{first + 1}, {second + 1}" for first, second, _ in shown]
+        number_width, place_width = max(map(len, numbers)), max(map(len, places))
+        half = min(max((self.width - number_width) // 7, 3), 16)
+        shares = scale.shares([value for *_, value in shown])
+        for (first, second, _), number, place, share in zip(shown, numbers, places, shares, strict=True):
+            line = Text(number.rjust(number_width) + " ")
+            line.append_text(self.bar(share, half))
+            line.append(f" {place:>{place_width}} ", "dim")
+            room = (self.width - line.cell_len - 3) // 2
+            texts = [shortened(label(self.view.units[unit]), max(room, 0)) for unit in (first, second)]
+            line.append(texts[0]).append(" × ", "dim").append(texts[1])
+            line.truncate(self.width, overflow="crop")
+            yield line
+        yield from self.more(len(found) - len(shown), "pair")
+
     def error(self, unit: int) -> str:
         errors = self.view.unit_errors
         return "" if errors is None else " ±" + signed(errors[unit], self.view.limit).lstrip("+")
 
     def bar(self, share: float, half: int) -> Text:
-        """A bar of `2 * half + 1` cells: leftwards for negative, rightwards for positive, in half cells."""
-        from rich.text import Text
-
-        halves = round(abs(share) * half * 2) if share == share else 0
-        full, rest = "█" * (halves // 2), halves % 2
-        left, right = ("▐" * rest + full, "") if share < 0 else ("", full + "▌" * rest)
-        style = self.mark(share)
-        return Text.assemble((left.rjust(half), style), ("│", "dim"), (right.ljust(half), style))
+        return bar_of(share, half, self.mark(share))
 
     def mark(self, share: float) -> str:
         if not self.scale:

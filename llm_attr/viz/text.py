@@ -13,9 +13,11 @@ from dataclasses import dataclass
 from functools import cache
 from typing import TYPE_CHECKING
 
+from llm_attr.viz.arcs import Arcs
 from llm_attr.viz.colour import DARK, LIGHT
 from llm_attr.viz.interactive import Script
 from llm_attr.viz.legible import label, legible, legible_line, percent, printed
+from llm_attr.viz.levels import Levels, Node
 from llm_attr.viz.scale import extent
 from llm_attr.viz.view import AttributionView, Piece
 
@@ -24,21 +26,32 @@ if TYPE_CHECKING:
 
 _LISTED = 20  # units in the ranking before the rest is folded away
 _LABEL = 160  # characters of a unit in lists
+_DEEPEST = 5.0  # rows of units: as far as an arc reaches to the side
 _CELLS = 3000  # the largest table of output tokens and units that is written
 
 
-def to_html(view: AttributionView) -> str:
-    """A whole page: one file that needs nothing else and asks no server for anything."""
-    return _render("attribution.html", view)
+def to_html(view: AttributionView, levels: Levels | None = None) -> str:
+    """A whole page: one file that needs nothing else and asks no server for anything.
+
+    Args:
+        view: what is drawn.
+        levels: the same text at several levels, for a section of its own.
+    """
+    return _render("attribution.html", view, levels=levels)
 
 
-def fragment(view: AttributionView) -> str:
-    """The same as one `<div>` for a notebook or a larger page; its styles touch nothing outside it."""
-    return _render("fragment.html", view)
+def fragment(view: AttributionView, *, scripts: bool = True) -> str:
+    """The same as one `<div>` for a notebook or a larger page; its styles touch nothing outside it.
+
+    Args:
+        view: what is drawn.
+        scripts: whether it brings its numbers and the module; else `static/attr.js` is to be mounted on it.
+    """
+    return _render("fragment.html", view, scripts=scripts)
 
 
 @dataclass(frozen=True)
-class _Value:
+class Value:
     """A number as the page shows it: its text, and how far to which side of the scale it lies."""
 
     text: str
@@ -46,7 +59,7 @@ class _Value:
     sign: str
 
     @classmethod
-    def of(cls, value: float, limit: float) -> _Value:
+    def of(cls, value: float, limit: float) -> Value:
         if math.isnan(value):
             return cls("nan", 0.0, "none")
         share = min(abs(value) / limit, 1.0) if limit else 0.0
@@ -60,7 +73,7 @@ class _Passage:
 
     text: str
     position: int | None = None
-    value: _Value | None = None
+    value: Value | None = None
     gap: bool = False
 
 
@@ -80,13 +93,13 @@ class _Row:
 
     text: str
     position: int
-    value: _Value
+    value: Value
     group: str
-    error: _Error | None = None
+    error: ErrorBar | None = None
 
 
 @dataclass(frozen=True)
-class _Error:
+class ErrorBar:
     """A standard error as a line on a bar: its middle and half its length, as shares of the limit."""
 
     middle: float
@@ -94,7 +107,7 @@ class _Error:
     text: str
 
     @classmethod
-    def of(cls, view: AttributionView, unit: int) -> _Error | None:
+    def of(cls, view: AttributionView, unit: int) -> ErrorBar | None:
         """None where there is no finite one, or no bar."""
         error = math.nan if view.unit_errors is None else view.unit_errors[unit]
         value, limit = view.unit_values[unit], view.limit
@@ -113,7 +126,7 @@ class _Token:
     position: int
     probability: float | None
     percent: str
-    cells: tuple[_Value, ...]
+    cells: tuple[Value, ...]
 
 
 @dataclass(frozen=True)
@@ -128,20 +141,96 @@ class _Scale:
         return cls(printed(-limit, limit), printed(limit, limit)) if limit else cls("", "")
 
 
-def _render(template: str, view: AttributionView) -> str:
-    values = [_Value.of(value, view.limit) for value in view.unit_values]
+@dataclass(frozen=True)
+class _Pair:
+    """Two units, their places for the reader, and what they are worth together."""
+
+    first: str
+    second: str
+    places: str
+    value: Value
+
+
+@dataclass(frozen=True)
+class _Pairs:
+    """The strongest pairs: a list, and arcs over rows of units, one row high each."""
+
+    pairs: list[_Pair]
+    rows: list[tuple[int, str, str]]
+    arcs: list[tuple[str, Value]]
+    depth: float
+    scale: _Scale
+    left_out: int
+
+    @classmethod
+    def of(cls, view: AttributionView) -> _Pairs | None:
+        """None where there are no pairs with a value."""
+        if not view.pairs():
+            return None
+        found = Arcs.of(view)
+        texts, limit = [listed(view.units[unit]) for unit in found.units], found.scale.limit
+        own = [printed(view.interactions[unit][unit], view.limit) for unit in found.units] if view.interactions else []
+        numbers = [unit + 1 for unit in found.units]
+        reach = max(arc.second - arc.first for arc in found.arcs) / 2
+        depth = min(reach, _DEEPEST)
+        pairs, arcs = [], []
+        for arc in found.arcs:
+            value, places = Value.of(arc.value, limit), f"{numbers[arc.first]}, {numbers[arc.second]}"
+            pairs.append(_Pair(texts[arc.first], texts[arc.second], places, value))
+            half = (arc.second - arc.first) / 2
+            arcs.append((f"M0 {arc.first}A{half / reach * depth:.3f} {half:g} 0 0 0 0 {arc.second}", value))
+        rows = list(zip(numbers, texts, own, strict=True))
+        return cls(pairs, rows, arcs[::-1], depth + 0.3, _Scale.of(limit), found.left_out)
+
+
+@dataclass(frozen=True)
+class _Nested:
+    """A part of a text at some level: the text before it, its label, its value and the parts inside."""
+
+    before: str
+    label: str
+    value: Value
+    kind: str
+    inner: list[_Nested]
+    after: str
+    open: bool = False
+
+    @classmethod
+    def within(cls, levels: Levels, nodes: list[Node], start: int, stop: int, *, opened: bool = False) -> list[_Nested]:
+        """The parts of these nodes, with the text between `start` and `stop` that is in none of them."""
+        strongest = max((abs(node.part.value) for node in nodes), default=0.0)
+        found = []
+        for node in nodes:
+            part = node.part
+            found.append(
+                cls(
+                    before=legible(levels.text[start : part.start]),
+                    label=legible(part.label) if not node.inner else listed(part.label),
+                    value=Value.of(part.value, levels.scale.limit),
+                    kind=levels.levels[node.level].name,
+                    inner=cls.within(levels, node.inner, part.start, part.stop),
+                    after=legible(levels.text[part.stop : stop]) if node is nodes[-1] else "",
+                    open=opened and abs(part.value) == strongest,
+                )
+            )
+            start = part.stop
+        return found
+
+
+def _render(template: str, view: AttributionView, *, scripts: bool = True, levels: Levels | None = None) -> str:
+    values = [Value.of(value, view.limit) for value in view.unit_values]
     rows = [_row(view, unit, values[unit]) for unit in view.ranking]
     table_limit = extent([value for row in view.token_values or () for value in row])
     size = len(view.output_tokens) * len(view.units)
     return (
-        _environment()
+        environment()
         .get_template(template)
         .render(
             title=legible_line(view.title),
             value_name=legible_line(view.value_name),
             notes=[(legible_line(name), legible_line(value)) for name, value in view.notes],
-            sections=list(_sections(view, values)),
-            units=[_label(unit) for unit in view.units],
+            sections=list(sections_of(view, values)),
+            units=[listed(unit) for unit in view.units],
             scale=_Scale.of(view.limit),
             strongest=rows[:_LISTED],
             others=rows[_LISTED:],
@@ -150,6 +239,11 @@ def _render(template: str, view: AttributionView) -> str:
             table=view.token_values is not None and 0 < size <= _CELLS,
             left_out=size if view.token_values is not None and size > _CELLS else 0,
             script=Script.of(view),
+            scripts=scripts,
+            pairs=_Pairs.of(view),
+            levels=levels,
+            levels_scale=_Scale.of(levels.scale.limit) if levels else None,
+            nested=_Nested.within(levels, levels.tree(), 0, len(levels.text), opened=True) if levels else [],
             error_name=legible_line(view.error_name),
             light=LIGHT,
             dark=DARK,
@@ -157,27 +251,28 @@ def _render(template: str, view: AttributionView) -> str:
     )
 
 
-def _row(view: AttributionView, unit: int, value: _Value) -> _Row:
+def _row(view: AttributionView, unit: int, value: Value) -> _Row:
     group = view.unit_groups[unit]
-    return _Row(_label(view.units[unit]), unit, value, _label(group.label) if group else "", _Error.of(view, unit))
+    return _Row(listed(view.units[unit]), unit, value, listed(group.label) if group else "", ErrorBar.of(view, unit))
 
 
-def _sections(view: AttributionView, values: list[_Value]) -> Iterator[_Section]:
+def sections_of(view: AttributionView, values: list[Value]) -> Iterator[_Section]:
+    """The prompt's text in the sections of the view, with what the page shows of each unit."""
     for group, pieces in view.sections():
         if group:
             total = printed(sum(view.unit_values[group.first : group.stop]), view.limit)
             passages = [_passage(piece, values) for piece in pieces]
-            yield _Section(passages, _label(group.label), legible_line(group.kind), total)
+            yield _Section(passages, listed(group.label), legible_line(group.kind), total)
         else:
             yield _Section([passage for piece in pieces for passage in _outside(piece, values, bool(view.groups))])
 
 
-def _passage(piece: Piece, values: list[_Value]) -> _Passage:
+def _passage(piece: Piece, values: list[Value]) -> _Passage:
     text, unit = piece
     return _Passage(legible(text), unit, None if unit is None else values[unit])
 
 
-def _outside(piece: Piece, values: list[_Value], edged: bool) -> Iterator[_Passage]:
+def _outside(piece: Piece, values: list[Value], edged: bool) -> Iterator[_Passage]:
     """The piece; where groups have edges, white space at the ends of what is no unit apart from the rest."""
     passage = _passage(piece, values)
     body = passage.text.strip()
@@ -201,19 +296,21 @@ def _tokens(view: AttributionView, table_limit: float | None) -> list[_Token]:
                 position=position,
                 probability=None if probability is None or math.isnan(probability) else round(probability, 4),
                 percent="" if probability is None else percent(probability),
-                cells=tuple(_Value.of(value, table_limit or 0.0) for value in row),
+                cells=tuple(Value.of(value, table_limit or 0.0) for value in row),
             )
         )
     return tokens
 
 
-def _label(unit: str) -> str:
+def listed(unit: str) -> str:
+    """A unit's text for lists, cut where it is long."""
     line = label(unit)
     return line if len(line) <= _LABEL else line[:_LABEL].rstrip() + "…"
 
 
 @cache
-def _environment() -> Environment:
+def environment() -> Environment:
+    """The templates of this package."""
     from jinja2 import Environment, PackageLoader, StrictUndefined
 
     return Environment(

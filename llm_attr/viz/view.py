@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from itertools import groupby
 from typing import TypeAlias
 
+import numpy as np
+
 from llm_attr.errors import InvalidShape, InvalidValue
-from llm_attr.viz.scale import Scale
+from llm_attr.viz.scale import Scale, extent
 
 Piece: TypeAlias = tuple[str, int | None]
 """Text of the prompt and the position of its unit, or None where it is not a feature."""
@@ -33,6 +35,22 @@ class Group:
     stop: int
 
 
+def check_groups(groups: Sequence[Group], units: int) -> None:
+    """Refuses groups that units cannot be in.
+
+    Raises:
+        InvalidValue: a group is empty, overlaps one before or goes beyond the units.
+    """
+    free = 0
+    for group in groups:
+        if not free <= group.first < group.stop <= units:
+            raise InvalidValue(
+                f"groups must be in order, apart and within the {units} units; {group.kind} {group.label!r} holds "
+                f"units {group.first} to {group.stop}, and {free} is free"
+            )
+        free = group.stop
+
+
 @dataclass(frozen=True)
 class AttributionView:
     """A text attribution, ready to be drawn in a terminal, as HTML or by matplotlib.
@@ -52,6 +70,9 @@ class AttributionView:
         unit_errors: the standard error of each unit value.
         error_name: what these are.
         given_scale: the scale of the unit values, where it is not their own: one that several views share.
+        unit_name: what a unit is, e.g. "sentence".
+        interactions: `(units, units)` how much more two units carry together than alone, symmetric; the diagonal has
+            the units' own values. nan where there is none.
     """
 
     title: str
@@ -67,6 +88,8 @@ class AttributionView:
     unit_errors: tuple[float, ...] | None = None
     error_name: str = "standard error"
     given_scale: Scale | None = None
+    unit_name: str = "unit"
+    interactions: tuple[tuple[float, ...], ...] | None = None
 
     def __post_init__(self) -> None:
         units, tokens = len(self.units), len(self.output_tokens)
@@ -81,17 +104,21 @@ class AttributionView:
             _check("token_values", len(self.token_values), tokens)
             for row in self.token_values:
                 _check("each row of token_values", len(row), units)
-        self._check_groups()
+        if self.interactions is not None:
+            self._check_interactions(self.interactions)
+        check_groups(self.groups, units)
 
-    def _check_groups(self) -> None:
-        free = 0
-        for group in self.groups:
-            if not free <= group.first < group.stop <= len(self.units):
-                raise InvalidValue(
-                    f"groups must be in order, apart and within the {len(self.units)} units of the view; "
-                    f"{group.kind} {group.label!r} holds units {group.first} to {group.stop}, and {free} is free"
-                )
-            free = group.stop
+    def _check_interactions(self, given: tuple[tuple[float, ...], ...]) -> None:
+        _check("interactions", len(given), len(self.units))
+        for row in given:
+            _check("each row of interactions", len(row), len(self.units))
+        table = np.asarray(given, dtype=np.float64).reshape(len(given), len(given))
+        if not np.allclose(table, table.T, rtol=1e-4, atol=1e-5 * extent(table), equal_nan=True):
+            first, second = np.unravel_index(np.nanargmax(np.abs(table - table.T)), table.shape)
+            raise InvalidValue(
+                f"interactions of the view must be symmetric; that of units {first} and {second} is "
+                f"{table[first, second]:g}, the other way round {table[second, first]:g}"
+            )
 
     @property
     def additive(self) -> bool:
@@ -121,6 +148,17 @@ class AttributionView:
         """The positions of the units, largest |value| first; equal ones in reading order, nan last."""
         magnitudes = [-1.0 if math.isnan(value) else abs(value) for value in self.unit_values]
         return tuple(sorted(range(len(self.units)), key=lambda unit: -magnitudes[unit]))
+
+    def pairs(self) -> list[tuple[int, int, float]]:
+        """Each pair of units that has an interaction other than 0, once: its places and its value, strongest first."""
+        if self.interactions is None:
+            return []
+        table = np.asarray(self.interactions, dtype=np.float64).reshape(len(self.units), len(self.units))
+        first, second = np.triu_indices(len(table), 1)
+        values = table[first, second]
+        shown = np.flatnonzero(~np.isnan(values) & (values != 0))
+        order = shown[np.argsort(-np.abs(values[shown]), kind="stable")]
+        return list(zip(first[order].tolist(), second[order].tolist(), values[order].tolist(), strict=True))
 
     def pieces(self) -> Iterator[Piece]:
         """The prompt's text in order: `(text, position of the unit)`, or `(text, None)` where it is not a feature."""

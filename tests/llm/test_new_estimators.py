@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib.util
 from pathlib import Path
 from typing import Any
 
@@ -91,5 +92,18 @@ def test_pairs_of_units(lm: LanguageModel, by_hand: TableGame, tmp_path: Path) -
     result.save(tmp_path / "pairs")
     assert torch.equal(LLMAttributionResult.load(tmp_path / "pairs").interactions, result.interactions)
     assert result.for_output(slice(0, 1)).interactions.shape == (4, 4)
+    plain = explain(lm, TEXT, target=TARGET)
     with pytest.raises(UnsupportedMethod, match="pairwise_interactions"):
-        _ = explain(lm, TEXT, target=TARGET).interactions
+        _ = plain.interactions
+    assert plain.view().interactions is None
+    with pytest.raises(UnsupportedMethod, match="pairwise_interactions"):
+        plain.plot_interactions()
+
+
+@pytest.mark.skipif(importlib.util.find_spec("matplotlib") is None, reason="matplotlib is not installed")
+def test_pictures_of_pairs(lm: LanguageModel) -> None:
+    result = explain(lm, TEXT, method="pairwise_interactions", target=TARGET)
+    assert result.view().interactions == tuple(map(tuple, result.interactions.tolist()))
+    _, axes = result.plot_interactions()
+    assert "beside each unit its own value" in axes.get_xlabel()
+    assert "Strongest pairs" in result.to_html()

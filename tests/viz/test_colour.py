@@ -1,4 +1,5 @@
 import sys
+from itertools import combinations
 
 import numpy as np
 import pytest
@@ -7,7 +8,9 @@ from llm_attr.errors import MissingExtra
 from llm_attr.viz.colour import (
     DARK,
     LIGHT,
+    SERIES,
     DivergingScale,
+    _linear,
     _luminance,
     colormap,
     contrast,
@@ -17,6 +20,49 @@ from llm_attr.viz.colour import (
 
 SHARES = np.linspace(-1, 1, 201)
 scales = pytest.mark.parametrize("scale", [LIGHT, DARK], ids=["light", "dark"])
+
+# G. M. Machado, M. M. Oliveira and L. A. F. Fernandes, A physiologically-based model for simulation of color vision
+# deficiency, 2009: the matrices of severity 1, for linear-light red, green and blue.
+EYES = {
+    "common": np.eye(3),
+    "protanopia": [[0.152286, 1.052583, -0.204868], [0.114503, 0.786281, 0.099216], [-0.003882, -0.048116, 1.051998]],
+    "deuteranopia": [[0.367322, 0.860646, -0.227968], [0.280085, 0.672501, 0.047413], [-0.01182, 0.04294, 0.968881]],
+    "tritanopia": [[1.255528, -0.076749, -0.178779], [-0.078411, 0.930809, 0.147602], [0.004733, 0.691367, 0.3039]],
+}
+eyes = pytest.mark.parametrize("eye", EYES)
+
+
+def difference(first: str, second: str, eye: str) -> float:
+    """The distance of two colours in OKLab, as the eye sees them; from about 0.02 on it is seen at all."""
+
+    def seen(colour: str) -> np.ndarray:
+        linear = np.clip(np.asarray(EYES[eye]) @ _linear(colour), 0, 1)
+        cones = np.array([[0.4122214708, 0.5363325363, 0.0514459929], [0.2119034982, 0.6806995451, 0.1073969566],
+                          [0.0883024619, 0.2817188376, 0.6299787005]])  # fmt: skip
+        lab = np.array([[0.2104542553, 0.7936177850, -0.0040720468], [1.9779984951, -2.4285922050, 0.4505937099],
+                        [0.0259040371, 0.7827717662, -0.8086757660]])  # fmt: skip
+        return lab @ np.cbrt(cones @ linear)
+
+    return float(np.linalg.norm(seen(first) - seen(second)))
+
+
+@eyes
+@scales
+def test_both_ends_and_zero_stay_apart_for_every_eye(scale: DivergingScale, eye: str) -> None:
+    for first, second in combinations((scale.negative, scale.zero, scale.positive), 2):
+        assert difference(first, second, eye) >= 0.2
+
+
+@eyes
+@scales
+def test_half_of_the_limit_has_a_sign_for_every_eye(scale: DivergingScale, eye: str) -> None:
+    assert difference(scale.at(-0.5), scale.at(0.5), eye) >= 0.1
+
+
+@eyes
+def test_series_stay_apart_for_every_eye(eye: str) -> None:
+    for first, second in combinations(SERIES, 2):
+        assert difference(first, second, eye) >= 0.15
 
 
 @scales

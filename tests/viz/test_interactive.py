@@ -251,6 +251,12 @@ def test_the_module_mounts_on_any_markup_and_leaves_it_as_it_was(
             it.page.evaluate(f"handle.select({wrong})")
     it.page.evaluate("handle.select(); handle.select()")
     assert it.page.evaluate("[handle.selected, heard]") == [None, [[1, 3], None]]
+    it.page.evaluate("held = []; root.addEventListener('attr-hold', it => held.push(it.detail)); handle.hold(2)")
+    it.page.evaluate("handle.hold(2); handle.hold(5); handle.hold()")
+    assert it.page.evaluate("held") == [2, 5, None]
+    for wrong in ("6", "-1", "0.5"):
+        with pytest.raises(Exception, match="RangeError: hold takes 0 <= unit < 6"):
+            it.page.evaluate(f"handle.hold({wrong})")
     it.tokens().nth(5).click()
     it.page.evaluate("handle.destroy()")
     check_colours(it, sized, sized.unit_values)

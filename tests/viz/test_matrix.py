@@ -10,8 +10,9 @@ from matplotlib.figure import Figure
 
 from llm_attr.errors import InvalidValue, MissingExtra
 from llm_attr.viz.colour import LIGHT
-from llm_attr.viz.figure import show
+from llm_attr.viz.figure import show, spread
 from llm_attr.viz.matrix import plot_token_values, plot_unit_values
+from llm_attr.viz.scale import Scale
 from llm_attr.viz.view import AttributionView
 
 
@@ -40,7 +41,7 @@ def test_bars_are_the_values_in_order(view: AttributionView) -> None:
     assert [to_hex(bar.get_facecolor()) for bar in ax.patches[2:4]] == [LIGHT.negative, LIGHT.positive]
     assert ax.yaxis_inverted()
     assert ax.get_yticklabels()[0].get_text() == view.units[0]
-    assert ax.get_xlabel() == view.value_name
+    assert ax.get_xlabel().split("\n") == [view.value_name, view.scale.said]
     drawn(fig)
 
 
@@ -139,3 +140,78 @@ def test_missing_matplotlib_names_the_extra(view: AttributionView, monkeypatch: 
     monkeypatch.setitem(sys.modules, "matplotlib.figure", None)
     with pytest.raises(MissingExtra, match=r"llm_attr\[plot\]"):
         plot_unit_values(view)
+
+
+def test_all_labels_of_few_and_the_strongest_of_many_units() -> None:
+    few, many = tokens_by_units(3, 20), tokens_by_units(3, 500)
+    assert [label.get_text() for label in plot_token_values(few)[1].get_xticklabels()] == list(few.units)
+    for plot in (plot_unit_values, plot_token_values):
+        fig, ax = plot(many)
+        named = [label.get_text().replace("\u200e", "").split("  ") for label in ax.get_xticklabels()]
+        assert 15 <= len(named) <= 24
+        assert all(many.units[int(place) - 1] == text for place, text in named)
+        if plot is plot_unit_values:
+            assert str(many.ranking[0] + 1) in [place for place, _ in named]
+        drawn(fig)
+
+
+def test_a_needle_in_a_long_text_keeps_its_value_and_its_name() -> None:
+    view = tokens_by_units(300, 5000)
+    table = np.zeros((300, 5000))
+    table[137, 4321] = -7.0
+    view = replace(view, token_values=tuple(map(tuple, table)), unit_values=tuple(table.sum(0)))
+    fig, ax = plot_token_values(view)
+    (image,) = ax.images
+    cells = image.get_array()
+    assert cells.shape[0] < 300
+    assert cells.shape[1] < 500
+    assert cells.min() == -7.0
+    assert np.count_nonzero(cells) == 1
+    assert "each cell: the strongest of 2 tokens × 24 units" in ax.get_xlabel()
+    assert "±7.00 (the largest |value|)" in ax.get_xlabel()
+    assert [label.get_text().replace("\u200e", "") for label in ax.get_xticklabels()] == ["4,322  w4321"]
+    assert [label.get_text().replace("\u200e", "") for label in ax.get_yticklabels()] == ["138  ·o137"]
+    drawn(fig)
+    fig, ax = plot_unit_values(view)
+    assert sorted(bar.get_height() for bar in ax.patches if hasattr(bar, "get_height"))[0] == -7.0
+    assert "each bar: the strongest of" in ax.get_xlabel()
+
+
+@pytest.mark.parametrize("units", [5, 50, 500, 5000])
+@pytest.mark.parametrize("text", ["w", "Donaudampfschifffahrtsgesellschaft", "日本語のテキスト", "مرحبا بالعالم"])
+def test_labels_never_overlap(units: int, text: str) -> None:
+    view = replace(tokens_by_units(12, units, text), output_tokens=tuple(f"{text}\n" for _ in range(12)))
+    for plot in (plot_unit_values, plot_token_values):
+        fig, ax = plot(view)
+        fig.draw_without_rendering()
+        for axis, across in ((ax.xaxis, 0), (ax.yaxis, 1)):
+            spots = [ax.transData.transform((place, place))[across] for place in axis.get_ticklocs()]
+            size = max((label.get_fontsize() for label in axis.get_ticklabels()), default=8.0) / 72 * fig.dpi
+            if len(axis.get_ticklabels()) > 1 and axis.get_ticklabels()[0].get_text().strip("0123456789.,−"):
+                assert min(np.diff(sorted(spots))) >= size
+        assert fig.get_tightbbox().width <= fig.get_figwidth() + 0.1
+
+
+def test_line_breaks_and_spaces_of_tokens_can_be_seen() -> None:
+    view = AttributionView("", ("a", "b"), (1.0, 2.0), (".\n", "  ", "\t", ""), token_values=((1.0, 2.0),) * 4)
+    labels = plot_token_values(view)[1].get_yticklabels()
+    assert [label.get_text() for label in labels] == [".↵", "··", "⇥", "(empty)"]
+
+
+def test_a_shared_scale_is_that_of_the_axis(view: AttributionView) -> None:
+    shared = replace(view, given_scale=Scale(20.0, "shared by 2"))
+    low, high = plot_unit_values(shared)[1].get_xlim()
+    assert low == -high <= -20
+    assert "±20.0 (shared by 2)" in plot_unit_values(shared)[1].get_xlabel()
+
+
+@pytest.mark.parametrize(
+    ("places", "expected"),
+    [([], []), ([5.0], [5.0]), ([1, 1, 1], [0, 1, 2]), ([0, 0], [0, 1]), ([9.9, 10], [9, 10]), ([2, 7], [2, 7])],
+)
+def test_labels_move_apart_as_little_as_they_can(places: list[float], expected: list[float]) -> None:
+    assert spread(places, 1.0, 0.0, 10.0).tolist() == pytest.approx(expected)
+
+
+def test_more_labels_than_there_is_room_for_are_even() -> None:
+    assert spread([3.0] * 5, 1.0, 0.0, 2.0).tolist() == pytest.approx([0.0, 0.5, 1.0, 1.5, 2.0])

@@ -171,3 +171,17 @@ def test_groups_have_a_heading_and_a_place_in_the_list(grouped: AttributionView)
     ranking = text.split("Strongest units")[1]
     assert "4 <b>places</b>.txt: Aksel Holm" in ranking
     assert "6 The nearest" in ranking
+
+
+def test_the_strongest_pairs_are_lines_with_bars(view: AttributionView) -> None:
+    table = [[0.0] * 6 for _ in range(6)]
+    for first, second, value in ((0, 3, -4.0), (1, 2, 2.0), (4, 5, 0.5)):
+        table[first][second] = table[second][first] = value
+    paired = replace(view, interactions=tuple(map(tuple, table)))
+    for width in (20, 40, 100):
+        assert max(map(cell_len, lines_of(render(paired, width=width, colour=True)))) <= width
+    rows = render(paired, width=100, colour=False, limit=2).split("Strongest pairs")[1].split("\n")
+    assert re.match(r"-4\.00 █+│ +1, 4 The old mill.* × Aksel Holm", rows[1])
+    assert re.match(r"\+2\.00 +│█+▌? +2, 3 It ground", rows[2])
+    assert rows[3] == "… 1 more pair"
+    assert "Strongest pairs" not in render(view, width=80)

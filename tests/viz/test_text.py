@@ -2,8 +2,10 @@ import re
 from dataclasses import replace
 from html.parser import HTMLParser
 
+import numpy as np
 import pytest
 
+from llm_attr.viz.levels import Levels
 from llm_attr.viz.text import fragment, to_html
 from llm_attr.viz.view import AttributionView
 
@@ -158,3 +160,44 @@ def test_light_dark_and_print(view: AttributionView) -> None:
     html = to_html(view)
     assert "color-scheme: light dark" in html
     assert "@media print" in html
+
+
+def test_strongest_pairs_are_arcs_and_a_list(view: AttributionView, hostile: AttributionView) -> None:
+    rng = np.random.default_rng(0)
+    for each in (view, hostile):
+        table = rng.normal(size=(len(each.units),) * 2)
+        html = to_html(replace(each, interactions=tuple(map(tuple, ((table + table.T) / 2).tolist()))))
+        page = Page(html)
+        section = re.search(r'<section class="pairs".*?</section>', html, re.DOTALL)
+        assert section is not None
+        count = min(len(each.units) * (len(each.units) - 1) // 2, 20)
+        assert section[0].count("<li>") == count
+        assert len(re.findall(r'class="arc (?:pos|neg)" d="M0 \d+A', section[0])) == count
+        assert section[0].count("<p><i>") == len(each.units)
+        assert "data-unit" not in section[0]
+        assert html.count("<script") == 2
+        assert "Strongest pairs" in page.text
+    assert "Strongest pairs" not in to_html(view)
+
+
+def test_levels_are_nested(hostile: AttributionView) -> None:
+    levels = Levels.of(replace(hostile, unit_name="sentence"))
+    html = to_html(hostile, levels)
+    Page(html)
+    section = re.search(r'<section class="levels".*?</section>', html, re.DOTALL)
+    assert section is not None
+    assert "documents: sums of their units" not in section[0]  # groups are of two kinds here
+    assert "sums of their units; sentences: their own explanation" in section[0]
+    assert section[0].count("<details") == 2
+    assert "<script" not in section[0]
+    assert "data-unit" not in section[0]
+    assert '<section class="levels"' not in to_html(hostile)
+
+
+def test_no_text_is_lost_between_levels(grouped: AttributionView) -> None:
+    levels = Levels.of(replace(grouped, unit_name="sentence"))
+    html = to_html(grouped, levels)
+    section = re.search(r'<div class="nest" dir="auto">(.*)</div></div>\s*</section>', html, re.DOTALL)
+    assert section is not None
+    plain = re.sub(r"<summary>.*?</summary>", "", section[1], flags=re.DOTALL)
+    assert "".join(Page(plain).text.split()) == "".join(levels.text.split())

@@ -61,3 +61,18 @@ def test_sections_are_the_pieces_by_group() -> None:
 def test_probabilities_do_not_add_up() -> None:
     assert AttributionView("", (), ()).additive
     assert not AttributionView("", (), (), value_name="probability").additive
+
+
+def test_pairs_are_those_with_a_value_strongest_first() -> None:
+    table = ((9.0, -2.0, NAN), (-2.0, 9.0, 3.0), (NAN, 3.0, 9.0))
+    view = AttributionView("", ("a", "b", "c"), (1.0,) * 3, interactions=table)
+    assert view.pairs() == [(1, 2, 3.0), (0, 1, -2.0)]
+    assert AttributionView("", ("a",), (1.0,)).pairs() == []
+    assert AttributionView("", (), (), interactions=()).pairs() == []
+
+
+def test_interactions_are_square_and_symmetric() -> None:
+    with pytest.raises(InvalidShape, match="each row of interactions"):
+        AttributionView("", ("a", "b"), (1.0, 2.0), interactions=((1.0,), (1.0,)))
+    with pytest.raises(InvalidValue, match="of units 0 and 1 is 2, the other way round 3"):
+        AttributionView("", ("a", "b"), (1.0, 2.0), interactions=((1.0, 2.0), (3.0, 1.0)))

@@ -3,11 +3,14 @@
 //
 // const handle = mount(root, data)
 //   root    the element around the markup of templates/explanation.html
-//   data    {additive, unit_values: [units], token_values: [tokens][units], groups: [[first, stop]]}; null is nan
+//   data    {additive, limit, unit_values: [units], token_values: [tokens][units], groups: [[first, stop]]}; null is nan
 //   handle  .select(first, stop)  tokens first..stop-1; without arguments the whole answer
 //           .selected             [first, stop], or null for the whole answer
+//           .hold(unit)           marks a unit as a click on it does; without an argument lets go
 //           .destroy()            leaves the markup as it was
-//   Every new selection dispatches a bubbling "attr-select" on root, with [first, stop] or null as its detail.
+//   Every new selection dispatches a bubbling "attr-select" on root, with [first, stop] or null as its detail; every
+//   unit held or let go an "attr-hold", with the unit or null.
+// static/page.js mounts it on a page, static/widget.js in a notebook.
 // Colours belong to the style sheet: an element only gets the class of its sign and its share of the limit (--v).
 
 const SIGNS = ["pos", "neg", "zero", "none"];
@@ -17,7 +20,7 @@ const HINT_ONE = "The whole answer. Click a token to see what carried it.";
 const ALONE = " One at a time: probabilities of tokens do not add up.";
 
 export function mount(root, data) {
-  const start = { anchor: 0, head: 0, selected: null, drag: null, pinned: null, shown: null };
+  const start = { anchor: 0, head: 0, selected: null, drag: null, held: null, shown: null };
   const page = { ...parts(root), ...read(data), ...start };
   const listening = new AbortController();
   if (page.rows.length) {
@@ -28,19 +31,12 @@ export function mount(root, data) {
   return {
     select: (first, stop) => select(page, first, stop),
     get selected() { return page.selected && [...page.selected]; },
+    hold: (unit = null) => hold(page, unit),
     destroy() {
       listening.abort();
       if (page.rows.length) strip(page);
     },
   };
-}
-
-/** Mounts whatever waits inside `scope` for the module with this key; what is alive already is left alone. */
-export function mountAll(scope, key) {
-  for (const data of scope.querySelectorAll(`script[data-attr="${key}"]`)) {
-    const root = data.closest(".llm-attr:not(.live)");
-    if (root) mount(root, JSON.parse(data.textContent));
-  }
 }
 
 // ---- what there is
@@ -67,10 +63,11 @@ function parts(root) {
   };
 }
 
-function read({ additive, unit_values, token_values, groups }) {
+function read({ additive, limit, unit_values, token_values, groups }) {
   const numbers = (values) => Float64Array.from(values, (value) => (value === null ? NaN : Number(value)));
   const rows = (token_values ?? []).map(numbers);
-  return { additive, whole: numbers(unit_values), rows, groups: groups ?? [], limit: extent(rows.map(extent)) };
+  const ends = { wholeEnd: limit, limit: extent(rows.map(extent)) };
+  return { additive, whole: numbers(unit_values), rows, groups: groups ?? [], ...ends };
 }
 
 /** The largest finite |value|. */
@@ -208,8 +205,7 @@ function rove(elements, position) {
 function escape(page, event) {
   if (event.key !== "Escape" || (!page.selected && page.shown === null)) return;
   event.stopPropagation();
-  pin(page, null);
-  show(page, null);
+  hold(page, null);
   choose(page, null);
 }
 
@@ -217,10 +213,8 @@ function escape(page, event) {
 
 function listenToUnits(page, signal) {
   const on = (type, listener) => page.root.addEventListener(type, listener, { signal });
-  on("pointerover", (event) => show(page, unitAt(event.target) ?? page.pinned));
-  on("pointerleave", () => show(page, page.pinned));
-  on("focusin", (event) => show(page, unitAt(event.target) ?? page.pinned));
-  on("focusout", () => show(page, page.pinned));
+  for (const type of ["pointerover", "focusin"]) on(type, ({ target }) => show(page, unitAt(target) ?? page.held));
+  for (const type of ["pointerleave", "focusout"]) on(type, () => show(page, page.held));
   on("keydown", (event) => unitKey(page, event));
   on("click", (event) => {
     const unit = unitAt(event.target);
@@ -234,9 +228,9 @@ function unitAt(element) {
   return owner && Number(owner.dataset.unit);
 }
 
-/** A click pins a unit, or lets it go; from the list it also leads to its place in the prompt. */
+/** A click holds a unit, or lets it go; from the list it also leads to its place in the prompt. */
 function goTo(page, unit) {
-  pin(page, page.pinned === unit ? null : unit);
+  hold(page, page.held === unit ? null : unit);
   rove(page.units, unit);
   show(page, unit);
 }
@@ -250,10 +244,16 @@ function unitKey(page, event) {
   else rove(page.units, to);
 }
 
-function pin(page, unit) {
-  if (page.pinned !== null) page.units[page.pinned].setAttribute("aria-pressed", "false");
-  if (unit !== null) page.units[unit].setAttribute("aria-pressed", "true");
-  page.pinned = unit;
+function hold(page, unit) {
+  const count = page.rows.length && page.units.length;
+  if (unit !== null && !(Number.isInteger(unit) && 0 <= unit && unit < count)) {
+    throw new RangeError(`hold takes 0 <= unit < ${count}; given ${unit}`);
+  }
+  show(page, unit);
+  if (unit === page.held) return;
+  page.units.forEach((other, place) => other.setAttribute("aria-pressed", place === unit));
+  page.held = unit;
+  page.root.dispatchEvent(new CustomEvent("attr-hold", { bubbles: true, detail: unit }));
 }
 
 /** Tints the output's tokens by what the unit did to each; null takes the tint away. */
@@ -283,7 +283,7 @@ function mark(page, unit, shown) {
 
 function paint(page) {
   page.values = valuesOf(page);
-  page.end = extent(page.values);
+  page.end = page.selected ? extent(page.values) : page.wholeEnd;
   page.units.forEach((unit, position) => shade(unit, page.values[position], page.end));
   paintTotals(page);
   paintLegend(page);
@@ -371,7 +371,7 @@ function aboutUnit({ rows, tokens, limit }, unit) {
 function furnish(page) {
   const { root, tokens, units } = page;
   page.values = page.whole;
-  page.end = extent(page.whole);
+  page.end = page.wholeEnd;
   root.classList.add("live");
   root.style.setProperty("--widest", `${printed(-page.limit, page.limit).length}ch`);
   dress(page.box, { role: "listbox", "aria-label": "Tokens of the output", "aria-multiselectable": page.additive });
@@ -390,7 +390,7 @@ function dress(element, attributes) {
 
 function strip(page) {
   const { root, box, tokens, units } = page;
-  page.selected = page.pinned = null;
+  page.selected = page.held = null;
   paint(page);
   show(page, null);
   page.status.hidden = true;
