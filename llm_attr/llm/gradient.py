@@ -36,6 +36,9 @@ Run: TypeAlias = GradientRun | ContrastRun
 OF_CALL = {"baseline", "token_rows", "gradient_checkpointing", "show_progress"}
 """Arguments of `attribute` that are not the method's own."""
 
+_PLAIN = (bool, int, float, str)
+"""Types of options that a result can hold."""
+
 
 class LLMGradientAttribution(Attribution):
     """Explains which units of a prompt carried a language model's answer, by the gradient of its log-probability.
@@ -131,10 +134,12 @@ class LLMGradientAttribution(Attribution):
         found: dict[int, Any] = {}
         for group in together(scalars):
             run = self.posed(placed, answer, [scalars[i] for i in group], of_call.get("baseline"), options)
-            found |= zip(group, self._explained(inp, run, of_call), strict=True)
+            found |= zip(group, self._explained(inp, run, of_call, options), strict=True)
         return [found[i] for i in range(len(scalars))]
 
-    def _explained(self, inp: InterpretableInput, run: Run, of_call: Mapping[str, Any]) -> list[Any]:
+    def _explained(
+        self, inp: InterpretableInput, run: Run, of_call: Mapping[str, Any], options: Mapping[str, Any]
+    ) -> list[Any]:
         """For each quantity of a run its result, for a list of layers a list of them."""
         warn_of_rounding(self.attr_method, self.language_model.model.dtype)
         recompute = run.recomputes(of_call.get("gradient_checkpointing"))
@@ -143,7 +148,7 @@ class LLMGradientAttribution(Attribution):
         with self.language_model.evaluating(), memory, bar:
             found = run.explained(of_call.get("token_rows", True), recompute)
         several = isinstance(getattr(self.attr_method, "layer", None), list | tuple)
-        each = [self._results(inp, run, *pair) for pair in zip(run.scalars, found, strict=True)]
+        each = [self._results(inp, run, *pair, options) for pair in zip(run.scalars, found, strict=True)]
         return each if several else [results[0] for results in each]
 
     def posed(
@@ -197,9 +202,11 @@ class LLMGradientAttribution(Attribution):
         return for_each(each, zip(inputs, answers_of(target, len(inputs)), strict=True))
 
     def _results(
-        self, inp: InterpretableInput, run: Run, scalar: Scalar, found: Explained
+        self, inp: InterpretableInput, run: Run, scalar: Scalar, found: Explained, options: Mapping[str, Any]
     ) -> list[LLMAttributionResult]:
         """A result for each layer."""
+        about = self._provenance(inp, run, scalar) | found.deltas
+        about["options"] = {name: value for name, value in options.items() if isinstance(value, _PLAIN)}
         text, spans = token_spans(self.language_model.tokenizer, run.answer, run.placed.ids)
         texts = inp.token_texts() if isinstance(inp, TextTokenInput) else [str(value) for value in inp.values]
         return [
@@ -213,10 +220,15 @@ class LLMGradientAttribution(Attribution):
                 output_ids=run.answer,
                 output_text=text,
                 output_spans=spans,
-                provenance=self._provenance(inp, run, scalar) | found.deltas,
+                provenance={**about, "layer": layer},
             )
-            for whole, tokens in zip_longest(found.whole, found.tokens)
+            for layer, whole, tokens in zip_longest(self._layers(), found.whole, found.tokens)
         ]
+
+    def _layers(self) -> list[str]:
+        """The names of the layers that move, as far as they are the model's."""
+        names = {module: name for name, module in self.language_model.model.named_modules()}
+        return [names.get(site.layer, str(site)) for site in sites_of(self.attr_method, self.language_model)]
 
     def _provenance(self, inp: InterpretableInput, run: Run, scalar: Scalar) -> dict[str, Any]:
         return {

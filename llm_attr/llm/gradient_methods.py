@@ -9,20 +9,23 @@ from typing import Any
 
 from torch import nn
 
-from llm_attr.attr.base import Attribution
+from llm_attr.attr.base import Attribution, GradientAttribution
 from llm_attr.attr.baselines import vocabulary
 from llm_attr.attr.deep_lift import DeepLift
 from llm_attr.attr.deep_lift_internal import LayerDeepLift
 from llm_attr.attr.gradient import InputXGradient, LayerGradientXActivation, Saliency
 from llm_attr.attr.gradient_shap import GradientShap, LayerGradientShap
+from llm_attr.attr.guided import Deconvolution, GuidedBackprop
 from llm_attr.attr.integrated import IntegratedGradients, LayerIntegratedGradients
 from llm_attr.attr.lrp import LRP, LayerLRP
 from llm_attr.attr.noise_tunnel import NoiseTunnel
 from llm_attr.attr.token_paths import DiscretizedIntegratedGradients, SequentialIntegratedGradients
 from llm_attr.core.registry import snake_case
 from llm_attr.core.site import Site
+from llm_attr.core.tensors import as_tensors, in_form_of
 from llm_attr.errors import InvalidType, UnknownName, UnsupportedMethod
 from llm_attr.llm.model import LanguageModel
+from llm_attr.typing import TensorOrTensors
 
 AT_INPUTS = (
     Saliency,
@@ -31,6 +34,8 @@ AT_INPUTS = (
     GradientShap,
     DeepLift,
     LRP,
+    GuidedBackprop,
+    Deconvolution,
     DiscretizedIntegratedGradients,
     SequentialIntegratedGradients,
 )
@@ -50,10 +55,29 @@ LAYER_TWINS: dict[type, type] = {
 
 TOKEN_PATHS = (DiscretizedIntegratedGradients, SequentialIntegratedGradients)
 
-BY_RULES = (DeepLift, LRP, LayerDeepLift, LayerLRP)
+GUIDED = (GuidedBackprop, Deconvolution)
+"""Gradients without what is negative at a ReLU: of a generation their sizes; not linear in what is explained."""
+
+BY_RULES = (DeepLift, LRP, LayerDeepLift, LayerLRP, *GUIDED)
 """Methods whose rules see every operation once, and so none that is computed again."""
 
 RANDOM = (GradientShap, LayerGradientShap, NoiseTunnel)
+
+
+class _Sizes(GradientAttribution):
+    """The absolute values of another method's attributions, as `Saliency` gives them.
+
+    The sum of a gradient over the entries of a vector says nothing: behind a layer norm it is zero.
+    """
+
+    def __init__(self, method: GradientAttribution) -> None:
+        super().__init__(method.forward_func)
+        self._method = method
+
+    def attribute(self, inputs: TensorOrTensors) -> TensorOrTensors:
+        """As the other method's."""
+        found = as_tensors(self._method.attribute(inputs))
+        return in_form_of(inputs, tuple(tensor.abs() for tensor in found))
 
 
 def inside(method: Any) -> Any:
@@ -87,7 +111,7 @@ def at_activations(method: Attribution, score: Callable[..., Any]) -> Attributio
             made.vocabulary = vocabulary(made.layer.layer)
         if isinstance(made, TOKEN_PATHS):
             made.layer = None
-        return made
+        return _Sizes(made) if isinstance(made, GUIDED) else made
     if isinstance(method, LayerIntegratedGradients):
         return IntegratedGradients(score, method.multiplies_by_inputs)
     if isinstance(method, LayerGradientShap):

@@ -14,6 +14,7 @@ from torch import Tensor
 
 from llm_attr.attr.base import Attribution
 from llm_attr.attr.gradient import InputXGradient, LayerGradientXActivation, Saliency
+from llm_attr.attr.lrp import LRP, LayerLRP
 from llm_attr.core.evaluator import share_of
 from llm_attr.core.memory import free_bytes
 from llm_attr.core.path import Quadrature, accumulator
@@ -34,7 +35,7 @@ from llm_attr.typing import Tensors
 MEMORY_SHARE = 32
 """The rows of the tokens that are explained together may take this part of the free memory."""
 
-AT_PROMPT = (Saliency, InputXGradient, LayerGradientXActivation)
+AT_PROMPT = (Saliency, InputXGradient, LayerGradientXActivation, LRP, LayerLRP, *GUIDED)
 """Methods that look at the prompt alone, at no baseline."""
 
 Choice = tuple[int, int]

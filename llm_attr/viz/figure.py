@@ -26,8 +26,8 @@ if TYPE_CHECKING:
 QUIET = "0.38"
 """The grey of what is said beside the numbers."""
 
-APART = 0.17
-"""Inches from the middle of a label to that of the next."""
+APART = {"top": 0.2, "left": 0.17}
+"""Inches from the middle of a label to that of the next; those at the top lean."""
 
 # Tried in turn for characters that matplotlib's own font does not have.
 _FONTS = (
@@ -110,7 +110,7 @@ def tick_some(ax: Axes, side: str, labels: dict[float, str], inches: float) -> N
     top = side == "top"
     axis, ends = (ax.xaxis, sorted(ax.get_xlim())) if top else (ax.yaxis, sorted(ax.get_ylim()))
     places = sorted(labels)
-    spots = spread(places, APART / inches * (ends[1] - ends[0]), *ends)
+    spots = spread(places, APART[side] / inches * (ends[1] - ends[0]), *ends)
     axis.set_ticks(spots)
     axis.set_ticklabels([labels[place] for place in places], **font(), **_slope("left" if top else ""), fontsize=8)
     ax.tick_params("x" if top else "y", length=0, pad=15)

@@ -106,7 +106,7 @@ def _draw_many(ax: Axes, view: AttributionView) -> None:
     ax.bar(range(len(drawn)), drawn, color=[mark(value) for value in drawn], width=1.0 if size > 1 else 0.8)
     ax.set_xlim(-0.5, len(drawn) - 0.5)
     ax.xaxis.tick_top()
-    named = _named(np.asarray(view.unit_values), size, width)
+    named = _named(np.asarray(view.unit_values), size, width / APART["top"])
     tick_some(ax, "top", _labels(view.units, named, size), width)
     for unit in named:
         ax.axvline(unit // size, color="0.88", linewidth=0.6, zorder=0)
@@ -183,11 +183,11 @@ def plot_token_values(view: AttributionView, ax: Axes | None = None) -> tuple[Fi
 
 def _label(ax: Axes, side: str, texts: tuple[str, ...], strengths: Floats, size: int, inches: float) -> None:
     """All labels of a side of the heat map, or the strongest with their places."""
-    if len(texts) * APART <= inches:
+    if len(texts) * APART[side] <= inches:
         labels = labels_of(texts, _WIDEST, exact=side == "left")
         tick(ax.xaxis if side == "top" else ax.yaxis, labels, leaning="left" if side == "top" else "")
     else:
-        tick_some(ax, side, _labels(texts, _named(strengths, size, inches), size, exact=side == "left"), inches)
+        tick_some(ax, side, _labels(texts, _named(strengths, size, inches / APART[side]), size, exact=side == "left"), inches)
 
 
 def _labels(texts: tuple[str, ...], named: list[int], size: int, *, exact: bool = False) -> dict[float, str]:
@@ -211,12 +211,12 @@ def _strongest(table: Floats, tall: int, wide: int) -> Floats:
     return np.asarray(np.take_along_axis(blocks, places[..., None], -1)[..., 0])
 
 
-def _named(values: Floats, size: int, inches: float) -> list[int]:
-    """The strongest places, at most one of each run of `size` neighbours, as many as have room for a label."""
+def _named(values: Floats, size: int, room: float) -> list[int]:
+    """The strongest places, at most one of each run of `size` neighbours, as many as there is room for."""
     found: dict[int, int] = {}
     magnitudes = np.abs(np.nan_to_num(values, nan=0.0))
     for place in np.argsort(-magnitudes, kind="stable").tolist():
-        if len(found) == min(_NAMED, max(int(inches / APART), 1)) or not magnitudes[place]:
+        if len(found) == min(_NAMED, max(int(room), 1)) or not magnitudes[place]:
             break
         found.setdefault(place // size, place)
     return sorted(found.values())

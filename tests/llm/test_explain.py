@@ -20,6 +20,7 @@ from llm_attr.errors import (
     EmptyTarget,
     InvalidShape,
     InvalidType,
+    InvalidValue,
     UnknownKeyword,
     UnknownName,
     UnsupportedMethod,
@@ -235,6 +236,22 @@ def test_plots(result: LLMAttributionResult) -> None:
         assert isinstance(figure, Figure)
         assert isinstance(axes, Axes)
     pyplot.close("all")
+
+
+@pytest.mark.skipif(importlib.util.find_spec("matplotlib") is None, reason="matplotlib is not installed")
+def test_levels(lm: LanguageModel, result: LLMAttributionResult) -> None:
+    from matplotlib.figure import Figure
+
+    words = llm_attr.explain(lm, TEXT, unit="word", target=TARGET)
+    axes = Figure().add_subplot()
+    figure, drawn = words.plot_levels(result, ax=axes)
+    assert (figure, drawn) == (axes.get_figure(), axes)
+    names = "sentences: their own explanation; words: their own explanation"
+    assert names in axes.get_xlabel()
+    assert names in words.to_html(levels=[result])
+    for other in (llm_attr.explain(lm, TEXT + " Really?", target=TARGET), llm_attr.explain(lm, "A.", target=TARGET)):
+        with pytest.raises(InvalidValue, match="the same text"):
+            result.plot_levels(other)
 
 
 def test_a_result_without_tokens() -> None:

@@ -414,3 +414,18 @@ def test_what_is_refused(lm: LanguageModel) -> None:
         wrapper.attribute(TextTokenInput(TEXT, lm.tokenizer), target="")
     with pytest.raises(InvalidType, match="InterpretableInput or a Prompt"):
         wrapper.attribute(TEXT, target=TARGET)
+
+
+@pytest.mark.parametrize("name", ["guided_backprop", "deconvolution"])
+def test_guided_gradients_of_a_generation_are_their_sizes(lm: LanguageModel, name: str) -> None:
+    opt = tiny("opt", "byte_bos")
+    found = explain(opt, TEXT, target=TARGET, method=name, unit="word")
+    plain = explain(opt, TEXT, target=TARGET, method="saliency", unit="word")
+    assert found.provenance["baseline"] is None
+    assert (found.seq_attr > 0).all()
+    assert (found.seq_attr - plain.seq_attr).abs().max() > 0.01 * plain.seq_attr.max()
+    assert found.token_attr is not None
+    assert (found.token_attr.sum(0) > found.seq_attr).any()  # sizes do not add up
+    with pytest.warns(UserWarning, match="no ReLU of the model"):
+        same = explain(lm, TEXT, target=TARGET, method=name, unit="word")
+    assert_close(same.seq_attr, explain(lm, TEXT, target=TARGET, method="saliency", unit="word").seq_attr)

@@ -69,6 +69,7 @@ def compared(lm: LanguageModel, prompt: Any = TEXT, **asked: Any) -> tuple[llm_a
 
 
 @pytest.mark.filterwarnings("ignore:gradient x input sums to zero")
+@pytest.mark.filterwarnings("ignore:no ReLU of the model depends on the input")
 @pytest.mark.parametrize("method", llm_attr.methods())
 def test_every_method(lm: LanguageModel, method: str) -> None:
     planned, result = compared(lm, method=method, target=TARGET, **OPTIONS.get(method, {}))
