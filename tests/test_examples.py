@@ -118,6 +118,19 @@ def test_superpixels(tmp_path: Path) -> None:
     check_picture("superpixels", tmp_path / "superpixels.png")
 
 
+def test_attribution_methods(tmp_path: Path) -> None:
+    printed = run("attribution_methods", tmp_path / "methods.png")
+    peaks = re.findall(r"^(\w+).*: peak \+([\d.]+) around row (\d+), column (\d+) of 224", printed, re.MULTILINE)
+    assert [name for name, *_ in peaks] == ["DeepLIFT", "LRP", "Guided", "Occlusion"]
+    for name, _, row, column in peaks:
+        assert 0 < int(row) < 224
+        if name != "LRP":
+            assert ((int(column) - 107) / 65) ** 2 + ((int(row) - 62) / 52) ** 2 < 1  # within the cup's rim
+    (change, total) = map(float, re.findall(r"DeepLIFT sums to ([\d.]+) of ([\d.]+)", printed)[0])
+    assert total == pytest.approx(change, rel=0.01)
+    check_picture("attribution_methods", tmp_path / "methods.png")
+
+
 def test_the_python_of_the_guide_runs(capsys: pytest.CaptureFixture[str]) -> None:
     (block,) = re.findall(r"```python\n(.*?)```", (ROOT / "docs" / "estimators.md").read_text("utf-8"), re.DOTALL)
     names: dict[str, Any] = {}

@@ -30,7 +30,7 @@ class DeepLift(GradientAttribution):
     slope `(f(x) - f(b)) / (x - b)` (the rescale rule), a product the middle of its other factor, and softmax, norms,
     attention and max pooling have bounded slopes of the same kind. The attributions sum to the change of the output.
     Modules may be used several times, and operations called as functions; operations that no rule covers are refused
-    by name.
+    by name. A custom autograd Function that is linear says so: `TheFunction.linear_in_input = True`.
 
     Args:
         model: See `Attribution`.

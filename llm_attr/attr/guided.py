@@ -30,8 +30,8 @@ from llm_attr.typing import ForwardFunction, NeuronSelector, Target, TensorOrTen
 class GuidedBackprop(GradientAttribution):
     """Takes the gradient with only its positive parts passing a ReLU, where its input is positive.
 
-    `g_in = max(g_out, 0) * [x > 0]` at every ReLU, also one that is used several times or called as a function; the
-    gradient everywhere else.
+    `g_in = max(g_out, 0) * [x > 0]` at every ReLU (of a ReLU6, where it rises), also one that is used several times or
+    called as a function; the gradient everywhere else. A model without any ReLU is warned of.
 
     Args:
         model: See `Attribution`.
@@ -72,8 +72,8 @@ class GuidedBackprop(GradientAttribution):
 class Deconvolution(GradientAttribution):
     """Takes the gradient with only its positive parts passing a ReLU, whatever the ReLU's input.
 
-    `g_in = max(g_out, 0)` at every ReLU, also one that is used several times or called as a function; the gradient
-    everywhere else.
+    `g_in = max(g_out, 0)` at every ReLU and ReLU6, also one that is used several times or called as a function; the
+    gradient everywhere else. A model without any ReLU is warned of.
 
     Args:
         model: See `Attribution`.

@@ -30,7 +30,8 @@ class LRP(GradientAttribution):
     values at zero absorb, which is the delta.
 
     Rules are set as in Captum, `module.rule = GammaRule()`, for the linear operations inside of a module; the nearest
-    module with a rule counts.
+    module with a rule counts. They do not see into a custom autograd Function; one that is linear says so,
+    `TheFunction.linear_in_input = True`, and passes on its gradient.
 
     Args:
         model: See `Attribution`.

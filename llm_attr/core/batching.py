@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from functools import partial
-from inspect import getclosurevars, isfunction
+from inspect import getclosurevars, isfunction, ismethod
 
 from torch import Tensor, nn
 
@@ -39,16 +39,29 @@ def uses_batch_statistics(forward: ForwardFunction) -> bool:
 
 
 def modules_of(forward: ForwardFunction) -> list[nn.Module]:
-    """The modules that a callable is, is bound to, or refers to by name."""
-    if isinstance(forward, partial):
-        held: list[object] = [forward.func, *forward.args, *forward.keywords.values()]
-        return [module for value in held if callable(value) for module in modules_of(value)]
-    if isfunction(forward):
-        found = getclosurevars(forward)
-        held = [*found.nonlocals.values(), *found.globals.values()]
-    else:
-        held = [forward, getattr(forward, "__self__", None)]
-    return [value for value in held if isinstance(value, nn.Module)]
+    """The modules that a callable is, is bound to, or refers to, also through functions that it calls."""
+    found: list[nn.Module] = []
+    seen: set[int] = set()
+    waiting: list[object] = [forward]
+    while waiting:
+        value = waiting.pop(0)
+        if id(value) not in seen:
+            seen.add(id(value))
+            waiting += _held(value)
+            found += [value] if isinstance(value, nn.Module) else []
+    return found
+
+
+def _held(value: object) -> list[object]:
+    """What a callable is made of or refers to by name; of other modules' functions none is looked into."""
+    if isinstance(value, partial):
+        return [value.func, *value.args, *value.keywords.values()]
+    if isfunction(value):
+        names = getclosurevars(value)
+        near = [it for it in names.globals.values() if getattr(it, "__module__", None) == value.__module__]
+        modules = [it for it in names.globals.values() if isinstance(it, nn.Module)]
+        return [*names.nonlocals.values(), *near, *modules]
+    return [value.__self__] if ismethod(value) else []
 
 
 def _entry_bytes(tensor: Tensor) -> int:

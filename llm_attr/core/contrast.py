@@ -72,8 +72,11 @@ class Contrast:
         return found, by_point(deltas, self.states).t().flatten()
 
     def _mean(self, pairs: list[tuple[Gradients, Gradients]]) -> Attributed:
-        weights = torch.full((self.states,), 1 / self.states, dtype=torch.float64)
-        return weighted_sum(self._attributions(pairs), weights)
+        found = self._attributions(pairs)
+        if self.states == 1:
+            ((_, only),) = found
+            return replace(Attributed.of(only.gradients, only.slots), dtypes=tuple(x.dtype for x in only.at))
+        return weighted_sum(found, torch.full((self.states,), 1 / self.states, dtype=torch.float64))
 
     def _attributions(self, pairs: list[tuple[Gradients, Gradients]]) -> Iterator[tuple[int, Gradients]]:
         for copies, (low, high) in self.walk.each_call(self._ends, self.states, self._pair):
@@ -93,9 +96,10 @@ class Contrast:
     def _ends(self, start: int, stop: int) -> Tensors:
         """The inputs, then the baselines, of the states start to stop."""
         problem = self.walk.problem
-        high = tuple(x.repeat(stop - start, *(1,) * (x.dim() - 1)) for x in problem.inputs)
+        copies = stop - start
+        high = tuple(x if copies == 1 else x.repeat(copies, *(1,) * (x.dim() - 1)) for x in problem.inputs)
         pairs = zip(self.baselines, problem.inputs, strict=True)
-        return high + tuple(b[start:stop].expand(stop - start, *x.shape).flatten(0, 1) for b, x in pairs)
+        return high + tuple(b[start:stop].expand(copies, *x.shape).flatten(0, 1) for b, x in pairs)
 
     def _pair(self, ends: Tensors, copies: int) -> tuple[Gradients, Gradients]:
         count, tape = len(ends) // 2, Tape()

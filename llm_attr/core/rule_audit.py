@@ -6,9 +6,11 @@ import re
 from collections import Counter
 from collections.abc import Mapping
 from dataclasses import dataclass
+from functools import cache
 from typing import Any
 
 from torch import Tensor
+from torch.autograd.function import BackwardCFunction
 
 from llm_attr.errors import NoRule
 
@@ -70,7 +72,8 @@ class Audit:
     def check(self, answer: Tensor, ours: Mapping[int, Tensor]) -> None:
         """Looks at every node behind an answer.
 
-        A custom Function that ran a graph of its own in its forward pass says so by `ctx.graph_inside`, a tensor of it.
+        A custom Function that ran a graph of its own in its forward pass says so by `ctx.graph_inside`, a tensor of it;
+        one that is linear in what depends on the input, by the class attribute `linear_in_input = True`.
 
         Args:
             answer: With its graph.
@@ -79,23 +82,28 @@ class Audit:
         Raises:
             NoRule: an operation that no rule saw, or that depends on something else that needs gradients.
         """
-        missed: Counter[str] = Counter()
+        missed, customs = Counter[str](), 0
         seen, ahead = {answer.grad_fn}, [answer.grad_fn]
         while ahead:
             node: Any = ahead.pop()
             if node is None:
                 continue
             parents = [parent for parent, _ in node.next_functions if parent is not None]
-            if (inside := getattr(node, "graph_inside", None)) is not None:
+            kind = _kind(node.name())
+            custom = isinstance(node, BackwardCFunction)
+            inside = getattr(node, "graph_inside", None) if custom else None
+            if inside is not None:
                 parents.append(inside.grad_fn)
             ahead += [parent for parent in parents if parent not in seen]
             seen.update(parents)
-            if (leaf := getattr(node, "variable", None)) is not None and id(leaf) not in ours:
+            if kind == "AccumulateGrad" and id(leaf := node.variable) not in ours:
                 missed[f"a tensor of shape {tuple(leaf.shape)} that requires gradients and is not the input"] += 1
-            if inside is None and _COVERED not in node.metadata and not self._may_be(_kind(node), len(parents)):
+            known = inside is not None or self._may_be(kind, len(parents)) or (custom and _is_linear(node))
+            if not known and _COVERED not in node.metadata:
                 missed[node.name()] += 1
+                customs += custom
         if missed:
-            raise NoRule(_message(missed))
+            raise NoRule(_message(missed) + (_CUSTOM if customs else ""))
 
     def _may_be(self, kind: str, moved: int) -> bool:
         if kind in self.refused:
@@ -113,9 +121,21 @@ def cover(result: Any, ends: set[Any]) -> None:
             ahead += [parent for parent, _ in node.next_functions]
 
 
-def _kind(node: Any) -> str:
+_CUSTOM = (
+    "; if a custom Function among them is linear in what depends on the input, say so: TheFunction.linear_in_input = "
+    "True; if it acts on each entry, call it in an nn.Module of its own, without parameters"
+)
+
+
+def _is_linear(node: BackwardCFunction) -> bool:
+    """Whether the custom Function of a node says that it is linear."""
+    return getattr(getattr(node, "_forward_cls", None), "linear_in_input", False) is True
+
+
+@cache
+def _kind(name: str) -> str:
     """`MulBackward0` -> `Mul`."""
-    return re.sub(r"Backward\d*$", "", node.name().split("::")[-1])
+    return re.sub(r"Backward\d*$", "", name.split("::")[-1])
 
 
 def _message(missed: Counter[str]) -> str:

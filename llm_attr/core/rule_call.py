@@ -2,15 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, replace
 from functools import cache
 from types import FunctionType
 from typing import Any, TypeAlias
 
 import torch
 from torch import Tensor
-from torch.utils._pytree import TreeSpec, tree_flatten, tree_unflatten
+from torch.utils._pytree import PyTree, TreeSpec, tree_flatten, tree_unflatten
 
 from llm_attr.errors import NoRule
 from llm_attr.typing import Tensors
@@ -19,7 +19,42 @@ Back: TypeAlias = Callable[[Tensor], tuple[Tensor | None, ...]]
 """From the gradient of a call's result to the gradients of its moved tensors."""
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, slots=True)
+class Form:
+    """How the flat arguments of a call belong together.
+
+    Attributes:
+        names: Of those that came by keyword, the last ones.
+        tree: Where some are inside of others.
+    """
+
+    names: tuple[str, ...] = ()
+    tree: TreeSpec | None = None
+
+    @classmethod
+    def of(cls, args: tuple[Any, ...], kwargs: dict[str, Any]) -> tuple[tuple[Any, ...], Form]:
+        """The flat arguments, and their form."""
+        flat = (*args, *kwargs.values())
+        if not any(isinstance(value, _NESTS) for value in flat):
+            return flat, Form(tuple(kwargs))
+        leaves, tree = tree_flatten((args, kwargs))
+        return tuple(leaves), Form(tree=tree)
+
+    def arguments(self, leaves: Sequence[PyTree]) -> tuple[tuple[Any, ...], dict[str, Any]]:
+        """Those by position and those by keyword."""
+        if self.tree is not None:
+            args, kwargs = tree_unflatten(leaves, self.tree)
+            return args, kwargs
+        if not self.names:
+            return tuple(leaves), {}
+        first = len(leaves) - len(self.names)
+        return tuple(leaves[:first]), dict(zip(self.names, leaves[first:], strict=True))
+
+
+_NESTS = (list, tuple, dict)
+
+
+@dataclass(frozen=True, slots=True)
 class Call:
     """An operation on tensors that depend on the input.
 
@@ -29,14 +64,14 @@ class Call:
         leaves: All its arguments, flat.
         form: How they belong together.
         moved: Which of them depend on the input.
-        reference: These in the run of the baseline; None: zero.
+        reference: What is kept of this call in the run of the baseline, mostly these; None: zero.
         inplace: Whether the result replaces the first argument.
     """
 
     func: Callable[..., Any]
     family: str
     leaves: tuple[Any, ...]
-    form: TreeSpec
+    form: Form
     moved: tuple[int, ...]
     reference: Tensors | None = None
     inplace: bool = False
@@ -44,9 +79,13 @@ class Call:
     @classmethod
     def of(cls, func: Callable[..., Any], family: str, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Call:
         """The call of `func(*args, **kwargs)`."""
-        leaves, form = tree_flatten((args, kwargs))
+        leaves, form = Form.of(args, kwargs)
         moved = tuple(i for i, leaf in enumerate(leaves) if depends(leaf))
-        return cls(func, family, tuple(leaves), form, moved, None, _is_inplace(func, args, kwargs))
+        return cls(func, family, leaves, form, moved, None, _is_inplace(func, args, kwargs))
+
+    def against(self, reference: Tensors) -> Call:
+        """The same, with what is kept of the run of the baseline."""
+        return replace(self, reference=reference)
 
     @property
     def tensors(self) -> Tensors:
@@ -61,22 +100,28 @@ class Call:
     @property
     def arguments(self) -> dict[str, Any]:
         """The arguments that came by keyword."""
-        return tree_unflatten(self.leaves, self.form)[1]
+        return self.form.arguments(self.leaves)[1]
 
     @property
     def positional(self) -> tuple[Any, ...]:
         """The arguments that came by position."""
-        return tree_unflatten(self.leaves, self.form)[0]
+        return self.form.arguments(self.leaves)[0]
 
     def option(self, name: str, position: int, default: Any = None) -> Any:
         """An argument that may come by keyword or position."""
-        if name in self.arguments:
-            return self.arguments[name]
-        return self.positional[position] if position < len(self.positional) else default
+        args, kwargs = self.form.arguments(self.leaves)
+        if name in kwargs:
+            return kwargs[name]
+        return args[position] if position < len(args) else default
+
+    def place(self, name: str, position: int) -> int:
+        """Which of the leaves an argument is that may come by keyword or position; nothing is inside of another."""
+        names = self.form.names
+        return len(self.leaves) - len(names) + names.index(name) if name in names else position
 
     def native(self) -> Any:
         """The operation as it is, with its own gradient."""
-        args, kwargs = tree_unflatten(self.leaves, self.form)
+        args, kwargs = self.form.arguments(self.leaves)
         return self.func(*args, **kwargs)
 
     def run(self, *tensors: Tensor) -> Any:
@@ -86,7 +131,7 @@ class Call:
     def with_leaves(self, other: Mapping[int, Any]) -> Any:
         """The operation with other arguments in these places, not in place."""
         leaves = [other.get(i, leaf) for i, leaf in enumerate(self.leaves)]
-        args, kwargs = tree_unflatten(leaves, self.form)
+        args, kwargs = self.form.arguments(leaves)
         if self.inplace:
             args = (args[0].clone(), *args[1:])
         return self.func(*args, **kwargs)
@@ -128,6 +173,12 @@ def ruled(value: Tensor, back: Back, *inputs: Tensor) -> Tensor:
     """The value as a result of the inputs with this way back."""
     result: Tensor = _Ruled.apply(lambda: value, back, *inputs)
     return result
+
+
+def casting(device: torch.device, as_now: bool = True) -> torch.autocast:
+    """The autocast of this place, for a way back, which runs outside of it; or none, for formulas in full."""
+    kind = device.type
+    return torch.autocast(kind, torch.get_autocast_dtype(kind), enabled=as_now and torch.is_autocast_enabled(kind))
 
 
 def scaled(tensor: Tensor, share: float) -> Tensor:

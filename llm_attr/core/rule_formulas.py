@@ -12,13 +12,17 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from llm_attr.core.rule_call import Call, Rule, scaled
+from llm_attr.core.rule_call import Call, Rule, casting, scaled
 from llm_attr.typing import Tensors
 
 
 def wide(tensor: Tensor) -> Tensor:
     """In at least fp32."""
-    return tensor.to(torch.promote_types(tensor.dtype, torch.float32))
+    dtype = tensor.dtype
+    return tensor if dtype in _WIDE else tensor.to(torch.promote_types(dtype, torch.float32))
+
+
+_WIDE = (torch.float32, torch.float64)
 
 
 def logarithmic_mean(y: Tensor, r: Tensor, log_y: Tensor, log_r: Tensor) -> Tensor:
@@ -198,13 +202,14 @@ def attention(call: Call) -> Any:
     options = {name: call.option(name, place) for name, place in names.items()}
     _check_attention(call, options)
     old = dict(zip(call.moved, call.reference or (), strict=True))
-    places = {id(leaf): i for i, leaf in enumerate(call.leaves) if isinstance(leaf, Tensor)}
-    q, k, v = (wide(options[name].detach()) for name in _ATTENTION[:3])
-    q0, k0, v0 = (wide(old.get(places[id(options[name])], options[name].detach())) for name in _ATTENTION[:3])
+    places = [call.place(name, names[name]) for name in _ATTENTION[:3]]
+    q, k, v = (wide(call.leaves[place].detach()) for place in places)
+    q0, k0, v0 = (wide(old.get(place, call.leaves[place].detach())) for place in places)
     shares = q.shape[-3] // k.shape[-3] if options["enable_gqa"] else 1
     k, v, k0, v0 = (each.repeat_interleave(shares, -3) if shares > 1 else each for each in (k, v, k0, v0))
     scale = q.shape[-1] ** -0.5 if options["scale"] is None else options["scale"]
-    scores, then = (_masked((a @ b.transpose(-2, -1)) * scale, options) for a, b in ((q, k), (q0, k0)))
+    with casting(q.device, as_now=False):
+        scores, then = (_masked((a @ b.transpose(-2, -1)) * scale, options) for a, b in ((q, k), (q0, k0)))
     chosen = (torch.softmax(scores, -1).nan_to_num(0.0) + torch.softmax(then, -1).nan_to_num(0.0)) / 2
     mean = probabilities_mean(scores, then, -1)
     middles = [(a + b) / 2 for a, b in ((q, q0), (k, k0), (v, v0))]
@@ -213,9 +218,8 @@ def attention(call: Call) -> Any:
         g = wide(gradient)
         of_scores = through_softmax(g @ middles[2].transpose(-2, -1), mean, -1) * scale
         found = (of_scores @ middles[1], of_scores.transpose(-2, -1) @ middles[0], chosen.transpose(-2, -1) @ g)
-        by_name = dict(zip(_ATTENTION, found, strict=False))
-        order = {places[id(options[name])]: by_name[name] for name in _ATTENTION[:3]}
-        return tuple(_as(order[i], call.leaves[i], shares) for i in call.moved)
+        by_place = dict(zip(places, found, strict=True))
+        return tuple(_as(by_place[i], call.leaves[i], shares) for i in call.moved)
 
     return call.answer(back)
 

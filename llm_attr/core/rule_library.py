@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import cache
 from typing import Any
 
 import torch
@@ -11,7 +12,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from llm_attr.core.rule_audit import LINEAR, PRODUCTS, ROUTING, Audit
-from llm_attr.core.rule_call import Call, Rule, scaled
+from llm_attr.core.rule_call import Call, Rule, casting, scaled
 from llm_attr.core.rule_formulas import (
     attention,
     attention_shares,
@@ -44,14 +45,22 @@ class Secant:
         """The slope is kept, no input or output, which the model may change in place."""
         if len(call.moved) != 1:
             raise call.refuse(f"a function of {len(call.moved)} tensors that depend on the input has no rule")
-        (x,), y = call.now, call.run(*call.now)
+        (x,) = call.now
+        y, dtype = call.run(x), x.dtype
         then = call.reference[0] if call.reference else torch.zeros_like(x)
-        dx, dy = wide(x) - wide(then), wide(y) - wide(call.run(then))
-        near = dx.abs() <= self.eps * (1 + x.abs() if call.reference else 1)
-        slope = dy / dx
-        if near.any():
-            slope = torch.where(near, _tangent(call, (wide(x) + wide(then)) / 2, x.dtype), slope)
-        return call.answer(lambda gradient: ((gradient * slope).to(x.dtype),), y)
+        dx = wide(x) - wide(then)
+        slope = (wide(y) - wide(call.run(then))).div_(dx)
+        if self._may_be_near(dx.abs_(), x, bool(call.reference)):
+            near = dx <= self.eps * (1 + x.abs() if call.reference else 1)
+            slope = torch.where(near, _tangent(call, (wide(x) + wide(then)) / 2, dtype), slope)
+        return call.answer(lambda gradient: ((gradient * slope).to(dtype),), y)
+
+    def _may_be_near(self, distance: Tensor, x: Tensor, relative: bool) -> bool:
+        """Whether the least distance may be too small: a look that is quicker than one at each entry."""
+        if not distance.numel():
+            return False
+        low, high = (end.item() for end in torch.aminmax(x)) if relative else (0, 0)
+        return not distance.amin().item() > self.eps * (1 + max(-low, high))
 
 
 def _tangent(call: Call, at: Tensor, dtype: torch.dtype) -> Tensor:
@@ -72,9 +81,10 @@ def product(call: Call) -> Any:
     if call.family == "mul" and (which := _normaliser(call.tensors)) is not None:
         return _normalised(call, which)
     middles = [(a + b) / 2 for a, b in zip(now, then, strict=True)]
+    as_here = casting(now[0].device)
 
     def back(gradient: Tensor) -> Tensors:
-        with torch.enable_grad():
+        with torch.enable_grad(), as_here:
             at = [middle.clone().requires_grad_() for middle in middles]
             return torch.autograd.grad(call.run(*at), at, gradient)
 
@@ -181,31 +191,53 @@ def batch_norm(call: Call) -> Any:
 
 def max_pool(call: Call) -> Any:
     """The larger of the two maxima, of input and reference, decides which position a window's change goes to."""
-    adaptive, axes = "adaptive" in call.family, int(call.family[-2])
-    pool = getattr(F, f"{call.family}_with_indices")
-    options = {name: value for name, value in call.arguments.items() if name != "return_indices"}
-    (x,), (then,) = call.now, call.reference or ()
-    if len(call.positional) > 6 or call.arguments.get("return_indices"):
-        raise call.refuse("a pooling that also gives its positions has no rule")
-    args = call.positional[1:2] if adaptive else call.positional[1:]
-    (y, at), (y0, at0) = ([part.flatten(-axes) for part in pool(each, *args, **options)] for each in (x, then))
+    axes = int(call.family[-2])
+    (x,), (then, at0) = call.now, call.reference or ()
+    value, at = _pooled(call, x)
+    wide_x, wide_then, y, at, at0 = (part.flatten(-axes) for part in (x, then, value, at, at0))
+    y0 = wide_then.gather(-1, at0)
     chosen = torch.where(y >= y0, at, at0)
-    dx = (x - then).flatten(-axes).gather(-1, chosen)
+    dx = wide_x.gather(-1, chosen) - wide_then.gather(-1, chosen)
     share = torch.where(dx == 0, 0.0, (y - y0) / dx)
 
     def back(gradient: Tensor) -> Tensors:
-        found = torch.zeros_like(x).flatten(-axes)
-        return (found.scatter_add(-1, chosen, gradient.flatten(-axes) * share).view_as(x),)
+        found = torch.zeros_like(wide_x)
+        return (found.scatter_add(-1, chosen, gradient.reshape(share.shape) * share).view_as(x),)
 
-    return call.answer(back)
+    return call.answer(back, value)
+
+
+def _pool_of_baseline(call: Call) -> tuple[Tensor, Tensors]:
+    """The maxima with their graph; the input, and where its maxima are."""
+    value, at = _pooled(call, *call.tensors)
+    return value, (call.now[0].clone(), at)
+
+
+def _pooled(call: Call, x: Tensor) -> tuple[Tensor, Tensor]:
+    """The maxima, and where in the pooled axes they are."""
+    if len(call.positional) > 6 or call.arguments.get("return_indices"):
+        raise call.refuse("a pooling that also gives its positions has no rule")
+    options = {name: value for name, value in call.arguments.items() if name != "return_indices"}
+    args = call.positional[1:2] if "adaptive" in call.family else call.positional[1:]
+    pool = getattr(F, f"{call.family}_with_indices")
+    value, at = pool(x, *args, **options)
+    return value, at
 
 
 def relu_gate(gate: Callable[[Tensor, Tensor], Tensor]) -> Rule:
-    """A ReLU whose gradient passes this gate, which is given the gradient and where the input is positive."""
+    """A ReLU or ReLU6 whose gradient passes this gate, which is given the gradient and where the function rises.
+
+    `nn.ReLU6` is a hard tanh from 0 on; one from elsewhere keeps its gradient.
+    """
 
     def rule(call: Call) -> Any:
-        positive = call.now[0] > 0
-        return call.answer(lambda gradient: (gate(gradient, positive),))
+        (x,) = call.now
+        bounds = {"relu6": (0.0, 6.0), "relu": (0.0, torch.inf)}.get(call.family)
+        low, high = bounds or (call.option("min_val", 1, -1.0), call.option("max_val", 2, 1.0))
+        if low != 0:
+            return call.native()
+        rises = (x > 0) & (x < high)
+        return call.answer(lambda gradient: (gate(gradient, rises),))
 
     return rule
 
@@ -220,6 +252,9 @@ ELEMENTWISE = """relu relu6 rrelu leaky_relu elu selu celu gelu silu mish tanh s
 POOLS = "avg_pool1d avg_pool2d avg_pool3d adaptive_avg_pool1d adaptive_avg_pool2d adaptive_avg_pool3d"
 MAX_POOLS = """max_pool1d max_pool2d max_pool3d adaptive_max_pool1d adaptive_max_pool2d adaptive_max_pool3d"""
 PAIRS = "mul matmul linear einsum outer ger kron tensordot bilinear vdot addr"
+HOMOGENEOUS = frozenset({"Relu", "LeakyRelu", "PreluKernel", "Abs"})
+"""Nodes of functions with `f(a x) = a f(x)` for all a > 0, whose gradient is their slope from zero."""
+
 BOTH: Table = {
     **_each(PAIRS, product, 2),
     **_each("div rdiv", divide),
@@ -233,6 +268,7 @@ BOTH: Table = {
 """What DeepLift and LRP share."""
 
 
+@cache
 def deep_lift_rules(eps: float = EPS, softmax_rule: Rule = softmax) -> Rules:
     """The rescale rule of DeepLift, and multipliers of its kind for all that is no function of one entry.
 
@@ -250,11 +286,11 @@ def deep_lift_rules(eps: float = EPS, softmax_rule: Rule = softmax) -> Rules:
         **_each("log_softmax", log_softmax),
         **_each("logsumexp", logsumexp),
         **_each("scaled_dot_product_attention", attention),
-        **_each(MAX_POOLS, max_pool),
+        **dict.fromkeys(MAX_POOLS.split(), Entry(max_pool, kept=_pool_of_baseline)),
         **_each("norm linalg_norm vector_norm linalg_vector_norm var std max min amax amin topk sort median cummax "
                 "cummin kthvalue", refuse("DeepLift has no rule for it")),
     }  # fmt: skip
-    return Rules(table, Audit(LINEAR | PRODUCTS), contrastive=True, whole=secant)
+    return Rules(table, Audit(LINEAR | PRODUCTS), contrastive=True, whole=Entry(secant))
 
 
 def lrp_rules() -> Rules:
@@ -263,22 +299,23 @@ def lrp_rules() -> Rules:
     table = {
         **BOTH,
         **_each(ELEMENTWISE, secant),
+        **_each("relu leaky_relu prelu abs", secant, 2),
         **_each("rsqrt reciprocal norm linalg_norm vector_norm linalg_vector_norm var std softmax", stop),
         **_each("scaled_dot_product_attention", attention_shares(0, 0, 1)),
     }
     linear = frozenset(("linear", "matmul", "einsum", "batch_norm", *POOLS.split()))
-    native = LINEAR | PRODUCTS | ROUTING | {"LogSoftmax", "Logsumexp"}
-    return Rules(table, Audit(native), linear=linear, counted=frozenset(MAX_POOLS.split()), whole=secant)
+    native = LINEAR | PRODUCTS | ROUTING | HOMOGENEOUS | {"LogSoftmax", "Logsumexp"}
+    return Rules(table, Audit(native), linear=linear, counted=frozenset(MAX_POOLS.split()), whole=Entry(secant))
 
 
 def _relu_rules(gate: Callable[[Tensor, Tensor], Tensor]) -> Rules:
     hidden = frozenset({"Relu", "CheckpointFunction"})
-    return Rules(_each("relu", relu_gate(gate)), Audit(None, hidden))
+    return Rules(_each("relu relu6 hardtanh", relu_gate(gate)), Audit(None, hidden), sought="ReLU")
 
 
 DEEP_LIFT = deep_lift_rules()
 DEEP_LIFT_OF_CAPTUM = deep_lift_rules(softmax_rule=softmax_of_captum)
 """With Captum's softmax, which is not complete and mixes the examples of a batch; for comparison only."""
 LRP = lrp_rules()
-GUIDED = _relu_rules(lambda gradient, positive: gradient.clamp(min=0) * positive)
-DECONVOLUTION = _relu_rules(lambda gradient, positive: gradient.clamp(min=0))
+GUIDED = _relu_rules(lambda gradient, rises: gradient.clamp(min=0) * rises)
+DECONVOLUTION = _relu_rules(lambda gradient, rises: gradient.clamp(min=0))

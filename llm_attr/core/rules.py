@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field, replace
@@ -29,11 +30,15 @@ class Entry:
 
     Attributes:
         rule: What it does.
-        moved: From how many moved tensors on; with fewer the operation is linear and keeps its gradient.
+        moved: From how many moved tensors on; with fewer the operation keeps its gradient: a linear one, or one whose
+            gradient is its rule.
+        kept: What the run of the baseline does: its result, and what it keeps for the run of the input; None: the
+            native operation, and the moved tensors.
     """
 
     rule: Rule
     moved: int = 1
+    kept: Callable[[Call], tuple[Any, Tensors]] | None = None
 
 
 Table: TypeAlias = Mapping[str, Entry]
@@ -44,32 +49,39 @@ ModuleRule: TypeAlias = Callable[[Call], Any]
 
 
 class Tape:
-    """The moved tensors of every ruled call of one run, in order."""
+    """What is kept of every ruled call of one run, in order."""
 
     def __init__(self) -> None:
-        self._calls: list[tuple[str, Tensors]] = []
+        self._calls: list[tuple[str, list[torch.Size], Tensors]] = []
         self._step = 0
 
-    def record(self, call: Call) -> None:
-        """Adds a call of the run of the baseline."""
-        self._calls.append((call.family, tuple(tensor.clone() for tensor in call.now)))
+    @property
+    def size(self) -> int:
+        """The number of entries of all that is kept."""
+        return sum(tensor.numel() for _, _, kept in self._calls for tensor in kept)
+
+    def record(self, call: Call, kept: Tensors) -> None:
+        """Adds a call of the run of the baseline, and what is kept of it."""
+        self._calls.append((call.family, [tensor.shape for tensor in call.tensors], kept))
 
     def next(self, call: Call) -> Tensors:
-        """The tensors of the same call in the run of the baseline.
+        """What is kept of the same call in the run of the baseline.
 
         Raises:
             NoRule: that run had another call here.
         """
         self._step += 1
-        family, tensors = self._calls[self._step - 1] if self._step <= len(self._calls) else ("nothing", ())
-        then, now = ([tuple(tensor.shape) for tensor in each] for each in (tensors, call.now))
+        more = self._step <= len(self._calls)
+        family, then, kept = self._calls[self._step - 1] if more else ("nothing", [], ())
+        now = [tensor.shape for tensor in call.tensors]
         if family != call.family or then != now:
+            shapes = [[tuple(shape) for shape in each] for each in (then, now)]
             raise NoRule(
-                f"operation {self._step}: with the baseline the model runs {family} {then}, with the input "
-                f"{call.family} {now}; the rules need the same operations and shapes for both (routing between "
+                f"operation {self._step}: with the baseline the model runs {family} {shapes[0]}, with the input "
+                f"{call.family} {shapes[1]}; the rules need the same operations and shapes for both (routing between "
                 "experts and control flow that depends on the values break that)"
             )
-        return tensors
+        return kept
 
     def close(self) -> None:
         """The run of the input is over.
@@ -95,8 +107,10 @@ class Rules:
         linear: The families that such a rule is for.
         counted: Families that keep their way back inside of such a module and count as used by it.
         contrastive: Whether there is a run of the baseline to compare with.
+        sought: What the rules are about; a model without any is warned of. Empty: they are about every model.
         whole: The rule of a module that acts on each entry (a GELU written out) as one function; None: of its parts.
         roots: The modules in which such modules, and those with rules, are looked for.
+        wholes: Such modules, with that rule.
     """
 
     table: Table
@@ -105,12 +119,16 @@ class Rules:
     linear: frozenset[str] = frozenset()
     counted: frozenset[str] = frozenset()
     contrastive: bool = False
-    whole: Rule | None = None
+    sought: str = ""
+    whole: Entry | None = None
     roots: tuple[nn.Module, ...] = ()
+    wholes: Mapping[nn.Module, Entry] = field(default_factory=dict)
 
     def of(self, model: ForwardFunction, of_modules: Mapping[nn.Module, ModuleRule] | None = None) -> Rules:
         """These rules for a model, with rules of modules besides those that the modules have as an attribute."""
-        return replace(self, roots=tuple(modules_of(model)), of_modules=of_modules or {})
+        roots = tuple(modules_of(model))
+        wholes = {} if self.whole is None else dict.fromkeys(_whole_modules(roots), self.whole)
+        return replace(self, roots=roots, wholes=wholes, of_modules=of_modules or {})
 
     def on(self, problem: Problem, tape: Tape | None = None, recording: bool = False) -> Problem:
         """The problem whose gradients follow the rules.
@@ -121,10 +139,9 @@ class Rules:
             recording: Whether this is that run; its gradients are of no use.
         """
         inner = problem.score
-        wholes = _whole_modules(self.roots) if self.whole is not None else []
 
         def score(points: Tensors, extras: tuple[Any, ...], target: Target) -> Output:
-            with _applied(self, wholes) as mode:
+            with _applied(self) as mode:
                 mode.start(points, tape, recording)
                 answer = inner(points, extras, target)
             if isinstance(answer, Tensor):
@@ -158,6 +175,7 @@ class _Mode(TorchFunctionMode):
         self._rules, self._thread = rules, get_ident()
         self._tape: Tape | None = None
         self._recording = False
+        self._met = False
         self._ours: dict[int, Tensor] = {}
         self._inside: list[nn.Module] = []
         self._whole = 0
@@ -176,6 +194,12 @@ class _Mode(TorchFunctionMode):
         self._rules.audit.check(answer, self._ours)
         if self._tape is not None:
             self._tape.close()
+        if self._rules.sought and not self._met:
+            warnings.warn(
+                f"no {self._rules.sought} of the model depends on the input: the result is the plain gradient",
+                UserWarning,
+                stacklevel=2,
+            )
         idle = [type(module).__name__ for module, used in self._used.items() if not used]
         if idle:
             raise NoRule(
@@ -206,18 +230,20 @@ class _Mode(TorchFunctionMode):
         self._whole += 1
         return (args[0].detach(),)
 
-    def after_whole(self, module: nn.Module, x: Tensor, value: Tensor) -> Tensor:
+    def after_whole(self, module: nn.Module, entry: Entry, x: Tensor, value: Tensor) -> Tensor:
         """What such a module gives."""
         self._whole -= 1
         with torch._C.DisableTorchFunction():
             call = Call.of(module.forward, type(module).__name__, (x,), {})
-            result: Tensor = self._ruled_call(replace(call, inplace=False), self._rules.whole, value)
+            result: Tensor = self._ruled_call(replace(call, inplace=False), entry, value)
             return result
 
     def __torch_function__(
         self, func: Any, types: Any, args: tuple[Any, ...] = (), kwargs: dict[str, Any] | None = None
     ) -> Any:
         kwargs = kwargs or {}
+        if func in _QUESTIONS:
+            return func(*args, **kwargs)
         name = getattr(func, "__name__", "")
         if name == "requires_grad_":
             made = func(*args, **kwargs)
@@ -236,10 +262,10 @@ class _Mode(TorchFunctionMode):
         """An operation on tensors that depend on the input."""
         family = family_of(name)
         if self._inside and moved == 1 and family in self._rules.linear:
-            return self._ruled_call(Call.of(func, family, args, kwargs), self.of_modules[self._inside[-1]])
+            return self._ruled_call(Call.of(func, family, args, kwargs), Entry(self.of_modules[self._inside[-1]]))
         entry = self._rules.table.get(family)
         if entry is not None and moved >= entry.moved:
-            return self._ruled_call(Call.of(func, family, args, kwargs), entry.rule)
+            return self._ruled_call(Call.of(func, family, args, kwargs), entry)
         if entry is None and _is_composite(func):
             with self:
                 return _opened(func)(*args, **kwargs)
@@ -247,28 +273,37 @@ class _Mode(TorchFunctionMode):
             raise NoRule("the model differentiates inside of its forward pass; rules have no second derivative")
         return func(*args, **kwargs)
 
-    def _ruled_call(self, call: Call, rule: Any, value: Tensor | None = None) -> Any:
+    def _ruled_call(self, call: Call, entry: Entry, value: Tensor | None = None) -> Any:
         _refuse_recomputing()
-        ends = {tensor.grad_fn for tensor in call.tensors}
-        if self._tape is not None and self._recording:
-            self._tape.record(call)
-            return call.native() if value is None else ruled(value, lambda gradient: (gradient,), *call.tensors)
+        self._met = True
+        if self._recording and self._tape is not None:
+            return self._recorded(call, self._tape, entry, value)
         if self._tape is not None:
-            call = replace(call, reference=self._tape.next(call))
-        result = rule(call)
+            call = call.against(self._tape.next(call))
+        ends = {tensor.grad_fn for tensor in call.tensors}
+        result = entry.rule(call)
         cover(result, ends)
         return result
+
+    def _recorded(self, call: Call, tape: Tape, entry: Entry, value: Tensor | None) -> Any:
+        """A call of the run of the baseline; `value` is its result, if that is known without a graph."""
+        if entry.kept is not None:
+            result, kept = entry.kept(call)
+            tape.record(call, kept)
+            return result
+        tape.record(call, tuple(tensor.clone() for tensor in call.now))
+        return call.native() if value is None else ruled(value, lambda gradient: (gradient,), *call.tensors)
 
     def _without_foreign(
         self, args: tuple[Any, ...], kwargs: dict[str, Any]
     ) -> tuple[tuple[Any, ...], dict[str, Any], int]:
         """The arguments with parameters as constants; and how many of them depend on the input."""
-        moved, foreign = 0, False
-        for value in (*args, *kwargs.values()):
+        moved = foreign = 0
+        for value in (*args, *kwargs.values()) if kwargs else args:
             for each in value if type(value) in (list, tuple) else (value,):
                 if isinstance(each, Tensor) and each.requires_grad:
                     outside = self._is_foreign(each)
-                    foreign, moved = foreign or outside, moved + (not outside)
+                    foreign, moved = foreign + outside, moved + (not outside)
         if foreign:
             args = tuple(self._constant(value) for value in args)
             kwargs = {name: self._constant(value) for name, value in kwargs.items()}
@@ -283,6 +318,17 @@ class _Mode(TorchFunctionMode):
         return type(value)(self._constant(each) for each in value) if type(value) in (list, tuple) else value
 
 
+_QUESTIONS = frozenset(
+    (
+        *(getattr(Tensor, name).__get__ for name in ("shape", "dtype", "device", "ndim", "layout", "is_cuda")),
+        *(getattr(Tensor, name).__get__ for name in ("requires_grad", "grad_fn", "is_leaf", "itemsize", "nbytes")),
+        *(Tensor.dim, Tensor.size, Tensor.numel, Tensor.stride, Tensor.is_floating_point, Tensor.is_complex),
+        *(Tensor.is_contiguous, Tensor.element_size, Tensor.data_ptr, Tensor.__len__, Tensor.__hash__),
+    )
+)
+"""What a model asks of a tensor, whose answer is no tensor."""
+
+
 def _refuse_recomputing() -> None:
     """Raises `NoRule` inside of a part of the model whose activations will be computed again, without the rules."""
     hooks = torch._C._autograd._top_saved_tensors_default_hooks(True)
@@ -294,7 +340,7 @@ def _refuse_recomputing() -> None:
 
 
 @contextmanager
-def _applied(rules: Rules, wholes: Sequence[nn.Module]) -> Iterator[_Mode]:
+def _applied(rules: Rules) -> Iterator[_Mode]:
     """Applies the rules to what this thread runs inside."""
     mode = _Mode(rules)
     mode.of_modules = rules.by_module() if rules.linear else {}
@@ -304,13 +350,13 @@ def _applied(rules: Rules, wholes: Sequence[nn.Module]) -> Iterator[_Mode]:
             stack.callback(before.remove)
             after = module.register_forward_hook(lambda module, args, result: mode.leave(), always_call=True)
             stack.callback(after.remove)
-        for module in wholes:
-            _attach_whole(mode, module, stack)
+        for module, entry in rules.wholes.items():
+            _attach_whole(mode, module, entry, stack)
         stack.enter_context(mode)
         yield mode
 
 
-def _attach_whole(mode: _Mode, module: nn.Module, stack: ExitStack) -> None:
+def _attach_whole(mode: _Mode, module: nn.Module, entry: Entry, stack: ExitStack) -> None:
     given: list[Tensor] = []
 
     def before(module: nn.Module, args: tuple[Any, ...]) -> Any:
@@ -321,7 +367,7 @@ def _attach_whole(mode: _Mode, module: nn.Module, stack: ExitStack) -> None:
 
     def after(module: nn.Module, args: tuple[Any, ...], result: Tensor) -> Any:
         own = mode.here and bool(given) and not args[0].requires_grad
-        return mode.after_whole(module, given.pop(), result) if own else None
+        return mode.after_whole(module, entry, given.pop(), result) if own else None
 
     stack.callback(module.register_forward_pre_hook(before).remove)
     stack.callback(module.register_forward_hook(after, prepend=True).remove)

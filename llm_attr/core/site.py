@@ -29,8 +29,8 @@ class Site:
     """The input or the output of a layer.
 
     The input is every tensor among the layer's positional arguments, or, where all is passed by keyword, the first
-    keyword that is a tensor of floating point. The output is every tensor that the layer gives, inside of tuples and
-    `ModelOutput`s too.
+    keyword that is a tensor of floating point. The output is every tensor that the layer gives, inside of tuples and of
+    a `ModelOutput` too.
 
     Attributes:
         layer: A module of the model.

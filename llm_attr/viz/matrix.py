@@ -187,7 +187,8 @@ def _label(ax: Axes, side: str, texts: tuple[str, ...], strengths: Floats, size:
         labels = labels_of(texts, _WIDEST, exact=side == "left")
         tick(ax.xaxis if side == "top" else ax.yaxis, labels, leaning="left" if side == "top" else "")
     else:
-        tick_some(ax, side, _labels(texts, _named(strengths, size, inches / APART[side]), size, exact=side == "left"), inches)
+        named = _named(strengths, size, inches / APART[side])
+        tick_some(ax, side, _labels(texts, named, size, exact=side == "left"), inches)
 
 
 def _labels(texts: tuple[str, ...], named: list[int], size: int, *, exact: bool = False) -> dict[float, str]:

@@ -146,6 +146,7 @@ def test_chunked_is_unchunked(row: Row, model: TwoInputs, x: Tensor, y: Tensor, 
 
 
 @each_method
+@pytest.mark.filterwarnings("ignore:no ReLU of the model:UserWarning")
 @pytest.mark.parametrize("dtype", [torch.float64, torch.float32, torch.float16, torch.bfloat16])
 @pytest.mark.parametrize("device", ["cpu", "cuda"])
 def test_dtype_and_device_are_kept(row: Row, dtype: torch.dtype, device: str) -> None:

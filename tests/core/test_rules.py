@@ -19,7 +19,7 @@ from llm_attr.core.path import Walk
 from llm_attr.core.problem import Gradients, Problem
 from llm_attr.core.rule_call import family_of
 from llm_attr.core.rule_library import DEEP_LIFT, GUIDED, LRP
-from llm_attr.core.rules import Rules
+from llm_attr.core.rules import Rules, Tape
 from llm_attr.core.whole_modules import acts_on_each_entry
 from llm_attr.errors import NoGradient, NoRule
 
@@ -352,11 +352,9 @@ def test_an_output_that_does_not_depend_on_the_input() -> None:
 
 
 def test_a_run_of_the_baseline_copies_no_weights() -> None:
-    from llm_attr.core.rules import Tape
-
     model, tape = nn.Sequential(linear(6, 200), nn.ReLU(), linear(200, 1)), Tape()
     DEEP_LIFT.of(model).on(Problem.of(model, X), tape, recording=True).at((X,), 1)
-    assert sum(tensor.numel() for _, tensors in tape._calls for tensor in tensors) == 3 * 200
+    assert tape.size == 3 * 200
 
 
 def state(model: nn.Module) -> dict[str, Any]:
