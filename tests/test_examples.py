@@ -40,7 +40,7 @@ def check_picture(name: str, out: Path) -> None:
     """The picture is as large as the one in the docs, and the README shows that."""
     with Image.open(out) as made, Image.open(ROOT / "docs" / "images" / f"{name}.png") as shown:
         assert made.size == shown.size
-        assert min(made.size) >= 600
+        assert min(made.size) >= 500
         assert len(made.convert("RGB").quantize(64).getcolors() or []) > 20
     assert f"(docs/images/{name}.png)" in README
 
