@@ -1,8 +1,10 @@
-"""Set llm_attr up in this folder and run it: `python bootstrap.py demo` or `python bootstrap.py test`.
+"""Set llm_attr up in this folder and run it: `python bootstrap.py demo`, `docs` or `test`.
 
 Needs nothing but Python 3.10 or newer with its standard library, on Linux, macOS or Windows. It makes `.venv` beside
 this file, installs the project there with the releases of constraints.txt, fetches the embedded model into the user's
 cache, and runs. A second run finds all that and starts at once; what a stopped run left is repaired by the next.
+
+`docs` runs the notebooks and builds the site into build/docs; `test` does that too, after the checks and before pytest.
 
 pip's own configuration says where packages come from. Where that offers a CPU build of torch, it is taken; elsewhere on
 Linux torch comes with CUDA and is some gigabytes larger.
@@ -24,7 +26,7 @@ ROOT = Path(__file__).resolve().parent
 MODEL = "smollm2-135m"
 OLDEST_PYTHON = (3, 10)
 SPACE = 3_000_000_000  # bytes: the environment with a CPU build of torch, pip's temporary files and the model
-EXTRAS = {"demo": ["demo"], "test": ["demo", "lint", "plot", "surrogates", "test"]}
+EXTRAS = {"demo": ["demo"], "docs": ["docs"], "test": ["docs", "lint", "test"]}
 CHECKS = (
     ("ruff check", ["-m", "ruff", "check", "."]),
     ("ruff format", ["-m", "ruff", "format", "--check", "."]),
@@ -196,6 +198,29 @@ def install(environment: Environment, extras: list[str]) -> None:
     environment.write_note("installed", fingerprint=environment.fingerprint(), extras=extras)
 
 
+def build_site(environment: Environment) -> None:
+    """Copy the pages, make notebooks of their sources, run each once, and build the site from what that gives."""
+    pages = environment.root / "build" / "pages"
+    shutil.rmtree(pages, ignore_errors=True)
+    shutil.copytree(environment.root / "docs", pages)
+    sources = sorted((pages / "notebooks").glob("*.py"))
+    python = str(environment.python)
+    run("notebooks: make", [python, "-m", "jupytext", "--quiet", "--to", "ipynb", *map(str, sources)])
+    for source in sources:
+        source.unlink()
+    run(
+        "notebooks: run",
+        [python, "-m", "pytest", "-q", "-n", "auto", "--nbmake", "--nbmake-timeout=120", "--overwrite", str(pages)],
+        HF_HUB_DISABLE_PROGRESS_BARS="1",
+        HF_HUB_OFFLINE="1",
+        OMP_NUM_THREADS="1",
+        PYTHONPATH=str(environment.root / "examples"),
+    )
+    site = environment.root / "build" / "docs"
+    shutil.rmtree(site, ignore_errors=True)
+    run("site: build/docs/index.html", [python, "-m", "sphinx", "-q", "-W", "--keep-going", str(pages), str(site)])
+
+
 def work(task: str) -> None:
     """Do everything that the task needs, then the task."""
     check_python(sys.version_info[:2])
@@ -208,8 +233,12 @@ def work(task: str) -> None:
     if task == "demo":
         run("demo", [python, str(Path("examples", "demo.py"))], last=True)
         return
+    if task == "docs":
+        build_site(environment)
+        return
     for title, arguments in CHECKS:
         run(title, [python, *arguments])
+    build_site(environment)
     run("pytest", [python, "-m", "pytest", "-n", "auto"], last=True, HF_HUB_OFFLINE="1")
 
 

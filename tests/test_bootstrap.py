@@ -184,6 +184,27 @@ class TestMakeEnvironment:
         assert not environment.is_environment()
 
 
+class TestBuildSite:
+    def test_pages_are_copied_afresh_and_notebooks_run_before_the_site_is_built(
+        self, environment: bootstrap.Environment, commands: list[list[str]]
+    ) -> None:
+        notebooks = environment.root / "docs" / "notebooks"
+        notebooks.mkdir(parents=True)
+        (notebooks / "start.py").write_text("# %%\n1 + 1\n")
+        (environment.root / "docs" / "index.md").touch()
+        left = environment.root / "build" / "pages" / "removed.md"
+        left.parent.mkdir(parents=True)
+        left.touch()
+        bootstrap.build_site(environment)
+        pages = environment.root / "build" / "pages"
+        assert sorted(path.relative_to(pages).as_posix() for path in pages.rglob("*")) == ["index.md", "notebooks"]
+        assert [command[2] for command in commands] == ["jupytext", "pytest", "sphinx"]
+        assert commands[0][-1] == str(pages / "notebooks" / "start.py")
+        assert "--overwrite" in commands[1]
+        assert "-W" in commands[2]
+        assert commands[2][-1] == str(environment.root / "build" / "docs")
+
+
 class TestSteps:
     def test_a_quiet_step_prints_its_title_and_time(
         self, environment: bootstrap.Environment, capfd: pytest.CaptureFixture[str]
