@@ -134,6 +134,10 @@ class AnswerScore:
         """Notes that so many numbers of the last points went back through the model."""
         self.counter.backward += rows
 
+    def count_forward_mode(self, rows: int) -> None:
+        """Notes that so many directions went along with the last point."""
+        self.counter.forward_mode += rows
+
     def _read(self, ids: Sequence[int]) -> tuple[Tensors, tuple[Slot, ...]]:
         """What passes the layers: of the embedding layer what it says of the ids, of others what a pass shows."""
         asked = torch.tensor([list(ids)])
@@ -188,6 +192,11 @@ class ContrastScore:
         """Through both passes."""
         self._answer.count_backward(rows)
         self._foil.count_backward(rows)
+
+    def count_forward_mode(self, rows: int) -> None:
+        """Along both passes."""
+        self._answer.count_forward_mode(rows)
+        self._foil.count_forward_mode(rows)
 
     def __call__(self, *moved: Tensor) -> Tensors:
         """`(rows, answer tokens)` in nats."""

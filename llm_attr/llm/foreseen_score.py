@@ -6,7 +6,6 @@ from collections.abc import Sequence
 
 import torch
 from torch import Tensor, nn
-from torch.autograd import forward_ad
 
 from llm_attr.core.path import accumulator
 from llm_attr.core.site import Site
@@ -69,8 +68,6 @@ class ForeseenScore:
     def __call__(self, *moved: Tensor) -> Tensors:
         """See `AnswerScore`; the same for all tokens and quantities."""
         call = self._call(len(moved[0]))
-        if forward_ad._current_level >= 0 and forward_ad.unpack_dual(moved[0]).tangent is not None:
-            self._forecast.forward_mode.add(call)
         total = torch.stack([part.flatten(1).mean(1) for part in moved]).sum(0)
         values = (total.detach() + STEEP * (total.detach() - total))[:, None].expand(-1, len(self.passage.scored))
         self._last = call
@@ -80,6 +77,11 @@ class ForeseenScore:
         """See `AnswerScore`."""
         self.counter.backward += rows
         self._forecast.backward.add(self._last, rows)
+
+    def count_forward_mode(self, rows: int) -> None:
+        """See `AnswerScore`."""
+        self.counter.forward_mode += rows
+        self._forecast.forward_mode.add(Call(rows * self._last.positions, rows * self._last.head_rows))
 
     def _call(self, rows: int) -> Call:
         call = Call(rows * len(self.passage.ids), rows * len(self.passage.rows))

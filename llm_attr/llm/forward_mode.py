@@ -10,21 +10,19 @@ from weakref import WeakKeyDictionary
 
 import torch
 from torch import Tensor
-from torch.autograd import forward_ad
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
 from llm_attr.attr.base import Attribution
 from llm_attr.attr.gradient import InputXGradient, LayerGradientXActivation
 from llm_attr.attr.integrated import IntegratedGradients, LayerIntegratedGradients
-from llm_attr.core.batching import copies_that_fit
 from llm_attr.core.evaluator import Evaluator
+from llm_attr.core.memory import is_out_of_memory
 from llm_attr.core.path import Quadrature, quadrature
 from llm_attr.llm.answer_score import Entries
-from llm_attr.llm.passes import Counter
 from llm_attr.typing import Tensors
 
-ROW_COST = 2.3
-"""What a row with a derivative costs, in forward (or backward) passes of a row."""
+ROW_COST = 1.8
+"""What a derivative along a direction costs, in forward (or backward) passes of a row."""
 
 
 _known: WeakKeyDictionary[Any, bool] = WeakKeyDictionary()
@@ -40,14 +38,16 @@ def noting_forward_mode(model: Any | None) -> Iterator[None]:
     """Remembers whether what is done inside with a model in forward mode worked; None: nothing is done with any.
 
     Raises:
-        NotImplementedError: it did not.
+        NotImplementedError: it did not: an operation has no derivative in a direction, or none in several at a time.
     """
     try:
         yield
-    except NotImplementedError:
+    except (NotImplementedError, RuntimeError, UserWarning) as error:
+        if is_out_of_memory(error):
+            raise
         if model is not None:
             _known[model] = False
-        raise
+        raise NotImplementedError("an operation of the model has no forward mode") from error
     if model is not None:
         _known[model] = True
 
@@ -65,7 +65,6 @@ def rule_of(method: Attribution, options: dict[str, Any]) -> Quadrature | None:
 
 def entry_rows(
     entries: Entries,
-    counter: Counter,
     start: Tensors,
     end: Tensors,
     owners: Sequence[int],
@@ -78,7 +77,6 @@ def entry_rows(
 
     Args:
         entries: Numbers of an answer.
-        counter: Where rows are counted.
         start: Activations at the baseline, `(1, positions, *features)` each.
         end: Those of the prompt.
         owners: The unit of each position.
@@ -89,29 +87,33 @@ def entry_rows(
     totals = torch.zeros(entries.rows, units)
 
     def evaluate(first: int, stop: int) -> None:
-        rows = torch.arange(first, stop)
-        point, unit = rows // units, rows % units
-        mine = owned[None] == unit[:, None]
-        points, directions = [], []
-        for low, high in zip(start, end, strict=True):
-            shape = (-1, *(1,) * (low.dim() - 1))
-            points.append(low + rule.alphas[point].to(low).view(shape) * (high - low))
-            directions.append((high - low) * mine.to(low).view(*mine.shape, *shape[2:]))
-        found = _derivatives(entries, tuple(points), tuple(directions)).float().cpu()
-        totals.index_add_(1, unit, (found * rule.weights[point].float()[:, None]).T)
+        for at in range(first // units, (stop - 1) // units + 1):
+            chosen = torch.arange(max(first, at * units), min(stop, (at + 1) * units)) - at * units
+            mine = owned[None] == chosen[:, None]
+            points, directions = [], []
+            for low, high in zip(start, end, strict=True):
+                points.append(low + float(rule.alphas[at]) * (high - low))
+                own = mine.to(low).view(len(chosen), 1, -1, *(1,) * (low.dim() - 2))
+                directions.append((high - low)[None] * own)
+            found = _derivatives(entries, tuple(points), tuple(directions)).float().cpu()
+            totals[:, chosen] += float(rule.weights[at]) * found.T
+            entries.score.count_forward_mode(len(chosen))
 
     count = len(rule.alphas) * units
     evaluator = Evaluator("forward-mode derivatives", count, device=end[0].device)
-    for _ in evaluator.run(count, copies_that_fit(end), evaluate):
+    for _ in evaluator.run(count, min(units, entries.together.directions()), evaluate):
         pass
-    counter.forward_mode += count
     return totals
 
 
-def _derivatives(entries: Entries, points: Tensors, directions: Tensors) -> Tensor:
-    """`(rows, entries)`: how fast each entry changes along each row's direction."""
-    with warnings.catch_warnings(), torch.no_grad(), forward_ad.dual_level(), sdpa_kernel(SDPBackend.MATH):
+def _derivatives(entries: Entries, point: Tensors, directions: Tensors) -> Tensor:
+    """`(directions, entries)`: how fast each entry changes from one point, whose own pass all directions share."""
+
+    def along(*direction: Tensor) -> Any:
+        return torch.func.jvp(entries.values, point, direction)[1]
+
+    with warnings.catch_warnings(), torch.no_grad(), sdpa_kernel(SDPBackend.MATH):
         warnings.filterwarnings("ignore", "`torch.jit.script` is deprecated", DeprecationWarning)
-        duals = [forward_ad.make_dual(point, direction) for point, direction in zip(points, directions, strict=True)]
-        tangent = forward_ad.unpack_dual(entries.values(*duals)).tangent
-        return torch.zeros(len(points[0]), entries.rows) if tangent is None else tangent
+        warnings.filterwarnings("error", "There is a performance drop", UserWarning)
+        found: Tensor = torch.func.vmap(along)(*directions)
+    return found[:, 0]

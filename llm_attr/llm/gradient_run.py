@@ -150,7 +150,8 @@ class GradientRun:
     def _look_at_the_prompt(self) -> None:
         """The log-probabilities of the answer and the reference of a divergence, where no later pass shows them."""
         wanting = any(scalar.needs_reference for scalar in self.scalars)
-        if wanting or (self._places is not None and not self._at_prompt):
+        unseen = not self._at_prompt or self._forward_rule(len(self.scalars)) is not None
+        if wanting or (self._places is not None and unseen):
             score = self._one(Passage(self.placed.ids, self.answer))
             reference = score.logits()[0].log_softmax(-1) if wanting else score.logits()
             self._hear(score)
@@ -177,7 +178,8 @@ class GradientRun:
 
     def _forward_rule(self, quantities: int) -> Quadrature | None:
         """The points of the method, if forward mode gives the tokens' rows with less work."""
-        rule = rule_of(self.method, self._options) if self._forward_mode else None
+        plain = self._forward_mode and not any(scalar.waits for scalar in self.scalars)
+        rule = rule_of(self.method, self._options) if plain else None
         less = ROW_COST * self._units < 1 + quantities * len(self.answer)
         return rule if self._places is not None and less else None
 
@@ -212,7 +214,7 @@ class GradientRun:
         entries = self._entries(score, tokens_of(score.passage, quantities))
         try:
             with noting_forward_mode(asked), self._piece():
-                rows = entry_rows(entries, self.counter, low, high, self._owners.tolist(), rule, self._units)
+                rows = entry_rows(entries, low, high, self._owners.tolist(), rule, self._units)
         except NotImplementedError:
             self._forward_mode = False
             self._pieces += len(list(self._passages())) - 1
@@ -304,7 +306,13 @@ class GradientRun:
 
     def _one(self, passage: Passage) -> AnswerScore:
         made: AnswerScore = self._make(
-            self.language_model, passage, self._sites, self._places, self.scalars, self.counter, self._at_prompt
+            self.language_model,
+            passage,
+            self._sites,
+            self._places,
+            self.scalars,
+            self.counter,
+            self._at_prompt and bool(self.log_probs.isnan().any()),
         )
         return made
 

@@ -145,7 +145,7 @@ def _peak(language_model: LanguageModel, draft: Draft) -> int:
     positions, rows = forecast.forward.largest
     most = call_bytes(language_model, Call(positions + forecast.context, rows))
     if forecast.forward_mode.calls:
-        most *= 2
+        most += call_bytes(language_model, forecast.forward_mode.largest)
     positions, rows = forecast.backward.largest
     logits = LOSS_COPIES * 4 * rows * config.vocab_size
     return max(most, kept_bytes(language_model, positions, draft.recompute) + logits)

@@ -1,4 +1,4 @@
-"""Derivatives of several numbers over one graph: together in one backward pass, or one pass for each."""
+"""Derivatives of several numbers over one graph, or in several directions: together in one pass, or one by one."""
 
 from __future__ import annotations
 
@@ -44,6 +44,10 @@ class Together:
         """Whether the numbers of so many points may go together: their attention weights have to be held."""
         room = free_bytes(self._device) // MEMORY_SHARE
         return self._wanted and self._model not in _unbatched and self._weights * points < room
+
+    def directions(self) -> int:
+        """How many derivatives in a direction may go forward together, from one point."""
+        return max(1, free_bytes(self._device) // (MEMORY_SHARE * self._row))
 
     def derivatives(self, values: Tensor, points: Sequence[Tensor], directions: Tensor) -> Tensors:
         """`(rows, points, ...)` for each of the points, along `directions` `(rows, *values)` of the values."""

@@ -49,7 +49,7 @@ class Speed:
             recompute: Whether a backward pass runs the forward pass again.
         """
         again = self.backward + (1 if recompute else 0)
-        loads = ((forecast.forward, 1.0), (forecast.backward, again), (forecast.forward_mode, ROW_COST - 1))
+        loads = ((forecast.forward, 1.0), (forecast.backward, again), (forecast.forward_mode, ROW_COST))
         return sum(share * self._of(load) for load, share in loads)
 
     def _of(self, load: Load) -> float:
