@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import TYPE_CHECKING
 
+from llm_attr.errors import UnknownKeyword, UnknownName, UnsupportedMethod
 from llm_attr.llm.scalar import UNITS
 from llm_attr.viz.levels import Levels
 from llm_attr.viz.view import AttributionView
@@ -56,7 +57,11 @@ def drawn(plot: Callable[..., tuple[Figure, Axes]], shape: object, ax: Axes | No
 
 
 def _pairs(result: LLMAttributionResult) -> tuple[tuple[float, ...], ...] | None:
-    found = None if result.table is None else result.table.interactions()
+    """Those that can be found anew: a stored result may lack what its estimator was made with."""
+    try:
+        found = None if result.table is None else result.table.interactions()
+    except (UnknownKeyword, UnknownName, UnsupportedMethod):
+        return None
     return None if found is None else tuple(map(tuple, found.values[0].tolist()))
 
 

@@ -308,6 +308,7 @@ def test_options_that_cannot_be_stored(tmp_path: Path) -> None:
     assert (again.table.options, again.table.missing) == ({"samples": 3}, ("alpha", "kernel"))
     with pytest.raises(UnsupportedMethod, match="alpha, kernel of feature_ablation could not be stored"):
         again.for_output("x")
+    assert "x" in again.to_html()
 
 
 def test_a_fresh_process_needs_no_model(result: Result, folder: Path) -> None:
