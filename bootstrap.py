@@ -26,7 +26,7 @@ ROOT = Path(__file__).resolve().parent
 MODEL = "smollm2-135m"
 OLDEST_PYTHON = (3, 10)
 SPACE = 3_000_000_000  # bytes: the environment with a CPU build of torch, pip's temporary files and the model
-EXTRAS = {"demo": ["demo"], "docs": ["docs"], "test": ["docs", "lint", "test"]}
+EXTRAS = {"demo": ["demo"], "docs": ["demo", "docs"], "test": ["demo", "docs", "lint", "test"]}
 CHECKS = (
     ("ruff check", ["-m", "ruff", "check", "."]),
     ("ruff format", ["-m", "ruff", "format", "--check", "."]),

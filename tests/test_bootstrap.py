@@ -289,3 +289,7 @@ def test_the_extras_exist() -> None:
     for extra in {extra for extras in bootstrap.EXTRAS.values() for extra in extras}:
         assert f"\n{extra} = [" in tables
     assert json.dumps(bootstrap.MODEL) in (bootstrap.ROOT / "llm_attr/llm/embedded.py").read_text(encoding="utf-8")
+
+
+def test_whoever_ran_the_tests_has_what_the_demo_and_the_docs_need() -> None:
+    assert set(bootstrap.EXTRAS["demo"]) <= set(bootstrap.EXTRAS["docs"]) <= set(bootstrap.EXTRAS["test"])
