@@ -27,10 +27,10 @@ app.add_typer(models.app, name="models")
 
 
 def main() -> None:
-    """Run the command line; an error of llm_attr becomes one line on standard error and exit code 1."""
+    """Run the command line; an error of llm_attr or of a file becomes one line on standard error and exit code 1."""
     try:
         app(prog_name="llm-attr")
-    except LlmAttrError as error:
+    except (LlmAttrError, OSError) as error:
         print(f"error: {' '.join(str(error).split())}", file=sys.stderr)
         sys.exit(1)
 

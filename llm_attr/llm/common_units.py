@@ -43,9 +43,11 @@ class CommonUnits:
         A unit that is white space only belongs to the unit before it.
 
         Raises:
-            InvalidValue: the texts of the units differ.
+            InvalidValue: the texts of the units differ, or a result has none.
         """
         first = results[0].input_tokens
+        if not all(result.input_tokens for result in results):
+            raise InvalidValue("results without units cannot be compared: at least one has none")
         if all(result.input_tokens == first for result in results):
             owners = [tuple(range(len(first)))] * len(results)
         else:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import TYPE_CHECKING
 
-from llm_attr.errors import UnknownKeyword, UnknownName, UnsupportedMethod
+from llm_attr.errors import InvalidType, UnknownKeyword, UnknownName, UnsupportedMethod
 from llm_attr.llm.scalar import UNITS
 from llm_attr.viz.levels import Levels
 from llm_attr.viz.view import AttributionView
@@ -42,7 +42,16 @@ def view(result: LLMAttributionResult) -> AttributionView:
 
 
 def levels(result: LLMAttributionResult, *others: LLMAttributionResult) -> Levels:
-    """The results of one text, explained by several units, as levels; see `Levels.of`."""
+    """The results of one text, explained by several units, as levels; see `Levels.of`.
+
+    Raises:
+        InvalidType: a level is no result.
+    """
+    from llm_attr.llm.result import LLMAttributionResult
+
+    for other in others:
+        if not isinstance(other, LLMAttributionResult):
+            raise InvalidType(f"levels must be LLMAttributionResults; given {type(other).__name__}")
     return Levels.of(*(view(each) for each in (result, *others)))
 
 

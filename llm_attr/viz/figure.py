@@ -12,7 +12,7 @@ from weakref import WeakSet
 
 import numpy as np
 
-from llm_attr.errors import InvalidValue, MissingExtra
+from llm_attr.errors import InvalidType, InvalidValue, MissingExtra
 from llm_attr.viz.colour import colormap
 from llm_attr.viz.legible import label, legible_line, shortened
 from llm_attr.viz.scale import Floats, Scale
@@ -55,11 +55,15 @@ def new_figure(size: tuple[float, float]) -> Figure:
 
     Raises:
         MissingExtra: matplotlib is not installed.
+        InvalidValue: the size is not two positive numbers.
     """
     try:
         from matplotlib.figure import Figure
     except ImportError as error:
         raise MissingExtra("matplotlib", "plot") from error
+    sides = np.asarray(size)
+    if sides.shape != (2,) or sides.dtype.kind not in "fiu" or not (np.isfinite(sides).all() and sides.min() > 0):
+        raise InvalidValue(f"the size of a figure must be its width and height in inches, above 0; given {size!r}")
     return Figure(figsize=size, layout="constrained")
 
 
@@ -68,7 +72,8 @@ def axes_of(ax: Axes | None, size: tuple[float, float]) -> tuple[Figure, Axes]:
 
     Raises:
         MissingExtra: matplotlib is not installed.
-        InvalidValue: the axes are of no figure.
+        InvalidType: something else than axes is given.
+        InvalidValue: the axes are of no figure, or the size is not two positive numbers.
     """
     if ax is None:
         fig = new_figure(size)
@@ -81,12 +86,42 @@ def figure_of(ax: Axes) -> Figure:
     """The whole figure that axes are in.
 
     Raises:
+        InvalidType: something else than axes is given.
         InvalidValue: the axes are of no figure.
     """
+    from matplotlib.axes import Axes
+
+    if not isinstance(ax, Axes):
+        raise InvalidType(f"axes must be matplotlib Axes; given {type(ax).__name__}")
     owner = ax.get_figure(root=True)
     if owner is None:
         raise InvalidValue("the axes belong to no figure")
     return owner
+
+
+def room(ax: Axes) -> tuple[float, float]:
+    """The inches across and down that axes will have at most, as far as that is known before the figure is drawn."""
+    fig, slot = figure_of(ax), ax.get_subplotspec()
+    page = ax.get_figure(root=False) or fig
+    width, height = page.bbox.width / fig.dpi, page.bbox.height / fig.dpi
+    if slot is None or fig.get_layout_engine() is None:
+        box = ax.get_position()
+        return box.width * width, box.height * height
+    rows, columns = slot.get_gridspec().get_geometry()
+    return 0.95 * width * len(slot.colspan) / columns, 0.8 * height * len(slot.rowspan) / rows
+
+
+def _breadth(ax: Axes) -> float:
+    """The inches that text above or below axes may take: where labels will take from the axes' room, less of it."""
+    return room(ax)[0] * (1.1 if figure_of(ax).get_layout_engine() is None else 0.8)
+
+
+def filled(text: str, inches: float, points: float) -> str:
+    """The text of this size in lines that are about as wide as so many inches at most."""
+    from textwrap import fill
+
+    characters = inches * 72 / (0.58 * points) * len(text) / max(cells(text), 1)
+    return fill(text, max(int(characters), 12))
 
 
 def tick(axis: Axis, labels: Sequence[str], leaning: str = "") -> None:
@@ -157,9 +192,10 @@ def colour_bar(ax: Axes, scale: Scale, name: str, **options: Any) -> Colorbar:
 
 
 def say(ax: Axes, *lines: str) -> None:
-    """Small lines below the axes: what a reader has to know; the empty ones are left out."""
+    """Small lines below the axes: what a reader has to know; the empty ones are left out, long ones broken."""
     ax.xaxis.set_label_position("bottom")
-    ax.set_xlabel("\n".join(filter(None, lines)), loc="left", fontsize=8, color=QUIET, labelpad=8, **font())
+    told = [filled(each, _breadth(ax), 8) for text in lines for each in text.split("\n") if each]
+    ax.set_xlabel("\n".join(told), loc="left", fontsize=8, color=QUIET, labelpad=8, **font())
 
 
 def _slope(end: str) -> dict[str, Any]:
@@ -167,17 +203,17 @@ def _slope(end: str) -> dict[str, Any]:
 
 
 def entitle(ax: Axes, title: str) -> None:
-    """A heading at the left, if there is one: of the figure if it was made here, else of the axes; cut to its width."""
+    """A heading at the left, if there is one: a line of the figure if it was made here, else two of the axes."""
     if not title:
         return
     fig = figure_of(ax)
-    own = fig in _OWN
-    inches = (fig if own else ax).bbox.width / fig.dpi
-    text = shortened(line(title), max(int(inches / 0.1), 12))
-    if own:
+    if fig in _OWN:
+        text = shortened(line(title), max(int(fig.bbox.width / fig.dpi / 0.1), 12))
         fig.suptitle(text, x=0.01, ha="left", fontsize=11, **font())
-    else:
-        ax.set_title(text, loc="left", fontsize=11, pad=12, **font())
+        return
+    width = _breadth(ax)
+    text = filled(shortened(line(title), max(int(2 * width / 0.1), 20)), width, 11)
+    ax.set_title(text, loc="left", fontsize=11, pad=12, **font())
 
 
 def labels_of(texts: Sequence[str], cells: int, *, exact: bool = False) -> list[str]:
@@ -185,8 +221,9 @@ def labels_of(texts: Sequence[str], cells: int, *, exact: bool = False) -> list[
     return [shortened(line(text, exact=exact), cells) for text in texts]
 
 
-def line(text: str, *, exact: bool = False) -> str:
-    """One line that matplotlib can draw: characters that no font here has become U+FFFD."""
+def line(text: object, *, exact: bool = False) -> str:
+    """One line that matplotlib can draw, of a text or number: characters that no font here has become U+FFFD."""
+    text = str(text)
     shown = (legible_line(text) or "(empty)" if exact else label(text)).translate(_INVISIBLE)
     return "".join(character if ord(character) in _drawable() else "\ufffd" for character in shown)
 
@@ -211,7 +248,10 @@ def font() -> dict[str, Any]:
 @cache
 def _families() -> tuple[str, ...]:
     """Matplotlib's own font and those of `_FONTS` that are installed."""
-    from matplotlib.font_manager import fontManager
+    try:
+        from matplotlib.font_manager import fontManager
+    except ImportError as error:
+        raise MissingExtra("matplotlib", "plot") from error
 
     installed = set(fontManager.get_font_names())
     return ("DejaVu Sans", *(name for name in _FONTS if name in installed))
@@ -220,6 +260,7 @@ def _families() -> tuple[str, ...]:
 @cache
 def _drawable() -> frozenset[int]:
     """The code points that the fonts in use have."""
+    families = _families()
     from matplotlib.font_manager import findfont, get_font
 
-    return frozenset(code for name in _families() for code in get_font(findfont(name)).get_charmap())
+    return frozenset(code for name in families for code in get_font(findfont(name)).get_charmap())

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from enum import Enum
+from numbers import Real
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -11,9 +12,9 @@ from numpy.typing import NDArray
 
 from llm_attr.errors import InvalidShape, InvalidValue
 from llm_attr.viz.colour import LIGHT, ramp
-from llm_attr.viz.figure import axes_of, cells, font, line, new_figure, say
+from llm_attr.viz.figure import axes_of, filled, font, line, new_figure, room, say
 from llm_attr.viz.scale import Floats
-from llm_attr.viz.sign import Numbers, SignedShares, VisualizeSign, array_of, member
+from llm_attr.viz.sign import Numbers, SignedShares, VisualizeSign, array_of, member, summed
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -73,7 +74,7 @@ def plot_image(
         MissingExtra: matplotlib is not installed.
     """
     way, kept = member(ImageVisualizationMethod, "method", method), member(VisualizeSign, "sign", sign)
-    if not 0 <= alpha <= 1:
+    if not (isinstance(alpha, Real) and 0 <= alpha <= 1):
         raise InvalidValue(f"the opacity of the heat map must be in [0, 1]; given {alpha!r}")
     image = _image(original_image, way)
     shares = _shares(attr, image, way, kept, outliers)
@@ -88,8 +89,8 @@ def plot_image(
         axes.imshow(shares.shares, colours, vmin=shares.lowest, vmax=1.0, alpha=opacity)
     elif way is not ImageVisualizationMethod.original_image:
         colours = _hidden_to_shown(way)
-    if title:
-        axes.set_title(_wrapped(fig, axes, line(title), 10), loc="left", fontsize=10, pad=6, **font())
+    if title is not None and title != "":
+        axes.set_title(_wrapped(axes, line(title), 10), loc="left", fontsize=10, pad=6, **font())
     _explain(fig, axes, shares, colours, colorbar)
     return fig, axes
 
@@ -199,7 +200,7 @@ def _shares(
         )
     if image is None and array.ndim == 3 and array.shape[2] not in _CHANNELS and array.shape[0] in _CHANNELS:
         raise InvalidShape(f"attr must be (height, width, channels); given {array.shape}{_turn(array)}")
-    return SignedShares.of(array.sum(2) if array.ndim == 3 else array, sign, outliers)
+    return SignedShares.of(summed(array, 2)[:, :, 0] if array.ndim == 3 else array, sign, outliers)
 
 
 def _turn(array: NDArray) -> str:
@@ -248,7 +249,7 @@ def _explain(fig: Figure, axes: Axes, shares: SignedShares | None, colours: Colo
     """The scale: a bar below the image, or a line; room for a bar also where nothing needs one, so that views align."""
     if not colorbar:
         if shares is not None:
-            say(axes, _wrapped(fig, axes, shares.said, 8))
+            say(axes, _wrapped(axes, shares.said, 8))
         return
     from matplotlib.cm import ScalarMappable
     from matplotlib.colors import Normalize
@@ -264,21 +265,12 @@ def _explain(fig: Figure, axes: Axes, shares: SignedShares | None, colours: Colo
     below.tick_params(length=0, labelsize=8)
     for place, label in zip(ticks, below.get_xticklabels(), strict=True):
         label.set_horizontalalignment("right" if place == 1 else "left" if place == shares.lowest else "center")
-    say(below, _wrapped(fig, axes, shares.scale.rule if shares.scale.limit else shares.said, 8))
+    say(below, _wrapped(axes, shares.scale.rule if shares.scale.limit else shares.said, 8))
 
 
-def _wrapped(fig: Figure, axes: Axes, text: str, points: float) -> str:
+def _wrapped(axes: Axes, text: str, points: float) -> str:
     """The text in lines that are about as wide as the image at most."""
-    from textwrap import fill
-
-    box = axes.get_position()
-    width, height = box.width * fig.get_figwidth(), box.height * fig.get_figheight()
-    slot = axes.get_subplotspec()
-    if slot is not None and fig.get_layout_engine() is not None:
-        rows, columns = slot.get_gridspec().get_geometry()
-        width, height = 0.95 * fig.get_figwidth() / columns, 0.8 * fig.get_figheight() / rows
+    width, height = room(axes)
     low, high = axes.get_xlim()
     bottom, top = axes.get_ylim()
-    inches = min(width, height * abs((high - low) / (top - bottom)))
-    room = inches * 72 / (0.58 * points) * len(text) / max(cells(text), 1)
-    return fill(text, max(int(room), 12))
+    return filled(text, min(width, height * abs((high - low) / (top - bottom))), points)

@@ -24,6 +24,7 @@ from llm_attr.viz.figure import (
     font,
     labels_of,
     line,
+    room,
     say,
     tick,
     tick_some,
@@ -49,8 +50,9 @@ _NUMBERED = 400  # cells of the heat map that get their number, where there is r
 def plot_unit_values(view: AttributionView, ax: Axes | None = None) -> tuple[Figure, Axes]:
     """Bars of the units' values in the order of the prompt, from zero, coloured by sign, with their errors.
 
-    Up to 60 units, each has its label: short ones stand below upright bars, long ones beside lying bars. More units
-    stand upright without errors, the strongest of them named; neighbours share a bar where there is no room.
+    Up to 60 units, each has its label: short ones stand below upright bars, long ones beside lying bars. More units, or
+    those that given axes are too small for, stand upright without errors, the strongest of them named; neighbours share
+    a bar where there is no room.
 
     Args:
         view: what to draw.
@@ -60,10 +62,12 @@ def plot_unit_values(view: AttributionView, ax: Axes | None = None) -> tuple[Fig
         MissingExtra: if matplotlib is not installed.
     """
     labels = labels_of(view.units, 48) if len(view.units) <= _LISTED else []
-    if len(view.units) > _LISTED:
+    wide, high = (math.inf, math.inf) if ax is None else _places(ax)
+    lie = max(map(cells, labels), default=0) > _LONG or len(labels) > wide
+    if len(view.units) > _LISTED or (lie and len(labels) > high):
         fig, ax = axes_of(ax, (_LARGEST, 4.5))
         _draw_many(ax, view)
-    elif max(map(cells, labels), default=0) > _LONG:
+    elif lie:
         fig, ax = axes_of(ax, (8.0, max(1.5 + 0.25 * len(labels), 2.5)))
         _draw_lying(ax, view, labels)
     else:
@@ -73,6 +77,12 @@ def plot_unit_values(view: AttributionView, ax: Axes | None = None) -> tuple[Fig
     ax.set_axisbelow(True)
     entitle(ax, view.title)
     return fig, ax
+
+
+def _places(ax: Axes) -> tuple[float, float]:
+    """How many labels axes have room for below them, and beside them."""
+    width, height = room(ax)
+    return 0.6 * width / APART["top"], height / APART["left"]
 
 
 def _draw_lying(ax: Axes, view: AttributionView, labels: list[str]) -> None:
@@ -114,7 +124,7 @@ def _draw_many(ax: Axes, view: AttributionView) -> None:
     told = [f"{len(view.units):,} units in the order of the prompt; the strongest are named, with their places"]
     told += [f"each bar: the strongest of {size} units"] if size > 1 else []
     told += ["errors are not drawn"] if view.unit_errors is not None else []
-    say(ax, "; ".join(told), _told(view))
+    say(ax, "; ".join(told), view.scale.said)
 
 
 def _stand(ax: Axes, view: AttributionView) -> None:
@@ -135,8 +145,8 @@ def _bars(view: AttributionView) -> tuple[Floats, list[str], dict[str, Any]]:
 
 def _told(view: AttributionView) -> str:
     """What the figure has to say of its whiskers and its scale."""
-    whiskers = view.unit_errors is not None and len(view.units) <= _LISTED
-    return "; ".join(([f"whiskers: {line(view.error_name)}"] if whiskers else []) + [view.scale.said])
+    whiskers = [] if view.unit_errors is None else [f"whiskers: {line(view.error_name)}"]
+    return "; ".join([*whiskers, view.scale.said])
 
 
 def plot_token_values(view: AttributionView, ax: Axes | None = None) -> tuple[Figure, Axes]:

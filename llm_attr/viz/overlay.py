@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from llm_attr.errors import InvalidShape, InvalidValue
+from llm_attr.errors import InvalidShape, InvalidType, InvalidValue
 from llm_attr.viz.colour import LIGHT, colormap
 from llm_attr.viz.figure import axes_of, entitle, font, line, say
 from llm_attr.viz.image import pixels
@@ -54,7 +54,7 @@ def overlay_segments(
 
     Raises:
         InvalidShape: the arrays do not fit each other.
-        InvalidType: they are no numbers.
+        InvalidType: they are no numbers, or `scale` is none.
         InvalidValue: a segment has no value, `numbers` is negative, or the image is not in its range.
         MissingExtra: matplotlib is not installed.
     """
@@ -63,6 +63,8 @@ def overlay_segments(
     _check_segments(picture, owners, each)
     if isinstance(numbers, bool) or not isinstance(numbers, int) or numbers < 0:
         raise InvalidValue(f"numbers must be how many values are written, 0 or more; given {numbers!r}")
+    if not (scale is None or isinstance(scale, Scale)):
+        raise InvalidType(f"scale must be a llm_attr.viz.scale.Scale or None; given {type(scale).__name__}")
     scale = scale or Scale.of(each)
     fig, ax = axes_of(ax, size)
     height, width = owners.shape
@@ -160,7 +162,8 @@ def _owners(segments: Numbers) -> NDArray[np.int64]:
     array = array_of(segments, "segments")
     if array.ndim != 2 or not array.size:
         raise InvalidShape(f"segments must be (height, width); given {array.shape}")
-    owners = array.astype(np.int64)
+    with np.errstate(invalid="ignore"):
+        owners = array.astype(np.int64)
     if (owners != array).any() or owners.min() < 0:
         raise InvalidValue(f"segments must be whole numbers from 0; given numbers from {array.min()} to {array.max()}")
     return owners

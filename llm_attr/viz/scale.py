@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
+from numbers import Real
 from typing import TypeAlias
 
 import numpy as np
@@ -54,7 +55,7 @@ class Scale:
             if not (math.isfinite(limit) and limit > 0):
                 raise InvalidValue(f"the limit of a scale must be a positive finite number; given {limit!r}")
             return cls(float(limit), "given")
-        if not 0 <= outliers < 100:
+        if not (isinstance(outliers, Real) and 0 <= outliers < 100):
             raise InvalidValue(f"outliers are a percentage in [0, 100); given {outliers!r}")
         found = np.concatenate(
             [np.zeros(0), *(np.abs(np.asarray(array, dtype=np.float64)).ravel() for array in values)]

@@ -10,7 +10,7 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 from torch import Tensor
 
-from llm_attr.errors import InvalidType, InvalidValue, UnknownName
+from llm_attr.errors import InvalidShape, InvalidType, InvalidValue, MissingExtra, UnknownName
 from llm_attr.viz.colour import LIGHT, STRENGTH, colormap, ramp
 from llm_attr.viz.legible import printed
 from llm_attr.viz.scale import Floats, Scale
@@ -50,15 +50,27 @@ def array_of(numbers: Numbers, name: str) -> NDArray:
     """Numbers as a numpy array of real numbers, without a gradient.
 
     Raises:
+        InvalidShape: they are in rows of different lengths.
         InvalidType: they are no numbers.
     """
     if isinstance(numbers, Tensor):
         numbers = numbers.detach().cpu()
         numbers = (numbers.double() if numbers.is_floating_point() else numbers).resolve_conj().numpy()
-    array = np.asarray(numbers)
+    try:
+        array = np.asarray(numbers)
+    except (ValueError, RuntimeError) as error:
+        raise InvalidShape(
+            f"{name} must be one array or tensor, or lists of one length of plain numbers; {error}"
+        ) from error
     if array.dtype.kind not in "fiub":
         raise InvalidType(f"{name} must be an array or tensor of real numbers; given {_described(numbers, array)}")
     return array
+
+
+def summed(array: NDArray, axis: int) -> NDArray:
+    """The sums along an axis, which stays with length 1; nan where infinite values of both signs meet."""
+    with np.errstate(invalid="ignore"):
+        return np.asarray(array.sum(axis, keepdims=True))
 
 
 @dataclass(frozen=True)
@@ -102,9 +114,13 @@ class SignedShares:
 
         Raises:
             InvalidValue: matplotlib knows no colour map of that name.
+            MissingExtra: matplotlib is not installed.
         """
         if given is not None:
-            from matplotlib import colormaps
+            try:
+                from matplotlib import colormaps
+            except ImportError as error:
+                raise MissingExtra("matplotlib", "plot") from error
 
             try:
                 return colormaps.get_cmap(given)

@@ -10,13 +10,14 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Literal, TypeAlias, get_args
 
 import numpy as np
-from numpy.typing import ArrayLike
+from torch import Tensor
 
 from llm_attr.errors import InvalidShape, InvalidValue, UnknownName
 from llm_attr.viz.colour import LIGHT, SERIES, mark
 from llm_attr.viz.figure import axes_of, cells, entitle, font, labels_of, line, say, tick
 from llm_attr.viz.legible import printed
 from llm_attr.viz.scale import Floats, extent
+from llm_attr.viz.sign import Numbers, array_of
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -42,26 +43,28 @@ class _Table:
     rest: int = 0
 
     @classmethod
-    def of(cls, names: Sequence[str], values: ArrayLike, errors: ArrayLike | None) -> _Table:
+    def of(cls, names: Sequence[str], values: Numbers, errors: Numbers | None) -> _Table:
         found = np.atleast_2d(_array("values", values))
         if found.ndim != 2 or found.shape[1] != len(names):
             raise InvalidShape(
                 f"values must have the shape (features,) or (series, features) for {len(names)} names; got "
                 f"{np.shape(values)}"
             )
+        if np.isinf(found).any():
+            raise InvalidValue("values must be finite, or nan where there is none; infinite ones are given")
         spread = None if errors is None else np.atleast_2d(_array("errors", errors))
         if spread is not None and spread.shape != found.shape:
             raise InvalidShape(f"errors must have the shape of the values, {found.shape}; got {spread.shape}")
         if spread is not None and (spread < 0).any():
             raise InvalidValue(f"errors must be 0 or more; the smallest given is {np.nanmin(spread):g}")
-        return cls(["\n".join(labels_of(name.split("\n"), _WIDEST)) for name in names], found, spread)
+        return cls(["\n".join(labels_of(str(name).split("\n"), _WIDEST)) for name in names], found, spread)
 
     def ordered(self, order: Order, most: int | None) -> _Table:
         """Sorted, and with the weakest summed to one where there are more than `most`."""
         if order not in get_args(Order):
             raise UnknownName("order", order, get_args(Order))
-        if most is not None and most < 1:
-            raise InvalidValue(f"most must be 1 or more features; got {most!r}")
+        if most is not None and (isinstance(most, bool) or not isinstance(most, int) or most < 1):
+            raise InvalidValue(f"most must be a whole number, 1 or more features, or None; got {most!r}")
         strongest = np.argsort(-np.nan_to_num(np.abs(self.values)).mean(0), kind="stable")
         kept = strongest if most is None or len(self.names) <= most + 1 else strongest[:most]
         shown = np.sort(kept) if order == "given" else kept
@@ -77,11 +80,11 @@ class _Table:
 
 def plot_bars(
     names: Sequence[str],
-    values: ArrayLike,
-    errors: ArrayLike | None = None,
+    values: Numbers,
+    errors: Numbers | None = None,
     *,
     series: Sequence[str] = (),
-    reference: ArrayLike | None = None,
+    reference: Numbers | None = None,
     reference_name: str = "reference",
     order: Order = "strongest",
     most: int | None = None,
@@ -110,7 +113,7 @@ def plot_bars(
 
     Raises:
         InvalidShape: names, values, errors, series or reference do not fit each other.
-        InvalidValue: a negative error, `most` below 1, or more series than there are colours (6).
+        InvalidValue: an infinite value, a negative error, `most` below 1, or more series than there are colours (6).
         UnknownName: there is no such order.
         MissingExtra: matplotlib is not installed.
 
@@ -141,11 +144,11 @@ def plot_bars(
 
 def plot_waterfall(
     names: Sequence[str],
-    values: ArrayLike,
-    base: float,
-    errors: ArrayLike | None = None,
+    values: Numbers,
+    base: Numbers,
+    errors: Numbers | None = None,
     *,
-    output: float | None = None,
+    output: Numbers | None = None,
     order: Order = "strongest",
     most: int | None = 12,
     base_name: str = "baseline",
@@ -160,10 +163,10 @@ def plot_waterfall(
     Args:
         names: the features.
         values: `(features,)` attributions.
-        base: the output at the baseline, where the first step starts.
+        base: the output at the baseline, where the first step starts: a number, or an array or tensor of one.
         errors: `(features,)` whiskers to each side; nan where there is none.
-        output: the output that was explained. Where base and values do not add up to it, the difference is a step of
-            its own, "not attributed". By default the sum.
+        output: the output that was explained, as `base`. Where base and values do not add up to it, the difference is a
+            step of its own, "not attributed". By default the sum.
         order: `strongest`, by |value|, or `given`.
         most: features to show; the sum of the others is one more step. None: all.
         base_name: what the start is called.
@@ -174,7 +177,9 @@ def plot_waterfall(
         ax: axes to draw into; by default those of a new figure.
 
     Raises:
-        InvalidShape: names, values and errors do not fit each other, or there are several series.
+        InvalidShape: names, values and errors do not fit each other, there are several series, or base or output is
+            not one number.
+        InvalidType: base or output is no number.
         InvalidValue: a value, base or output that is not finite, a negative error, or `most` below 1.
         UnknownName: there is no such order.
         MissingExtra: matplotlib is not installed.
@@ -182,8 +187,9 @@ def plot_waterfall(
     table = _Table.of(names, values, errors)
     if len(table.values) != 1:
         raise InvalidShape(f"a waterfall has one series of values; got {len(table.values)}")
+    base = _single("base", base)
     total = float(base + table.values.sum())
-    end = total if output is None else float(output)
+    end = total if output is None else _single("output", output)
     if not np.isfinite([total, end]).all():
         raise InvalidValue(f"values, base and output must be finite; they add up to {total:g}, output is {end:g}")
     table = table.ordered(order, most)
@@ -210,16 +216,24 @@ def plot_waterfall(
     return fig, ax
 
 
-def _array(name: str, given: ArrayLike) -> Floats:
+def _array(name: str, given: Numbers) -> Floats:
     """Numbers of an array, a tensor (also one with a gradient or on another device) or a list."""
-    plain = given.detach().cpu().double() if hasattr(given, "detach") else given
+    plain = given.detach().cpu().double() if isinstance(given, Tensor) else given
     try:
         return np.asarray(plain, dtype=np.float64)
-    except (TypeError, ValueError) as error:
+    except (TypeError, ValueError, RuntimeError) as error:
         raise InvalidShape(f"{name} must be numbers in rows of one length; {error}") from error
 
 
-def _with_reference(table: _Table, reference: ArrayLike) -> _Table:
+def _single(name: str, given: Numbers) -> float:
+    """A number, or that of an array or tensor of one."""
+    array = array_of(given, name)
+    if array.size != 1:
+        raise InvalidShape(f"{name} must be one number; given the shape {array.shape}")
+    return float(array.item())
+
+
+def _with_reference(table: _Table, reference: Numbers) -> _Table:
     """The reference as a last series without errors, so that it is sorted and summed like the others."""
     found = _array("reference", reference)
     if found.shape != (len(table.names),):

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
 from enum import Enum
+from numbers import Real
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -13,7 +14,7 @@ from llm_attr.errors import InvalidShape, InvalidValue, UnknownKeyword
 from llm_attr.viz.colour import LIGHT
 from llm_attr.viz.figure import QUIET, axes_of, entitle, font, line, new_figure, say
 from llm_attr.viz.scale import Floats
-from llm_attr.viz.sign import Numbers, SignedShares, VisualizeSign, array_of, member
+from llm_attr.viz.sign import Numbers, SignedShares, VisualizeSign, array_of, member, summed
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -82,15 +83,14 @@ def plot_timeseries(
     values, series = _by_channel(attr, "attr", channels_last), _by_channel(data, "data", channels_last)
     if values.shape != series.shape:
         raise InvalidShape(f"attr and data must have one shape; given {np.shape(attr)} and {np.shape(data)}")
-    if not 0 <= alpha <= 1:
+    if not (isinstance(alpha, Real) and 0 <= alpha <= 1):
         raise InvalidValue(f"the opacity of the colours must be in [0, 1]; given {alpha!r}")
     times = _times(x_values, series.shape[1])
     names = _names(channel_labels, len(series))
     combined = way is TimeseriesVisualizationMethod.overlay_combined
-    shares = SignedShares.of(values.sum(0, keepdims=True) if combined else values, kept, outliers)
+    shares = SignedShares.of(summed(values, 0) if combined else values, kept, outliers)
     colours = shares.colormap(cmap)
-    options = line_options or {}
-    _check_options(options, way)
+    options = _options(line_options or {}, way)
     fig, panels = _panels(axes, 1 if combined else len(series), size)
     if combined:
         _shade(panels[0], times, shares, 0, colours, alpha)
@@ -136,17 +136,23 @@ def _names(channel_labels: Sequence[str] | None, channels: int) -> list[str]:
     return [str(name) for name in channel_labels]
 
 
-def _check_options(options: dict[str, Any], way: TimeseriesVisualizationMethod) -> None:
-    if not options:
-        return
+def _options(given: dict[str, Any], way: TimeseriesVisualizationMethod) -> dict[str, Any]:
+    """Properties of lines by their full names, as "linewidth" for "lw"."""
+    if not given:
+        return {}
+    from matplotlib.cbook import normalize_kwargs
     from matplotlib.collections import LineCollection
     from matplotlib.lines import Line2D
 
     kind = LineCollection if way is TimeseriesVisualizationMethod.colored_graph else Line2D
-    unknown = [name for name in options if not hasattr(kind, f"set_{name}")]
+    unknown = [name for name in given if not hasattr(kind, f"set_{name}")]
     if unknown:
         accepted = {name.removeprefix("set_") for name in dir(kind) if name.startswith("set_")}
         raise UnknownKeyword("visualize_timeseries_attr", unknown, accepted)
+    try:
+        return dict(normalize_kwargs(given, kind))
+    except TypeError as error:
+        raise InvalidValue(f"a property of the lines is given twice; {error}") from error
 
 
 def _panels(axes: Axes | Iterable[Axes] | None, count: int, size: tuple[float, float]) -> tuple[Figure, list[Axes]]:

@@ -65,7 +65,7 @@ class AttributionWidget(AnyWidget):
 
     Raises:
         InvalidValue: there is no result.
-        InvalidType: something given is neither a result nor a view.
+        InvalidType: something given is neither a result nor a view, or a name is no text.
         InvalidShape: there are not as many names as results.
 
     Example:
@@ -145,6 +145,9 @@ def _views(results: Sequence[Drawn], names: tuple[str, ...] | None) -> tuple[Att
         return views
     if len(names) != len(views):
         raise InvalidShape(f"names must be one for each of the {len(views)} results; got {len(names)}")
+    for name in names:
+        if not isinstance(name, str):
+            raise InvalidType(f"every name must be a text; given {name!r}")
     return tuple(replace(view, title=name) for view, name in zip(views, names, strict=True))
 
 
@@ -154,7 +157,11 @@ def _view(result: Drawn) -> AttributionView:
     view = getattr(result, "view", None)
     if not callable(view):
         raise InvalidType(f"a widget shows results or views; given {type(result).__name__}")
-    found: AttributionView = view()
+    found = view()
+    if not isinstance(found, AttributionView):
+        raise InvalidType(
+            f"a widget shows single results or their views; given {type(result).__name__}: give each of its results"
+        )
     return found
 
 

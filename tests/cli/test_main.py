@@ -5,6 +5,7 @@ from __future__ import annotations
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -42,6 +43,16 @@ def test_models_are_listed(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> N
     assert [line.split()[0] for line in lines] == ["smollm2-135m", "efficientnet-lite0", "all-minilm-l6-v2"]
     assert "SmolLM2-135M-Instruct" in lines[0]
     assert all(line.endswith("(Apache-2.0, not fetched)") for line in lines)
+
+
+def test_a_file_that_cannot_be_written_is_one_line(monkeypatch: pytest.MonkeyPatch, capsys: Any) -> None:
+    def fail(**_: Any) -> None:
+        raise FileNotFoundError(2, "No such file or directory", "/nowhere/page.html")
+
+    monkeypatch.setattr(cli, "app", fail)
+    with pytest.raises(SystemExit, match="1"):
+        cli.main()
+    assert capsys.readouterr().err == "error: [Errno 2] No such file or directory: '/nowhere/page.html'\n"
 
 
 def test_an_error_is_one_line_and_exit_code_1() -> None:

@@ -268,3 +268,14 @@ def test_how_many_are_strongest(k: Any, error: type[Exception]) -> None:
 def test_scales_are_shared_or_not() -> None:
     with pytest.raises(InvalidType, match="share_scale must be True, False or None"):
         compare([about(), about()], share_scale="yes")  # type: ignore[arg-type]
+
+
+def test_results_without_units_are_refused() -> None:
+    bare = LLMAttributionResult(input_tokens=[], output_tokens=["a"], seq_attr=torch.zeros(0))
+    with pytest.raises(InvalidValue, match="results without units"):
+        compare([bare, bare])
+
+
+def test_levels_are_results() -> None:
+    with pytest.raises(InvalidType, match="levels must be LLMAttributionResults; given int"):
+        about().to_html(levels=[3])

@@ -61,7 +61,7 @@ def test_of_many_units_those_of_the_pairs_are_shown(many: AttributionView) -> No
     found = Arcs.of(with_pairs(few), 5)
     assert len(found.units) <= 10
     fig, ax = plot_arcs(with_pairs(few), most=5)
-    assert f"units of these pairs only, {len(found.units)} of 100" in ax.get_xlabel()
+    assert f"units of these pairs only, {len(found.units)} of 100" in ax.get_xlabel().replace("\n", " ")
     drawn(fig)
 
 

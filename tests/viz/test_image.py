@@ -167,6 +167,13 @@ def test_given_axes(case: tuple) -> None:
         (InvalidValue, "needs attr", {"attr": None}),
         (InvalidValue, "'masked_image' shows one strength.*positive", {"method": "masked_image", "sign": "all"}),
         (InvalidValue, "outliers are a percentage", {"outliers": 100}),
+        (InvalidValue, "outliers are a percentage", {"outliers": "2"}),
+        (InvalidValue, r"opacity .* in \[0, 1\]; given None", {"alpha": None}),
+        (InvalidValue, r"width and height in inches, above 0; given \(6,\)", {"size": (6,)}),
+        (InvalidValue, r"above 0; given \(0, 6\)", {"size": (0, 6)}),
+        (InvalidType, "axes must be matplotlib Axes; given str", {"axes": "left"}),
+        (InvalidShape, "lists of one length", {"attr": [[1.0, 2.0], [3.0]]}),
+        (InvalidShape, "lists of one length", {"attr": [torch.ones(31, requires_grad=True)] * 23}),
         (InvalidValue, r"opacity .* in \[0, 1\]; given 2", {"alpha": 2}),
         (InvalidValue, "'nocolours' is no colour map", {"cmap": "nocolours"}),
         (InvalidShape, r"one height and width: the channels come first.*transpose", {"attr": np.ones((3, 23, 31))}),
@@ -187,6 +194,12 @@ def test_refused(case: tuple, error: type[Exception], message: str, arguments: d
     given = {"attr": case[0], "original_image": case[1], **arguments}
     with pytest.raises(error, match=message):
         plot_image(given.pop("attr"), **given)
+
+
+def test_infinite_channels_and_a_number_as_a_title() -> None:
+    _, ax = plot_image(np.array([[[np.inf, -np.inf, 0.0], [1.0, 2.0, 0.0]]]), title=7)
+    assert ax.images[0].get_array().filled(-9).tolist() == [[-9, 1]]
+    assert ax.get_title(loc="left") == "7"
 
 
 def test_pixels_are_bytes() -> None:

@@ -1,6 +1,7 @@
 import io
 import sys
 from dataclasses import replace
+from itertools import pairwise
 
 import numpy as np
 import pytest
@@ -10,7 +11,7 @@ from matplotlib.figure import Figure
 
 from llm_attr.errors import InvalidValue, MissingExtra
 from llm_attr.viz.colour import LIGHT
-from llm_attr.viz.figure import show, spread
+from llm_attr.viz.figure import say, show, spread
 from llm_attr.viz.matrix import plot_token_values, plot_unit_values
 from llm_attr.viz.scale import Scale
 from llm_attr.viz.view import AttributionView
@@ -215,3 +216,29 @@ def test_labels_move_apart_as_little_as_they_can(places: list[float], expected: 
 
 def test_more_labels_than_there_is_room_for_are_even() -> None:
     assert spread([3.0] * 5, 1.0, 0.0, 2.0).tolist() == pytest.approx([0.0, 0.5, 1.0, 1.5, 2.0])
+
+
+def test_in_a_larger_figure_nothing_leaves_its_place() -> None:
+    words = tuple(f"word {place}" for place in range(15))
+    view = AttributionView("leaving out each word of a rather long question", words, (1.0,) * len(words))
+    fig = Figure(figsize=(14, 9), layout="constrained")
+    axes = fig.subplots(2, 3)
+    for ax in axes.flat:
+        plot_unit_values(view, ax)
+        say(ax, "said of this picture alone, in a sentence that is far too long for one line below its axes")
+    fig.draw_without_rendering()
+    for ax, following in pairwise(axes[0]):
+        assert len(ax.get_yticklabels()) == len(words)
+        assert ax.xaxis.label.get_window_extent().x1 <= following.get_tightbbox().x0
+        assert ax.title.get_window_extent().x1 <= following.get_tightbbox().x0
+
+
+def test_axes_too_small_for_all_labels_name_the_strongest() -> None:
+    units = tuple(f"unit number {place}" for place in range(40))
+    view = AttributionView("", units, tuple(map(float, range(40))), unit_errors=(0.1,) * 40)
+    ax = Figure(figsize=(6, 4)).subplots()
+    plot_unit_values(view, ax)
+    told = ax.get_xlabel().replace("\n", " ")
+    assert "the strongest are named" in told
+    assert "errors are not drawn" in told
+    assert "whiskers" not in told

@@ -10,7 +10,7 @@ import pytest
 import torch
 from matplotlib.figure import Figure
 
-from llm_attr.errors import InvalidShape, InvalidValue
+from llm_attr.errors import InvalidShape, InvalidType, InvalidValue
 from llm_attr.viz.overlay import draw_mask_border, draw_mask_legend, overlay_segments
 from llm_attr.viz.scale import Scale
 
@@ -66,7 +66,9 @@ def test_a_shared_scale_given_axes_and_finer_images() -> None:
     assert not left.images
     assert right.images[1].get_array().min() == -0.5
     assert right.images[0].get_extent() == right.images[1].get_extent() == [-0.5, 39.5, 39.5, -0.5]
-    assert right.get_xlabel() == "logits; ends of the scale: ±8.00 (the largest |value|, shared by 2)"
+    assert (
+        right.get_xlabel().replace("\n", " ") == "logits; ends of the scale: ±8.00 (the largest |value|, shared by 2)"
+    )
     drawn(fig)
 
 
@@ -85,7 +87,9 @@ def test_nothing_but_zeros() -> None:
         (InvalidShape, r"segments must be \(height, width\)", {"segments": SEGMENTS[None]}),
         (InvalidValue, "whole numbers from 0", {"segments": SEGMENTS - 1}),
         (InvalidValue, "whole numbers from 0", {"segments": SEGMENTS / 2}),
+        (InvalidValue, "whole numbers from 0", {"segments": SEGMENTS * float("nan")}),
         (InvalidValue, "0 or more; given -1", {"numbers": -1}),
+        (InvalidType, "scale must be .* given float", {"scale": 3.0}),
     ],
 )
 def test_refused(error: type[Exception], message: str, arguments: dict[str, Any]) -> None:

@@ -1,4 +1,6 @@
 import io
+import subprocess
+import sys
 
 import numpy as np
 import pytest
@@ -6,7 +8,7 @@ import torch
 from matplotlib.colors import to_hex
 from matplotlib.figure import Figure
 
-from llm_attr.errors import InvalidShape, InvalidValue, UnknownName
+from llm_attr.errors import InvalidShape, InvalidType, InvalidValue, UnknownName
 from llm_attr.viz.colour import LIGHT, SERIES
 from llm_attr.viz.tabular import plot_bars, plot_waterfall
 
@@ -122,3 +124,57 @@ def test_a_waterfall_needs_finite_numbers_and_one_series() -> None:
         plot_waterfall(["a"], [float("nan")], 0.0)
     with pytest.raises(InvalidShape, match="one series"):
         plot_waterfall(["a"], [[1.0], [2.0]], 0.0)
+
+
+def test_numbers_as_names_and_outputs_of_a_model() -> None:
+    _, ax = plot_bars(range(3), [1.0, -3.0, 2.0])
+    assert labels(ax.xaxis) == ["1", "2", "0"]
+    base, output = torch.tensor([0.5], requires_grad=True), torch.tensor(4.5, requires_grad=True)
+    _, ax = plot_waterfall(["a", "b"], [1.0, 3.0], base, output=output)
+    assert "baseline 0.50 + 4.00 = output 4.50" in ax.get_xlabel()
+
+
+@pytest.mark.parametrize(
+    ("error", "base", "output"),
+    [(InvalidShape, torch.tensor([0.5, 1.0]), None), (InvalidType, "low", None), (InvalidType, 0.0, "high")],
+)
+def test_a_waterfall_needs_one_number_at_each_end(error: type[Exception], base: object, output: object) -> None:
+    with pytest.raises(error, match=r"base must|output must"):
+        plot_waterfall(["a"], [1.0], base, output=output)
+
+
+def test_what_bars_cannot_show_is_refused() -> None:
+    with pytest.raises(InvalidValue, match="values must be finite, or nan"):
+        plot_bars(["a", "b"], [1.0, float("inf")])
+    with pytest.raises(InvalidValue, match="most must be a whole number"):
+        plot_bars(["a", "b"], [1.0, 2.0], most=1.5)
+    with pytest.raises(InvalidShape, match="rows of one length"):
+        plot_bars(["a", "b"], [torch.ones(2, requires_grad=True), torch.ones(2)])
+    with pytest.raises(InvalidType, match="axes must be matplotlib Axes; given int"):
+        plot_bars(["a"], [1.0], ax=3)
+
+
+_WITHOUT_MATPLOTLIB = """
+import sys
+sys.modules["matplotlib"] = None
+from llm_attr.attr.visualization import visualize_image_attr
+from llm_attr.errors import MissingExtra
+from llm_attr.viz.arcs import plot_arcs
+from llm_attr.viz.matrix import plot_token_values, plot_unit_values
+from llm_attr.viz.tabular import plot_bars, plot_waterfall
+from llm_attr.viz.view import AttributionView
+view = AttributionView("", ("a",), (1.0,), ("b",), token_values=((1.0,),), interactions=((1.0,),))
+calls = [lambda plot=plot: plot(view) for plot in (plot_arcs, plot_token_values, plot_unit_values)]
+calls += [lambda: plot_bars(["a"], [1.0]), lambda: plot_waterfall(["a"], [1.0], 0.0)]
+calls += [lambda: visualize_image_attr([[1.0]], cmap="Reds")]
+for call in calls:
+    try:
+        call()
+    except MissingExtra as error:
+        print(str(error).count("llm_attr[plot]"), end="")
+"""
+
+
+def test_missing_matplotlib_names_the_extra() -> None:
+    told = subprocess.run([sys.executable, "-c", _WITHOUT_MATPLOTLIB], capture_output=True, text=True, check=False)
+    assert (told.stdout, told.stderr) == ("1" * 6, "")

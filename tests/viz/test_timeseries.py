@@ -130,6 +130,11 @@ def test_properties_of_lines(case: tuple, method: str) -> None:
     _, (panel, *_) = plot_timeseries(*case, method=method, line_options={"linewidth": 7.0})
     line = panel.collections[-1] if method == "colored_graph" else panel.lines[0]
     assert np.ravel(line.get_linewidth()) == 7.0
+    _, (panel, *_) = plot_timeseries(*case, method=method, line_options={"lw": 7.0})
+    line = panel.collections[-1] if method == "colored_graph" else panel.lines[0]
+    assert np.ravel(line.get_linewidth()) == 7.0
+    with pytest.raises(InvalidValue, match=r"given twice.*'linewidth'"):
+        plot_timeseries(*case, method=method, line_options={"lw": 7.0, "linewidth": 6.0})
     with pytest.raises(UnknownKeyword, match="'linewith' \\(did you mean 'linewidth'"):
         plot_timeseries(*case, method=method, line_options={"linewith": 7.0})
 

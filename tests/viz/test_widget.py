@@ -204,6 +204,8 @@ def test_names_are_headings(make: Callable[..., Any], view: AttributionView, oth
     assert "&lt;b&gt;Two&lt;/b&gt;" in widget.get_state("_drawn")["_drawn"]["markup"]
     with pytest.raises(InvalidShape, match="one for each of the 1 results; got 2"):
         widget.results = (view,)
+    with pytest.raises(InvalidType, match="every name must be a text; given 1"):
+        make(view, names=(1,))
     assert widget.results == (view, other)
 
 
@@ -212,6 +214,8 @@ def test_only_results_are_shown(make: Callable[..., Any]) -> None:
         make()
     with pytest.raises(InvalidType, match="a widget shows results or views; given str"):
         make("text")
+    with pytest.raises(InvalidType, match=r"a widget shows single results .* given Comparison: give each of its"):
+        make(type("Comparison", (), {"view": lambda self: "several"})())
     with pytest.raises(TypeError, match="title"):
         make(title="a")
 
