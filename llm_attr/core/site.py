@@ -189,10 +189,15 @@ def differentiable(site: Site) -> Iterator[Reading]:
 
 
 @contextmanager
-def replaced(site: Site, tensors: Tensors) -> Iterator[None]:
+def replaced(site: Site, tensors: Tensors, passing: bool = False) -> Iterator[None]:
     """Puts these in the place of the floating-point tensors that pass the site in the forward pass inside.
 
     The replicas of a DataParallel model get their part of the batch.
+
+    Args:
+        site: Where.
+        tensors: What is put there.
+        passing: Whether what passes goes on, of which these are copies: only derivatives by them are added.
 
     Raises:
         LayerNotReached: the forward pass did not come here.
@@ -210,7 +215,7 @@ def replaced(site: Site, tensors: Tensors) -> Iterator[None]:
         _check_shapes(site, mine, [tensor for tensor in native if can_move(tensor)])
         rest = iter(mine)
         with _tracked():
-            return with_leaves(value, [next(rest).clone() if can_move(tensor) else tensor for tensor in native])
+            return with_leaves(value, [_put(tensor, rest, passing) for tensor in native])
 
     with _hooked(site, put, before_others=True):
         yield
@@ -354,6 +359,13 @@ def _on_graph(tensor: Tensor, holding: ExitStack | None) -> Tensor:
         return tensor.detach().clone().requires_grad_()
     holding.callback(tensor.requires_grad_, False)
     return tensor.requires_grad_()
+
+
+def _put(native: Tensor, rest: Iterator[Tensor], passing: bool) -> Tensor:
+    if not can_move(native):
+        return native
+    mine = next(rest)
+    return native + (mine - mine.detach()) if passing else mine.clone()
 
 
 def _device_of(tensors: list[Tensor] | Tensors) -> int | None:

@@ -13,6 +13,7 @@ from torch import Tensor
 from llm_attr.core.path import accumulator
 from llm_attr.core.site import Site, held, reading, replaced
 from llm_attr.core.tensors import Slot, split_by
+from llm_attr.errors import NoGradient
 from llm_attr.llm.model import LanguageModel
 from llm_attr.llm.passes import Counter, forward_logits
 from llm_attr.llm.rows_of_gradients import Together, kernels, one_by_one
@@ -71,6 +72,7 @@ class AnswerScore:
         scalars: The quantities, bound to the answer.
         counter: Where passes and positions are counted.
         at_prompt: Whether the first point that will be asked for is the prompt itself.
+        passing: Whether no other point will be, and derivatives by a layer are those through the other layers too.
 
     Attributes:
         slots: Which of the moved tensors belong to which layer.
@@ -86,9 +88,10 @@ class AnswerScore:
         scalars: Sequence[Scalar],
         counter: Counter,
         at_prompt: bool = False,
+        passing: bool = False,
     ) -> None:
         self.language_model, self.passage, self.sites, self.counter = language_model, passage, sites, counter
-        self.scalars, self._at_prompt = tuple(scalars), at_prompt
+        self.scalars, self._at_prompt, self._passing = tuple(scalars), at_prompt, passing
         self.log_probs: Tensor | None = None
         self._places = None if places is None else torch.tensor(list(places))
         self._whole, self.slots = self._read(passage.ids)
@@ -110,7 +113,7 @@ class AnswerScore:
             if self._places is not None:
                 stack.enter_context(held())
             for site, part in zip(self.sites, split_by(put, self.slots), strict=True):
-                stack.enter_context(replaced(site, part))
+                stack.enter_context(replaced(site, part, passing=self._passing))
             logits = self._logits(ids).float()
         if self._at_prompt:
             self._note(logits)
@@ -231,9 +234,20 @@ class Entries:
 
     def values(self, *moved: Tensor) -> Tensor:
         """`(points, rows)`, from tensors of `(points, positions, *features)`."""
-        found = zip(self.score.scalars, self.score(*moved), strict=True)
+        found = list(zip(self.score.scalars, self.score(*moved), strict=True))
+        if torch.is_grad_enabled() and any(tensor.requires_grad for tensor in moved):
+            _refuse_independent(found)
         worth = [values[:, None] if values.dim() == 1 else scalar.payoff(values) for scalar, values in found]
         return torch.stack([worth[scalar][:, entry] for scalar, entry in self._chosen], 1)
+
+
+def _refuse_independent(found: Sequence[tuple[Scalar, Tensor]]) -> None:
+    for scalar, values in found:
+        if not values.requires_grad:
+            raise NoGradient(
+                f"the scalar {scalar.label} does not depend on what is moved by operations that can be differentiated; "
+                "is there a detach(), a no_grad, an argmax or a number without a graph on the way?"
+            )
 
 
 class _Shared(torch.autograd.Function):

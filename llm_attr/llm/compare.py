@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Iterable, Sequence
 from functools import cached_property
 from pathlib import Path
@@ -15,6 +14,7 @@ from llm_attr.core.agreement import rank_correlation, top_overlap
 from llm_attr.errors import InvalidShape, InvalidType, InvalidValue, MissingExtra
 from llm_attr.llm.common_units import CommonUnits
 from llm_attr.llm.difference import differences, distinct_names
+from llm_attr.llm.json_text import json_text
 from llm_attr.llm.result import LLMAttributionResult
 from llm_attr.viz.comparison import ComparisonView
 
@@ -140,11 +140,8 @@ class Comparison:
         }
 
     def to_json(self, path: str | Path | None = None) -> str:
-        """`to_dict` as JSON text, also written to a file if a path is given."""
-        text = json.dumps(self.to_dict(), ensure_ascii=False, indent=2)
-        if path is not None:
-            Path(path).write_text(text + "\n", encoding="utf-8")
-        return text
+        """`to_dict` as JSON text, also written to a file if a path is given; nan and infinity become null."""
+        return json_text(self.to_dict(), path)
 
     def view(self) -> ComparisonView:
         """What pictures of this comparison are drawn from."""

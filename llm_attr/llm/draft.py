@@ -29,7 +29,7 @@ from llm_attr.llm.forecast import Call, Forecast
 from llm_attr.llm.foreseen_score import ForeseenScore
 from llm_attr.llm.forward_mode import has_forward_mode
 from llm_attr.llm.game import TextGame
-from llm_attr.llm.gradient import OF_CALL, LLMGradientAttribution, together
+from llm_attr.llm.gradient import OF_CALL, LLMGradientAttribution, check_call, together
 from llm_attr.llm.gradient_methods import RANDOM, sites_of
 from llm_attr.llm.gradient_run import is_embedding
 from llm_attr.llm.inputs import Placed
@@ -169,6 +169,7 @@ def of_gradients(posed: Posed, wrapper: LLMGradientAttribution) -> Draft:
     options = dict(posed.options)
     gen_args = options.pop("gen_args", None)
     of_call = {name: options.pop(name) for name in OF_CALL & options.keys()}
+    check_call(of_call)
     if isinstance(wrapper.attr_method, RANDOM) and options.get("seed") is None:
         options["seed"] = 0
     token_rows, ask = of_call.get("token_rows", True), partial(_one, wrapper, options, of_call)

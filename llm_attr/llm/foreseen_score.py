@@ -35,6 +35,7 @@ class ForeseenScore:
         scalars: See `AnswerScore`.
         counter: See `AnswerScore`.
         at_prompt: See `AnswerScore`.
+        passing: See `AnswerScore`.
         forecast: Where the calls are noted.
     """
 
@@ -47,6 +48,7 @@ class ForeseenScore:
         scalars: Sequence[Scalar],
         counter: Counter,
         at_prompt: bool = False,
+        passing: bool = False,
         *,
         forecast: Forecast,
     ) -> None:

@@ -2,15 +2,14 @@
 
 from __future__ import annotations
 
-import warnings
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from threading import RLock
 from typing import Any
 from weakref import WeakKeyDictionary
 
 import torch
 from torch import Tensor
-from torch.nn.attention import SDPBackend, sdpa_kernel
 
 from llm_attr.attr.base import Attribution
 from llm_attr.attr.gradient import InputXGradient, LayerGradientXActivation
@@ -19,6 +18,7 @@ from llm_attr.core.evaluator import Evaluator
 from llm_attr.core.memory import is_out_of_memory
 from llm_attr.core.path import Quadrature, quadrature
 from llm_attr.llm.answer_score import Entries
+from llm_attr.llm.rows_of_gradients import no_loops, plain_attention
 from llm_attr.typing import Tensors
 
 ROW_COST = 1.8
@@ -26,6 +26,9 @@ ROW_COST = 1.8
 
 
 _known: WeakKeyDictionary[Any, bool] = WeakKeyDictionary()
+
+_one_at_a_time = RLock()
+"""Torch has one count of nested derivatives for all threads."""
 
 
 def has_forward_mode(model: Any) -> bool | None:
@@ -112,8 +115,6 @@ def _derivatives(entries: Entries, point: Tensors, directions: Tensors) -> Tenso
     def along(*direction: Tensor) -> Any:
         return torch.func.jvp(entries.values, point, direction)[1]
 
-    with warnings.catch_warnings(), torch.no_grad(), sdpa_kernel(SDPBackend.MATH):
-        warnings.filterwarnings("ignore", "`torch.jit.script` is deprecated", DeprecationWarning)
-        warnings.filterwarnings("error", "There is a performance drop", UserWarning)
+    with _one_at_a_time, torch.no_grad(), plain_attention(), no_loops():
         found: Tensor = torch.func.vmap(along)(*directions)
     return found[:, 0]

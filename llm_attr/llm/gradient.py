@@ -8,6 +8,7 @@ from dataclasses import asdict
 from itertools import zip_longest
 from typing import Any, TypeAlias
 
+import torch
 from transformers import PreTrainedTokenizerBase
 
 from llm_attr.attr.base import Attribution
@@ -17,6 +18,7 @@ from llm_attr.errors import InvalidType, UnsupportedMethod
 from llm_attr.llm.alignment import pieces, token_spans
 from llm_attr.llm.answer_score import LOG_PROB
 from llm_attr.llm.bound import BoundPrompt
+from llm_attr.llm.broken_graph import refuse_broken_graph
 from llm_attr.llm.gradient_contrast import ContrastRun
 from llm_attr.llm.gradient_methods import names, sites_of, supported
 from llm_attr.llm.gradient_run import Explained, GradientRun, is_embedding, is_linear, refuse_unknown
@@ -125,6 +127,7 @@ class LLMGradientAttribution(Attribution):
     ) -> list[Any]:
         """What is found of each quantity of an answer; those without a foil share their forward passes."""
         refuse_unknown(self.attr_method, options)
+        check_call(of_call)
         if isinstance(inp, Prompt):
             inp = inp.bind(self.language_model)
         if not isinstance(inp, InterpretableInput):
@@ -132,9 +135,10 @@ class LLMGradientAttribution(Attribution):
         placed = inp.placed(self.language_model)
         answer = answer_ids(self.language_model, placed.ids, target, gen_args)
         found: dict[int, Any] = {}
-        for group in together(scalars):
-            run = self.posed(placed, answer, [scalars[i] for i in group], of_call.get("baseline"), options)
-            found |= zip(group, self._explained(inp, run, of_call, options), strict=True)
+        with torch.inference_mode(False):
+            for group in together(scalars):
+                run = self.posed(placed, answer, [scalars[i] for i in group], of_call.get("baseline"), options)
+                found |= zip(group, self._explained(inp, run, of_call, options), strict=True)
         return [found[i] for i in range(len(scalars))]
 
     def _explained(
@@ -146,6 +150,7 @@ class LLMGradientAttribution(Attribution):
         memory = recomputing(self.language_model) if recompute else nullcontext()
         bar = shown(f"{self.attr_method.get_name()} attribution") if of_call.get("show_progress") else nullcontext()
         with self.language_model.evaluating(), memory, bar:
+            refuse_broken_graph(self.language_model)
             found = run.explained(of_call.get("token_rows", True), recompute)
         several = isinstance(getattr(self.attr_method, "layer", None), list | tuple)
         each = [self._results(inp, run, *pair, options) for pair in zip(run.scalars, found, strict=True)]
@@ -243,6 +248,18 @@ class LLMGradientAttribution(Attribution):
             **asdict(run.counter),
             **identity(self.language_model),
         }
+
+
+def check_call(of_call: Mapping[str, Any]) -> None:
+    """Refuses arguments of the call that say neither yes nor no.
+
+    Raises:
+        InvalidType: `token_rows`, `gradient_checkpointing` or `show_progress` is no bool (the second may be None).
+    """
+    for name in ("token_rows", "gradient_checkpointing", "show_progress"):
+        given = of_call.get(name, False)
+        if not isinstance(given, bool) and not (given is None and name == "gradient_checkpointing"):
+            raise InvalidType(f"{name} must be True or False; got {given!r}")
 
 
 def together(scalars: Sequence[Scalar]) -> list[list[int]]:

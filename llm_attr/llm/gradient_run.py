@@ -20,7 +20,7 @@ from llm_attr.core.memory import free_bytes
 from llm_attr.core.path import Quadrature, accumulator
 from llm_attr.core.site import Site
 from llm_attr.core.tensors import split_by
-from llm_attr.errors import InvalidShape, InvalidValue, UnknownKeyword
+from llm_attr.errors import InvalidShape, InvalidValue, UnknownKeyword, UnsupportedMethod
 from llm_attr.llm.answer_score import AnswerScore, ContrastScore, Entries, Passage
 from llm_attr.llm.forward_mode import ROW_COST, entry_rows, has_forward_mode, noting_forward_mode, rule_of
 from llm_attr.llm.gradient_methods import BY_RULES, GUIDED, RANDOM, at_activations, inside, sites_of
@@ -108,13 +108,20 @@ class GradientRun:
         return "baselines" in signature(inside(self.method).attribute).parameters
 
     def recomputes(self, wanted: bool | None) -> bool:
-        """Whether activations are computed again for the backward pass: as is wanted, else where memory is short."""
+        """Whether activations are computed again for the backward pass: as is wanted, else where memory is short.
+
+        Raises:
+            UnsupportedMethod: it is wanted of a method by rules.
+        """
+        by_rules = isinstance(inside(self.method), BY_RULES)
+        if wanted and by_rules:
+            raise UnsupportedMethod(
+                f"{self.method.get_name()} replaces gradients operation by operation, and so none can be computed "
+                "again; leave gradient_checkpointing=True out"
+            )
         if wanted is not None:
             return wanted
-        inner = inside(self.method)
-        return not isinstance(inner, BY_RULES) and is_short_of_memory(
-            self.language_model, len(self.placed.ids) + len(self.answer)
-        )
+        return not by_rules and is_short_of_memory(self.language_model, len(self.placed.ids) + len(self.answer))
 
     def explained(self, token_rows: bool, recomputed: bool = False) -> list[Explained]:
         """What was found of each quantity.
@@ -279,6 +286,8 @@ class GradientRun:
         owners = self._owners
         totals = torch.zeros(len(tensors[0]), self._units)
         for tensor in tensors:
+            if not tensor.any():
+                continue
             if tensor.dim() < 2 or tensor.shape[1] < len(owners):
                 raise InvalidShape(
                     f"a layer must give a vector at each of the {len(owners)} positions of the prompt; got the shape "
@@ -313,6 +322,7 @@ class GradientRun:
             self.scalars,
             self.counter,
             self._at_prompt and bool(self.log_probs.isnan().any()),
+            self._at_prompt and len(self._sites) > 1,
         )
         return made
 

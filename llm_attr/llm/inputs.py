@@ -313,7 +313,10 @@ def token_id(tokenizer: PreTrainedTokenizerBase, token: int | str) -> int:
 
     Raises:
         UnknownName: it is not in the vocabulary.
+        InvalidType: it is neither a token nor an id.
     """
+    if isinstance(token, bool) or not isinstance(token, int | str):
+        raise InvalidType(f"a token is given by its text or its id; got {token!r}")
     number = token if isinstance(token, int) else tokenizer.convert_tokens_to_ids(token)
     known = isinstance(number, int) and 0 <= number < len(tokenizer)
     if not known or (isinstance(token, str) and number == tokenizer.unk_token_id and token != tokenizer.unk_token):

@@ -9,11 +9,11 @@ from functools import cached_property
 from pathlib import Path
 from threading import Lock
 from typing import Any
-from weakref import WeakKeyDictionary
 
 import torch
 from transformers import AutoModelForCausalLM, AutoTokenizer, PreTrainedTokenizerBase
 
+from llm_attr.core.all_threads import until_the_last
 from llm_attr.errors import ContextTooLong, InvalidType, InvalidValue, NotALanguageModel
 from llm_attr.llm.embedded import CATALOGUE, LANGUAGE_MODEL, model_folder
 
@@ -176,31 +176,21 @@ def as_language_model(model: Any, tokenizer: PreTrainedTokenizerBase | None = No
     return LanguageModel(model, tokenizer)
 
 
-_evaluated: WeakKeyDictionary[Any, tuple[int, list[Any]]] = WeakKeyDictionary()
-"""For each model in use: how many threads use it, and which of its modules were in train mode before the first."""
-
 _one_draws = Lock()
-_entering = Lock()
 
 
+@until_the_last
 @contextmanager
 def _evaluating(model: Any) -> Iterator[None]:
-    """All modules in evaluation mode until the last thread that asked for it is done."""
-    with _entering:
-        users, training = _evaluated.get(model) or (0, [module for module in model.modules() if module.training])
-        _evaluated[model] = (users + 1, training)
-        for module in training:
-            module.training = False
+    """All modules in evaluation mode."""
+    training = [module for module in model.modules() if module.training]
+    for module in training:
+        module.training = False
     try:
         yield
     finally:
-        with _entering:
-            users, training = _evaluated.pop(model)
-            if users > 1:
-                _evaluated[model] = (users - 1, training)
-            else:
-                for module in training:
-                    module.training = True
+        for module in training:
+            module.training = True
 
 
 def _refuse_others(model: Any) -> None:

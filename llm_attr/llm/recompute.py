@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from functools import partial
+from contextvars import ContextVar
+from functools import partial, wraps
 from typing import Any
 
+import torch
 from torch.utils.checkpoint import checkpoint
 from transformers.modeling_layers import GradientCheckpointingLayer
 
+from llm_attr.core.all_threads import until_the_last
 from llm_attr.core.memory import free_bytes
 from llm_attr.llm.model import LanguageModel
 
@@ -17,24 +20,45 @@ MEMORY_SHARE = 2
 """Activations may take this part of the free memory before they are computed again instead."""
 
 
+_wanted: ContextVar[bool] = ContextVar("llm_attr_recomputing", default=False)
+
+
 @contextmanager
 def recomputing(language_model: LanguageModel) -> Iterator[None]:
-    """The blocks of the model keep only their inputs for the backward pass; everything is put back at the end.
+    """The blocks of the model keep only their inputs for the backward pass, in this thread; put back at the end."""
+    token = _wanted.set(True)
+    try:
+        with _with_a_choice(language_model.model):
+            yield
+    finally:
+        _wanted.reset(token)
 
-    transformers does this for a block in train mode; what is inside of the block stays in evaluation mode.
-    """
-    blocks = [block for block in language_model.model.modules() if isinstance(block, GradientCheckpointingLayer)]
-    before = [(block, block.training, dict(vars(block))) for block in blocks]
+
+@until_the_last
+@contextmanager
+def _with_a_choice(model: Any) -> Iterator[None]:
+    """The blocks ask each thread whether it wants them computed again."""
+    blocks = [block for block in model.modules() if isinstance(block, GradientCheckpointingLayer)]
+    before = [(block, vars(block).get("forward")) for block in blocks]
     try:
         for block in blocks:
-            block.training = True
-            block.gradient_checkpointing = True
-            block._gradient_checkpointing_func = partial(checkpoint, use_reentrant=False)
+            block.forward = _asking(block.forward)
         yield
     finally:
-        for block, training, attributes in before:
-            block.training = training
-            _put_back(block, attributes, ("gradient_checkpointing", "_gradient_checkpointing_func"))
+        for block, forward in before:
+            vars(block).pop("forward", None)
+            if forward is not None:
+                block.forward = forward
+
+
+def _asking(forward: Callable[..., Any]) -> Callable[..., Any]:
+    @wraps(forward)
+    def asked(*args: Any, **kwargs: Any) -> Any:
+        if _wanted.get() and torch.is_grad_enabled():
+            return checkpoint(partial(forward, **kwargs), *args, use_reentrant=False)
+        return forward(*args, **kwargs)
+
+    return asked
 
 
 def is_short_of_memory(language_model: LanguageModel, positions: int) -> bool:
@@ -55,11 +79,3 @@ def kept_bytes(language_model: LanguageModel, positions: int, recompute: bool = 
     block = (12 * config.hidden_size + 4 * inner) * width
     inputs = config.num_hidden_layers * config.hidden_size * width
     return int(positions * (block + inputs if recompute else block * config.num_hidden_layers))
-
-
-def _put_back(block: Any, attributes: dict[str, Any], names: tuple[str, ...]) -> None:
-    for name in names:
-        if name in attributes:
-            setattr(block, name, attributes[name])
-        else:
-            vars(block).pop(name, None)

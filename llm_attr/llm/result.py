@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import json
+import math
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict
 from pathlib import Path
@@ -14,6 +14,7 @@ from torch import Tensor
 from llm_attr.errors import InvalidShape, UnsupportedMethod
 from llm_attr.llm import picture
 from llm_attr.llm.alignment import pieces, spans_of
+from llm_attr.llm.json_text import json_text
 from llm_attr.llm.region import Region, RegionName
 from llm_attr.llm.scalar import ADDITIVE
 from llm_attr.llm.units import Span
@@ -154,8 +155,9 @@ class LLMAttributionResult:
         return found.values[0]
 
     def top(self, k: int = 3) -> list[Contribution]:
-        """The `k` units that did most for the answer, the strongest first."""
-        order = torch.argsort(self.seq_attr, descending=True, stable=True)[: max(0, k)].tolist()
+        """The `k` units that did most for the answer, the strongest first; those without a number last."""
+        known = self.seq_attr.nan_to_num(nan=-math.inf, posinf=math.inf, neginf=-math.inf)
+        order = torch.argsort(known, descending=True, stable=True)[: max(0, k)].tolist()
         errors = [None] * len(self.input_tokens) if self.stderr is None else self.stderr.tolist()
         return [Contribution(i, self.input_tokens[i], float(self.seq_attr[i]), errors[i]) for i in order]
 
@@ -306,11 +308,8 @@ class LLMAttributionResult:
         return to_pandas(self, tokens)
 
     def to_json(self, path: str | Path | None = None) -> str:
-        """`to_dict` as JSON text, also written to a file if a path is given."""
-        text = json.dumps(self.to_dict(), ensure_ascii=False, indent=2)
-        if path is not None:
-            Path(path).write_text(text + "\n", encoding="utf-8")
-        return text
+        """`to_dict` as JSON text, also written to a file if a path is given; nan and infinity become null."""
+        return json_text(self.to_dict(), path)
 
     def view(self) -> AttributionView:
         """What pictures of this result are drawn from."""

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import warnings
-from collections.abc import Sequence
-from contextlib import AbstractContextManager, nullcontext
+from collections.abc import Iterator, Sequence
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from typing import Any
 from weakref import WeakKeyDictionary
 
@@ -12,7 +12,9 @@ import torch
 from torch import Tensor
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
+from llm_attr.core.all_threads import until_the_last
 from llm_attr.core.memory import free_bytes, is_out_of_memory
+from llm_attr.errors import NoGradient
 from llm_attr.llm.model import LanguageModel
 from llm_attr.typing import Tensors
 
@@ -53,8 +55,7 @@ class Together:
         """`(rows, points, ...)` for each of the points, along `directions` `(rows, *values)` of the values."""
         size = max(1, free_bytes(self._device) // (MEMORY_SHARE * self._row * len(values)))
         try:
-            with warnings.catch_warnings():
-                warnings.filterwarnings("error", "There is a performance drop", UserWarning)
+            with no_loops():
                 return _joined([_gradients(values, points, part, True) for part in directions.split(size)])
         except (RuntimeError, UserWarning) as error:
             if is_out_of_memory(error):
@@ -65,7 +66,25 @@ class Together:
 
 def kernels(batched: bool) -> AbstractContextManager[Any]:
     """The attention of a forward pass: the fused kernels' backward pass takes no batch."""
-    return sdpa_kernel(SDPBackend.MATH) if batched else nullcontext()
+    return plain_attention() if batched else nullcontext()
+
+
+@until_the_last
+@contextmanager
+def plain_attention() -> Iterator[None]:
+    """Attention by the kernel that is made of plain operations."""
+    with sdpa_kernel(SDPBackend.MATH):
+        yield
+
+
+@until_the_last
+@contextmanager
+def no_loops() -> Iterator[None]:
+    """An operation that takes no batch, over whose rows torch would loop, raises a UserWarning."""
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", "`torch.jit.script` is deprecated", DeprecationWarning)
+        warnings.filterwarnings("error", "There is a performance drop", UserWarning)
+        yield
 
 
 def one_by_one(values: Tensor, points: Sequence[Tensor], directions: Tensor) -> Tensors:
@@ -74,8 +93,16 @@ def one_by_one(values: Tensor, points: Sequence[Tensor], directions: Tensor) -> 
 
 
 def _gradients(values: Tensor, points: Sequence[Tensor], direction: Tensor, batched: bool) -> Tensors:
-    found = torch.autograd.grad(values, points, direction, retain_graph=True, is_grads_batched=batched)
-    return found if batched else tuple(tensor[None] for tensor in found)
+    options = {"retain_graph": True, "allow_unused": True, "is_grads_batched": batched}
+    found = torch.autograd.grad(values, points, direction, **options)
+    if all(tensor is None for tensor in found):
+        raise NoGradient("the answer does not depend on what is moved by operations that can be differentiated")
+    rows = direction.shape[:1] if batched else (1,)
+    shapes = [(*rows, *point.shape) for point in points]
+    return tuple(
+        point.new_zeros(shape) if tensor is None else tensor.view(shape)
+        for tensor, point, shape in zip(found, points, shapes, strict=True)
+    )
 
 
 def _joined(parts: Sequence[Tensors]) -> Tensors:

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from llm_attr.core.memory import is_out_of_memory
-from llm_attr.errors import InvalidShape, InvalidTarget, InvalidType, InvalidValue, UnknownName
+from llm_attr.errors import InvalidShape, InvalidTarget, InvalidType, InvalidValue, LlmAttrError, UnknownName
 from llm_attr.llm.model import LanguageModel
 from llm_attr.llm.target import answer_ids
 from llm_attr.typing import Values
@@ -345,7 +345,7 @@ def _called(function: ScalarFunction, label: str, logits: Tensor, ids: Tensor) -
     try:
         found = function(logits, ids)
     except (ArithmeticError, AttributeError, LookupError, RuntimeError, TypeError, ValueError) as error:
-        if is_out_of_memory(error):
+        if is_out_of_memory(error) or isinstance(error, LlmAttrError):
             raise
         raise InvalidValue(
             f"the scalar {label} failed on logits {tuple(logits.shape)} and ids {tuple(ids.shape)}: "

@@ -68,6 +68,7 @@ def _render(template: str, view: ComparisonView) -> str:
             panels=[_panel(view, which) for which in range(count)],
             names=[legible_line(name) for name in view.names],
             columns={"wide": _WIDE.get(count, min(count, 4)), "middle": _MIDDLE.get(count, 2)},
+            long=len(view.units) > _ROWS,
             shared=None if scale is None else _ends(scale.limit),
             said=view.scale_said,
             value_name=legible_line(view.value_name),

@@ -8,9 +8,8 @@ import pytest
 import torch
 from torch import Tensor
 
-from llm_attr import LLMAttributionResult, Prompt, explain
+from llm_attr import LLMAttributionResult, Prompt, explain, plan
 from llm_attr.attr import (
-    DeepLift,
     DiscretizedIntegratedGradients,
     FeatureAblation,
     GradientShap,
@@ -26,7 +25,7 @@ from llm_attr.attr import (
     TextTokenInput,
 )
 from llm_attr.errors import EmptyTarget, InvalidType, UnknownKeyword, UnsupportedMethod
-from llm_attr.llm import gradient_run, rows_of_gradients
+from llm_attr.llm import gradient_run
 from llm_attr.llm.gradient import LLMGradientAttribution
 from llm_attr.llm.model import LanguageModel
 from tests.contract.models import assert_same, state
@@ -66,70 +65,6 @@ def test_integrated_gradients_of_every_token(family: str) -> None:
     expected = expected_integrated(lm, result, 4)
     assert_close(result.token_attr, expected)
     assert_close(result.seq_attr, expected.sum(0))
-
-
-@pytest.mark.parametrize("size", [1, 2, 100])
-def test_groups_of_tokens_change_nothing(lm: LanguageModel, size: int, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(gradient_run.GradientRun, "_group_size", lambda self: size)
-    result = explained(lm, IntegratedGradients(lm.model), n_steps=3)
-    assert_close(result.token_attr, expected_integrated(lm, result, 3))
-
-
-@pytest.mark.parametrize("family", [*EXACT, "bloom", "mamba"])
-@pytest.mark.parametrize("method", [IntegratedGradients, Saliency, DeepLift])
-def test_rows_go_back_together_or_one_by_one(family: str, method: Any, monkeypatch: pytest.MonkeyPatch) -> None:
-    lm = tiny(family, "byte_bos", EXACT.get(family))
-    options: dict[str, Any] = {"n_steps": 3} if method is IntegratedGradients else {}
-    if (family, method) == ("mamba", DeepLift):
-        pytest.skip("DeepLift has no rule for Mamba's scan")
-    passes: list[bool] = []
-    plain = rows_of_gradients._gradients
-    monkeypatch.setattr(rows_of_gradients, "_gradients", lambda *given: (passes.append(given[3]), plain(*given))[1])
-    together = explained(lm, method(lm.model), **options)
-    known = lm.model not in rows_of_gradients._unbatched and method is not DeepLift
-    assert known == (passes == [True] * len(passes))
-    monkeypatch.setattr(rows_of_gradients.Together, "fits", lambda self, points: False)
-    single = explained(lm, method(lm.model), **options)
-    assert_close(together.token_attr, single.token_attr)
-    whole = method is Saliency
-    assert together.provenance["backward"] == single.provenance["backward"] == len(single.output_ids) + whole
-
-
-def test_rows_that_do_not_fit_go_back_in_parts(lm: LanguageModel, monkeypatch: pytest.MonkeyPatch) -> None:
-    whole = explained(lm, IntegratedGradients(lm.model), n_steps=3)
-    monkeypatch.setattr(rows_of_gradients, "free_bytes", lambda device: 1 << 21)
-    sizes: list[int] = []
-    plain = rows_of_gradients._gradients
-    monkeypatch.setattr(rows_of_gradients, "_gradients", lambda *given: (sizes.append(len(given[2])), plain(*given))[1])
-    assert_close(explained(lm, IntegratedGradients(lm.model), n_steps=3).token_attr, whole.token_attr)
-    assert 1 <= max(sizes) < len(whole.output_ids)
-    assert sum(sizes) % len(whole.output_ids) == 0
-
-
-@pytest.mark.parametrize("method", [IntegratedGradients, InputXGradient])
-def test_forward_mode_gives_the_same(lm: LanguageModel, method: Any, monkeypatch: pytest.MonkeyPatch) -> None:
-    options = {"n_steps": 3} if method is IntegratedGradients else {}
-    units = Prompt(TEXT, unit="sentence")
-    monkeypatch.setattr(gradient_run, "ROW_COST", 1e9)
-    backward = explained(lm, method(lm.model), units, **options)
-    monkeypatch.setattr(gradient_run, "ROW_COST", 0.0)
-    forward = explained(lm, method(lm.model), units, **options)
-    assert_close(forward.token_attr, backward.token_attr)
-    assert_close(forward.seq_attr, backward.seq_attr)
-    points = options.get("n_steps", 1)
-    assert forward.provenance["forward_mode"] == 3 * points
-    assert forward.provenance["backward"] == 0
-    assert backward.provenance["backward"] >= len(backward.output_ids)
-    assert backward.provenance["forward_mode"] == 0
-
-
-def test_few_units_and_a_long_answer_take_forward_mode_by_themselves(lm: LanguageModel) -> None:
-    long = LLMGradientAttribution(InputXGradient(lm.model), lm.tokenizer)
-    result = long.attribute(
-        Prompt(TEXT, unit="sentence"), target=" Dave sails boats and Mira bakes bread all day long."
-    )
-    assert len(result.output_ids) > 3 * 2.3
-    assert result.provenance["forward_mode"] == 3
 
 
 def test_gradient_times_input_and_saliency(lm: LanguageModel) -> None:
@@ -412,6 +347,10 @@ def test_what_is_refused(lm: LanguageModel) -> None:
         wrapper.attribute(TextTokenInput(TEXT, lm.tokenizer), target=TARGET, n_step=3)
     with pytest.raises(EmptyTarget):
         wrapper.attribute(TextTokenInput(TEXT, lm.tokenizer), target="")
+    for asked in ({"token_rows": "no"}, {"gradient_checkpointing": 1}, {"show_progress": None}):
+        for ask in (explain, plan):
+            with pytest.raises(InvalidType, match=f"{next(iter(asked))} must be True or False"):
+                ask(lm, TEXT, target=TARGET, method="saliency", **asked)
     with pytest.raises(InvalidType, match="InterpretableInput or a Prompt"):
         wrapper.attribute(TEXT, target=TARGET)
 

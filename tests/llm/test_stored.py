@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import subprocess
 import sys
 from pathlib import Path
@@ -326,3 +327,10 @@ def test_inputs_without_context(lm: LanguageModel, tmp_path: Path) -> None:
     result.save(tmp_path / "run")
     assert Result.load(tmp_path / "run") == result
     assert (result.context, result.groups) == (None, ())
+
+
+def test_json_is_strict_and_what_has_no_number_stands_last() -> None:
+    values = torch.tensor([1.0, torch.nan, -2.0, torch.inf])
+    result = Result(input_tokens=list("abcd"), output_tokens=["x"], seq_attr=values)
+    assert json.loads(result.to_json(), parse_constant=pytest.fail)["seq_attr"] == [1.0, None, -2.0, None]
+    assert [part.text for part in result.top(4)] == ["d", "a", "c", "b"]

@@ -1,0 +1,41 @@
+"""Switches that hold for all threads of the process, or for a model that several use: the last one puts them back."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager, ExitStack, contextmanager
+from threading import Lock
+from typing import Any
+
+
+def until_the_last(
+    switched: Callable[..., AbstractContextManager[None]],
+) -> Callable[..., AbstractContextManager[None]]:
+    """The same context, which the first of several threads enters and the last one leaves.
+
+    Contexts that overlap without being nested would each put back what another has switched.
+
+    Args:
+        switched: Makes the context of the objects that it is given; for other objects it is another one.
+    """
+    lock, opened = Lock(), dict[tuple[int, ...], tuple[int, ExitStack]]()
+
+    @contextmanager
+    def shared(*about: Any) -> Iterator[None]:
+        key = tuple(map(id, about))
+        with lock:
+            users, stack = opened.get(key) or (0, ExitStack())
+            if users == 0:
+                stack.enter_context(switched(*about))
+            opened[key] = (users + 1, stack)
+        try:
+            yield
+        finally:
+            with lock:
+                users, stack = opened.pop(key)
+                if users > 1:
+                    opened[key] = (users - 1, stack)
+                else:
+                    stack.close()
+
+    return shared
