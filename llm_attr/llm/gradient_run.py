@@ -20,7 +20,7 @@ from llm_attr.core.memory import free_bytes
 from llm_attr.core.path import Quadrature, accumulator
 from llm_attr.core.site import Site
 from llm_attr.core.tensors import split_by
-from llm_attr.errors import InvalidShape, InvalidValue, UnknownKeyword, UnsupportedMethod
+from llm_attr.errors import InvalidShape, InvalidValue, NoGradient, UnknownKeyword, UnsupportedMethod
 from llm_attr.llm.answer_score import AnswerScore, ContrastScore, Entries, Passage
 from llm_attr.llm.forward_mode import ROW_COST, entry_rows, has_forward_mode, noting_forward_mode, rule_of
 from llm_attr.llm.gradient_methods import BY_RULES, GUIDED, RANDOM, at_activations, inside, sites_of
@@ -268,7 +268,18 @@ class GradientRun:
             found, gap = found
             (gap,) = gap if isinstance(gap, tuple) else (gap,)
             gaps = gap.tolist()
-        return [self._by_feature(part) for part in split_by(found, score.slots)], gaps
+        by_site = split_by(found, score.slots)
+        self._refuse_shadowed(by_site)
+        return [self._by_feature(tensors) for tensors in by_site], gaps
+
+    def _refuse_shadowed(self, parts: Sequence[Tensors]) -> None:
+        """Refuses layers from which nothing goes on, since another of them is replaced behind them."""
+        moved = [any(tensor.any() for tensor in part) for part in parts]
+        if self._make is AnswerScore and any(moved) and not all(moved):
+            raise NoGradient(
+                f"nothing goes on from {self._sites[moved.index(False)]}, the {moved.index(False) + 1}. of the "
+                f"{len(moved)} layers: another one behind it is replaced too; explain them one at a time"
+            )
 
     def _entries(self, score: AnswerScore | ContrastScore, chosen: Sequence[Choice]) -> Entries:
         whole_graph = not self._recomputed and not isinstance(inside(self.method), BY_RULES)

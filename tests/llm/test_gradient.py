@@ -24,7 +24,7 @@ from llm_attr.attr import (
     TextTemplateInput,
     TextTokenInput,
 )
-from llm_attr.errors import EmptyTarget, InvalidType, UnknownKeyword, UnsupportedMethod
+from llm_attr.errors import EmptyTarget, InvalidType, NoGradient, UnknownKeyword, UnsupportedMethod
 from llm_attr.llm import gradient_run
 from llm_attr.llm.gradient import LLMGradientAttribution
 from llm_attr.llm.model import LanguageModel
@@ -143,6 +143,8 @@ def test_layers_by_module_and_several_at_once(lm: LanguageModel) -> None:
     each = explained(lm, LayerGradientXActivation(lm.model, blocks))
     assert isinstance(each, list)
     assert len(each) == 3
+    with pytest.raises(NoGradient, match=r"the 1\. of the 2 layers: another one behind it is replaced"):
+        explained(lm, LayerIntegratedGradients(lm.model, [blocks[0], lm.model.model.layers[2]]), n_steps=2)
     alone = explained(lm, LayerGradientXActivation(lm.model, blocks[1]))
     assert alone.token_attr.shape == each[1].token_attr.shape
 
