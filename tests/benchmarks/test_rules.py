@@ -12,7 +12,9 @@ import pytest
 import torch
 from torch import nn
 
+import llm_attr
 from llm_attr import attr
+from tests.benchmarks.jobs import KEEPER, LIGHTHOUSE
 from tests.benchmarks.measure import Side, compare, report
 from tests.benchmarks.test_feature_ablation import Cnn, relative_difference
 
@@ -50,3 +52,22 @@ def test_against_captum(method: str, name: str) -> None:
     print("\n" + report(f"{method} {name}, goal 2 x", sides))
     if name.startswith("MLP"):  # with max pooling Captum's DeepLift is incomplete
         assert relative_difference(sides[0].result, sides[1].result) <= 1e-4
+
+
+@pytest.mark.real
+@pytest.mark.parametrize("method", ["deep_lift", "lrp"])
+def test_overhead_on_a_language_model(method: str) -> None:
+    """Beside the gradient alone: one forward pass and one backward pass of the same prompt and answer."""
+    lm = llm_attr.load_model("smollm2-135m")
+    prompt = " ".join(LIGHTHOUSE[:3])
+
+    def side(name: str, method: str) -> Side:
+        return Side(
+            name, lambda: llm_attr.explain(lm, prompt, method=method, target=KEEPER, unit="token", token_rows=False)
+        )
+
+    sides = [side("gradient alone", "input_x_gradient"), side(method, method)]
+    compare(sides, 5, lm.model)
+    print("\n" + report(f"{method} of an answer of SmolLM2", sides))
+    assert sides[0].result.provenance["passes"] == sides[0].result.provenance["backward"] == 1
+    assert sides[1].result.provenance["passes"] <= 3
