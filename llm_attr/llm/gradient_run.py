@@ -131,7 +131,7 @@ class GradientRun:
             recomputed: Whether activations are computed again for the backward pass.
         """
         self._recomputed = recomputed
-        self._look_at_the_prompt()
+        self._look_at_the_prompt(token_rows)
         score = self._score(Passage(self.placed.ids, self.answer))
         found = [Explained() for _ in self.scalars]
         rows = self._with_rows(score) if token_rows else []
@@ -154,10 +154,10 @@ class GradientRun:
                     ]
         return found
 
-    def _look_at_the_prompt(self) -> None:
+    def _look_at_the_prompt(self, token_rows: bool) -> None:
         """The log-probabilities of the answer and the reference of a divergence, where no later pass shows them."""
         wanting = any(scalar.needs_reference for scalar in self.scalars)
-        unseen = not self._at_prompt or self._forward_rule(len(self.scalars)) is not None
+        unseen = not self._at_prompt or (token_rows and self._forward_rule(len(self.scalars)) is not None)
         if wanting or (self._places is not None and unseen):
             score = self._one(Passage(self.placed.ids, self.answer))
             reference = score.logits()[0].log_softmax(-1) if wanting else score.logits()

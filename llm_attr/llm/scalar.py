@@ -67,15 +67,14 @@ class Contrast:
         The sum of the differences is the difference of the sums.
         """
         start, end = self._start, self._end
-        same = torch.cat([foil[..., :start], foil[..., foil.shape[-1] - end :]], -1)
         differing = foil[..., start : foil.shape[-1] - end].sum(-1, keepdim=True)
         first, stop = start, len(self.answer) - end
         if first == stop:
             first, stop = min(first, len(self.answer) - 1), min(first, len(self.answer) - 1) + 1
         own = torch.arange(len(self.answer), device=answer.device)
         share = ((own >= first) & (own < stop)).to(answer.dtype) / (stop - first)
-        aside = (own < start) | (own >= len(self.answer) - end)
-        beside = torch.zeros_like(answer).masked_scatter(aside.expand_as(answer), same)
+        between = torch.zeros_like(answer[..., : len(self.answer) - start - end])
+        beside = torch.cat([foil[..., :start], between, foil[..., foil.shape[-1] - end :]], -1)
         return answer - beside - share * differing
 
     @property

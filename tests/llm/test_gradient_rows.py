@@ -98,6 +98,8 @@ def test_few_units_and_a_long_answer_take_forward_mode_by_themselves(lm: Languag
     )
     assert len(result.output_ids) > 3 * 2.3
     assert result.provenance["forward_mode"] == 3
+    whole = long.attribute(Prompt(TEXT, unit="sentence"), target=result.output_text, token_rows=False).provenance
+    assert (whole["passes"], whole["backward"], whole["forward_mode"]) == (1, 1, 0)
 
 
 def switches() -> tuple[Any, ...]:

@@ -174,6 +174,7 @@ def test_several_prompts_share_what_they_have_in_common(llama: LanguageModel) ->
     assert planned.positions == results[0].provenance["positions"]
     gradients = {"method": "integrated_gradients", "n_steps": 3, "target": TARGET}
     scalars = ["log_prob", "contrast", "entropy"]
+    explain(llama, TEXT, **gradients)  # tells whether the model has forward mode
     each = explain(llama, prompts, scalar=scalars, foil=" Mira bakes.", **gradients)
     planned = plan(llama, prompts, scalar=scalars, foil=" Mira bakes.", measure=False, **gradients)
     assert planned.exact
