@@ -30,8 +30,7 @@ from llm_attr.llm.foreseen_score import ForeseenScore
 from llm_attr.llm.forward_mode import has_forward_mode
 from llm_attr.llm.game import TextGame
 from llm_attr.llm.gradient import OF_CALL, LLMGradientAttribution, check_call, together
-from llm_attr.llm.gradient_methods import RANDOM, sites_of
-from llm_attr.llm.gradient_run import is_embedding
+from llm_attr.llm.gradient_methods import RANDOM, is_embedding, sites_of
 from llm_attr.llm.inputs import Placed
 from llm_attr.llm.joint import Subject, played
 from llm_attr.llm.many import answers_of

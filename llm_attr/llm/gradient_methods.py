@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping, Sequence
 from copy import copy
 from difflib import get_close_matches
 from typing import Any
@@ -196,3 +196,16 @@ def layer_named(language_model: LanguageModel, layer: Any) -> nn.Module | Site:
     if layer not in known:
         raise UnknownName("layer", layer, get_close_matches(layer, known, n=5, cutoff=0.4) or list(known)[1:6])
     return known[layer]
+
+
+def is_embedding(sites: Sequence[Site], language_model: LanguageModel) -> bool:
+    """Whether it is the embedding layer that moves, and nothing else."""
+    return list(sites) == [Site(language_model.model.get_input_embeddings())]
+
+
+def is_linear(method: Attribution, options: Mapping[str, Any]) -> bool:
+    """Whether the attributions of a sum of two quantities are the sum of theirs."""
+    inner = inside(method)
+    gradients_alone = isinstance(inner, LayerGradientXActivation) and not inner.multiplies_by_inputs
+    sized = gradients_alone or isinstance(inner, (Saliency, *GUIDED))
+    return not isinstance(method, RANDOM) and not sized and options.get("until") is None

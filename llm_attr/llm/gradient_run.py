@@ -18,12 +18,20 @@ from llm_attr.attr.lrp import LRP, LayerLRP
 from llm_attr.core.evaluator import share_of
 from llm_attr.core.memory import free_bytes
 from llm_attr.core.path import Quadrature, accumulator
-from llm_attr.core.site import Site
 from llm_attr.core.tensors import split_by
 from llm_attr.errors import InvalidShape, InvalidValue, NoGradient, UnknownKeyword, UnsupportedMethod
 from llm_attr.llm.answer_score import AnswerScore, ContrastScore, Entries, Passage
 from llm_attr.llm.forward_mode import ROW_COST, entry_rows, has_forward_mode, noting_forward_mode, rule_of
-from llm_attr.llm.gradient_methods import BY_RULES, GUIDED, RANDOM, at_activations, inside, sites_of
+from llm_attr.llm.gradient_methods import (
+    BY_RULES,
+    GUIDED,
+    RANDOM,
+    at_activations,
+    inside,
+    is_embedding,
+    is_linear,
+    sites_of,
+)
 from llm_attr.llm.inputs import Placed, token_id
 from llm_attr.llm.model import LanguageModel
 from llm_attr.llm.passes import Counter
@@ -219,19 +227,21 @@ class GradientRun:
             low = tuple(torch.zeros_like(tensor) for tensor in high)
         asked = self.language_model.model if self._make is AnswerScore else None
         entries = self._entries(score, tokens_of(score.passage, quantities))
+        deltas, nobody = bool(self._options.get("return_convergence_delta")), self._owners < 0
+        owners = self._owners.masked_fill(nobody, self._units).tolist()
         try:
             with noting_forward_mode(asked), self._piece():
-                rows = entry_rows(entries, low, high, self._owners.tolist(), rule, self._units)
+                rows = entry_rows(entries, low, high, owners, rule, self._units + int(deltas and nobody.any()))
         except NotImplementedError:
             self._forward_mode = False
             self._pieces += len(list(self._passages())) - 1
             return []
         self._hear(score)
-        if not self._options.get("return_convergence_delta"):
+        if not deltas:
             return [([rows], [])]
         with torch.no_grad():
             change = entries.values(*high) - entries.values(*low)
-        return [([rows], (rows.sum(1) - change[0].cpu()).tolist())]
+        return [([rows[:, : self._units]], (rows.sum(1) - change[0].cpu()).tolist())]
 
     def _passages(self) -> Iterator[Passage]:
         """The tokens in groups: each pass reads no further than to the last token that it scores."""
@@ -364,19 +374,6 @@ _SET_HERE = {
 def tokens_of(passage: Passage, quantities: Sequence[int]) -> list[Choice]:
     """The scored tokens of a passage, of one quantity after the other."""
     return [(place, 1 + token) for place in quantities for token in range(len(passage.scored))]
-
-
-def is_embedding(sites: Sequence[Site], language_model: LanguageModel) -> bool:
-    """Whether it is the embedding layer that moves, and nothing else."""
-    return list(sites) == [Site(language_model.model.get_input_embeddings())]
-
-
-def is_linear(method: Attribution, options: Mapping[str, Any]) -> bool:
-    """Whether the attributions of a sum of two quantities are the sum of theirs."""
-    inner = inside(method)
-    gradients_alone = isinstance(inner, LayerGradientXActivation) and not inner.multiplies_by_inputs
-    sized = gradients_alone or isinstance(inner, (Saliency, *GUIDED))
-    return not isinstance(method, RANDOM) and not sized and options.get("until") is None
 
 
 def _repeated(tensors: Tensors, rows: int) -> Tensors:
