@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import re
-import shutil
-from collections.abc import Iterator
 from importlib import import_module
 from pathlib import Path
 from typing import Any
@@ -68,18 +66,11 @@ def test_the_python_of_the_pages_runs(page: str, capsys: pytest.CaptureFixture[s
 
 
 @pytest.fixture(scope="module")
-def browser() -> Iterator[Any]:
+def browser(request: pytest.FixtureRequest) -> Any:
     """An installed Chromium, and a site to look at."""
     if not (SITE / "index.html").exists():
         pytest.skip("the site is not built (python bootstrap.py docs)")
-    api = pytest.importorskip("playwright.sync_api", reason="Playwright is not installed (the test extra has it)")
-    found = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome", "chrome"))), None)
-    if found is None:
-        pytest.skip("no Chromium on this machine (Debian: apt-get install chromium)")
-    with api.sync_playwright() as playwright:
-        chromium = playwright.chromium.launch(executable_path=found, args=["--no-sandbox"])
-        yield chromium
-        chromium.close()
+    return request.getfixturevalue("browser")
 
 
 PAGES = [

@@ -1,7 +1,5 @@
 from __future__ import annotations
 
-from collections.abc import Iterator
-
 import numpy as np
 import pytest
 import torch
@@ -14,14 +12,7 @@ from llm_attr.attr import ContextCite
 from llm_attr.core.ablations import AblationLasso
 from llm_attr.errors import InvalidValue
 
-
-@pytest.fixture(autouse=True)
-def one_thread() -> Iterator[None]:
-    """The models are too small for more."""
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(threads)
+pytestmark = pytest.mark.usefixtures("one_thread")
 
 
 def by_pipeline(rows: Tensor, log_prob: Tensor, tokens: int, alpha: float) -> np.ndarray:

@@ -23,14 +23,7 @@ from llm_attr.core.evaluator import Progress, watching
 from llm_attr.errors import InvalidShape, InvalidType, InvalidValue
 from tests.reference.surrogates import lime
 
-
-@pytest.fixture(autouse=True)
-def one_thread() -> Iterator[None]:
-    """The models are too small for more."""
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(threads)
+pytestmark = pytest.mark.usefixtures("one_thread")
 
 
 @pytest.fixture

@@ -1,6 +1,5 @@
 from __future__ import annotations
 
-from collections.abc import Iterator
 from itertools import islice
 from math import comb
 
@@ -21,13 +20,7 @@ from tests.reference.surrogates import kernel_shap
 both = pytest.mark.parametrize("interactions", [True, False])
 
 
-@pytest.fixture(autouse=True)
-def one_thread() -> Iterator[None]:
-    """The games are too small for more."""
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(threads)
+pytestmark = pytest.mark.usefixtures("one_thread")
 
 
 @settings(max_examples=40, deadline=None, derandomize=True)

@@ -2,11 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from typing import Any
 
 import pytest
-import torch
 
 import llm_attr.attr
 from llm_attr.attr import InternalInfluence, LayerConductance, NeuronConductance
@@ -18,13 +16,7 @@ METHODS = list(QUADRATURES)
 CHUNKS = [None, 1, 4, 7, 100]
 
 
-@pytest.fixture(autouse=True)
-def one_thread() -> Iterator[None]:
-    """The models are too small for more."""
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(threads)
+pytestmark = pytest.mark.usefixtures("one_thread")
 
 
 @pytest.mark.parametrize(("name", "layer"), sites(MOVED))

@@ -36,13 +36,7 @@ with warnings.catch_warnings():
     from captum.attr._core.dataloader_attr import InputRole as CaptumInputRole
 
 
-@pytest.fixture(autouse=True)
-def one_thread() -> Iterator[None]:
-    """The models are too small for more."""
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(threads)
+pytestmark = pytest.mark.usefixtures("one_thread")
 
 
 X, Y, LABELS = random(7, 4), random(7, 2, 3, seed=1), torch.tensor([0, 1, 0, 1, 1, 0, 1])

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from typing import Any
 
 import captum.attr
@@ -16,14 +16,7 @@ from llm_attr.attr import GradientShap, LayerGradientShap, NeuronGradientShap
 from llm_attr.core import path
 from tests.parity.layers import IDS, MOVED, Case, assert_equal, captums, described, neurons, random, sites
 
-
-@pytest.fixture(autouse=True)
-def one_thread() -> Iterator[None]:
-    """The models are too small for more."""
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(threads)
+pytestmark = pytest.mark.usefixtures("one_thread")
 
 
 def seeded(call: Callable[[Any], Any], seed: int = 7) -> Callable[[Any], Any]:

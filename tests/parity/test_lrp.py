@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from typing import Any
 
 import captum.attr._utils.lrp_rules as theirs
@@ -18,13 +18,7 @@ from tests.parity.layers import assert_equal, captums, described, random
 from tests.parity.models import made
 from tests.reference import lrp as sums
 
-
-@pytest.fixture(autouse=True)
-def one_thread() -> Iterator[None]:
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(threads)
+pytestmark = pytest.mark.usefixtures("one_thread")
 
 
 class Images(nn.Module):

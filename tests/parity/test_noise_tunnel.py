@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from typing import Any
 
 import captum.attr
@@ -29,13 +29,7 @@ DELTA = 1e-7
 """Deltas are differences of numbers of order 1 to 100; Captum has its quadrature in single precision."""
 
 
-@pytest.fixture(autouse=True)
-def one_thread() -> Iterator[None]:
-    """The models are too small for more."""
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(threads)
+pytestmark = pytest.mark.usefixtures("one_thread")
 
 
 def assert_equal_to_captum(name: str, args: tuple[Any, ...], inputs: Any, **options: Any) -> None:

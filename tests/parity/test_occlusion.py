@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from typing import Any
 
 import pytest
@@ -16,14 +16,7 @@ from llm_attr.errors import InvalidShape, InvalidValue
 from tests.parity.layers import PADDING, assert_equal, captums, random, whole
 from tests.parity.models import LSTM, Encoder, TwoInputs, cnn, made, mlp
 
-
-@pytest.fixture(autouse=True)
-def one_thread() -> Iterator[None]:
-    """The models are too small for more."""
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(threads)
+pytestmark = pytest.mark.usefixtures("one_thread")
 
 
 MLP = made(mlp())

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from typing import Any
 
 import pytest
@@ -17,14 +17,7 @@ from llm_attr.errors import InvalidShape, InvalidType
 from tests.parity.layers import MOVED, PADDING, assert_equal, captums, random, sites, whole
 from tests.parity.models import LSTM, Encoder, TwoInputs, cnn, made, mlp
 
-
-@pytest.fixture(autouse=True)
-def one_thread() -> Iterator[None]:
-    """The models are too small for more."""
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(threads)
+pytestmark = pytest.mark.usefixtures("one_thread")
 
 
 MLP = made(mlp())

@@ -1,4 +1,3 @@
-import shutil
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -83,19 +82,6 @@ def many() -> AttributionView:
 @pytest.fixture
 def empty() -> AttributionView:
     return AttributionView(title="", units=(), unit_values=())
-
-
-@pytest.fixture(scope="module")
-def browser() -> Iterator[Any]:
-    """An installed Chromium; tests that ask for it are skipped where there is none."""
-    api = pytest.importorskip("playwright.sync_api", reason="Playwright is not installed (the test extra has it)")
-    found = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome", "chrome"))), None)
-    if found is None:
-        pytest.skip("no Chromium on this machine (Debian: apt-get install chromium)")
-    with api.sync_playwright() as playwright:
-        chromium = playwright.chromium.launch(executable_path=found, args=["--no-sandbox"])
-        yield chromium
-        chromium.close()
 
 
 @dataclass
