@@ -11,9 +11,8 @@ from pathlib import Path
 
 import numpy as np
 import torch
-from image_classifier import NAMES, PATCH, SIZE, as_input, photograph
+from image_classifier import NAMES, PATCH, SIZE, classified
 from matplotlib import pyplot as plt
-from models import image_classifier
 from PIL import Image
 from torch import Tensor, nn
 
@@ -68,10 +67,8 @@ def main() -> None:
     parser.add_argument("--out", type=Path, default=Path("methods.png"), help="the picture")
     out = parser.parse_args().out
     torch.manual_seed(0)
-    model, photo = image_classifier(), photograph()
-    image = as_input(photo)
+    model, photo, image, likeliest, number = classified()
     with torch.no_grad():
-        likeliest, number = (each.item() for each in model(image).softmax(1).max(1))
         change = (model(image) - model(0 * image))[0, number]
     found = maps(model, image, number)
     title = f"Four methods on one photograph: why “{NAMES[number]}”? EfficientNet-Lite0 is {100 * likeliest:.0f} % sure"

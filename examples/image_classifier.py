@@ -40,6 +40,15 @@ def as_input(photo: Image.Image) -> Tensor:
     return (torch.from_numpy(np.array(small)).permute(2, 0, 1)[None].float() - 127) / 128
 
 
+def classified() -> tuple[nn.Module, Image.Image, Tensor, float, int]:
+    """The classifier, the photograph, its input, and the probability and number of the likeliest class."""
+    model, photo = image_classifier(), photograph()
+    image = as_input(photo)
+    with torch.no_grad():
+        likeliest, number = (each.item() for each in model(image).softmax(1).max(1))
+    return model, photo, image, likeliest, number
+
+
 def draw(photo: Image.Image, title: str, cam: np.ndarray, pixels: np.ndarray, out: Path) -> None:
     """One picture: the photograph, Grad-CAM over it in grey, and the pixels' attributions."""
     figure = heading(title)
@@ -77,10 +86,7 @@ def main() -> None:
     parser.add_argument("--out", type=Path, default=Path("image.png"), help="the picture")
     out = parser.parse_args().out
     torch.manual_seed(0)
-    model, photo = image_classifier(), photograph()
-    image = as_input(photo)
-    with torch.no_grad():
-        likeliest, number = (each.item() for each in model(image).softmax(1).max(1))
+    model, photo, image, likeliest, number = classified()
 
     cam = LayerGradCam(model, model.head).attribute(image, target=number)
     cam = LayerAttribution.interpolate(cam, (SIZE, SIZE), "bilinear")[0, 0].numpy()

@@ -10,8 +10,7 @@ from pathlib import Path
 
 import numpy as np
 import torch
-from image_classifier import NAMES, SIZE, as_input, heading, panel, photograph
-from models import image_classifier
+from image_classifier import NAMES, SIZE, classified, heading, panel
 from PIL import Image
 from skimage.segmentation import slic
 
@@ -53,10 +52,7 @@ def main() -> None:
     parser.add_argument("--out", type=Path, default=Path("superpixels.png"), help="the picture")
     out = parser.parse_args().out
     torch.manual_seed(0)
-    model, photo = image_classifier(), photograph()
-    image = as_input(photo)
-    with torch.no_grad():
-        likeliest, number = (each.item() for each in model(image).softmax(1).max(1))
+    model, photo, image, likeliest, number = classified()
 
     windows = {"sliding_window_shapes": (3, WINDOW, WINDOW), "strides": (3, STRIDE, STRIDE)}
     occlusion = Occlusion(model).attribute(image, **windows, target=number)[0, 0].numpy()
