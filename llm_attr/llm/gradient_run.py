@@ -168,9 +168,12 @@ class GradientRun:
         unseen = not self._at_prompt or (token_rows and self._forward_rule(len(self.scalars)) is not None)
         if wanting or (self._places is not None and unseen):
             score = self._one(Passage(self.placed.ids, self.answer))
-            reference = score.logits()[0].log_softmax(-1) if wanting else score.logits()
+            logits = score.logits()[0]
             self._hear(score)
-            self.scalars = tuple(replace(s, reference=reference) if s.needs_reference else s for s in self.scalars)
+            self.scalars = tuple(
+                replace(scalar, reference=logits.log_softmax(-1)) if scalar.needs_reference else scalar
+                for scalar in self.scalars
+            )
 
     def _hear(self, score: AnswerScore | ContrastScore) -> None:
         """Keeps the log-probabilities that a score has shown."""
