@@ -138,7 +138,7 @@ def run(title: str, command: list[str], *, quiet: bool = False, last: bool = Fal
     done = subprocess.run(
         command,
         cwd=ROOT,
-        env={**os.environ, **environment},
+        env={"OMP_WAIT_POLICY": "PASSIVE", **os.environ, **environment},  # idle threads sleep, where not set otherwise
         stdout=subprocess.PIPE if quiet else None,
         stderr=subprocess.STDOUT if quiet else None,
         encoding="utf-8",

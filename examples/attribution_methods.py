@@ -6,8 +6,11 @@ Run: python examples/attribution_methods.py --out methods.png   (needs the extra
 from __future__ import annotations
 
 import argparse
+import os
 from collections.abc import Mapping
 from pathlib import Path
+
+os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")  # read when torch loads: idle threads sleep
 
 import numpy as np
 import torch

@@ -7,7 +7,10 @@ Shapiq (`pip install shapiq`) plays the game where it is installed; else a linea
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable
+
+os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")  # read when torch loads: idle threads sleep
 
 import numpy as np
 import torch

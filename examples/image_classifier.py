@@ -6,7 +6,10 @@ Run: python examples/image_classifier.py --out image.png   (needs the extras dem
 from __future__ import annotations
 
 import argparse
+import os
 from pathlib import Path
+
+os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")  # read when torch loads: idle threads sleep
 
 import numpy as np
 import torch

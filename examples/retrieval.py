@@ -6,7 +6,10 @@ Run: python examples/retrieval.py --out retrieval.png   (needs the extras demo a
 from __future__ import annotations
 
 import argparse
+import os
 from pathlib import Path
+
+os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")  # read when torch loads: idle threads sleep
 
 import torch
 

@@ -6,9 +6,12 @@ Run: python examples/tabular.py --out tabular.png   (needs the extras plot and s
 from __future__ import annotations
 
 import argparse
+import os
 from collections.abc import Callable
 from pathlib import Path
 from typing import NamedTuple
+
+os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")  # read when torch loads: idle threads sleep
 
 import torch
 from matplotlib.figure import Figure

@@ -8,7 +8,10 @@ Run: python examples/text_classifier.py --out text.png   (needs the extras demo 
 from __future__ import annotations
 
 import argparse
+import os
 from pathlib import Path
+
+os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")  # read when torch loads: idle threads sleep
 
 import torch
 from matplotlib import pyplot as plt

@@ -215,6 +215,18 @@ class TestSteps:
         assert printed.endswith(" s\n")
         assert "much" not in printed
 
+    @pytest.mark.parametrize(("given", "seen"), [(None, "PASSIVE"), ("ACTIVE", "ACTIVE")])
+    def test_idle_threads_of_steps_sleep_where_the_user_says_nothing_else(
+        self, given: str | None, seen: str, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
+    ) -> None:
+        monkeypatch.delenv("OMP_WAIT_POLICY", raising=False)
+        if given is not None:
+            monkeypatch.setenv("OMP_WAIT_POLICY", given)
+        code = "import os; print(os.environ['OMP_WAIT_POLICY'])"
+        bootstrap.run("step", [sys.executable, "-c", code])
+        assert capfd.readouterr().out.splitlines()[1] == seen
+        assert os.environ.get("OMP_WAIT_POLICY") == given
+
     def test_the_last_step_has_the_last_word(
         self, environment: bootstrap.Environment, capfd: pytest.CaptureFixture[str]
     ) -> None:

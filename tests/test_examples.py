@@ -36,6 +36,19 @@ def run(name: str, out: Path) -> str:
     return done.stdout
 
 
+@pytest.mark.parametrize("path", sorted((ROOT / "examples").glob("*.py")), ids=lambda path: path.stem)
+def test_idle_threads_sleep_where_an_example_starts(path: Path) -> None:
+    """Torch reads the policy when it loads, so it is set before anything imports torch."""
+    source = path.read_text(encoding="utf-8")
+    if "__main__" in source:
+        before, policy, _ = source.partition('os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")')
+        assert policy
+        imported = {
+            line.split()[1].partition(".")[0] for line in re.findall(r"^(?:import|from) .*", before, re.MULTILINE)
+        }
+        assert imported <= sys.stdlib_module_names
+
+
 def check_picture(name: str, out: Path) -> None:
     """The picture is as large as the one in the docs, and the README shows that."""
     with Image.open(out) as made, Image.open(ROOT / "docs" / "images" / f"{name}.png") as shown:

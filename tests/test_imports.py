@@ -37,6 +37,11 @@ def test_nothing_that_only_pictures_or_servers_need(code: str) -> None:
         assert not loaded & {"torch", "transformers", "numpy", "rich", "jinja2"}
 
 
+def test_the_environment_of_the_process_stays_as_it_was() -> None:
+    code = f"import os; before = dict(os.environ); {EVERYTHING}; import llm_attr.cli; print(before == dict(os.environ))"
+    assert python("-c", code).stdout == "True\n"
+
+
 def test_the_import_itself_takes_no_time() -> None:
     """The best of three, since other processes may be at work."""
     line = re.compile(r"\|\s+(\d+) \|\s+llm_attr$", re.MULTILINE)

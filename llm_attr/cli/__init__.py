@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import sys
 from importlib.metadata import version as version_of
 from typing import Annotated
@@ -27,7 +28,11 @@ app.add_typer(models.app, name="models")
 
 
 def main() -> None:
-    """Run the command line; an error of llm_attr or of a file becomes one line on standard error and exit code 1."""
+    """Run the command line; an error of llm_attr or of a file becomes one line on standard error and exit code 1.
+
+    Idle threads of this process sleep instead of spinning, which torch reads when it loads; see OMP_WAIT_POLICY.
+    """
+    os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
     try:
         app(prog_name="llm-attr")
     except (LlmAttrError, OSError) as error:
