@@ -165,7 +165,7 @@ class AnswerScore:
         return whole.expand(len(moved), *whole.shape[1:]).index_copy(1, self._places.to(whole.device), moved)
 
     def _logits(self, ids: Tensor) -> Tensor:
-        rows = torch.tensor(self.passage.rows)
+        rows = self.passage.rows
         self.counter.add(ids.numel(), len(ids) * len(rows))
         ids = ids.to(self.language_model.device)
         mask = torch.ones_like(ids)

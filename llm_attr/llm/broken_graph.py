@@ -32,9 +32,7 @@ def refuse_broken_graph(language_model: LanguageModel) -> None:
         stack.enter_context(replaced(Site(embedding), (moved,)))
         for name, module in unusual:
             stack.callback(module.register_forward_hook(partial(_note, broken, name), with_kwargs=True).remove)
-        forward_logits(
-            language_model, torch.tensor([0]), input_ids=ids, attention_mask=torch.ones_like(ids), use_cache=False
-        )
+        forward_logits(language_model, [0], input_ids=ids, attention_mask=torch.ones_like(ids), use_cache=False)
     if broken:
         kind = type(dict(unusual)[broken[0]]).__name__
         raise NoGradient(

@@ -136,7 +136,7 @@ class TreePass:
         cache = self._cache(context)
         logits = forward_logits(
             self._lm,
-            torch.from_numpy(rows - start),
+            (rows - start).tolist(),
             input_ids=self._on_device(self._tree.tokens[nodes]),
             position_ids=self._on_device(self._tree.positions[nodes]),
             attention_mask=self._masks(nodes, seen),
@@ -219,7 +219,7 @@ class WholePass:
         kept, columns = torch.tensor(places).unique(return_inverse=True)
         device = self._lm.device
         logits = forward_logits(
-            self._lm, kept, input_ids=ids.to(device), attention_mask=mask.to(device), use_cache=False
+            self._lm, kept.tolist(), input_ids=ids.to(device), attention_mask=mask.to(device), use_cache=False
         )
         self._counter.add(ids.numel(), len(queries) * len(kept))
         return logits.flatten(0, 1), torch.arange(len(queries)).repeat_interleave(counts) * len(kept) + columns
@@ -238,14 +238,17 @@ class WholePass:
         return groups
 
 
-def forward_logits(language_model: LanguageModel, rows: Tensor, **inputs: Any) -> Tensor:
-    """`(batch, rows, vocabulary)`: the model's own logits at these positions and at no others, where it can do that."""
-    rows = rows.to(language_model.device)
+def forward_logits(language_model: LanguageModel, rows: Sequence[int], **inputs: Any) -> Tensor:
+    """`(batch, rows, vocabulary)`: the model's own logits at these positions and at no others, where it can do that.
+
+    The positions go to the model as a list: the output head of a divided model lies on another device than its
+    inputs, to which every tensor among the keywords is moved.
+    """
     if "logits_to_keep" in language_model.forward_keywords:
-        return language_model.model(**inputs, logits_to_keep=rows, return_dict=True).logits
+        return language_model.model(**inputs, logits_to_keep=list(rows), return_dict=True).logits
     logits = language_model.model(**inputs, return_dict=True).logits
-    from_end = rows - inputs["input_ids"].shape[1]  # an adapter may have put tokens in front
-    return logits[:, from_end.to(logits.device)]
+    length = inputs["input_ids"].shape[1]
+    return logits[:, [row - length for row in rows]]  # from the end: an adapter may have put tokens in front
 
 
 def positions_that_fit(language_model: LanguageModel) -> int:

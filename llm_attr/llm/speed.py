@@ -108,7 +108,7 @@ def _backward(language_model: LanguageModel, length: int) -> float:
 
 
 def _logits(language_model: LanguageModel, rows: int, ids: Tensor) -> Tensor:
-    kept = torch.arange(ids.shape[1] - rows, ids.shape[1])
+    kept = range(ids.shape[1] - rows, ids.shape[1])
     mask = torch.ones_like(ids)
     return forward_logits(language_model, kept, input_ids=ids, attention_mask=mask, use_cache=False)
 
