@@ -38,10 +38,14 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 from difflib import get_close_matches
+from typing import Any
 
 
 class LlmAttrError(Exception):
-    """The root of the tree."""
+    """The root of the tree; each error comes out of a pickle, or another process, as it was."""
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return type(self).__new__, (type(self), *self.args), self.__dict__
 
 
 class InvalidValue(LlmAttrError, ValueError):

@@ -15,6 +15,7 @@ from llm_attr.errors import EmptyPrompt, InvalidValue
 from llm_attr.llm.alignment import Alignment, align, first_character, owners
 from llm_attr.llm.inputs import InterpretableInput, Placed, check_width, token_id
 from llm_attr.llm.model import LanguageModel
+from llm_attr.llm.pickled import PickledWithout
 from llm_attr.llm.prefix_tree import Variant
 from llm_attr.llm.units import SPLITTERS, Span
 from llm_attr.viz.view import Group
@@ -44,7 +45,7 @@ class Scope:
         return max(start, self.start), min(end, self.end)
 
 
-class BoundPrompt(InterpretableInput):
+class BoundPrompt(PickledWithout, InterpretableInput):
     """A prompt as one text and the spans of its units, ready for a model; made by `Prompt.bind`.
 
     Attributes:
@@ -55,7 +56,11 @@ class BoundPrompt(InterpretableInput):
         groups: Which document, message or name each unit belongs to.
         unit: What the units are.
         absence: What happens to an absent one.
+
+    A pickle holds no model: what comes out of it has its texts and units, and asks to be bound again for the rest.
     """
+
+    shared = ("_language_model",)
 
     def __init__(
         self,
@@ -71,7 +76,8 @@ class BoundPrompt(InterpretableInput):
         special_tokens: bool = True,
     ) -> None:
         self.text, self.unit, self.absence = text, unit, absence
-        self._lm, self.contents, self._scopes = language_model, list(contents), list(scopes)
+        self._language_model: LanguageModel | None = language_model
+        self.contents, self._scopes = list(contents), list(scopes)
         self._special_tokens = special_tokens
         self._replacement = self._replacing(replacement) if absence == "replace" else None
         found = (
@@ -82,6 +88,12 @@ class BoundPrompt(InterpretableInput):
         self.spans: list[Span] = [span for span, _ in found]
         self.values = [text[start:end] for start, end in self.spans]
         self.groups = _groups([group for _, group in found])
+
+    @property
+    def _lm(self) -> LanguageModel:
+        if self._language_model is None:
+            raise InvalidValue("a prompt out of a pickle has no model; bind its Prompt again: Prompt(...).bind(lm)")
+        return self._language_model
 
     @property
     def context(self) -> list[str]:

@@ -15,6 +15,7 @@ from llm_attr.errors import InvalidShape, UnsupportedMethod
 from llm_attr.llm import picture
 from llm_attr.llm.alignment import pieces, spans_of
 from llm_attr.llm.json_text import json_text
+from llm_attr.llm.pickled import PickledWithout
 from llm_attr.llm.region import Region, RegionName
 from llm_attr.llm.scalar import ADDITIVE
 from llm_attr.llm.units import Span
@@ -35,7 +36,6 @@ if TYPE_CHECKING:
     from llm_attr.llm.table import Table
     from llm_attr.viz.widget import AttributionWidget
 
-
 _NO_PAIRS = "this result holds no pairs of units; explain with method='pairwise_interactions'"
 
 
@@ -48,7 +48,7 @@ class Contribution(NamedTuple):
     stderr: float | None = None
 
 
-class LLMAttributionResult:
+class LLMAttributionResult(PickledWithout):
     """The attribution of an answer, and of each of its tokens, to the units of a prompt.
 
     Attributes:
@@ -69,12 +69,14 @@ class LLMAttributionResult:
         provenance: Method, model, precision, way of scoring and what it cost; JSON values.
         table: What the attributions were computed from, or None.
 
-    Results are equal if everything but the input object is, to the bit.
+    Results are equal if all but the input object is, to the bit; pickles and `save` leave it out, copies share it.
 
     Raises:
         InvalidShape: the parts do not fit the numbers of units and tokens.
         InvalidValue: spans or groups are not in order.
     """
+
+    shared = ("inp",)
 
     def __init__(
         self,

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import pickle
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from inspect import signature
@@ -16,6 +17,7 @@ from llm_attr.core.play import Estimator
 from llm_attr.core.registry import METHODS
 from llm_attr.errors import InvalidShape, InvalidType, InvalidValue, UnknownKeyword, UnknownName, UnsupportedMethod
 from llm_attr.llm.inputs import InterpretableInput
+from llm_attr.llm.pickled import PickledWithout
 from llm_attr.llm.scalar import UNITS, payoff
 from llm_attr.typing import Coalitions, Values
 
@@ -43,7 +45,7 @@ class Attributions:
 
 
 @dataclass(frozen=True, eq=False)
-class Table:
+class Table(PickledWithout):
     """What each token of an answer is worth for each coalition of features, and how that becomes attributions.
 
     Attributes:
@@ -75,6 +77,8 @@ class Table:
     attr_target: str = "log_prob"
     per_token: bool = True
     estimator: Estimator | None = None
+
+    shared = ("estimator",)
 
     def __post_init__(self) -> None:
         if self.attr_target not in UNITS:
@@ -115,6 +119,12 @@ class Table:
         pairs = self.owner[:, None], self.owner[None]
         errors = None if found.stderr is None else found.stderr[pairs].movedim(-1, 0)
         return Attributions(found.values[pairs].movedim(-1, 0), errors)
+
+    def __getstate__(self) -> dict[str, Any]:
+        """Options that cannot be pickled, as functions inside of others, are missing from a pickle."""
+        kept = {name: value for name, value in self.options.items() if _is_pickled(value)}
+        missing = tuple(sorted({*self.missing, *(self.options.keys() - kept.keys())}))
+        return super().__getstate__() | {"options": kept, "missing": missing}
 
     @property
     def _estimator(self) -> Estimator:
@@ -181,6 +191,14 @@ class Table:
             raise InvalidValue(f"owner of the table must name features from 0 to {features - 1}")
         if not (self.values.isfinite().all() and self.whole.isfinite().all()):
             raise InvalidValue("the table holds values that are NaN or infinite")
+
+
+def _is_pickled(value: Any) -> bool:
+    try:
+        pickle.dumps(value)
+    except (pickle.PicklingError, AttributeError, TypeError):
+        return False
+    return True
 
 
 def owners(inp: InterpretableInput, features: Features) -> Tensor | None:
