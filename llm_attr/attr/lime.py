@@ -7,6 +7,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from llm_attr.attr.linear_models import LinearModel
 from llm_attr.attr.original import Original, PerturbFunction, SimilarityFunction
 from llm_attr.attr.perturbation import PerturbationAttribution
 from llm_attr.core.ablations import REFITS, WeightedSurrogate
@@ -109,15 +110,16 @@ class Lime(PerturbationAttribution):
         perturb_func: PerturbFunction | None = None,
     ) -> None:
         super().__init__(forward_func)
-        own = {
-            "interpretable_model": interpretable_model,
-            "similarity_func": similarity_func,
-            "perturb_func": perturb_func,
-        }
-        self.estimator_options = {name: value for name, value in own.items() if value is not None}
+        _surrogate(interpretable_model)
         self.interpretable_model, self.perturb_func = interpretable_model, perturb_func
         self.similarity_func = similarity_func or ExponentialKernel()
-        self._surrogate = _surrogate(interpretable_model)
+
+    @property
+    def estimator_options(self) -> dict[str, Any]:
+        """The model and the functions that this method has."""
+        names = ("interpretable_model", "similarity_func", "perturb_func")
+        own = {name: getattr(self, name) for name in names}
+        return {name: value for name, value in own.items() if value is not None and value != ExponentialKernel()}
 
     def attribute(
         self,
@@ -178,9 +180,8 @@ class Lime(PerturbationAttribution):
 
     def _estimator(self, original: Original, n_samples: int, seed: int | None, refits: int) -> WeightedSurrogate:
         draw = None if self.perturb_func is None else original.draw(self.perturb_func)
-        return WeightedSurrogate(
-            n_samples, self._surrogate, original.similarity(self.similarity_func), draw, seed, refits
-        )
+        similarity, surrogate = original.similarity(self.similarity_func), _surrogate(self.interpretable_model)
+        return WeightedSurrogate(n_samples, surrogate, similarity, draw, seed, refits)
 
     def _each(self, whole: Original) -> list[Original]:
         """The whole batch; each example for itself if functions of the caller's want to see it so."""
@@ -193,9 +194,10 @@ class Lime(PerturbationAttribution):
 
 
 def _surrogate(model: Any) -> Surrogate | None:
-    if model is None or isinstance(model, Surrogate):
+    """What trains the model: all outputs at once, or one by one where its training is the caller's own."""
+    if model is None or (isinstance(model, LinearModel) and model.trains_as_it_comes):
         return model
-    if not hasattr(model, "fit") or not hasattr(model, "representation"):
+    if not callable(getattr(model, "fit", None)) or not callable(getattr(model, "representation", None)):
         raise InvalidType(
             "interpretable_model must have the methods fit and representation, as SkLearnRidge(); got "
             f"{type(model).__name__}"

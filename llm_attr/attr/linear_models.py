@@ -5,11 +5,12 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from collections.abc import Iterable
 from inspect import signature
+from itertools import takewhile
 from time import perf_counter
 from typing import Any, TypeAlias
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from llm_attr.core.descent import Descent
 from llm_attr.core.surrogate import LeastSquares, Linear, Surrogate, sklearn_fitted, sklearn_model
@@ -43,13 +44,19 @@ class Model(ABC):
         raise NotImplementedError(f"{type(self).__name__} does not predict")
 
 
-class LinearModel(Model):
-    """A linear model, trained for one output by `fit` or for many at once by `fitted`."""
+class LinearModel(nn.Module, Model):
+    """A linear model, trained for one output by `fit` or for many at once by `fitted`.
+
+    Attributes:
+        linear: What it has learned, a layer of its own parameters; None before it is trained.
+    """
+
+    linear: nn.Linear | None
 
     def __init__(self) -> None:
-        self._linear: Linear | None = None
+        super().__init__()
+        self.linear = None
         self._classes: Tensor | None = None
-        self._has_bias = True
 
     def fit(self, train_data: Iterable[Any], **kwargs: Any) -> dict[str, Any]:
         """Trains it on batches (rows, values) or (rows, values, weights).
@@ -68,14 +75,20 @@ class LinearModel(Model):
         kind = torch.promote_types(batches[0][1].dtype, torch.get_default_dtype())
         doubled = [(rows.double(), values.double(), weights.double()) for rows, values, weights in batches]
         linear, more = self._trained(doubled, kwargs)
-        self._linear = Linear(linear.coefficients.to(kind), linear.intercepts.to(kind))
+        self._learn(linear.coefficients.to(kind), linear.intercepts.to(kind))
         return {"train_time": perf_counter() - start, **more}
 
     def fitted(self, rows: Tensor, values: Tensor, weights: Tensor) -> Linear:
         """Trains it for each output `(samples, outputs)` at once; afterwards it is that of the last one."""
-        linear, _ = self._trained([(rows, values, weights)], {})
-        self._linear = Linear(linear.coefficients[:, -1:], linear.intercepts[-1:])
-        return linear
+        found, _ = self._trained([(rows, values, weights)], {})
+        self._learn(found.coefficients[:, -1:], found.intercepts[-1:])
+        return found
+
+    @property
+    def trains_as_it_comes(self) -> bool:
+        """Whether `fit` and `representation` are this library's, so that `fitted` comes to the same."""
+        own = self.__dict__.keys() | {name for base in _between(type(self)) for name in vars(base)}
+        return own.isdisjoint(("fit", "representation"))
 
     @abstractmethod
     def _trained(self, batches: list[_Batch], options: dict[str, Any]) -> tuple[Linear, dict[str, Any]]:
@@ -83,25 +96,42 @@ class LinearModel(Model):
 
     def representation(self) -> Tensor:
         """`(outputs, features)` coefficients, without the intercept."""
-        return self._known().coefficients.T
+        return self._known().weight.detach().clone()
 
-    def bias(self) -> Tensor | None:
-        """`(outputs,)` intercepts; None if it has none."""
-        return self._known().intercepts if self._has_bias else None
+    def bias(self) -> Tensor:
+        """`(outputs,)` intercepts; 0 if it was trained without."""
+        return self._known().bias.detach().clone()
 
     def classes(self) -> Tensor | None:
         """The classes of a classifier; None for a regression."""
         return self._classes
 
-    def __call__(self, x: Tensor) -> Tensor:
+    def forward(self, x: Tensor) -> Tensor:
         """`(samples, outputs)` predictions."""
         linear = self._known()
-        return x.to(linear.coefficients) @ linear.coefficients + linear.intercepts.to(x.device)
+        return linear(x.to(linear.weight))
 
-    def _known(self) -> Linear:
-        if self._linear is None:
+    def _learn(self, coefficients: Tensor, intercepts: Tensor) -> None:
+        """Takes the coefficients `(features, outputs)` into its layer, which is made anew where it does not fit."""
+        layer, weight = self.linear, coefficients.T
+        if layer is None or layer.weight.shape != weight.shape or layer.weight.dtype != weight.dtype:
+            features, outputs = coefficients.shape
+            layer = nn.utils.skip_init(nn.Linear, features, outputs, dtype=weight.dtype)
+            self.linear = layer.train(self.training)
+        layer.to(weight.device)
+        with torch.no_grad():
+            layer.weight.copy_(weight)
+            layer.bias.copy_(intercepts)
+
+    def _known(self) -> nn.Linear:
+        if self.linear is None:
             raise InvalidValue(f"{type(self).__name__} has not been trained; call fit, or explain with it, first")
-        return self._linear
+        return self.linear
+
+
+def _between(model: type[LinearModel]) -> list[type]:
+    """The classes that this library does not know, from a model's own up to the first that it does."""
+    return list(takewhile(lambda base: base.__module__ != __name__, model.__mro__))
 
 
 class SkLearnSurrogate(LinearModel):
@@ -116,25 +146,26 @@ class SkLearnSurrogate(LinearModel):
 
     def __init__(self, sklearn_module: str, **kwargs: Any) -> None:
         super().__init__()
-        self._module, self._options = sklearn_module, kwargs
-        self._has_bias = kwargs.get("fit_intercept", True)
+        self.sklearn_module, self.construct_kwargs = sklearn_module, kwargs
 
     def _trained(self, batches: list[_Batch], options: dict[str, Any]) -> tuple[Linear, dict[str, Any]]:
         rows, values, weights = (torch.cat(parts) for parts in zip(*batches, strict=True))
         closed = self._closed_form()
         if closed is not None and not options:
             return closed.fitted(rows, values, weights), {}
-        model = sklearn_model(self._module, **self._options)
+        model = sklearn_model(self.sklearn_module, **self.construct_kwargs)
         if "sample_weight" not in signature(model.fit).parameters:
-            raise InvalidValue(f"sklearn.{self._module} takes no sample weights, so it cannot be a surrogate")
+            raise InvalidValue(f"sklearn.{self.sklearn_module} takes no sample weights, so it cannot be a surrogate")
         linear = sklearn_fitted(model, rows, values, weights, **options)
         self._classes = torch.as_tensor(model.classes_) if hasattr(model, "classes_") else None
         return linear, {}
 
     def _closed_form(self) -> Surrogate | None:
-        if self._module not in _IN_CLOSED_FORM or self._options.keys() - {"alpha", "fit_intercept"}:
+        options = self.construct_kwargs
+        if self.sklearn_module not in _IN_CLOSED_FORM or options.keys() - {"alpha", "fit_intercept"}:
             return None
-        return LeastSquares(self._options.get("alpha", _IN_CLOSED_FORM[self._module]), bool(self._has_bias))
+        penalty = options.get("alpha", _IN_CLOSED_FORM[self.sklearn_module])
+        return LeastSquares(penalty, bool(options.get("fit_intercept", True)))
 
 
 class SkLearnLinearModel(SkLearnSurrogate):
@@ -199,11 +230,11 @@ class SGDSurrogate(LinearModel):
 
     def __init__(self, reg_term: int | None, bias: bool = True, **options: Any) -> None:
         super().__init__()
-        self._has_bias, self._options = bias, {"reg_term": reg_term, **options}
-        Descent.of(self._options)
+        self._has_bias, self.construct_kwargs = bias, {"reg_term": reg_term, **options}
+        Descent.of(self.construct_kwargs)
 
     def _trained(self, batches: list[_Batch], options: dict[str, Any]) -> tuple[Linear, dict[str, Any]]:
-        found = Descent.of({**self._options, **options}).trained(batches, self._has_bias)
+        found = Descent.of({**self.construct_kwargs, **options}).trained(batches, self._has_bias)
         return found.linear, {"train_loss": found.loss, "train_iter": found.steps, "train_epoch": found.epochs}
 
 

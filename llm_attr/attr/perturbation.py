@@ -6,7 +6,6 @@ from collections.abc import Callable, Mapping
 from contextlib import ExitStack
 from dataclasses import dataclass, replace
 from hashlib import sha256
-from types import MappingProxyType
 from typing import Any
 
 import torch
@@ -54,8 +53,10 @@ class PerturbationAttribution(Attribution):
     A method has none if it cannot explain a single prompt: it moves a layer, or needs other examples.
     """
 
-    estimator_options: Mapping[str, Any] = MappingProxyType({})
-    """Those of these options that were given where the method was made."""
+    @property
+    def estimator_options(self) -> Mapping[str, Any]:
+        """Those of these options that were given where the method was made."""
+        return {}
 
     @classmethod
     def plays_any_game(cls) -> bool:

@@ -6,7 +6,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from importlib import import_module
 from inspect import signature
-from typing import Any, Protocol, runtime_checkable
+from typing import Any, Protocol
 
 import torch
 from torch import Tensor
@@ -28,7 +28,6 @@ class Linear:
     intercepts: Tensor
 
 
-@runtime_checkable
 class Surrogate(Protocol):
     """What fits a linear function to each output."""
 
@@ -113,7 +112,7 @@ class OneByOne:
         found = []
         for column, weight in zip(values.T, weights.expand_as(values).T, strict=True):
             self.model.fit(loader(rows.float(), column.float(), weight.float()))
-            found.append(torch.as_tensor(self.model.representation()).detach().flatten().to(rows))
+            found.append(torch.as_tensor(self.model.representation()).detach().flatten().to(rows, copy=True))
             if len(found[-1]) != rows.shape[1]:
                 raise InvalidShape(
                     f"the interpretable model must represent itself by one number for each of the {rows.shape[1]} "

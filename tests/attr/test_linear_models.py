@@ -1,12 +1,13 @@
 from __future__ import annotations
 
+import copy
 from typing import Any
 
 import numpy as np
 import pytest
 import torch
 from sklearn.linear_model import ElasticNet, LinearRegression, Ridge
-from torch import Tensor
+from torch import Tensor, nn
 from torch.utils.data import DataLoader, TensorDataset
 
 from llm_attr.attr import (
@@ -68,8 +69,27 @@ def test_those_of_scikit_learn() -> None:
         ours.fit(loader(rows, values, weights))
         theirs.fit(rows.numpy(), values.numpy(), weights.numpy())
         np.testing.assert_allclose(ours.representation()[0], theirs.coef_, atol=1e-10)
-        bias = ours.bias()
-        assert bias is None if theirs.intercept_ == 0 else abs(bias.item() - theirs.intercept_) < 1e-10
+        assert abs(ours.bias().item() - theirs.intercept_) < 1e-10
+
+
+@pytest.mark.parametrize("make", [lambda: SkLearnRidge(alpha=0.1), lambda: SGDLasso(max_epoch=3)])
+def test_they_are_modules(make: Any) -> None:
+    model, state = make().eval(), torch.get_rng_state()
+    assert (model.linear, list(model.parameters())) == (None, [])
+    model.fit([tensors(torch.float32)])
+    assert isinstance(model.linear, nn.Linear)
+    assert not model.linear.training
+    assert torch.equal(state, torch.get_rng_state())
+    assert [name for name, _ in model.named_parameters()] == ["linear.weight", "linear.bias"]
+    first, rows = model.representation(), tensors()[0]
+    assert model.double()(rows).dtype == model.representation().dtype == torch.float64
+    again = make()
+    again.linear = nn.Linear(4, 1)
+    again.load_state_dict(model.state_dict())
+    torch.testing.assert_close(again(rows), model(rows).float())
+    model.fit(loader(rows, rows[:, 0], rows[:, 0] + 1))
+    assert not torch.equal(first, model.representation())
+    assert torch.equal(first, copy.deepcopy(again).representation())
 
 
 def test_a_classifier_knows_its_classes() -> None:
@@ -87,7 +107,7 @@ def test_descent_tells_how_it_went() -> None:
     assert told["train_loss"] < 10
     flat = SGDRidge(bias=False)
     flat.fit(loader(*tensors()))
-    assert flat.bias() is None
+    assert flat.bias() == 0
     with pytest.raises(UnknownKeyword, match="did you mean 'alpha'"):
         SGDLasso(alpa=0.1)
     with pytest.raises(UnknownKeyword, match="max_epochs"):

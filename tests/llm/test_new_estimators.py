@@ -10,6 +10,7 @@ import pytest
 import torch
 
 from llm_attr import LLMAttributionResult, Prompt, explain
+from llm_attr.attr import Lime, LLMAttribution, SkLearnRidge, TextTemplateInput
 from llm_attr.core.play import play
 from llm_attr.core.registry import METHODS
 from llm_attr.errors import InvalidValue, UnknownKeyword, UnsupportedMethod
@@ -107,3 +108,18 @@ def test_pictures_of_pairs(lm: LanguageModel) -> None:
     _, axes = result.plot_interactions()
     assert "beside each unit its own value" in axes.get_xlabel()
     assert "Strongest pairs" in result.to_html()
+
+
+def test_a_surrogate_with_a_representation_of_its_own(lm: LanguageModel) -> None:
+    class Negative(SkLearnRidge):
+        def representation(self) -> torch.Tensor:
+            return -super().representation()
+
+    method = Lime(lm.model, SkLearnRidge(alpha=0.1))
+    wrapper, inp = LLMAttribution(method, lm.tokenizer), TextTemplateInput("{} sails. {} bakes.", ["Dave", "Mira"])
+    plain = wrapper.attribute(inp, TARGET, n_samples=12, seed=0)
+    method.interpretable_model = Negative(alpha=0.1)
+    turned = wrapper.attribute(inp, TARGET, n_samples=12, seed=0)
+    assert plain.seq_attr.abs().max() > 1e-3
+    torch.testing.assert_close(turned.seq_attr, -plain.seq_attr)
+    torch.testing.assert_close(turned.token_attr, -plain.token_attr)

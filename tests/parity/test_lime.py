@@ -149,3 +149,48 @@ def test_lime_base() -> None:
 
     want = quietly(lambda: explained(theirs, their_models.SkLearnLinearRegression()))
     assert_close(quietly(lambda: explained(ours, ours.SkLearnLinearRegression())), want)
+
+
+def with_its_own(kind: str, base: type) -> Any:
+    """A model of a package with training or reading of the caller's own, by subclass or on the instance."""
+    if kind == "fit":
+
+        class Doubled(base):  # type: ignore[misc]
+            def fit(self, train_data: Any, **kwargs: Any) -> Any:
+                batches = [(rows, 2 * values, weights) for rows, values, weights in train_data]
+                return super().fit(batches, **kwargs)
+
+        return Doubled(alpha=0.1)
+    if kind == "representation":
+
+        class Positive(base):  # type: ignore[misc]
+            def representation(self) -> Tensor:
+                return super().representation().relu()
+
+        return Positive(alpha=0.1)
+    model = base(alpha=0.1)
+    trained = model.representation
+    model.representation = lambda: 3 - trained()
+    return model
+
+
+@pytest.mark.parametrize("kind", ["fit", "representation", "instance"])
+@pytest.mark.parametrize("name", ["SkLearnRidge", "SkLearnLasso"])
+def test_a_fit_or_representation_of_the_callers_own(name: str, kind: str) -> None:
+    forward, inputs, options = FORWARDS["mlp"]
+    own, other = with_its_own(kind, getattr(ours, name)), with_its_own(kind, getattr(their_models, name))
+    want = quietly(lambda: theirs.Lime(forward, other).attribute(inputs, n_samples=40, **options))
+    method = ours.Lime(forward)
+    method.interpretable_model = own
+    assert_close(quietly(lambda: method.attribute(inputs, n_samples=40, **options)), want)
+    plain = quietly(
+        lambda: ours.Lime(forward, getattr(ours, name)(alpha=0.1)).attribute(inputs, n_samples=40, **options)
+    )
+    assert (plain - want).abs().max() > 0.3
+
+
+def test_several_examples_and_a_model_of_the_callers_own() -> None:
+    forward, inputs = made(mlp()), random(3, 4)
+    plain, doubled = ours.SkLearnRidge(alpha=0.1), with_its_own("fit", ours.SkLearnRidge)
+    found, twice = (ours.Lime(forward, m).attribute(inputs, target=1, seed=0) for m in (plain, doubled))
+    assert_close(twice, 2 * found)
