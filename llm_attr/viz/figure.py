@@ -5,8 +5,12 @@ Figures are plain `matplotlib.figure.Figure` objects: nothing is registered with
 
 from __future__ import annotations
 
+import re
+import unicodedata
+import warnings
 from collections.abc import Sequence
 from functools import cache
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 from weakref import WeakSet
 
@@ -22,6 +26,7 @@ if TYPE_CHECKING:
     from matplotlib.axis import Axis
     from matplotlib.colorbar import Colorbar
     from matplotlib.figure import Figure
+    from matplotlib.font_manager import FontEntry
 
 QUIET = "0.38"
 """The grey of what is said beside the numbers."""
@@ -29,11 +34,12 @@ QUIET = "0.38"
 APART = {"top": 0.2, "left": 0.17}
 """Inches from the middle of a label to that of the next; those at the top lean."""
 
-# Tried in turn for characters that matplotlib's own font does not have.
+# Tried in turn, before all other fonts, for characters that matplotlib's own font does not have.
 _FONTS = (
     *("Noto Sans CJK SC", "Noto Sans CJK JP", "PingFang SC", "Hiragino Sans", "Microsoft YaHei", "Yu Gothic"),
     *("Malgun Gothic", "WenQuanYi Zen Hei", "Noto Sans", "Arial Unicode MS", "Segoe UI Symbol", "Noto Emoji"),
 )
+_PLACEHOLDERS = re.compile("last ?resort|blank|tofu|color emoji", re.IGNORECASE)  # fonts that have glyphs and draw none
 _OWN: WeakSet[Figure] = WeakSet()  # figures made here, which hold one picture
 _INVISIBLE = dict.fromkeys(map(ord, "\u200c\u200d\u200e\u200f\u061c\ufe0e\ufe0f"))  # means nothing to matplotlib
 
@@ -222,10 +228,31 @@ def labels_of(texts: Sequence[str], cells: int, *, exact: bool = False) -> list[
 
 
 def line(text: object, *, exact: bool = False) -> str:
-    """One line that matplotlib can draw, of a text or number: characters that no font here has become U+FFFD."""
+    """One line that matplotlib can draw, of a text or number: characters that no font here has become U+FFFD.
+
+    Warns:
+        UserWarning: of such characters, once for each kind of them.
+    """
     text = str(text)
     shown = (legible_line(text) or "(empty)" if exact else label(text)).translate(_INVISIBLE)
-    return "".join(character if ord(character) in _drawable() else "\ufffd" for character in shown)
+    fonts = _fonts()
+    missing = {character for character in shown if not fonts.draw(character)}
+    for kind in sorted(set(map(_kind, missing))):
+        warnings.warn(
+            f"no installed font draws {kind}, shown as \ufffd in pictures: install one that does (for example Noto "
+            "Sans CJK for Chinese, Japanese and Korean), or give its file to "
+            "matplotlib.font_manager.fontManager.addfont",
+            UserWarning,
+            stacklevel=2,
+        )
+    return "".join("\ufffd" if character in missing else character for character in shown)
+
+
+def _kind(character: str) -> str:
+    """What a character is one of: "CJK letters", "HANGUL letters", "some symbols and emoji"."""
+    if not unicodedata.category(character).startswith(("L", "M")):
+        return "some symbols and emoji"
+    return f"{unicodedata.name(character, 'unnamed').split()[0]} letters"
 
 
 def beside(*parts: str) -> str:
@@ -241,26 +268,67 @@ def cells(text: str) -> int:
 
 
 def font() -> dict[str, Any]:
-    """How every text is written: in the fonts found, and "$" as itself."""
-    return {"fontfamily": list(_families()), "parse_math": False}
+    """How every text is written: in the fonts that its characters were found in by `line`, and "$" as itself."""
+    return {"fontfamily": list(_fonts().used), "parse_math": False}
 
 
-@cache
-def _families() -> tuple[str, ...]:
-    """Matplotlib's own font and those of `_FONTS` that are installed."""
+class _Fonts:
+    """The fonts that text is drawn in: matplotlib's own, and each installed one that a character was found in."""
+
+    def __init__(self) -> None:
+        from matplotlib import get_data_path
+        from matplotlib.font_manager import fontManager
+
+        own = Path(get_data_path())
+        entries = sorted(fontManager.ttflist, key=_distance)
+        self._files = {entry.name: entry.fname for entry in reversed(entries)}  # of each family the plainest
+        others = {entry.name for entry in entries if own not in Path(entry.fname).parents}
+        known = [name for name in _FONTS if name in others]
+        self.used = ["DejaVu Sans"]
+        self._families = [*self.used, *known, "STIXGeneral", *sorted(others.difference(known))]
+        self._found: dict[str, bool] = {}
+
+    def draw(self, character: str) -> bool:
+        """Whether a font has the character; that font is in use from then on."""
+        if character not in self._found:
+            has = (name for name in self._families if ord(character) in _characters(name, self._files.get(name)))
+            family = next(has, None)
+            if family is not None and family not in self.used:
+                self.used.append(family)
+            self._found[character] = family is not None
+        return self._found[character]
+
+
+def _fonts() -> _Fonts:
+    """The fonts of matplotlib's list as it is now: users add to it."""
     try:
         from matplotlib.font_manager import fontManager
     except ImportError as error:
         raise MissingExtra("matplotlib", "plot") from error
-
-    installed = set(fontManager.get_font_names())
-    return ("DejaVu Sans", *(name for name in _FONTS if name in installed))
+    return _fonts_of(len(fontManager.ttflist), fontManager.ttflist[-1].fname)
 
 
 @cache
-def _drawable() -> frozenset[int]:
-    """The code points that the fonts in use have."""
-    families = _families()
-    from matplotlib.font_manager import findfont, get_font
+def _fonts_of(count: int, last: str) -> _Fonts:
+    return _Fonts()
 
-    return frozenset(code for name in families for code in get_font(findfont(name)).get_charmap())
+
+def _distance(entry: FontEntry) -> tuple[bool, int]:
+    """How far a font is from upright and of normal weight."""
+    from matplotlib.font_manager import weight_dict
+
+    weight = entry.weight if isinstance(entry.weight, int) else weight_dict.get(entry.weight, 400)
+    return entry.style != "normal", abs(weight - 400)
+
+
+@cache
+def _characters(family: str, file: str | None) -> frozenset[int]:
+    """The code points that a font has; none where its glyphs show nothing, or where it is no whole font."""
+    from matplotlib.font_manager import get_font
+
+    if file is None or _PLACEHOLDERS.search(family):
+        return frozenset()
+    try:
+        return frozenset(get_font(file).get_charmap())
+    except (OSError, RuntimeError):
+        return frozenset()

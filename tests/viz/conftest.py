@@ -6,6 +6,7 @@ from typing import Any
 import pytest
 
 from llm_attr.viz.view import AttributionView, Group
+from tests.fonts import make_font, only_fonts
 
 UNITS = (
     "The old mill in Tarnby was built in 1854.",
@@ -26,6 +27,14 @@ HOSTILE = (
     "",
     "w" * 5000,
 )
+WRITTEN = "加速度遮罩图像"
+
+
+@pytest.fixture(scope="package", autouse=True)
+def _fonts(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
+    """Pictures are drawn with matplotlib's own fonts, and one that has what these tests write besides."""
+    with only_fonts(make_font(tmp_path_factory.mktemp("fonts"), "Brought", "".join((*HOSTILE, WRITTEN)))):
+        yield
 
 
 @pytest.fixture
