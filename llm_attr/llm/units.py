@@ -2,15 +2,48 @@
 
 from __future__ import annotations
 
+import re
 import unicodedata
 from collections.abc import Callable, Iterator
-from itertools import pairwise
+from itertools import accumulate, pairwise
 
 from icu4py.breakers import WordBreaker
 from sentencex import segment
 
 Span = tuple[int, int]
 """Characters `[start, end)` of a text."""
+
+_LABEL = re.compile(
+    r"""\s*(?:[^\w\s]+\s*)*                                 # bullets, brackets, emphasis
+    (?:(?:[^\W\d_]+\.?\s+)?                                 # at most one word: Step, Section, Fig.
+    (?:[^\W\d_]{0,2}\d{1,3}[^\W\d_]?(?:\.\d{1,3})*          # 1, Q1, 3a, 3.2
+    |[A-ZА-Я]|[IVXLC]{1,7})                                 # A, IV
+    |[a-zа-я]|[ivx]{1,5})                                   # a, iv
+    \.[)\]*_~"']*\s*""",
+    re.VERBOSE,
+)
+"""A number or letter with a full stop, which stands in front of what it numbers."""
+
+_ORDINAL = re.compile(r"(?:^|[\s(–/])(?:\d{1,2}|\d{3,4}\s?гг?)\.\s+$")
+
+_MONTH = re.compile(
+    r"(?:Jan(?:uar)?|Jänner|Feb(?:ruar)?|Mär(?:z)?|Apr(?:il)?|Mai|Jun[io]?|Jul[io]?|Aug(?:ust)?|Sept?(?:ember)?|"
+    r"Okt(?:ober)?|Nov(?:ember)?|Dez(?:ember)?)\b"
+)
+"""A month as German writes it: of the languages with a full stop behind ordinals the one with a capital."""
+
+_GERMAN_ORDINAL = re.compile(
+    r"(?<!\bi\s)\b(?:am|im|zum|zur|vom|beim|der|die|das|den|dem|des)\s+\d{1,3}\.\s+$", re.IGNORECASE
+)
+"""An ordinal behind a German article: a noun follows, which begins with a capital too."""
+
+_COUNTED = re.compile(
+    r"\b(?:n|no|nr|nº|fig|abb|tab|art|abs|kap|cap|vol|núm|pág|рис|табл|гл|ст|стр|пп?|разд)\.\s+$", re.IGNORECASE
+)
+"""An abbreviation that a number belongs to."""
+
+_CLOSING = re.compile(r"[*_~]+(?=\s|$)")
+"""The end of an emphasis, as Markdown writes it."""
 
 
 def words(text: str) -> list[Span]:
@@ -23,7 +56,11 @@ def words(text: str) -> list[Span]:
 
 
 def sentences(text: str) -> list[Span]:
-    """Sentences without the white space around them; a line break ends a sentence."""
+    """Sentences without the white space around them; a line break ends a sentence.
+
+    The number of what follows ("1.", "Step 2.", "Fig. 3.", "a.", "IV.") belongs to it, and so does an ordinal number
+    ("3. Mai").
+    """
     return _without_space(text, _sentence_ends(text))
 
 
@@ -66,11 +103,25 @@ def _opens(piece: str, text: str, start: int) -> bool:
 
 
 def _sentence_ends(text: str) -> Iterator[int]:
-    end = 0
+    done = 0
     for line in text.splitlines(keepends=True):
-        for sentence in segment("en", line):
-            end += len(sentence)
-            yield end
+        start = 0
+        for cut in accumulate(map(len, segment("en", line))):
+            mark = None if line[cut - 1].isspace() else _CLOSING.match(line, cut)
+            end = cut if mark is None else mark.end()
+            if end == len(line) or not _goes_on(line[start:end], line[end:].lstrip()):
+                yield done + end
+            start = end
+        done += len(line)
+
+
+def _goes_on(piece: str, following: str) -> bool:
+    """Whether the full stop at the end of a piece is that of a number, or of an abbreviation before one."""
+    if _LABEL.fullmatch(piece) or _GERMAN_ORDINAL.search(piece):
+        return True
+    if _ORDINAL.search(piece):
+        return following[:1].islower() or _MONTH.match(following) is not None
+    return following[:1].isdigit() and _COUNTED.search(piece) is not None
 
 
 def _paragraph_ends(text: str) -> Iterator[int]:

@@ -49,6 +49,39 @@ def test_sentences(text: str, expected: list[str]) -> None:
 @pytest.mark.parametrize(
     ("text", "expected"),
     [
+        ("Rules:\n1. Answer briefly.\n2. Be kind.", ["Rules:", "1. Answer briefly.", "2. Be kind."]),
+        ("1) Answer briefly.\n2) Be kind.", ["1) Answer briefly.", "2) Be kind."]),
+        ("a. Answer. B. Be kind. IV. Cite. v. Go.", ["a. Answer.", "B. Be kind.", "IV. Cite.", "v. Go."]),
+        ("Step 1. Open it. Step 2. Go in.", ["Step 1. Open it.", "Step 2. Go in."]),
+        ("Q1. Who is it? Q2. Where is he?", ["Q1. Who is it?", "Q2. Where is he?"]),
+        ("- 1. Answer.\n> 2. Be kind.", ["- 1. Answer.", "> 2. Be kind."]),
+        ("**1.** Answer. **Step 2.** Be **kind.** Go.", ["**1.** Answer.", "**Step 2.** Be **kind.**", "Go."]),
+        ("Section 3. Scope. 3.2. Boats. It covers all.", ["Section 3. Scope.", "3.2. Boats.", "It covers all."]),
+        ("Chapter IV. Boats. Appendix B. Data.", ["Chapter IV. Boats.", "Appendix B. Data."]),
+        ("Fig. 3. A boat. See Fig. 4. It is old.", ["Fig. 3. A boat.", "See Fig. 4.", "It is old."]),
+        ("He wears No. 5. It fits. No. 6 is big.", ["He wears No. 5.", "It fits.", "No. 6 is big."]),
+        ("12. März ist ein Tag. Am 3. Mai auch.", ["12. März ist ein Tag.", "Am 3. Mai auch."]),
+        ("Montag, 3. August 2020. Vom 2. bis 5. Juni.", ["Montag, 3. August 2020.", "Vom 2. bis 5. Juni."]),
+        ("Im 19. Jahrhundert lebte er. Gut.", ["Im 19. Jahrhundert lebte er.", "Gut."]),
+        ("Han kom den 3. maj 2020. Det var godt.", ["Han kom den 3. maj 2020.", "Det var godt."]),
+        (
+            "Le 3 mai 2020. Il part le 1er juin. Art. 5. Rien.",
+            ["Le 3 mai 2020.", "Il part le 1er juin.", "Art. 5. Rien."],
+        ),
+        ("El 3 de mayo. Paso 1. Abra. Núm. 5 no.", ["El 3 de mayo.", "Paso 1. Abra.", "Núm. 5 no."]),
+        ("В 2020 г. в Москве. Рис. 3. Кот. Шаг 1. Иди.", ["В 2020 г. в Москве.", "Рис. 3. Кот.", "Шаг 1. Иди."]),
+        ("I am 3. The dog is 4. It is big.", ["I am 3.", "The dog is 4.", "It is big."]),
+        ("It happened in 1999. He left. Liv. She stayed.", ["It happened in 1999.", "He left.", "Liv.", "She stayed."]),
+        ("They are\n1.\nHe said 2.", ["They are", "1.", "He said 2."]),
+    ],
+)
+def test_a_number_belongs_to_the_sentence_that_it_numbers(text: str, expected: list[str]) -> None:
+    assert texts("sentence", text) == expected
+
+
+@pytest.mark.parametrize(
+    ("text", "expected"),
+    [
         ("Dr. Smith paid $3.50, twice.", ["Dr.", "Smith", "paid", "$3.50,", "twice."]),
         ("don't stop (now), please", ["don't", "stop", "(now),", "please"]),
         ("“Quoted text!” she cried.", ["“Quoted", "text!”", "she", "cried."]),
