@@ -3,6 +3,7 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 
 from llm_attr.viz.view import AttributionView, Group
@@ -28,6 +29,20 @@ HOSTILE = (
     "w" * 5000,
 )
 WRITTEN = "加速度遮罩图像"
+
+
+def large_view() -> AttributionView:
+    """A thousand units in ten documents, and 200 tokens: as much as a page can hold and be live."""
+    table = np.random.default_rng(0).normal(size=(200, 1000))
+    return AttributionView(
+        title="Large",
+        units=tuple(f"word{place}" for place in range(1000)),
+        unit_values=tuple(table.sum(0).tolist()),
+        output_tokens=tuple(f" t{place}" for place in range(200)),
+        output_probs=(0.5,) * 200,
+        token_values=tuple(map(tuple, table.tolist())),
+        groups=tuple(Group(f"{first}.txt", "document", first, first + 100) for first in range(0, 1000, 100)),
+    )
 
 
 @pytest.fixture(scope="package", autouse=True)
@@ -86,6 +101,11 @@ def many() -> AttributionView:
         output_probs=(0.5,) * 500,
         token_values=((1.0,) * 1000,) * 500,
     )
+
+
+@pytest.fixture
+def large() -> AttributionView:
+    return large_view()
 
 
 @pytest.fixture
