@@ -4,7 +4,8 @@ Needs nothing but Python 3.10 or newer with its standard library, on Linux, macO
 this file, installs the project there with the releases of constraints.txt, fetches the embedded model into the user's
 cache, and runs. A second run finds all that and starts at once; what a stopped run left is repaired by the next.
 
-`docs` runs the notebooks and builds the site into build/docs; `test` does that too, after the checks and before pytest.
+`docs` runs the notebooks and builds the site into build/docs. `test` checks style, types and import rules and runs the
+tests; with `--all` it also does what `docs` does, and runs the tests that need many seeds, a browser or the site.
 
 pip's own configuration says where packages come from. Where that offers a CPU build of torch, it is taken; elsewhere on
 Linux torch comes with CUDA and is some gigabytes larger.
@@ -20,6 +21,7 @@ import shutil
 import subprocess
 import sys
 import time
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parent
@@ -33,6 +35,7 @@ CHECKS = (
     ("types", ["-m", "mypy"]),
     ("layers", ["-c", "from importlinter.cli import lint_imports_command; lint_imports_command()"]),
 )
+QUICK = "not (benchmark or statistical or browser or site)"
 ADVICE = (
     ("No space left", "free some space on this disk and run this again"),
     ("Could not find a version", "check the network and pip's configuration (pip config list), then run this again"),
@@ -131,9 +134,21 @@ def check_space(free: int) -> None:
         )
 
 
-def run(title: str, command: list[str], *, quiet: bool = False, last: bool = False, **environment: str) -> None:
-    """Run one step in the project's folder, printed with its time; `last` leaves the closing line to the step."""
-    print(f"== {title}", flush=True)
+def run(
+    title: str, command: list[str], *, quiet: bool = False, beside: bool = False, last: bool = False, **environment: str
+) -> None:
+    """Run one step in the project's folder, printed with its time.
+
+    Args:
+        title: what is printed of it.
+        command: what is run.
+        quiet: its own output is shown only where it fails.
+        beside: it runs beside another step, so that it is printed in one line when it is done.
+        last: the closing line is left to the step.
+        environment: variables for it.
+    """
+    if not beside:
+        print(f"== {title}", flush=True)
     start = time.monotonic()
     done = subprocess.run(
         command,
@@ -149,7 +164,7 @@ def run(title: str, command: list[str], *, quiet: bool = False, last: bool = Fal
     if done.returncode != 0:
         raise Stop(failure(title, done.returncode, done.stdout or ""))
     if not last:
-        print(f"   {took:.1f} s", flush=True)
+        print(f"== {title}: {took:.1f} s" if beside else f"   {took:.1f} s", flush=True)
 
 
 def failure(title: str, code: int, output: str) -> str:
@@ -221,33 +236,57 @@ def build_site(environment: Environment) -> None:
     run("site: build/docs/index.html", [python, "-m", "sphinx", "-q", "-W", "--keep-going", str(pages), str(site)])
 
 
-def work(task: str) -> None:
+def check(environment: Environment) -> None:
+    """Run the checks of style, types and import rules; quietly, since the model is fetched beside them."""
+    for title, arguments in CHECKS:
+        run(title, [str(environment.python), *arguments], quiet=True, beside=True)
+
+
+def fetch(environment: Environment) -> None:
+    """Fetch the embedded model into the user's cache."""
+    run(f"model: {MODEL}", [str(environment.python), "-m", "llm_attr.cli", "models", "fetch", MODEL])
+
+
+def test(environment: Environment, everything: bool) -> None:
+    """Check and test; the checks and the conversion of the model keep one core each, so they run at once."""
+    with ThreadPoolExecutor() as threads:
+        jobs = [threads.submit(fetch, environment), threads.submit(check, environment)]
+    for job in jobs:
+        job.result()
+    if everything:
+        build_site(environment)
+    command = [str(environment.python), "-m", "pytest", "-n", "auto", "--dist", "worksteal"]
+    command += [] if everything else ["-m", QUICK]
+    run("pytest", command, last=True, HF_HUB_OFFLINE="1", OMP_NUM_THREADS="1")
+
+
+def work(task: str, everything: bool = False) -> None:
     """Do everything that the task needs, then the task."""
     check_python(sys.version_info[:2])
     check_root(ROOT)
     environment = Environment(ROOT)
     make_environment(environment)
     install(environment, EXTRAS[task])
-    python = str(environment.python)
-    run(f"model: {MODEL}", [python, "-m", "llm_attr.cli", "models", "fetch", MODEL])
+    if task == "test":
+        test(environment, everything)
+        return
+    fetch(environment)
     if task == "demo":
-        run("demo", [python, str(Path("examples", "demo.py"))], last=True)
-        return
-    if task == "docs":
+        run("demo", [str(environment.python), str(Path("examples", "demo.py"))], last=True)
+    else:
         build_site(environment)
-        return
-    for title, arguments in CHECKS:
-        run(title, [python, *arguments])
-    build_site(environment)
-    run("pytest", [python, "-m", "pytest", "-n", "auto"], last=True, HF_HUB_OFFLINE="1")
 
 
 def main() -> int:
     """Return the exit code: 0, 1 where a step failed, 130 where the user stopped it."""
     parser = argparse.ArgumentParser(description=__doc__.split("\n", 1)[0])
     parser.add_argument("task", choices=sorted(EXTRAS), help="what to run")
+    parser.add_argument("--all", action="store_true", help="test: also the site, and the tests that take long")
+    arguments = parser.parse_args()
+    if arguments.all and arguments.task != "test":
+        parser.error("--all belongs to test")
     try:
-        work(parser.parse_args().task)
+        work(arguments.task, arguments.all)
     except Stop as stop:
         print(f"\nbootstrap: {stop}", file=sys.stderr, flush=True)
         return 1

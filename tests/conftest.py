@@ -1,7 +1,17 @@
-"""Shared by the tests of several parts."""
+"""Shared by the tests of several parts, and the rules that new tests follow.
+
+* A test is quick (tests/zoo.py has tiny models; the real one is the fixture `smollm`, loaded once per worker) and says
+  the same on any machine: no duration, no installed font (tests/fonts.py makes some), no number of cores or threads, no
+  order of tests. Times are printed by tests/benchmarks.
+* A tolerance covers the rounding of another processor: absolute in the size of the summands where the right value is 0.
+* What must take long has a mark, which `python bootstrap.py test` leaves to `python bootstrap.py test --all`:
+  `statistical` (many seeds; a few of them stay unmarked), `browser` (set by itself where the fixture is asked for),
+  `site` (examples and pages run as a user runs them, the built site).
+"""
 
 from __future__ import annotations
 
+import gc
 import os
 import shutil
 from collections.abc import Iterator
@@ -11,6 +21,23 @@ os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")  # read when torch loads: id
 
 import pytest
 import torch
+
+LONG = ("statistical", "browser", "site")
+
+
+@pytest.hookimpl(tryfirst=True)
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Tests in a browser get their mark; what takes long comes last."""
+    for item in items:
+        if "browser" in getattr(item, "fixturenames", ()):
+            item.add_marker("browser")
+    items.sort(key=lambda item: any(map(item.get_closest_marker, LONG)))
+
+
+def pytest_collection_finish() -> None:
+    """The garbage collector does not look again at the modules and the thousands of tests."""
+    gc.collect()
+    gc.freeze()
 
 
 @pytest.fixture(scope="module")

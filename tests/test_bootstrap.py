@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import subprocess
 import sys
 import venv
@@ -12,6 +13,7 @@ from pathlib import Path
 import pytest
 
 import bootstrap
+from tests.conftest import LONG
 
 
 @pytest.fixture
@@ -227,6 +229,41 @@ class TestSteps:
         assert capfd.readouterr().out.splitlines()[1] == seen
         assert os.environ.get("OMP_WAIT_POLICY") == given
 
+    def test_a_step_beside_another_is_one_line(
+        self, environment: bootstrap.Environment, capfd: pytest.CaptureFixture[str]
+    ) -> None:
+        bootstrap.run("aside", [sys.executable, "-c", "print('much')"], quiet=True, beside=True)
+        assert re.fullmatch(r"== aside: \d+\.\d s\n", capfd.readouterr().out)
+
+    @pytest.mark.parametrize("everything", [False, True])
+    def test_what_takes_long_is_tested_with_all(
+        self,
+        environment: bootstrap.Environment,
+        commands: list[list[str]],
+        monkeypatch: pytest.MonkeyPatch,
+        everything: bool,
+    ) -> None:
+        make(environment)
+        installed(environment, *bootstrap.EXTRAS["test"])
+        (environment.root / "docs").mkdir()
+        monkeypatch.setattr(sys, "argv", ["bootstrap.py", "test", *["--all"][:everything]])
+        assert bootstrap.main() == 0
+        assert {"ruff", "mypy"} <= {command[2] for command in commands}
+        assert any(command[-2:] == ["fetch", bootstrap.MODEL] for command in commands)
+        assert ("sphinx" in {command[2] for command in commands}) == everything
+        assert commands[-1][1:5] == ["-m", "pytest", "-n", "auto"]
+        assert (bootstrap.QUICK not in commands[-1]) == everything
+
+    def test_the_quick_tests_are_all_without_a_mark_for_long_ones(self) -> None:
+        """So that a mark cannot hide a test from both."""
+        assert set(re.findall(r"\w+", bootstrap.QUICK)) - {"not", "or"} == {"benchmark", *LONG}
+
+    def test_all_belongs_to_test(self, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+        monkeypatch.setattr(sys, "argv", ["bootstrap.py", "demo", "--all"])
+        with pytest.raises(SystemExit):
+            bootstrap.main()
+        assert "--all belongs to test" in capsys.readouterr().err
+
     def test_the_last_step_has_the_last_word(
         self, environment: bootstrap.Environment, capfd: pytest.CaptureFixture[str]
     ) -> None:
@@ -272,7 +309,7 @@ class TestSteps:
     def test_ctrl_c_is_told(
         self, environment: bootstrap.Environment, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
     ) -> None:
-        def interrupt(task: str) -> None:
+        def interrupt(task: str, everything: bool) -> None:
             raise KeyboardInterrupt
 
         monkeypatch.setattr(bootstrap, "work", interrupt)
