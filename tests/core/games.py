@@ -4,12 +4,18 @@ from __future__ import annotations
 
 from itertools import islice
 
+import pytest
 import torch
 from torch import Tensor
 
 from llm_attr.core.play import Estimate, Estimator
 from llm_attr.core.shapley import numbered
 from llm_attr.typing import Coalitions, Values
+
+each_number_of_seeds = pytest.mark.parametrize(
+    ("seeds", "low", "high"), [(20, 0.8, 1.0), pytest.param(200, 0.9, 0.98, marks=pytest.mark.statistical)]
+)
+"""Where 95 % intervals are counted that hold the truth: between which shares of so many seeds."""
 
 
 class TableGame:
