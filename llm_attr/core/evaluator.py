@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 import threading
 import warnings
 from collections.abc import Callable, Iterator
@@ -89,7 +90,7 @@ def share_of(description: str, start: int, stop: int, total: int) -> Iterator[No
 def shown(description: str) -> Iterator[None]:
     """A bar on standard error for what explanations inside tell of their progress."""
     watch = _watch.get() or _Watch(None, None)
-    with tqdm(desc=description, total=1) as bar:
+    with _bar(description, 1) as bar:
 
         def observe(part: Progress) -> None:
             bar.total, bar.n = part.total, part.done
@@ -99,6 +100,12 @@ def shown(description: str) -> Iterator[None]:
 
         with watching(observe, watch.cancel):
             yield
+
+
+def _bar(description: str, total: int) -> tqdm:
+    """A progress bar on standard error, which shows nothing in a process that has none."""
+    nowhere = sys.stderr is None or getattr(sys.stderr, "closed", False)
+    return tqdm(desc=description, total=total, disable=nowhere)
 
 
 class Evaluator:
@@ -126,7 +133,7 @@ class Evaluator:
     def __enter__(self) -> Evaluator:
         self.check()
         if self._show_progress:
-            self._bar = tqdm(total=self.total, desc=self.description)
+            self._bar = _bar(self.description, self.total)
         return self
 
     def __exit__(

@@ -11,6 +11,7 @@ from unicodedata import normalize
 from transformers import PreTrainedTokenizerBase
 
 from llm_attr.errors import InvalidValue, UnalignedTokenizer
+from llm_attr.llm.tokenizer import check_characters, decode, encode, repeated
 from llm_attr.llm.units import Span
 
 UNFINISHED = "\ufffd"
@@ -38,14 +39,18 @@ def align(tokenizer: PreTrainedTokenizerBase, text: str, *, special_tokens: bool
     else tokens are decoded one after the other and the pieces must make up the text.
 
     Raises:
+        InvalidValue: the text holds half of a surrogate pair.
         UnalignedTokenizer: neither gives a map that covers the text.
     """
+    check_characters(text)
     if tokenizer.is_fast:
         encoded = tokenizer(text, add_special_tokens=special_tokens, return_offsets_mapping=True, verbose=False)
-        spans = _with_composed([(int(start), int(end)) for start, end in encoded["offset_mapping"]], text)
+        first = repeated(tokenizer, text, encoded["input_ids"]) if special_tokens else 0
+        offsets = encoded["offset_mapping"][first:]
+        spans = _with_composed([(int(start), int(end)) for start, end in offsets], text)
         if _covers(spans, text):
-            return Alignment(tuple(encoded["input_ids"]), tuple(spans))
-    ids = tokenizer.encode(text, add_special_tokens=special_tokens, verbose=False)
+            return Alignment(tuple(encoded["input_ids"][first:]), tuple(spans))
+    ids = encode(tokenizer, text, special_tokens=special_tokens)
     spans = _decoded_spans(tokenizer, ids, text)
     if _covers(spans, text):
         return Alignment(tuple(ids), tuple(spans))
@@ -118,9 +123,9 @@ def token_spans(
     """The text that tokens add to those `before`, and the characters of it in which each of them has a part."""
     tokens, first = [*before, *ids], len(before)
     text, spans, unfinished, whole, start = "", list[Span](), list[str](), [0], 0
-    shown = _decode(tokenizer, before).rstrip(UNFINISHED)
+    shown = decode(tokenizer, before).rstrip(UNFINISHED)
     for end in range(first + 1, len(tokens) + 1):
-        decoded = _decode(tokenizer, tokens[start:end])
+        decoded = decode(tokenizer, tokens[start:end])
         added = decoded[_shared(shown, decoded) :]
         if decoded.endswith(UNFINISHED) and end < len(tokens):
             unfinished.append(added)
@@ -129,7 +134,7 @@ def token_spans(
         text, unfinished = text + added, []
         whole.append(end)
         start = next(place for place in reversed(whole) if place <= max(0, end - 4))
-        shown = _decode(tokenizer, tokens[start:end])
+        shown = decode(tokenizer, tokens[start:end])
     return text, spans
 
 
@@ -147,12 +152,6 @@ def _shared(first: str, second: str) -> int:
     """How many characters two texts have in common from the start."""
     pairs = enumerate(zip(first, second, strict=False))
     return next((i for i, (one, other) in pairs if one != other), min(len(first), len(second)))
-
-
-def _decode(tokenizer: PreTrainedTokenizerBase, ids: Sequence[int]) -> str:
-    return (
-        str(tokenizer.decode(list(ids), skip_special_tokens=False, clean_up_tokenization_spaces=False)) if ids else ""
-    )
 
 
 def _decoded_spans(tokenizer: PreTrainedTokenizerBase, ids: Sequence[int], text: str) -> list[Span]:

@@ -9,6 +9,7 @@ from jinja2 import TemplateError
 
 from llm_attr.errors import InvalidType, InvalidValue
 from llm_attr.llm.model import LanguageModel
+from llm_attr.llm.tokenizer import check_characters
 
 Messages = Sequence[Mapping[str, Any]]
 
@@ -48,7 +49,8 @@ def render(language_model: LanguageModel, messages: Messages, template_kwargs: M
     A last message of the assistant is the beginning of the answer, unless `template_kwargs` say otherwise.
 
     Raises:
-        InvalidValue: the tokenizer has no chat template, or the template refuses the messages.
+        InvalidValue: the tokenizer has no chat template, or the template refuses the messages, or what it renders holds
+            half of a surrogate pair.
     """
     tokenizer = language_model.tokenizer
     if not getattr(tokenizer, "chat_template", None):
@@ -56,11 +58,13 @@ def render(language_model: LanguageModel, messages: Messages, template_kwargs: M
     prefilled = bool(messages) and messages[-1]["role"] == "assistant"
     ending = {"continue_final_message": True} if prefilled else {"add_generation_prompt": True}
     try:
-        return str(
+        text = str(
             tokenizer.apply_chat_template(list(messages), tokenize=False, **{**ending, **(template_kwargs or {})})
         )
     except (TemplateError, TypeError, ValueError) as error:
         raise InvalidValue(f"the chat template refused the messages: {error}") from error
+    check_characters(text, "the rendered chat")
+    return text
 
 
 def places(

@@ -21,6 +21,7 @@ from llm_attr.errors import (
     UnsupportedMethod,
 )
 from llm_attr.llm.alignment import align, owners, token_texts
+from llm_attr.llm.tokenizer import check_characters, encode
 from llm_attr.llm.units import Span
 
 if TYPE_CHECKING:
@@ -240,7 +241,7 @@ class TextTokenInput(InterpretableInput):
     """A text whose tokens are the features, the tokenizer's special tokens included.
 
     Args:
-        text: The text, tokenised with the tokenizer's special tokens.
+        text: The text, tokenised with the tokenizer's special tokens; those that it begins with are not added again.
         tokenizer: The model's tokenizer.
         baselines: The token that stands in for an absent one: its id, or the token itself.
         skip_tokens: Tokens, or their ids, that are never absent and are no features.
@@ -260,7 +261,7 @@ class TextTokenInput(InterpretableInput):
         if not isinstance(text, str):
             raise InvalidType(f"text must be a str; got {type(text).__name__}")
         self.tokenizer = tokenizer
-        ids = tokenizer.encode(text, verbose=False)
+        ids = encode(tokenizer, text, special_tokens=True)
         skipped = {token_id(tokenizer, token) for token in skip_tokens or ()}
         self.inp_tensor = torch.tensor([ids], dtype=torch.long)
         self._kept = torch.tensor([i for i, token in enumerate(ids) if token not in skipped], dtype=torch.long)
@@ -314,9 +315,12 @@ def token_id(tokenizer: PreTrainedTokenizerBase, token: int | str) -> int:
     Raises:
         UnknownName: it is not in the vocabulary.
         InvalidType: it is neither a token nor an id.
+        InvalidValue: it holds half of a surrogate pair.
     """
     if isinstance(token, bool) or not isinstance(token, int | str):
         raise InvalidType(f"a token is given by its text or its id; got {token!r}")
+    if isinstance(token, str):
+        check_characters(token, "a token")
     number = token if isinstance(token, int) else tokenizer.convert_tokens_to_ids(token)
     known = isinstance(number, int) and 0 <= number < len(tokenizer)
     if not known or (isinstance(token, str) and number == tokenizer.unk_token_id and token != tokenizer.unk_token):

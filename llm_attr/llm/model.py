@@ -16,6 +16,7 @@ from transformers import AutoModelForCausalLM, AutoTokenizer, PreTrainedTokenize
 from llm_attr.core.all_threads import until_the_last
 from llm_attr.errors import ContextTooLong, InvalidType, InvalidValue, NotALanguageModel
 from llm_attr.llm.embedded import CATALOGUE, LANGUAGE_MODEL, model_folder
+from llm_attr.llm.tokenizer import decode, encode
 
 
 class LanguageModel:
@@ -85,12 +86,12 @@ class LanguageModel:
         return frozenset() if ends is None else frozenset([ends] if isinstance(ends, int) else ends)
 
     def encode(self, text: str, *, special_tokens: bool) -> list[int]:
-        """The ids of a text, with the tokenizer's special tokens around it or without."""
-        return list(self.tokenizer.encode(text, add_special_tokens=special_tokens, verbose=False))
+        """The ids of a text, see `tokenizer.encode`."""
+        return encode(self.tokenizer, text, special_tokens=special_tokens)
 
     def decode(self, ids: list[int] | torch.Tensor) -> str:
         """The text of ids, special tokens included and white space untouched."""
-        return str(self.tokenizer.decode(ids, skip_special_tokens=False, clean_up_tokenization_spaces=False))
+        return decode(self.tokenizer, ids.tolist() if isinstance(ids, torch.Tensor) else ids)
 
     def check_length(self, prompt: int, answer: int) -> None:
         """Refuses what does not fit into the context.

@@ -12,12 +12,11 @@ from llm_attr.errors import EmptyPrompt, InvalidType, InvalidValue, UnknownName
 from llm_attr.llm.bound import Absence, BoundPrompt, Scope
 from llm_attr.llm.chat import Messages, Place, places, render, texts
 from llm_attr.llm.model import LanguageModel
+from llm_attr.llm.tokenizer import beginning, check_characters
 from llm_attr.llm.units import SPLITTERS, Span
 
 UNITS = ("token", *SPLITTERS, "document", "message", "span")
 """The units that a prompt can be attributed to."""
-
-SURROGATE = re.compile("[\ud800-\udfff]")
 
 SpanRule: TypeAlias = "str | re.Pattern[str] | tuple[int, int] | tuple[int, int, int]"
 """Parts of the content: a text, a pattern, characters `(start, end)` of a text or `(message, start, end)` of a chat."""
@@ -54,8 +53,9 @@ class Prompt:
         documents: Where documents stand in the content; filled by `from_documents`.
 
     The chat template is rendered once. Its own text and control tokens are always present and never features, and so is
-    a system message that it adds by itself. A token belongs to the unit of its first character that is no white space,
-    and a token of white space to the unit that it is inside of.
+    a system message that it adds by itself. Special tokens that the tokenizer puts in front of a text, such as BOS, are
+    no features either; a text that begins with them gets no second ones. A token belongs to the unit of its first
+    character that is no white space, and a token of white space to the unit that it is inside of.
 
     Deleted units take white space with them: of that before and after, the one with more line breaks stays between
     their neighbours (of equals the first that there is), and none at the beginning or end of the content. So taking out
@@ -140,7 +140,8 @@ class Prompt:
     def bind(self, language_model: LanguageModel) -> BoundPrompt:
         """The prompt in the text and tokens of a model."""
         if isinstance(self.content, str):
-            text, found = self.content, [Place("", 0, 0, len(self.content), 0)]
+            text, start = self.content, len(beginning(language_model.tokenizer, self.content))
+            found = [Place("", 0, start, len(text), start)]
         else:
             text = render(language_model, self.content, self.template_kwargs)
             found = places(language_model, self.content, text, self.template_kwargs)
@@ -162,8 +163,8 @@ class Prompt:
         contents = [self.content] if isinstance(self.content, str) else [text for _, text in texts(self.content)]
         if not any(text.strip() for text in contents):
             raise EmptyPrompt(f"the prompt is empty: {self.content!r}")
-        if broken := [match.group() for text in contents if (match := SURROGATE.search(text))]:
-            raise InvalidValue(f"the prompt holds half of a character ({broken[0]!r}), which no tokenizer takes")
+        for text in contents:
+            check_characters(text, "the prompt")
         if (self.unit == "span") != (self.spans is not None):
             raise InvalidValue(
                 f"unit 'span' and spans=... go together; got unit {self.unit!r} and spans {self.spans!r}"

@@ -2,18 +2,20 @@
 
 from __future__ import annotations
 
+import io
 import threading
 import warnings
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from itertools import chain
+from typing import Any
 
 import pytest
 import torch
 from tqdm import tqdm
 
 from llm_attr.attr import FeatureAblation
-from llm_attr.core.evaluator import Evaluator, Progress, watching
+from llm_attr.core.evaluator import Evaluator, Progress, shown, watching
 from llm_attr.errors import Cancelled, OutOfMemory
 
 MEMORY_ERRORS = [
@@ -55,6 +57,36 @@ class Machine:
         if stop - start > self.room:
             raise self.error
         return list(range(start, stop))
+
+
+class Written:
+    """A stream that can do nothing but take texts."""
+
+    def __init__(self) -> None:
+        self.texts: list[str] = []
+
+    def write(self, text: str) -> None:
+        self.texts.append(text)
+
+
+def closed() -> Any:
+    stream = io.StringIO()
+    stream.close()
+    return stream
+
+
+@pytest.mark.parametrize("stream", [None, Written(), closed()], ids=["none", "only write", "closed"])
+def test_progress_where_no_console_is(monkeypatch: pytest.MonkeyPatch, stream: Any) -> None:
+    monkeypatch.setattr("sys.stderr", stream)
+    told: list[Progress] = []
+    with watching(told.append), Evaluator("an explanation", 2, show_progress=True) as evaluator:
+        for piece in evaluator.run(2, 1, Machine(1, MemoryError())):
+            evaluator.advance(len(piece))
+    with watching(told.append), shown("several"), Evaluator("one of them", 1) as evaluator:
+        evaluator.advance(1)
+    assert [progress.done for progress in told] == [1, 2, 1]
+    if isinstance(stream, Written):
+        assert any("2/2" in text for text in stream.texts)
 
 
 @pytest.mark.parametrize(("count", "chunk", "sizes"), [(0, 4, []), (1, 4, [1]), (9, 4, [4, 4, 1]), (3, 0, [1, 1, 1])])
