@@ -40,6 +40,8 @@ _FONTS = (
     *("Malgun Gothic", "WenQuanYi Zen Hei", "Noto Sans", "Arial Unicode MS", "Segoe UI Symbol", "Noto Emoji"),
 )
 _PLACEHOLDERS = re.compile("last ?resort|blank|tofu|color emoji", re.IGNORECASE)  # fonts that have glyphs and draw none
+# How the signs of control characters are written where no font has them.
+_CONTROLS = {chr(0x2400 + code): f"<U+{code:04X}>" for code in range(0x20)} | {"\u2421": "<U+007F>"}
 _OWN: WeakSet[Figure] = WeakSet()  # figures made here, which hold one picture
 _INVISIBLE = dict.fromkeys(map(ord, "\u200c\u200d\u200e\u200f\u061c\ufe0e\ufe0f"))  # means nothing to matplotlib
 
@@ -237,6 +239,9 @@ def line(text: object, *, exact: bool = False) -> str:
     shown = (legible_line(text) or "(empty)" if exact else label(text)).translate(_INVISIBLE)
     fonts = _fonts()
     missing = {character for character in shown if not fonts.draw(character)}
+    if missing & _CONTROLS.keys():
+        shown = "".join(_CONTROLS.get(each, each) if each in missing else each for each in shown)
+        missing -= _CONTROLS.keys()
     for kind in sorted(set(map(_kind, missing))):
         warnings.warn(
             f"no installed font draws {kind}, shown as \ufffd in pictures: install one that does (for example Noto "

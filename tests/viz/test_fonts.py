@@ -82,6 +82,13 @@ def test_what_no_font_draws_is_said(text: str, shown: str, said: list[str], have
     assert [re.findall("draws (.*), shown", str(each.message))[0] for each in told] == said
 
 
+@pytest.mark.parametrize("has", [True, False])
+def test_a_control_character_is_its_sign_or_its_code(has: bool, have: Callable[..., list[Path]]) -> None:
+    have(Signs="␛" if has else "x")
+    assert line("a\x1b[0m") == ("a␛[0m" if has else "a<U+001B>[0m")
+    assert line("\x7f\x85") == "<U+007F><U+0085>"
+
+
 def test_each_kind_is_said_once_and_not_for_each_label(have: Callable[..., list[Path]]) -> None:
     have()
     with warnings.catch_warnings(record=True) as told:
