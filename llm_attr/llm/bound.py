@@ -71,6 +71,7 @@ class BoundPrompt(PickledWithout, InterpretableInput):
         scopes: Sequence[Scope],
         unit: str,
         spans: Sequence[tuple[str, Span]] | None = None,
+        pinned: Sequence[Span] = (),
         absence: Absence = "delete",
         replacement: int | str | None = None,
         special_tokens: bool = True,
@@ -78,7 +79,7 @@ class BoundPrompt(PickledWithout, InterpretableInput):
         self.text, self.unit, self.absence = text, unit, absence
         self._language_model: LanguageModel | None = language_model
         self.contents, self._scopes = list(contents), list(scopes)
-        self._special_tokens = special_tokens
+        self._special_tokens, self._pinned = special_tokens, list(pinned)
         self._replacement = self._replacing(replacement) if absence == "replace" else None
         found = (
             [(span, self._owner_of_span(span, name)) for name, span in spans] if spans is not None else self._units()
@@ -117,9 +118,11 @@ class BoundPrompt(PickledWithout, InterpretableInput):
     def placed(self, language_model: LanguageModel) -> Placed:
         """The tokens of the whole prompt and the unit that each belongs to.
 
-        All that is the user's moves, whatever the units are, so that their attributions agree in their sums.
+        All that is the user's and not pinned moves, whatever the units are, so that their attributions agree in their
+        sums.
         """
-        moving = tuple(any(start < b and a < end for a, b in self.contents) for start, end in self._alignment.spans)
+        spans = self._alignment.spans
+        moving = tuple(_touches(span, self.contents) and not _touches(span, self._pinned) for span in spans)
         return Placed(self._alignment.ids, tuple(self._owners), self._replacement, moving)
 
     def variant(self, present: Sequence[bool]) -> Variant:
@@ -222,6 +225,10 @@ def _disjoint(units: list[tuple[Span, Owner]]) -> list[tuple[Span, Owner]]:
         ((start, end if after is None else min(end, max(start, after))), owner)
         for ((start, end), owner), after in zip(units, following, strict=True)
     ]
+
+
+def _touches(span: Span, others: Sequence[Span]) -> bool:
+    return any(span[0] < end and start < span[1] for start, end in others)
 
 
 def _groups(owners: Sequence[Owner]) -> list[Group]:

@@ -9,7 +9,7 @@ from itertools import pairwise
 from typing import Any, TypeAlias, get_args
 
 from llm_attr.errors import EmptyPrompt, InvalidType, InvalidValue, UnknownName
-from llm_attr.llm.bound import Absence, BoundPrompt, Scope
+from llm_attr.llm.bound import Absence, BoundPrompt, Owner, Scope
 from llm_attr.llm.chat import Messages, Place, places, render, texts
 from llm_attr.llm.model import LanguageModel
 from llm_attr.llm.tokenizer import beginning, check_characters
@@ -51,6 +51,8 @@ class Prompt:
         replacement: A token, or its id, for `replace`; by default the pad token, else that of the end of text.
         template_kwargs: Further arguments of the chat template (`tools`, `enable_thinking`, ...).
         documents: Where documents stand in the content; filled by `from_documents`.
+        pinned: What is always present, too, and no unit: messages by their role (`"system"`) or number (the last one is
+            -1), or documents by their name.
 
     The chat template is rendered once. Its own text and control tokens are always present and never features, and so is
     a system message that it adds by itself. Special tokens that the tokenizer puts in front of a text, such as BOS, are
@@ -81,6 +83,7 @@ class Prompt:
     replacement: int | str | None = None
     template_kwargs: Mapping[str, Any] | None = None
     documents: tuple[Document, ...] = ()
+    pinned: str | int | Sequence[str | int] = ()
 
     def __post_init__(self) -> None:
         if self.spans is not None and self.unit in ("sentence", "span"):
@@ -149,9 +152,10 @@ class Prompt:
             language_model,
             text,
             contents=[(place.start, place.end) for place in found],
-            scopes=list(self._scopes(found)),
+            scopes=[scope for scope in self._scopes(found) if not self._pins(scope.owner)],
             spans=self._spans(text, found),
             unit=self.unit,
+            pinned=list(self._pinned(found)),
             absence=self.absence,
             replacement=self.replacement,
             special_tokens=isinstance(self.content, str),
@@ -173,14 +177,29 @@ class Prompt:
             raise InvalidValue("unit 'document' needs documents: make the prompt with Prompt.from_documents")
         if isinstance(self.content, str) and (self.unit == "message" or self.template_kwargs):
             raise InvalidValue("a raw text has no messages and no chat template; pass messages for that")
+        if self._pinned_names:
+            self._check_pinned()
         if self.replacement is not None and self.absence != "replace":
             raise InvalidValue(f"replacement is for absence='replace'; got absence={self.absence!r}")
+
+    def _check_pinned(self) -> None:
+        if self.spans is not None:
+            raise InvalidValue("spans are the units, and all else is always present; pinned is for other units")
+        known: set[str | int] = set()
+        if self.documents and self.unit != "message":
+            known = {document.name for document in self.documents}
+        elif not isinstance(self.content, str):
+            count = len(self.content)
+            known = {message["role"] for message in self.content} | set(range(-count, count))
+        for name in self._pinned_names:
+            if isinstance(name, bool) or name not in known:
+                raise UnknownName("message or document to pin", name, map(str, sorted(known, key=str)))
 
     def _scopes(self, found: Sequence[Place]) -> Iterator[Scope]:
         """What units are looked for in: documents if there are any, else messages, else the text."""
         documents = () if self.unit == "message" else self.documents
         for number, document in enumerate(documents):
-            place = found[-1]
+            place = self._place_of_documents(found)
             start = document.start if self.unit == "document" else document.body
             first, stop = place.start + start - place.offset, place.start + document.end - place.offset
             yield Scope(("document", document.name, number), first, min(stop, place.end))
@@ -188,6 +207,34 @@ class Prompt:
             for place in found:
                 owner = ("message", place.role, place.message) if place.role else ("text", "", 0)
                 yield Scope(owner, place.start, place.end)
+
+    def _place_of_documents(self, found: Sequence[Place]) -> Place:
+        number = 0 if isinstance(self.content, str) else len(self.content) - 1
+        place = next((place for place in found if place.message == number), None)
+        if place is None or place.offset > self.documents[0].start:
+            raise InvalidValue(
+                "the chat template does not show the message with the documents as it is, so they cannot be found in "
+                "what it renders; make the prompt with Prompt.from_documents(..., chat=False)"
+            )
+        return place
+
+    @property
+    def _pinned_names(self) -> tuple[str | int, ...]:
+        return (self.pinned,) if isinstance(self.pinned, str | int) else tuple(self.pinned)
+
+    def _pins(self, owner: Owner) -> bool:
+        """Whether this message or document is always present."""
+        kind, name, number = owner
+        return name in self._pinned_names or (kind == "message" and self._is_numbered(number))
+
+    def _is_numbered(self, message: int) -> bool:
+        return not {message, message - len(self.content)}.isdisjoint(self._pinned_names)
+
+    def _pinned(self, found: Sequence[Place]) -> Iterator[Span]:
+        """The characters of the pinned messages or documents."""
+        for scope in self._scopes(found):
+            if self._pins(scope.owner):
+                yield scope.start, scope.end
 
     def _spans(self, text: str, found: Sequence[Place]) -> list[tuple[str, Span]] | None:
         """The explicit spans of the rendered text with their names, in order."""

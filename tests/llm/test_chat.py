@@ -131,7 +131,6 @@ def test_contents_in_parts(unit: str) -> None:
         "Be brief.",
         "One. Two.",
         "Three.",
-        " ",
         "So",
         "far",
     ]

@@ -30,7 +30,6 @@ ALTERNATING = (
     "{% for m in messages %}{% if (m.role == 'user') != (loop.index0 % 2 == 0) %}"
     "{{ raise_exception('roles must alternate') }}{% endif %}{{ m.role }}: {{ m.content }}\n{% endfor %}assistant:"
 )
-LAST_ONLY = "{{ messages[-1].content }}\nAnswer:"
 TWICE = "{{ messages[-1].content }} | {{ messages[-1].content }}"
 LONGER = "{{ messages[-1].content }}\nAnswer{% if messages[-1].content | length > 9 %} at length{% endif %}"
 UPPER = "{% for m in messages %}{{ m.content | upper }}{% endfor %}"
@@ -199,7 +198,7 @@ def test_a_template_that_strips_contents(content: str, template: str) -> None:
 
 @pytest.mark.parametrize(
     ("template", "chat"),
-    [(LAST_ONLY, CHAT), (TWICE, CHAT[-1:]), (LONGER, CHAT[-1:]), (UPPER, CHAT), (UPPER + TWICE, CHAT)],
+    [(TWICE, CHAT[-1:]), (LONGER, CHAT[-1:]), (UPPER, CHAT), (UPPER + TWICE, CHAT)],
 )
 def test_a_template_that_hides_or_changes_a_content(template: str, chat: list[dict[str, str]]) -> None:
     with pytest.raises(InvalidValue, match=r"chat template of tiny does not show .* pass the text"):
