@@ -49,6 +49,14 @@ def one_thread() -> Iterator[None]:
     torch.set_num_threads(threads)
 
 
+@pytest.fixture(scope="session")
+def smollm() -> Any:
+    """The embedded model, loaded once; tests leave it as it is."""
+    from llm_attr import load_model
+
+    return load_model("smollm2-135m")
+
+
 @pytest.fixture(scope="module")
 def browser() -> Iterator[Any]:
     """An installed Chromium; tests that ask for it are skipped where there is none."""

@@ -9,7 +9,6 @@ from typing import Any
 
 import pytest
 
-import llm_attr
 from tests.zoo import quiet
 
 ROOT = Path(__file__).parents[1]
@@ -56,10 +55,10 @@ def test_every_notebook_is_in_a_table_of_contents() -> None:
 
 @pytest.mark.real
 @pytest.mark.parametrize("page", ["index.md", "captum.md"])
-def test_the_python_of_the_pages_runs(page: str, capsys: pytest.CaptureFixture[str]) -> None:
+def test_the_python_of_the_pages_runs(page: str, smollm: Any, capsys: pytest.CaptureFixture[str]) -> None:
     blocks = re.findall(r"```python\n(.*?)```", (DOCS / page).read_text(encoding="utf-8"), re.DOTALL)
     assert blocks
-    names: dict[str, Any] = {"lm": llm_attr.load_model("smollm2-135m")}
+    names: dict[str, Any] = {"lm": smollm}
     with quiet():
         for block in blocks:
             exec(compile(block, page, "exec"), names)
@@ -84,6 +83,7 @@ PAGES = [
 ]
 
 
+@pytest.mark.site
 @pytest.mark.parametrize("page", PAGES)
 def test_a_page_asks_nobody_and_fits_a_telephone(browser: Any, page: str) -> None:
     context = browser.new_context(viewport={"width": 400, "height": 800})

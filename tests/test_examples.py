@@ -17,7 +17,7 @@ from tests.zoo import quiet
 ROOT = Path(__file__).parents[1]
 README = (ROOT / "README.md").read_text(encoding="utf-8")
 
-pytestmark = pytest.mark.real
+pytestmark = [pytest.mark.real, pytest.mark.site]
 
 
 def run(name: str, out: Path) -> str:

@@ -7,13 +7,7 @@ from collections.abc import Iterator
 import pytest
 import torch
 
-import llm_attr
 from tests.zoo import quiet
-
-
-@pytest.fixture(scope="session")
-def smollm() -> llm_attr.LanguageModel:
-    return llm_attr.load_model("smollm2-135m")
 
 
 @pytest.fixture(scope="session", autouse=True)
