@@ -35,7 +35,7 @@ CHECKS = (
     ("types", ["-m", "mypy"]),
     ("layers", ["-c", "from importlinter.cli import lint_imports_command; lint_imports_command()"]),
 )
-QUICK = "not (benchmark or statistical or browser or site)"
+QUICK = "not (benchmark or slow or statistical or browser or site)"
 ADVICE = (
     ("No space left", "free some space on this disk and run this again"),
     ("Could not find a version", "check the network and pip's configuration (pip config list), then run this again"),

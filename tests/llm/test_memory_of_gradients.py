@@ -9,13 +9,13 @@ from typing import Any
 
 import pytest
 
-pytestmark = pytest.mark.real
+pytestmark = [pytest.mark.real, pytest.mark.slow]
 
 SPARE = 3 << 29
 """Bytes beside the loaded model: 1.5 GB."""
 
 SCRIPT = """
-import gc, json, resource, sys, time
+import gc, json, resource, sys
 import psutil, torch
 torch.set_num_threads(1)
 import llm_attr
@@ -41,13 +41,12 @@ except (RuntimeError, MemoryError) as error:
     at_once = False
 whole = embedded = None
 gc.collect()
-started = time.perf_counter()
 inp = TextTokenInput(lm.decode(tokens), lm.tokenizer)
 result = LLMGradientAttribution(IntegratedGradients(lm.model), lm.tokenizer).attribute(
     inp, target=answer, n_steps=steps, token_rows=False
 )
 print(json.dumps({
-    "at_once": at_once, "seconds": time.perf_counter() - started, "backward": result.provenance["backward"],
+    "at_once": at_once, "backward": result.provenance["backward"],
     "tokens": len(result.seq_attr), "answer": len(result.output_ids), "finite": bool(result.seq_attr.isfinite().all()),
     "largest": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024, "cap": cap,
 }))
@@ -57,7 +56,7 @@ print(json.dumps({
 def capped(steps: int, spare: int = SPARE) -> dict[str, Any]:
     """What the script says of integrated gradients with so many steps."""
     command = [sys.executable, "-c", SCRIPT, str(steps), str(spare)]
-    done = subprocess.run(command, capture_output=True, text=True, timeout=3600)
+    done = subprocess.run(command, capture_output=True, text=True)
     assert done.returncode == 0, done.stderr[-3000:]
     return dict(json.loads(done.stdout.splitlines()[-1]))
 

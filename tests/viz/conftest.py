@@ -28,6 +28,8 @@ HOSTILE = (
     "",
     "w" * 5000,
 )
+PATIENCE = 300_000
+"""Milliseconds that a browser may take on a busy machine."""
 WRITTEN = "加速度遮罩图像"
 
 
@@ -156,6 +158,7 @@ def show(browser: Any, tmp_path: Path) -> Iterator[Callable[..., Opened]]:
 
     def open_page(html: str, **options: Any) -> Opened:
         contexts.append(browser.new_context(**{"viewport": {"width": 1100, "height": 800}, **options}))
+        contexts[-1].set_default_timeout(PATIENCE)
         it = Opened(contexts[-1].new_page())
         file = tmp_path / f"{len(contexts)}.html"
         file.write_text(html, encoding="utf-8")

@@ -16,6 +16,7 @@ from urllib.request import urlopen
 import pytest
 
 from llm_attr.viz.colour import DARK, LIGHT
+from tests.viz.conftest import PATIENCE
 
 EXTENSIONS = {"jupyterlab": True, "jupyter_lsp": False, "jupyter_server_terminals": False}
 ROOT = Path(__file__).parents[2]
@@ -120,7 +121,7 @@ def lab(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
             yield f"http://127.0.0.1:{port}/lab/tree/widget.ipynb?token={token}"
         finally:
             process.terminate()
-            process.wait(20)
+            process.wait(PATIENCE / 1000)
 
 
 def write(folder: Path) -> None:
@@ -137,7 +138,7 @@ def write(folder: Path) -> None:
 
 
 def wait_for(address: str, process: Any, log: Path) -> None:
-    for _ in range(600):
+    for _ in range(3000):
         assert process.poll() is None, log.read_text()
         try:
             with urlopen(address):
@@ -151,12 +152,13 @@ def wait_for(address: str, process: Any, log: Path) -> None:
 def notebook(lab: str, browser: Any) -> Iterator[Notebook]:
     """The notebook with its first cell run; whatever it asks for has to be on this machine."""
     context = browser.new_context(viewport={"width": 1500, "height": 1100})
+    context.set_default_timeout(PATIENCE)
     it = Notebook(context.new_page())
     it.page.on("request", lambda request: it.asked.append(request.url))
     it.page.on("websocket", lambda socket: it.asked.append(socket.url))
     it.page.on("pageerror", lambda error: it.errors.append(str(error)))
     it.page.goto(lab)
-    it.cell(len(CELLS) - 1).wait_for(timeout=60_000)
+    it.cell(len(CELLS) - 1).wait_for()
     it.run(0)
     yield it
     context.close()
