@@ -17,6 +17,7 @@ from llm_attr.errors import InvalidType, UnsupportedMethod
 from llm_attr.llm.alignment import pieces, token_spans
 from llm_attr.llm.bound import BoundPrompt
 from llm_attr.llm.game import Inspector, empty_prompt_id, model_input_ids
+from llm_attr.llm.generation import GenArgs, arguments_of
 from llm_attr.llm.identity import identity
 from llm_attr.llm.inputs import InterpretableInput, TextTokenInput
 from llm_attr.llm.joint import Found, Played, Subject, played
@@ -77,7 +78,7 @@ class LLMAttribution(Attribution):
         inp: InterpretableInput | Prompt,
         target: Answer = None,
         num_trials: int = 1,
-        gen_args: Mapping[str, Any] | None = None,
+        gen_args: GenArgs | None = None,
         use_cached_outputs: bool = True,
         _inspect_forward: Inspector | None = None,
         forward_in_tokens: bool = True,
@@ -91,7 +92,8 @@ class LLMAttribution(Attribution):
                 model generate it.
             num_trials: Averages over this many samples of the input's random baselines; one sample holds for all
                 variants of a trial.
-            gen_args: Arguments of `model.generate` (by default greedy, 25 new tokens); `seed` seeds sampling.
+            gen_args: Arguments of `model.generate`, or a GenerationConfig (by default greedy, 25 new tokens). Sampling
+                draws from torch's generator, as `generate` does; with `seed` from that, and the generator stays.
             use_cached_outputs: False scores every variant whole and without cache.
             _inspect_forward: Called once for each variant with its text, the answer's text, and the probabilities of
                 the whole answer and of each token.
@@ -175,7 +177,7 @@ class LLMAttribution(Attribution):
     def _options(
         self,
         num_trials: int = 1,
-        gen_args: Mapping[str, Any] | None = None,
+        gen_args: GenArgs | None = None,
         use_cached_outputs: bool = True,
         _inspect_forward: Inspector | None = None,
         forward_in_tokens: bool = True,
@@ -250,7 +252,7 @@ class LLMAttribution(Attribution):
             output_text=text,
             output_spans=spans,
             provenance=self._provenance(one, found.scalar)
-            | {"seed": (options.gen_args or {}).get("seed"), "errors": None if said.stderr is None else said.kind}
+            | {"seed": arguments_of(options.gen_args).get("seed"), "errors": None if said.stderr is None else said.kind}
             | dict(known_by),
             table=None if owner is None else table,
         )

@@ -29,6 +29,7 @@ from llm_attr.llm.forecast import Call, Forecast
 from llm_attr.llm.foreseen_score import ForeseenScore
 from llm_attr.llm.forward_mode import has_forward_mode
 from llm_attr.llm.game import TextGame
+from llm_attr.llm.generation import GenArgs, arguments_of, most_new_tokens
 from llm_attr.llm.gradient import OF_CALL, LLMGradientAttribution, check_call, together
 from llm_attr.llm.gradient_methods import RANDOM, is_embedding, sites_of
 from llm_attr.llm.inputs import Placed
@@ -40,7 +41,7 @@ from llm_attr.llm.passes import positions_that_fit
 from llm_attr.llm.prompt import Prompt
 from llm_attr.llm.scalar import Scalar
 from llm_attr.llm.scoring import Scorer
-from llm_attr.llm.target import DEFAULT_GENERATION, Answer, answer_ids
+from llm_attr.llm.target import Answer, answer_ids
 
 NOBODY = -1
 """Stands for the tokens of an answer that is not there yet: no token of a prompt is equal to it."""
@@ -233,20 +234,14 @@ def _answer(
     language_model: LanguageModel,
     prompt: Sequence[int],
     target: Answer,
-    gen_args: Mapping[str, Any] | None,
+    gen_args: GenArgs | None,
     token: int = NOBODY,
 ) -> tuple[int, ...]:
     """The answer, or as many tokens as it may have."""
     if target is not None:
         return answer_ids(language_model, prompt, target, gen_args)
     language_model.check_length(len(prompt), 1)
-    given = dict(gen_args or DEFAULT_GENERATION)
-    config = getattr(language_model.model, "generation_config", None)
-    most = given.get("max_new_tokens") or getattr(config, "max_new_tokens", None)
-    if most is None:
-        most = max(1, (given.get("max_length") or getattr(config, "max_length", None) or 20) - len(prompt))
-    room = language_model.context_length
-    return (token,) * min(most, most if room is None else room - len(prompt) + 1)
+    return (token,) * most_new_tokens(language_model, arguments_of(gen_args), len(prompt))
 
 
 def _lengths(most: int) -> list[int]:

@@ -24,7 +24,7 @@ from llm_attr.llm.prompt import Prompt
 from llm_attr.llm.region import Region, RegionName
 from llm_attr.llm.result import LLMAttributionResult
 from llm_attr.llm.scalar import Foil, Scalar, ScalarLike, scalars_of
-from llm_attr.llm.target import Answer
+from llm_attr.llm.target import Answer, refuse_one_id
 
 
 def methods() -> dict[str, str]:
@@ -232,6 +232,7 @@ def posed_by(
     def with_units(one: Any) -> Prompt | InterpretableInput:
         return one if isinstance(one, Prompt | InterpretableInput) else Prompt(one, unit=unit)
 
+    refuse_one_id(target)
     many = is_many(prompt)
     inputs = for_each(with_units, prompt) if is_many(prompt) else [with_units(prompt)]
     return Posed(wrapper, inputs, target if many else [target], scalars, options)

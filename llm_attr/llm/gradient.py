@@ -19,6 +19,7 @@ from llm_attr.llm.alignment import pieces, token_spans
 from llm_attr.llm.answer_score import LOG_PROB
 from llm_attr.llm.bound import BoundPrompt
 from llm_attr.llm.broken_graph import refuse_broken_graph
+from llm_attr.llm.generation import GenArgs
 from llm_attr.llm.gradient_contrast import ContrastRun
 from llm_attr.llm.gradient_methods import is_embedding, is_linear, names, sites_of, supported
 from llm_attr.llm.gradient_run import Explained, GradientRun, refuse_unknown
@@ -77,7 +78,7 @@ class LLMGradientAttribution(Attribution):
         self,
         inp: InterpretableInput | Prompt,
         target: Answer = None,
-        gen_args: Mapping[str, Any] | None = None,
+        gen_args: GenArgs | None = None,
         *,
         scalar: ScalarLike = "log_prob",
         foil: Foil | None = None,
@@ -121,7 +122,7 @@ class LLMGradientAttribution(Attribution):
         inp: InterpretableInput | Prompt,
         target: Answer,
         scalars: Sequence[Scalar],
-        gen_args: Mapping[str, Any] | None,
+        gen_args: GenArgs | None,
         of_call: Mapping[str, Any],
         options: Mapping[str, Any],
     ) -> list[Any]:
@@ -173,7 +174,7 @@ class LLMGradientAttribution(Attribution):
         refuse_unknown(self.attr_method, options)
         lm = self.language_model
         lm.check_length(len(placed.ids), len(answer))
-        bound = [scalar.bound(lm, answer) for scalar in scalars]
+        bound = [scalar.bound(lm, answer, placed.ids) for scalar in scalars]
 
         def run(tokens: tuple[int, ...], quantities: Sequence[Scalar]) -> GradientRun:
             return GradientRun(self.attr_method, lm, placed, tokens, baseline, quantities, options, **how)

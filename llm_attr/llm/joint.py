@@ -57,7 +57,7 @@ class Subject:
             ContextTooLong: the prompt and the answer, or a foil, do not fit into the model's context.
             LlmAttrError: as in `Scalar.bound`.
         """
-        bound = tuple(scalar.bound(language_model, answer) for scalar in scalars)
+        bound = tuple(scalar.bound(language_model, answer, self.prompt) for scalar in scalars)
         for each in (answer, *(scalar.contrast.foil for scalar in bound if scalar.contrast is not None)):
             language_model.check_length(len(self.prompt), len(each))
         return replace(self, answer=answer, scalars=bound)

@@ -7,7 +7,7 @@ from contextlib import contextmanager
 from typing import Any, TypeGuard, TypeVar
 
 from llm_attr.errors import InvalidShape, LlmAttrError
-from llm_attr.llm.target import Answer
+from llm_attr.llm.target import Answer, are_ids
 
 One = TypeVar("One")
 Found = TypeVar("Found")
@@ -24,7 +24,7 @@ def answers_of(target: Any, count: int) -> list[Answer]:
     Raises:
         InvalidShape: the list is of another length.
     """
-    if not isinstance(target, list | tuple) or all(isinstance(token, int) for token in target):
+    if not isinstance(target, list | tuple) or are_ids(target):
         return [target] * count
     if len(target) != count:
         raise InvalidShape(f"target must be one for all of the {count} prompts or one for each; got {len(target)}")

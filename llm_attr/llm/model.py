@@ -119,9 +119,9 @@ class LanguageModel:
 
     @contextmanager
     def drawing(self, seed: int | None) -> Iterator[None]:
-        """Draws from the seed, else from torch's current state, which is put back; one thread after the other."""
+        """Draws from the seed, and leaves torch's generators as they were; else from these; one thread at a time."""
         devices = [self.device] if self.device.type == "cuda" else []
-        with _one_draws, torch.random.fork_rng(devices):
+        with _one_draws, torch.random.fork_rng(devices, enabled=seed is not None):
             if seed is not None:
                 torch.manual_seed(seed)
             yield

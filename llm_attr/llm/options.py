@@ -14,6 +14,7 @@ from llm_attr.core.features import Features
 from llm_attr.core.play import Estimator, Stopping
 from llm_attr.errors import InvalidValue, UnknownKeyword
 from llm_attr.llm.game import Inspector
+from llm_attr.llm.generation import GenArgs
 from llm_attr.llm.inputs import InterpretableInput
 from llm_attr.llm.scalar import Scalar
 
@@ -43,7 +44,7 @@ class Options:
     estimator: Estimator
     method_options: Mapping[str, Any]
     trials: int
-    gen_args: Mapping[str, Any] | None
+    gen_args: GenArgs | None
     cached: bool
     inspect: Inspector | None
     scalars: tuple[Scalar, ...]

@@ -7,20 +7,21 @@ from dataclasses import dataclass, replace
 from typing import Any, TypeAlias
 
 import torch
+from numpy.typing import NDArray
 from torch import Tensor
 
 from llm_attr.core.memory import is_out_of_memory
 from llm_attr.errors import InvalidShape, InvalidTarget, InvalidType, InvalidValue, LlmAttrError, UnknownName
 from llm_attr.llm.model import LanguageModel
-from llm_attr.llm.target import answer_ids
+from llm_attr.llm.target import Generated, answer_ids
 from llm_attr.typing import Values
 
 ScalarFunction: TypeAlias = Callable[[Tensor, Tensor], Any]
 """From the logits that predict the answer, fp32 `(tokens, vocabulary)`, and its ids `(tokens,)`, to `(tokens,)`, whose
 sum is the worth of the whole answer, or to one number for the whole answer."""
 
-Foil: TypeAlias = str | Tensor | Sequence[int]
-"""Another answer, as text or as token ids."""
+Foil: TypeAlias = str | Tensor | NDArray[Any] | Sequence[int] | Generated
+"""Another answer, as text, as token ids, or as what `model.generate` returned."""
 
 UNITS = {
     "log_prob": "log-probability (nats)",
@@ -158,10 +159,10 @@ class Scalar:
             return {"foil": language_model.decode(list(self.contrast.foil))}
         return {} if self.function is None else {"function": self.label}
 
-    def bound(self, language_model: LanguageModel, answer: tuple[int, ...]) -> Scalar:
-        """The same for this answer.
+    def bound(self, language_model: LanguageModel, answer: tuple[int, ...], prompt: Sequence[int] = ()) -> Scalar:
+        """The same for this answer to a prompt.
 
-        A foil that is a text is tokenised as a target is; where the answer ends with a token that ends a generation,
+        A foil is read as a target is, see `answer_ids`; where the answer ends with a token that ends a generation,
         so does the foil.
 
         Raises:
@@ -176,7 +177,7 @@ class Scalar:
             )
         if self.foil is None:
             return self
-        foil = answer_ids(language_model, (), self.foil)
+        foil = answer_ids(language_model, prompt, self.foil)
         if isinstance(self.foil, str) and answer[-1] in language_model.end_ids and foil[-1] != answer[-1]:
             foil = (*foil, answer[-1])
         if foil == answer:

@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from typing import Any, Protocol, TypeAlias
+from collections.abc import Sequence
+from operator import index
+from typing import Any, Protocol, TypeAlias, TypeGuard
 
+import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor
 
 from llm_attr.errors import EmptyTarget, InvalidShape, InvalidTarget, InvalidType, InvalidValue
+from llm_attr.llm.generation import GenArgs, generate, until_end
 from llm_attr.llm.model import LanguageModel
 
 
@@ -18,18 +22,12 @@ class Generated(Protocol):
     sequences: Tensor
 
 
-Answer: TypeAlias = str | Tensor | Sequence[int] | Generated | None
+Answer: TypeAlias = str | Tensor | NDArray[Any] | Sequence[int] | Generated | None
 """Text, token ids, what `model.generate` returned (prompt and answer in one), or None for the model's own answer."""
-
-DEFAULT_GENERATION: dict[str, Any] = {"max_new_tokens": 25, "do_sample": False, "temperature": None, "top_p": None}
-"""Greedy, as Captum's default."""
 
 
 def answer_ids(
-    language_model: LanguageModel,
-    prompt: Sequence[int],
-    target: Answer,
-    gen_args: Mapping[str, Any] | None = None,
+    language_model: LanguageModel, prompt: Sequence[int], target: Answer, gen_args: GenArgs | None = None
 ) -> tuple[int, ...]:
     """The token ids of the answer; generated where no target is given.
 
@@ -37,7 +35,8 @@ def answer_ids(
         language_model: Model and tokenizer.
         prompt: Token ids of the whole prompt.
         target: The answer as text (tokenised without special tokens), as ids, as what `model.generate` returned for
-            this prompt, or None.
+            this prompt, or None. Ids that begin with the whole prompt are such a generation, as `outputs[0]` is, and
+            what follows the prompt is the answer.
         gen_args: Arguments of `generate`, and `seed` for sampling; only without a target.
 
     Raises:
@@ -45,10 +44,10 @@ def answer_ids(
         InvalidType: the target has another type.
         InvalidShape: what was generated is not one sequence, or is shorter than the prompt.
         InvalidTarget: what was generated begins with another prompt.
-        InvalidValue: both a target and gen_args were given.
+        InvalidValue: both a target and gen_args were given, or an id is no token of the model.
     """
     if target is None:
-        ids = generate(language_model, prompt, dict(gen_args or DEFAULT_GENERATION))
+        ids = generate(language_model, prompt, gen_args)
     elif gen_args is not None:
         raise InvalidValue("gen_args say how an answer is generated; leave them out where a target is given")
     elif isinstance(target, str):
@@ -57,6 +56,8 @@ def answer_ids(
         ids = _after(prompt, sequences, language_model)
     else:
         ids = _ids(target, _vocabulary(language_model))
+        if prompt and len(ids) > len(prompt) and ids[: len(prompt)] == list(prompt):
+            ids = until_end(ids[len(prompt) :], language_model)
     if not ids:
         raise EmptyTarget(
             f"the target {target!r} holds no token" if target is not None else "the model generated no token"
@@ -64,31 +65,38 @@ def answer_ids(
     return tuple(ids)
 
 
-def generate(language_model: LanguageModel, prompt: Sequence[int], gen_args: dict[str, Any]) -> list[int]:
-    """The model's own answer to the prompt: new tokens only, with the token that ended it if the model gave one.
+def is_id(given: Any) -> bool:
+    """Whether this is a whole number, in Python, NumPy or torch, as token ids are."""
+    if isinstance(given, bool | np.bool_) or (isinstance(given, Tensor) and (given.dim() or given.dtype == torch.bool)):
+        return False
+    try:
+        index(given)
+    except TypeError:
+        return False
+    return True
 
-    Sampling draws from the seed in `gen_args`, else from the current state of torch's generator, which is put back.
-    Where `max_new_tokens` would lead beyond the model's context, it ends there.
+
+def are_ids(given: Any) -> TypeGuard[Sequence[int]]:
+    """Whether this is a list of token ids."""
+    return isinstance(given, Sequence) and not isinstance(given, str) and all(map(is_id, given))
+
+
+def refuse_one_id(target: Any) -> None:
+    """Refuses a number as an answer: it may be meant as a token, or as the place of one.
+
+    Raises:
+        InvalidType: the target is a number.
     """
-    language_model.check_length(len(prompt), 1)
-    if language_model.context_length is not None and "max_new_tokens" in gen_args:
-        room = language_model.context_length - len(prompt) + 1
-        gen_args["max_new_tokens"] = min(gen_args["max_new_tokens"], room)
-    seed = gen_args.pop("seed", None)
-    device = language_model.device
-    ids = torch.tensor([list(prompt)], device=device)
-    if gen_args.get("pad_token_id") is None and language_model.end_ids:
-        gen_args["pad_token_id"] = min(language_model.end_ids)
-    with language_model.inference(), language_model.drawing(seed):
-        output = language_model.model.generate(input_ids=ids, attention_mask=torch.ones_like(ids), **gen_args)
-    sequences = output if isinstance(output, Tensor) else output.sequences
-    return _until_end(sequences[0, len(prompt) :].tolist(), language_model)
+    if is_id(target):
+        raise InvalidType(f"target={target!r} is a number; for an answer of this one token pass [{index(target)}]")
 
 
 def _sequences(target: Any) -> Tensor | None:
     """The prompts and answers of a generation, if the target is one."""
     found = getattr(target, "sequences", target)
-    return found if isinstance(found, Tensor) and (found.dim() == 2 or found is not target) else None
+    if isinstance(found, np.ndarray):
+        found = torch.from_numpy(found)
+    return found if isinstance(found, Tensor) and (found.dim() == 2 or hasattr(target, "sequences")) else None
 
 
 def _after(prompt: Sequence[int], sequences: Tensor, language_model: LanguageModel) -> list[int]:
@@ -97,6 +105,7 @@ def _after(prompt: Sequence[int], sequences: Tensor, language_model: LanguageMod
         raise InvalidShape(
             f"a target that model.generate returned must be of the shape (1, tokens) and begin with the prompt's "
             f"{len(prompt)} tokens; got the shape {tuple(sequences.shape)}"
+            + ("; of several answers pass one, outputs[i : i + 1]" if len(sequences) > 1 else "")
         )
     ids = _ids(sequences[0], _vocabulary(language_model))
     for place, (expected, given) in enumerate(zip(prompt, ids, strict=False)):
@@ -106,13 +115,7 @@ def _after(prompt: Sequence[int], sequences: Tensor, language_model: LanguageMod
                 f"({language_model.decode([given])!r}), and in the prompt {expected} "
                 f"({language_model.decode([expected])!r}); generate from this very prompt, or pass the answer alone"
             )
-    return _until_end(ids[len(prompt) :], language_model)
-
-
-def _until_end(ids: list[int], language_model: LanguageModel) -> list[int]:
-    """Without what follows the first token that ends a generation."""
-    ends = [i for i, token in enumerate(ids) if token in language_model.end_ids]
-    return ids[: ends[0] + 1] if ends else ids
+    return until_end(ids[len(prompt) :], language_model)
 
 
 def _vocabulary(language_model: LanguageModel) -> int:
@@ -121,15 +124,17 @@ def _vocabulary(language_model: LanguageModel) -> int:
 
 
 def _ids(target: Any, vocabulary: int) -> list[int]:
-    if isinstance(target, Tensor):
-        if target.dim() != 1:
+    refuse_one_id(target)
+    if isinstance(target, Tensor | np.ndarray):
+        if target.ndim != 1:
             raise InvalidShape(
                 f"a target of token ids must have one axis (tokens,); got the shape {tuple(target.shape)}"
             )
         target = target.tolist()
-    if not isinstance(target, Sequence) or not all(isinstance(token, int) for token in target):
-        raise InvalidType(f"target must be a text, a 1-D tensor or a list of token ids, or None; got {target!r}")
-    wrong = [token for token in target if not 0 <= token < vocabulary]
+    if not are_ids(target):
+        raise InvalidType(f"target must be a text, a 1-D tensor, array or list of token ids, or None; got {target!r}")
+    ids = [index(token) for token in target]
+    wrong = [token for token in ids if not 0 <= token < vocabulary]
     if wrong:
         raise InvalidValue(f"target holds {wrong[0]}, which is no token id: the model has {vocabulary} tokens")
-    return list(target)
+    return ids

@@ -299,11 +299,9 @@ def test_sampling() -> None:
     assert len(seeded) == 1
     others = {attribute(lm, inp, None, gen_args={**options, "seed": seed}).output_ids for seed in range(3)}
     assert len(others) == 3
-    torch.manual_seed(11)
     state = torch.get_rng_state()
-    first = attribute(lm, inp, None, gen_args=options).output_ids
+    attribute(lm, inp, None, gen_args={**options, "seed": 3})
     assert torch.equal(state, torch.get_rng_state())
-    assert attribute(lm, inp, None, gen_args=options).output_ids == first
     assert options == {"max_new_tokens": 6, "do_sample": True, "temperature": 2.0}
 
 
