@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, ExitStack, contextmanager
 from threading import Lock
 from typing import Any
+
+import torch
 
 
 def until_the_last(
@@ -39,3 +42,14 @@ def until_the_last(
                     stack.close()
 
     return shared
+
+
+@until_the_last
+@contextmanager
+def uncompiled() -> Iterator[None]:
+    """Models run as they are written: what torch.compile has made of them knows nothing of hooks set since."""
+    if "torch._dynamo" not in sys.modules:  # nothing is compiled, and to import the compiler takes a second
+        yield
+        return
+    with torch.compiler.set_stance("force_eager"):
+        yield

@@ -10,7 +10,8 @@ from typing import Any, TypeAlias, TypeGuard
 import torch
 from torch import Tensor
 
-from llm_attr.core.site import Site, differentiable, held, joined, reading, replaced
+from llm_attr.core.backward import derivatives, held
+from llm_attr.core.site import Site, differentiable, joined, reading, replaced
 from llm_attr.core.target import select, tile_target
 from llm_attr.core.tensors import (
     Slot,
@@ -272,7 +273,7 @@ class Problem:
         if not scores.requires_grad:
             raise NoGradient(_INDEPENDENT)
         options = {"grad_outputs": torch.ones_like(scores), "allow_unused": True, **(self.grad_kwargs or {}), **more}
-        found = torch.autograd.grad(scores, by, **options)
+        found = derivatives(scores, by, **options)
         if all(gradient is None for gradient in found):
             raise NoGradient(_INDEPENDENT)
         filled = iter(torch.zeros_like(x) if g is None else g for g, x in zip(found, by, strict=True))

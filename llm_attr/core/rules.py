@@ -15,6 +15,7 @@ import torch
 from torch import Tensor, nn
 from torch.overrides import TorchFunctionMode
 
+from llm_attr.core.all_threads import uncompiled
 from llm_attr.core.batching import modules_of
 from llm_attr.core.problem import Output, Problem
 from llm_attr.core.rule_audit import Audit, cover
@@ -345,6 +346,7 @@ def _applied(rules: Rules) -> Iterator[_Mode]:
     mode = _Mode(rules)
     mode.of_modules = rules.by_module() if rules.linear else {}
     with ExitStack() as stack:
+        stack.enter_context(uncompiled())
         for module in mode.of_modules:
             before = module.register_forward_pre_hook(lambda module, args: mode.enter(module), prepend=True)
             stack.callback(before.remove)

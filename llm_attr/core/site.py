@@ -7,13 +7,15 @@ from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
 from contextvars import ContextVar
 from dataclasses import dataclass, replace
-from threading import current_thread, get_ident
+from threading import get_ident
 from typing import Any, Literal, TypeAlias
 
 import torch
 from torch import Tensor, nn
 from torch.utils.hooks import RemovableHandle
 
+from llm_attr.core.all_threads import uncompiled
+from llm_attr.core.backward import held_for_this_pass, holding_hooks
 from llm_attr.core.tensors import Slot, can_move, leaves, with_leaves
 from llm_attr.errors import InvalidShape, InvalidType, InvalidValue, LayerNotReached, SeveralCalls, UnknownName
 from llm_attr.typing import Tensors
@@ -171,7 +173,7 @@ def differentiable(site: Site) -> Iterator[Reading]:
     Raises:
         InvalidValue: the model changes the tensor itself in place, which it has from somewhere else.
     """
-    found, holding = Reading(site), _holding.get()
+    found, holding = Reading(site), holding_hooks()
     versions: list[tuple[Tensor, int]] = []
 
     def see(module: nn.Module, value: Any, again: bool) -> Any:
@@ -223,19 +225,7 @@ def replaced(site: Site, tensors: Tensors, passing: bool = False) -> Iterator[No
             raise _not_reached(site)
 
 
-_holding: ContextVar[ExitStack | None] = ContextVar("llm_attr_holding", default=None)
 _active: ContextVar[tuple[_Hook, ...]] = ContextVar("llm_attr_active", default=())
-
-
-@contextmanager
-def held() -> Iterator[None]:
-    """Leaves the hooks of all sites inside in place until the end, for layers that run again in the backward pass."""
-    with ExitStack() as stack:
-        token = _holding.set(stack)
-        try:
-            yield
-        finally:
-            _holding.reset(token)
 
 
 @contextmanager
@@ -246,6 +236,7 @@ def _hooked(site: Site, visit: Visit, before_others: bool = False) -> Iterator[N
     """
     hook, earlier = _Hook(site, visit), _active.get()
     with ExitStack() as stack:
+        stack.enter_context(uncompiled())
         stack.callback(hook.detach)
         hook.attach()
         if before_others:
@@ -256,8 +247,8 @@ def _hooked(site: Site, visit: Visit, before_others: bool = False) -> Iterator[N
             yield
         finally:
             _active.reset(token)
-        if (holding := _holding.get()) is not None:
-            hook.again = True
+        if (holding := holding_hooks()) is not None:
+            hook.holding = holding
             holding.enter_context(stack.pop_all())
 
 
@@ -265,14 +256,19 @@ class _Hook:
     """A visit that is attached to a layer.
 
     Attributes:
-        again: Whether the forward pass is over: what passes now is computed again to be differentiated.
+        holding: What keeps it beyond the forward pass, for what is computed again to be differentiated.
     """
 
     def __init__(self, site: Site, visit: Visit) -> None:
         self._site, self._visit, self._thread = site, visit, get_ident()
         self._calls: dict[nn.Module, int] = defaultdict(int)
         self._handle: RemovableHandle | None = None
-        self.again = False
+        self.holding: ExitStack | None = None
+
+    @property
+    def again(self) -> bool:
+        """Whether the forward pass is over."""
+        return self.holding is not None
 
     def attach(self) -> None:
         layer = self._site.layer
@@ -307,7 +303,7 @@ class _Hook:
         return self._visit(module, output, self.again) if self._is_meant(module) else None
 
     def _is_meant(self, module: nn.Module) -> bool:
-        if module is self._site.layer and not self._is_own_thread():
+        if module is self._site.layer and not self._is_own():
             return False
         if self.again and self._site.call is not None:
             raise SeveralCalls(
@@ -318,9 +314,10 @@ class _Hook:
         self._calls[module] += 1
         return self._site.call in (None, number)
 
-    def _is_own_thread(self) -> bool:
-        """Whether this is the thread of the forward pass, or one that autograd started for the backward pass."""
-        return get_ident() == self._thread or (self.again and current_thread().name.startswith("Dummy-"))
+    def _is_own(self) -> bool:
+        """Whether this is the thread of the forward pass, or a backward pass over it in a thread of autograd's."""
+        meant = held_for_this_pass() if self.again else None
+        return get_ident() == self._thread if meant is None else meant is self.holding
 
 
 @contextmanager

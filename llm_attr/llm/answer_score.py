@@ -10,8 +10,9 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from llm_attr.core.backward import held
 from llm_attr.core.path import accumulator
-from llm_attr.core.site import Site, held, reading, replaced
+from llm_attr.core.site import Site, reading, replaced
 from llm_attr.core.tensors import Slot, split_by
 from llm_attr.errors import NoGradient
 from llm_attr.llm.model import LanguageModel

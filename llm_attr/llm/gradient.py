@@ -12,6 +12,7 @@ import torch
 from transformers import PreTrainedTokenizerBase
 
 from llm_attr.attr.base import Attribution
+from llm_attr.core.all_threads import uncompiled
 from llm_attr.core.evaluator import shown
 from llm_attr.core.registry import snake_case
 from llm_attr.errors import InvalidType, UnsupportedMethod
@@ -150,7 +151,7 @@ class LLMGradientAttribution(Attribution):
         recompute = run.recomputes(of_call.get("gradient_checkpointing"))
         memory = recomputing(self.language_model) if recompute else nullcontext()
         bar = shown(f"{self.attr_method.get_name()} attribution") if of_call.get("show_progress") else nullcontext()
-        with self.language_model.evaluating(), memory, bar:
+        with uncompiled(), self.language_model.evaluating(), memory, bar:
             refuse_broken_graph(self.language_model)
             found = run.explained(of_call.get("token_rows", True), recompute)
         several = isinstance(getattr(self.attr_method, "layer", None), list | tuple)
@@ -233,7 +234,7 @@ class LLMGradientAttribution(Attribution):
 
     def _layers(self) -> list[str]:
         """The names of the layers that move, as far as they are the model's."""
-        names = {module: name for name, module in self.language_model.model.named_modules()}
+        names = {module: name for name, module in self.language_model.layers.items()}
         return [names.get(site.layer, str(site)) for site in sites_of(self.attr_method, self.language_model)]
 
     def _provenance(self, inp: InterpretableInput, run: Run, scalar: Scalar) -> dict[str, Any]:

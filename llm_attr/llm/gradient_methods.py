@@ -192,10 +192,10 @@ def layer_named(language_model: LanguageModel, layer: Any) -> nn.Module | Site:
         return layer
     if not isinstance(layer, str):
         raise InvalidType(f"layer must be the name of a layer, a module or a Site; got {type(layer).__name__}")
-    known = dict(language_model.model.named_modules())
-    if layer not in known:
-        raise UnknownName("layer", layer, get_close_matches(layer, known, n=5, cutoff=0.4) or list(known)[1:6])
-    return known[layer]
+    known, name = language_model.layers, layer.replace("_orig_mod.", "")
+    if name not in known:
+        raise UnknownName("layer", layer, get_close_matches(name, known, n=5, cutoff=0.4) or list(known)[1:6])
+    return known[name]
 
 
 def is_embedding(sites: Sequence[Site], language_model: LanguageModel) -> bool:

@@ -11,6 +11,7 @@ from threading import Lock
 from typing import Any
 
 import torch
+from torch import nn
 from transformers import AutoModelForCausalLM, AutoTokenizer, PreTrainedTokenizerBase
 
 from llm_attr.core.all_threads import until_the_last
@@ -68,14 +69,20 @@ class LanguageModel:
 
     @property
     def forward_keywords(self) -> frozenset[str]:
-        """The keywords that the model's own forward takes, looked for behind PEFT wrappers and accelerate's hooks.
+        """The keywords that the model's own forward takes, behind PEFT wrappers, accelerate's hooks and torch.compile.
 
         Those that count positions are left out where an adapter puts learned tokens in front of the prompt.
         """
         base = self.model.get_base_model() if hasattr(self.model, "get_base_model") else self.model
+        base = getattr(base, "_orig_mod", base)
         keywords = frozenset(inspect.signature(type(base).forward).parameters)
         learned = getattr(getattr(self.model, "active_peft_config", None), "is_prompt_learning", False)
         return keywords - {"logits_to_keep", "position_ids", "past_key_values"} if learned else keywords
+
+    @property
+    def layers(self) -> dict[str, nn.Module]:
+        """All modules by their names, which torch.compile does not change here."""
+        return {name.replace("_orig_mod.", ""): module for name, module in self.model.named_modules()}
 
     @property
     def end_ids(self) -> frozenset[int]:

@@ -13,6 +13,7 @@ from torch import Tensor
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
 from llm_attr.core.all_threads import until_the_last
+from llm_attr.core.backward import derivatives
 from llm_attr.core.memory import free_bytes, is_out_of_memory
 from llm_attr.errors import NoGradient
 from llm_attr.llm.model import LanguageModel
@@ -94,7 +95,7 @@ def one_by_one(values: Tensor, points: Sequence[Tensor], directions: Tensor) -> 
 
 def _gradients(values: Tensor, points: Sequence[Tensor], direction: Tensor, batched: bool) -> Tensors:
     options = {"retain_graph": True, "allow_unused": True, "is_grads_batched": batched}
-    found = torch.autograd.grad(values, points, direction, **options)
+    found = derivatives(values, points, direction, **options)
     if all(tensor is None for tensor in found):
         raise NoGradient("the answer does not depend on what is moved by operations that can be differentiated")
     rows = direction.shape[:1] if batched else (1,)

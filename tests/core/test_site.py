@@ -17,8 +17,9 @@ from torch.utils.checkpoint import checkpoint
 from transformers.modeling_outputs import BaseModelOutputWithPast
 
 from llm_attr.core import site as site_module
+from llm_attr.core.backward import held
 from llm_attr.core.problem import Problem
-from llm_attr.core.site import Site, differentiable, held, reading, replaced
+from llm_attr.core.site import Site, differentiable, reading, replaced
 from llm_attr.errors import (
     InvalidShape,
     InvalidType,
