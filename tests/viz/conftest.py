@@ -30,7 +30,6 @@ HOSTILE = (
 )
 PATIENCE = 300_000
 """Milliseconds that a browser may take on a busy machine."""
-WRITTEN = "加速度遮罩图像"
 
 
 def large_view() -> AttributionView:
@@ -49,8 +48,9 @@ def large_view() -> AttributionView:
 
 @pytest.fixture(scope="package", autouse=True)
 def _fonts(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
-    """Pictures are drawn with matplotlib's own fonts, and one that has what these tests write besides."""
-    with only_fonts(make_font(tmp_path_factory.mktemp("fonts"), "Brought", "".join((*HOSTILE, WRITTEN)))):
+    """Pictures are drawn with matplotlib's own fonts, and one that has all that these tests write."""
+    written = {*"".join(HOSTILE), *"".join(file.read_text("utf-8") for file in Path(__file__).parent.glob("*.py"))}
+    with only_fonts(make_font(tmp_path_factory.mktemp("fonts"), "Brought", "".join(sorted(written)))):
         yield
 
 
