@@ -12,6 +12,7 @@ if TYPE_CHECKING:
     from llm_attr.llm.model import LanguageModel, load_model
     from llm_attr.llm.plan import Plan, plan
     from llm_attr.llm.prompt import Prompt
+    from llm_attr.llm.region import Region
     from llm_attr.llm.result import LLMAttributionResult
 
 __version__ = "0.1.0"
@@ -23,6 +24,7 @@ _WHERE = {
     "Plan": "llm_attr.llm.plan",
     "Progress": "llm_attr.core.evaluator",
     "Prompt": "llm_attr.llm.prompt",
+    "Region": "llm_attr.llm.region",
     "compare": "llm_attr.llm.compare",
     "explain": "llm_attr.llm.explain",
     "load_model": "llm_attr.llm.model",
@@ -39,6 +41,7 @@ __all__ = [
     "Plan",
     "Progress",
     "Prompt",
+    "Region",
     "__version__",
     "compare",
     "explain",

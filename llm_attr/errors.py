@@ -36,7 +36,7 @@ Each message says what is wrong, what was given and what is accepted.
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from difflib import get_close_matches
 from typing import Any
 
@@ -129,11 +129,14 @@ class InvalidType(LlmAttrError, TypeError):
 
 
 class UnknownKeyword(InvalidType):
-    """A keyword argument that the call does not take; the message names the nearest that it does."""
+    """A keyword argument that the call does not take; the message names the nearest, or where it belongs."""
 
-    def __init__(self, where: str, given: Iterable[str], accepted: Iterable[str]) -> None:
-        given, accepted = list(given), sorted(accepted)
-        shown = ", ".join(f"{name!r}{_nearest(name, accepted)}" for name in given)
+    def __init__(
+        self, where: str, given: Iterable[str], accepted: Iterable[str], belongs: Mapping[str, str] | None = None
+    ) -> None:
+        given, accepted, belongs = sorted(given), sorted(accepted), belongs or {}
+        near = {name: f" (use {belongs[name]})" if name in belongs else _nearest(name, accepted) for name in given}
+        shown = ", ".join(f"{name!r}{near[name]}" for name in given)
         super().__init__(f"{where} takes no keyword {shown}; accepted: {', '.join(accepted) or 'none'}")
 
 

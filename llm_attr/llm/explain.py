@@ -11,7 +11,7 @@ from transformers import PreTrainedTokenizerBase
 
 from llm_attr.attr.base import Attribution
 from llm_attr.core.registry import summary
-from llm_attr.errors import InvalidValue, UnknownKeyword, UnknownName
+from llm_attr.errors import InvalidValue, UnknownName
 from llm_attr.llm.attribution import LLMAttribution, text_methods
 from llm_attr.llm.chat import Messages
 from llm_attr.llm.gradient import LLMGradientAttribution
@@ -19,7 +19,7 @@ from llm_attr.llm.gradient_methods import gradient_methods, named
 from llm_attr.llm.inputs import InterpretableInput
 from llm_attr.llm.many import for_each, is_many
 from llm_attr.llm.model import LanguageModel, as_language_model
-from llm_attr.llm.options import Options
+from llm_attr.llm.options import Options, refuse_unknown
 from llm_attr.llm.prompt import Prompt
 from llm_attr.llm.region import Region, RegionName
 from llm_attr.llm.result import LLMAttributionResult
@@ -143,8 +143,8 @@ def explain(
             logits `(tokens, vocabulary)` and ids `(tokens,)`, or a `Scalar`; or a list of these, which share the
             passes.
         foil: Another answer, as text or ids: what speaks for the answer and against the foil is explained, in nats.
-        region: The part of the answer that is explained, see `LLMAttributionResult.for_output`; `Region(json=path)` and
-            `Region(after=text)` too.
+        region: The part of the answer that is explained: a text of it, `"json:$.name"`, `"after:</think>"`, a `Region`,
+            ..., see `LLMAttributionResult.for_output`.
         **options: What `LLMAttribution.attribute` takes (`gen_args`, `num_trials`, `use_cached_outputs`,
             `show_progress`, ...), and the method's own options. `attr_target` is Captum's name of `scalar`. For methods
             of gradients what `LLMGradientAttribution.attribute` takes, and `layer`: the name of a layer (or a module,
@@ -250,5 +250,4 @@ def _refuse_unknown(options: dict[str, Any], attr_method: Any) -> None:
         if name not in ("self", "inp", "target", "kwargs")
     }
     accepted = call | {"attr_target"} | Options.accepted(attr_method)
-    if unknown := set(options) - accepted:
-        raise UnknownKeyword("explain", unknown, {name for name in accepted if not name.startswith("_")})
+    refuse_unknown("explain", options, {name for name in accepted if not name.startswith("_")})

@@ -23,7 +23,7 @@ from llm_attr.llm.broken_graph import refuse_broken_graph
 from llm_attr.llm.generation import GenArgs
 from llm_attr.llm.gradient_contrast import ContrastRun
 from llm_attr.llm.gradient_methods import is_embedding, is_linear, names, sites_of, supported
-from llm_attr.llm.gradient_run import Explained, GradientRun, refuse_unknown
+from llm_attr.llm.gradient_run import Explained, GradientRun, refuse_unknown_options
 from llm_attr.llm.identity import identity
 from llm_attr.llm.inputs import InterpretableInput, Placed, TextTokenInput
 from llm_attr.llm.many import answers_of, for_each
@@ -128,7 +128,7 @@ class LLMGradientAttribution(Attribution):
         options: Mapping[str, Any],
     ) -> list[Any]:
         """What is found of each quantity of an answer; those without a foil share their forward passes."""
-        refuse_unknown(self.attr_method, options)
+        refuse_unknown_options(self.attr_method, options)
         check_call(of_call)
         if isinstance(inp, Prompt):
             inp = inp.bind(self.language_model)
@@ -172,7 +172,7 @@ class LLMGradientAttribution(Attribution):
         Raises:
             LlmAttrError: as in `attribute`.
         """
-        refuse_unknown(self.attr_method, options)
+        refuse_unknown_options(self.attr_method, options)
         lm = self.language_model
         lm.check_length(len(placed.ids), len(answer))
         bound = [scalar.bound(lm, answer, placed.ids) for scalar in scalars]
@@ -201,7 +201,7 @@ class LLMGradientAttribution(Attribution):
         """For each input what `attribute` gives for each of several quantities of its answer; see `LLMAttribution`."""
         gen_args = options.pop("gen_args", None)
         of_call = {name: options.pop(name) for name in OF_CALL & options.keys()}
-        refuse_unknown(self.attr_method, options)
+        refuse_unknown_options(self.attr_method, options)
 
         def each(pair: tuple[InterpretableInput | Prompt, Answer]) -> list[Any]:
             return self._each(*pair, scalars, gen_args, of_call, options)

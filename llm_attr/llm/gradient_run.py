@@ -19,7 +19,7 @@ from llm_attr.core.evaluator import share_of
 from llm_attr.core.memory import free_bytes
 from llm_attr.core.path import Quadrature, accumulator
 from llm_attr.core.tensors import split_by
-from llm_attr.errors import InvalidShape, InvalidValue, NoGradient, UnknownKeyword, UnsupportedMethod
+from llm_attr.errors import InvalidShape, InvalidValue, NoGradient, UnsupportedMethod
 from llm_attr.llm.answer_score import AnswerScore, ContrastScore, Entries, Passage
 from llm_attr.llm.forward_mode import ROW_COST, entry_rows, has_forward_mode, noting_forward_mode, rule_of
 from llm_attr.llm.gradient_methods import (
@@ -34,6 +34,7 @@ from llm_attr.llm.gradient_methods import (
 )
 from llm_attr.llm.inputs import Placed, token_id
 from llm_attr.llm.model import LanguageModel
+from llm_attr.llm.options import refuse_unknown
 from llm_attr.llm.passes import Counter
 from llm_attr.llm.recompute import is_short_of_memory
 from llm_attr.llm.rows_of_gradients import Together
@@ -355,7 +356,7 @@ class GradientRun:
         return [self.baseline if moves else token for token, moves in moved]
 
 
-def refuse_unknown(method: Attribution, options: Mapping[str, Any]) -> None:
+def refuse_unknown_options(method: Attribution, options: Mapping[str, Any]) -> None:
     """Refuses options that the method does not take.
 
     Raises:
@@ -363,8 +364,7 @@ def refuse_unknown(method: Attribution, options: Mapping[str, Any]) -> None:
     """
     inner = inside(method)
     accepted = {*signature(inner.attribute).parameters, *signature(method.attribute).parameters} - _SET_HERE
-    if unknown := set(options) - accepted:
-        raise UnknownKeyword(f"LLMGradientAttribution with {method.get_name()}", unknown, accepted)
+    refuse_unknown(f"LLMGradientAttribution with {method.get_name()}", options, accepted)
 
 
 _SET_HERE = {

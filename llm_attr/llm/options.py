@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from dataclasses import dataclass
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, fields
 from inspect import signature
 from typing import Any
 
 from torch import Tensor
+from transformers import GenerationConfig
 
 from llm_attr.attr.perturbation import PerturbationAttribution
 from llm_attr.core.features import Features
@@ -16,6 +17,7 @@ from llm_attr.errors import InvalidValue, UnknownKeyword
 from llm_attr.llm.game import Inspector
 from llm_attr.llm.generation import GenArgs
 from llm_attr.llm.inputs import InterpretableInput
+from llm_attr.llm.prompt import Prompt
 from llm_attr.llm.scalar import Scalar
 
 _OF_CALL = {"feature_mask", "perturbations_per_eval", "show_progress", "until", "budget"}
@@ -72,8 +74,7 @@ class Options:
             UnknownKeyword: neither takes one of them.
             InvalidValue: a number of trials or of variants is less than one.
         """
-        if unknown := set(keywords) - cls.accepted(method):
-            raise UnknownKeyword(f"LLMAttribution.attribute with {method.get_name()}", unknown, cls.accepted(method))
+        refuse_unknown(f"LLMAttribution.attribute with {method.get_name()}", keywords, cls.accepted(method))
         own = {name: value for name, value in keywords.items() if name not in _OF_CALL}
         of_method = {**cls._told(method, of_attribute["scalars"]), **method.estimator_options, **own}
         of_call = {name: value for name, value in keywords.items() if name in _OF_CALL}
@@ -105,3 +106,25 @@ class Options:
     def features(self, inp: InterpretableInput) -> Features:
         """The features of an input, grouped by the mask if there is one."""
         return Features.of(self.feature_mask, (inp.to_tensor(),))
+
+
+def refuse_unknown(where: str, given: Iterable[str], accepted: Iterable[str]) -> None:
+    """Refuses keywords that nothing takes, and says of some where they belong.
+
+    Raises:
+        UnknownKeyword: there is one.
+    """
+    if unknown := set(given) - set(accepted):
+        raise UnknownKeyword(where, unknown, accepted, {name: _BELONGS[name] for name in unknown & _BELONGS.keys()})
+
+
+_BELONGS = {
+    **{name: f"gen_args={{{name!r}: ...}}" for name in GenerationConfig().to_dict() if not name.startswith("_")},
+    **{field.name: f"Prompt(..., {field.name}=...)" for field in fields(Prompt)},
+    **{name: f"load_model(..., {name}=...)" for name in ("device_map", "dtype", "torch_dtype", "revision")},
+    "documents": "Prompt.from_documents(question, documents)",
+    "messages": "the messages as the prompt",
+    "system": "a message of the role 'system', or Prompt.from_documents(..., system=...)",
+    "tools": "Prompt(..., template_kwargs={'tools': ...})",
+}
+"""Where keywords belong that say something else about an explanation."""

@@ -65,14 +65,21 @@ class Region:
     def of(cls, given: RegionName | Region | None, *others: Any) -> Region:
         """What a user names: a region already, or what it is made of, in the order of its attributes.
 
+        The texts `json:path` and `after:text` say `json` and `after`. A text of the answer that itself begins so is
+        meant by `Region(text)`.
+
         Raises:
             InvalidValue: a region and something else beside it.
         """
-        if not isinstance(given, Region):
-            return cls(given, *others)
-        if any(other is not None for other in others):
-            raise InvalidValue(f"a Region says all; nothing else may be given beside {given}")
-        return given
+        if isinstance(given, Region):
+            if any(other is not None for other in others):
+                raise InvalidValue(f"a Region says all; nothing else may be given beside {given}")
+            return given
+        way, colon, rest = given.partition(":") if isinstance(given, str) else ("", "", "")
+        named = dict(zip(("characters", "sentence", "occurrence", "json", "after"), others, strict=False))
+        if colon and way in ("json", "after") and named.get(way) is None:
+            return cls(**{**named, way: rest})
+        return cls(given, *others)
 
     @property
     def is_matched(self) -> bool:

@@ -180,7 +180,7 @@ class LLMAttributionResult(PickledWithout):
         """The attribution of a part of the answer; every token that overlaps it belongs to it. Runs no model.
 
         Args:
-            region: A substring of the answer, a pattern, a slice of tokens, the number of a token, or a `Region`.
+            region: A part of its text, a pattern, a slice or number of tokens, `json:path`, `after:text`, a `Region`.
             characters: `(start, end)` characters of the answer instead.
             sentence: The number of a sentence instead; negative ones count from the end.
             occurrence: Which match of a substring, pattern or path, from 0; negative ones count from the end.

@@ -125,6 +125,33 @@ def test_methods() -> None:
     assert all(line and "\n" not in line for line in known.values())
 
 
+@pytest.mark.parametrize(
+    ("keyword", "place"),
+    [
+        ("max_new_tokens", r"gen_args=\{'max_new_tokens': \.\.\.\}"),
+        ("temperature", r"gen_args=\{'temperature'"),
+        ("absence", r"Prompt\(\.\.\., absence=\.\.\.\)"),
+        ("spans", r"Prompt\(\.\.\., spans"),
+        ("pinned", r"Prompt\(\.\.\., pinned"),
+        ("documents", "Prompt.from_documents"),
+        ("dtype", "load_model"),
+    ],
+)
+@pytest.mark.parametrize("method", ["feature_ablation", "integrated_gradients"])
+def test_keywords_that_belong_elsewhere(lm: LanguageModel, keyword: str, place: str, method: str) -> None:
+    with pytest.raises(UnknownKeyword, match=rf"takes no keyword '{keyword}' \(use {place}"):
+        llm_attr.explain(lm, TEXT, method=method, **{keyword: 1})
+
+
+def test_regions_as_text(lm: LanguageModel) -> None:
+    found = llm_attr.explain(lm, TEXT, target='It is {"who": "Dave"}.', region="json:$.who")
+    assert found.output_text.strip() == "Dave"
+    after = llm_attr.explain(lm, TEXT, target="Hm.</think> He.", region="after:</think>")
+    assert after.output_text.strip() == "He."
+    named = llm_attr.explain(lm, TEXT, target="Hm.</think> He.", region=llm_attr.Region(after="</think>"))
+    assert torch.equal(named.seq_attr, after.seq_attr)
+
+
 def test_unknown_names(lm: LanguageModel) -> None:
     listed = ", ".join(llm_attr.methods())
     with pytest.raises(UnknownName, match=rf"'feature_ablatoin' \(did you mean .*\); accepted: .*{listed}"):

@@ -50,6 +50,8 @@ REGIONS: list[tuple[tuple[Any, ...], dict[str, Any], str]] = [
     ((), {"after": "he likes it:"}, " the lake. Does he?"),
     ((), {"after": "He"}, " said that he likes it: the lake. Does he?"),
     ((Region(sentence=-1),), {}, "Does he?"),
+    (("after:he likes it:",), {}, " the lake. Does he?"),
+    (("after:He",), {}, " said that he likes it: the lake. Does he?"),
 ]
 
 
@@ -163,6 +165,11 @@ WRONG: list[tuple[dict[str, Any], type[Exception], str]] = [
     ({"after": "He", "occurrence": 0}, InvalidValue, "occurrence says"),
     ({"region": Region(sentence=0), "after": "He"}, InvalidValue, "nothing else may be given beside"),
     ({"json": "a", "after": "b"}, InvalidValue, "got json and after"),
+    ({"region": "after:a", "after": "b"}, InvalidValue, "got name and after"),
+    ({"region": "after:a", "sentence": 0}, InvalidValue, "got sentence and after"),
+    ({"region": "after:</think>"}, InvalidTarget, "'</think>' is nowhere in the answer, so nothing follows it"),
+    ({"region": "json:$..name"}, InvalidValue, r"is written \$.answers\[0\].name.*got '\$..name'"),
+    ({"region": Region("after:a")}, InvalidTarget, "'after:a' is nowhere in the answer"),
 ]
 
 
@@ -259,6 +266,7 @@ def test_values_of_json(path: str, value: str) -> None:
     spans = [(i, i + 1) for i in range(len(FENCED))]
     found = Region(json=path).tokens(FENCED, spans)
     assert FENCED[found.start : found.stop] == value
+    assert Region.of(f"json:{path}") == Region(json=path)
 
 
 CUT = '{"a": [{"b": "whole"}, {"b": "cut of'
@@ -291,7 +299,7 @@ def test_json_in_several_places() -> None:
     spans = [(i, i + 1) for i in range(len(text))]
     with pytest.raises(InvalidTarget, match="'a' is in the answer 2 times; say which with occurrence=number: 0: "):
         Region(json="a").tokens(text, spans)
-    last = Region(json="a", occurrence=-1).tokens(text, spans)
+    last = Region.of("json:a", None, None, -1).tokens(text, spans)
     assert text[last.start : last.stop] == "4"
     assert Region(json="b").tokens(text, spans).start == text.index("3")
     cut = Region(json="a[0].b").tokens(CUT, [(i, i + 1) for i in range(len(CUT))])
