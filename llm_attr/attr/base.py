@@ -97,7 +97,8 @@ class GradientAttribution(Attribution):
       with the number of points.
     * `return_convergence_delta`: also gives the delta of each example, see `compute_convergence_delta`.
     * `attribute_to_layer_input`, `attribute_to_neuron_input`: whether the layer's input is meant, not its output.
-    * `grad_kwargs`: further arguments of `torch.autograd.grad`.
+    * `grad_kwargs`: further arguments of `torch.autograd.grad`; with `materialize_grads=True` a layer that the output
+      does not depend on gets zeros.
 
     All of them raise `NoGradient` where the output does not depend on what it is differentiated by,
     `NonFiniteGradient` where a gradient is NaN or infinite, and `InvalidType` for inputs of whole numbers (token ids).
@@ -150,6 +151,7 @@ class InternalAttribution(Attribution):
     Args:
         forward_func: See `Attribution`.
         layer: A module of the model, or a `Site` of it where the module runs several times; some methods take a list.
+            None: it is assigned to `layer` before anything is explained.
         device_ids: The devices of a DataParallel model, in its order; needed only where forward_func calls such a model
             and is not the model itself.
     """
@@ -157,16 +159,23 @@ class InternalAttribution(Attribution):
     takes_layers = False
     """Whether this method takes several layers at once."""
 
-    def __init__(self, forward_func: ForwardFunction, layer: Layers, device_ids: list[int] | None = None) -> None:
+    def __init__(
+        self, forward_func: ForwardFunction, layer: Layers | None, device_ids: list[int] | None = None
+    ) -> None:
         super().__init__(forward_func)
         if isinstance(layer, list | tuple) and not (layer and self.takes_layers):
             raise InvalidType(f"{self.get_name()} takes one layer; got {len(layer)} in a {type(layer).__name__}")
-        if not isinstance(layer, list | tuple | nn.Module | Site):
+        if layer is not None and not isinstance(layer, list | tuple | nn.Module | Site):
             raise InvalidType(f"layer must be a module of the model, or a Site; got {type(layer).__name__}")
         self.layer, self.device_ids = layer, device_ids
-        self._sites()
+        if layer is not None:
+            self._sites()
 
     def _sites(self, to_input: bool = False) -> list[Site]:
+        if self.layer is None:
+            raise InvalidType(
+                f"{self.get_name()} was made without a layer; assign a module of the model to its `layer`"
+            )
         layers = [self.layer] if isinstance(self.layer, nn.Module | Site) else list(self.layer)
         devices = tuple(self.device_ids or getattr(self.forward_func, "device_ids", None) or ())
         return [replace(Site.of(layer, to_input), devices=devices) for layer in layers]

@@ -135,7 +135,7 @@ class LayerGradientXActivation(LayerAttribution, GradientAttribution):
     def __init__(
         self,
         forward_func: ForwardFunction,
-        layer: Layers,
+        layer: Layers | None,
         device_ids: list[int] | None = None,
         multiply_by_inputs: bool = True,
         memory_efficient: bool = False,

@@ -123,7 +123,7 @@ class LayerIntegratedGradients(LayerAttribution, GradientAttribution):
     def __init__(
         self,
         forward_func: ForwardFunction,
-        layer: Layers,
+        layer: Layers | None,
         device_ids: list[int] | None = None,
         multiply_by_inputs: bool = True,
     ) -> None:

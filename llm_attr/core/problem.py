@@ -270,11 +270,9 @@ class Problem:
 
     def _derivatives(self, scores: Tensor, groups: list[list[Tensors]], **more: Any) -> Tensors:
         by = [tensor for group in groups for part in group for tensor in part]
-        if not scores.requires_grad:
-            raise NoGradient(_INDEPENDENT)
         options = {"grad_outputs": torch.ones_like(scores), "allow_unused": True, **(self.grad_kwargs or {}), **more}
-        found = derivatives(scores, by, **options)
-        if all(gradient is None for gradient in found):
+        found = derivatives(scores, by, **options) if scores.requires_grad else (None,) * len(by)
+        if all(gradient is None for gradient in found) and not options.get("materialize_grads"):
             raise NoGradient(_INDEPENDENT)
         filled = iter(torch.zeros_like(x) if g is None else g for g, x in zip(found, by, strict=True))
         parts = [[tuple(next(filled) for _ in part) for part in group] for group in groups]

@@ -22,8 +22,8 @@ from llm_attr.llm.bound import BoundPrompt
 from llm_attr.llm.broken_graph import refuse_broken_graph
 from llm_attr.llm.generation import GenArgs
 from llm_attr.llm.gradient_contrast import ContrastRun
-from llm_attr.llm.gradient_methods import is_embedding, is_linear, names, sites_of, supported
-from llm_attr.llm.gradient_run import Explained, GradientRun, refuse_unknown_options
+from llm_attr.llm.gradient_methods import is_embedding, is_linear, names, refuse_unknown_options, sites_of, supported
+from llm_attr.llm.gradient_run import Explained, GradientRun
 from llm_attr.llm.identity import identity
 from llm_attr.llm.inputs import InterpretableInput, Placed, TextTokenInput
 from llm_attr.llm.many import answers_of, for_each

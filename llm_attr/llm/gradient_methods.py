@@ -5,11 +5,12 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 from copy import copy
 from difflib import get_close_matches
+from inspect import signature
 from typing import Any
 
 from torch import nn
 
-from llm_attr.attr.base import Attribution, GradientAttribution
+from llm_attr.attr.base import Attribution, GradientAttribution, InternalAttribution
 from llm_attr.attr.baselines import vocabulary
 from llm_attr.attr.deep_lift import DeepLift
 from llm_attr.attr.deep_lift_internal import LayerDeepLift
@@ -25,6 +26,7 @@ from llm_attr.core.site import Site
 from llm_attr.core.tensors import as_tensors, in_form_of
 from llm_attr.errors import InvalidType, UnknownName, UnsupportedMethod
 from llm_attr.llm.model import LanguageModel
+from llm_attr.llm.options import refuse_unknown
 from llm_attr.typing import TensorOrTensors
 
 AT_INPUTS = (
@@ -174,8 +176,8 @@ def gradient_methods() -> dict[str, type]:
 def sites_of(method: Attribution, language_model: LanguageModel, to_input: bool = False) -> list[Site]:
     """The layers that a method moves: its own, else the embedding layer."""
     inner = inside(method)
-    layer = getattr(inner, "layer", None)
-    if layer is None:
+    layer: Any = getattr(inner, "layer", None)
+    if layer is None and not isinstance(inner, InternalAttribution):
         return [Site(language_model.model.get_input_embeddings())]
     layers = list(layer) if isinstance(layer, list | tuple) else [layer]
     return [Site.of(one, to_input) for one in layers]
@@ -209,3 +211,21 @@ def is_linear(method: Attribution, options: Mapping[str, Any]) -> bool:
     gradients_alone = isinstance(inner, LayerGradientXActivation) and not inner.multiplies_by_inputs
     sized = gradients_alone or isinstance(inner, (Saliency, *GUIDED))
     return not isinstance(method, RANDOM) and not sized and options.get("until") is None
+
+
+def refuse_unknown_options(method: Attribution, options: Mapping[str, Any]) -> None:
+    """Refuses options that the method does not take.
+
+    Raises:
+        UnknownKeyword: there is one.
+    """
+    inner = inside(method)
+    accepted = {*signature(inner.attribute).parameters, *signature(method.attribute).parameters} - _SET_HERE
+    refuse_unknown(f"LLMGradientAttribution with {method.get_name()}", options, accepted)
+
+
+_SET_HERE = {
+    *("inputs", "baselines", "layer_baselines", "target", "additional_forward_args", "kwargs"),
+    *("grad_kwargs", "draw_baseline_from_distrib", "return_info"),
+}
+"""What the text decides."""

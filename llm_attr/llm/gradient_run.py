@@ -34,10 +34,9 @@ from llm_attr.llm.gradient_methods import (
 )
 from llm_attr.llm.inputs import Placed, token_id
 from llm_attr.llm.model import LanguageModel
-from llm_attr.llm.options import refuse_unknown
 from llm_attr.llm.passes import Counter
 from llm_attr.llm.recompute import is_short_of_memory
-from llm_attr.llm.rows_of_gradients import Together
+from llm_attr.llm.rows_of_gradients import Together, attention_share
 from llm_attr.llm.scalar import ADDITIVE, Scalar
 from llm_attr.typing import Tensors
 
@@ -199,7 +198,8 @@ class GradientRun:
         """The points of the method, if forward mode gives the tokens' rows with less work."""
         plain = self._forward_mode and not any(scalar.waits for scalar in self.scalars)
         rule = rule_of(self.method, self._options) if plain else None
-        less = ROW_COST * self._units < 1 + quantities * len(self.answer)
+        weights = attention_share(self.language_model, len(self.placed.ids) + len(self.answer) - 1)
+        less = ROW_COST * max(1.0, weights) * self._units < 1 + quantities * len(self.answer)
         return rule if self._places is not None and less else None
 
     def _adds_up(self, scalar: Scalar) -> bool:
@@ -354,24 +354,6 @@ class GradientRun:
     def _absent_ids(self) -> list[int]:
         moved = zip(self.placed.ids, self.placed.moves, strict=True)
         return [self.baseline if moves else token for token, moves in moved]
-
-
-def refuse_unknown_options(method: Attribution, options: Mapping[str, Any]) -> None:
-    """Refuses options that the method does not take.
-
-    Raises:
-        UnknownKeyword: there is one.
-    """
-    inner = inside(method)
-    accepted = {*signature(inner.attribute).parameters, *signature(method.attribute).parameters} - _SET_HERE
-    refuse_unknown(f"LLMGradientAttribution with {method.get_name()}", options, accepted)
-
-
-_SET_HERE = {
-    *("inputs", "baselines", "layer_baselines", "target", "additional_forward_args", "kwargs"),
-    *("grad_kwargs", "draw_baseline_from_distrib", "return_info"),
-}
-"""What the text decides."""
 
 
 def tokens_of(passage: Passage, quantities: Sequence[int]) -> list[Choice]:

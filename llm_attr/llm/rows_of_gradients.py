@@ -22,8 +22,23 @@ from llm_attr.typing import Tensors
 MEMORY_SHARE = 16
 """What goes back through a layer together, and the attention weights of all layers, may each take this part."""
 
+LARGE_ATTENTION = 1.5
+"""Attention weights that are so much larger than a layer's widest activation cost more to write than a pass each."""
+
 _unbatched: WeakKeyDictionary[Any, None] = WeakKeyDictionary()
 """Models with an operation whose backward pass takes no batch."""
+
+
+def attention_share(language_model: LanguageModel, positions: int) -> float:
+    """How large the attention weights of a layer are, in widest activations."""
+    heads, widest = _heads_and_widest(language_model)
+    return heads * positions / widest
+
+
+def _heads_and_widest(language_model: LanguageModel) -> tuple[int, int]:
+    config = language_model.text_config
+    widest = max(getattr(config, "intermediate_size", None) or 0, 4 * config.hidden_size)
+    return getattr(config, "num_attention_heads", None) or 1, widest
 
 
 class Together:
@@ -37,16 +52,15 @@ class Together:
 
     def __init__(self, language_model: LanguageModel, positions: int, wanted: bool) -> None:
         self._model, self._device, self._wanted = language_model.model, language_model.device, wanted
-        config = language_model.text_config
-        heads = getattr(config, "num_attention_heads", None) or 1
-        widest = max(getattr(config, "intermediate_size", None) or 0, 4 * config.hidden_size)
-        self._weights = 8 * config.num_hidden_layers * heads * positions**2
+        heads, widest = _heads_and_widest(language_model)
+        self._small = attention_share(language_model, positions) <= LARGE_ATTENTION
+        self._weights = 8 * language_model.text_config.num_hidden_layers * heads * positions**2
         self._row = 4 * positions * (widest + heads * positions)
 
     def fits(self, points: int) -> bool:
-        """Whether the numbers of so many points may go together: their attention weights have to be held."""
+        """Whether the numbers of so many points may go together: their attention weights are written and held."""
         room = free_bytes(self._device) // MEMORY_SHARE
-        return self._wanted and self._model not in _unbatched and self._weights * points < room
+        return self._wanted and self._small and self._model not in _unbatched and self._weights * points < room
 
     def directions(self) -> int:
         """How many derivatives in a direction may go forward together, from one point."""

@@ -266,3 +266,13 @@ def test_methods_by_rules_do_not_compute_again(lm: LanguageModel, name: str) -> 
     for ask in (explain, plan):
         with pytest.raises(UnsupportedMethod, match="operation by operation"):
             ask(lm, TEXT, target=TARGET, method=name, gradient_checkpointing=True)
+
+
+def test_long_prompts_never_write_their_attention_weights(lm: LanguageModel, monkeypatch: pytest.MonkeyPatch) -> None:
+    for module in (rows_of_gradients, forward_mode):
+        monkeypatch.setattr(module, "plain_attention", lambda: pytest.fail("the weights are written"))
+    text = "Dave sails boats. " * 13
+    for unit in ("word", "paragraph"):
+        result = explained(lm, IntegratedGradients(lm.model), Prompt(text, unit=unit), n_steps=2)
+        assert result.token_attr.shape[0] == len(result.output_ids) > 1
+        assert result.provenance["forward_mode"] == 0
