@@ -14,6 +14,7 @@ README = Path(__file__).parents[1] / "README.md"
 
 
 @pytest.mark.real
+@pytest.mark.site
 def test_the_python_of_the_readme_runs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
     blocks = re.findall(r"```python\n(.*?)```", README.read_text(encoding="utf-8"), re.DOTALL)
