@@ -256,7 +256,7 @@ def test(environment: Environment, everything: bool) -> None:
         job.result()
     if everything:
         build_site(environment)
-    command = [str(environment.python), "-m", "pytest", "-n", "auto", "--dist", "worksteal"]
+    command = [str(environment.python), "-m", "pytest", "-n", "auto", "--dist", "worksteal", "-p", "no:nbmake"]
     command += [] if everything else ["-m", QUICK]
     run("pytest", command, last=True, HF_HUB_OFFLINE="1", OMP_NUM_THREADS="1")
 
