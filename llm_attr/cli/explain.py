@@ -115,9 +115,7 @@ def methods() -> None:
 
 def _show(result: LLMAttributionResult, region: str | None, html: Path | None, json: Path | None) -> None:
     if region is not None:
-        kind, _, rest = region.partition(":")
-        named: dict[str, Any] = {kind: rest} if kind in ("json", "after") else {"region": region}
-        result = result.for_output(**named)
+        result = result.for_output(region)
     result.show()
     for path, write in ((html, result.to_html), (json, result.to_json)):
         if path is not None:

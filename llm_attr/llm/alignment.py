@@ -8,10 +8,8 @@ from dataclasses import dataclass
 from itertools import accumulate, pairwise
 from unicodedata import normalize
 
-from transformers import PreTrainedTokenizerBase
-
 from llm_attr.errors import InvalidValue, UnalignedTokenizer
-from llm_attr.llm.tokenizer import check_characters, decode, encode, repeated
+from llm_attr.llm.tokenizer import TokenizerLike, check_characters, decode, encode, offsets, special_ids
 from llm_attr.llm.units import Span
 
 UNFINISHED = "\ufffd"
@@ -32,7 +30,7 @@ class Alignment:
     spans: tuple[Span, ...]
 
 
-def align(tokenizer: PreTrainedTokenizerBase, text: str, *, special_tokens: bool) -> Alignment:
+def align(tokenizer: TokenizerLike, text: str, *, special_tokens: bool) -> Alignment:
     """Tokenises a text and finds the characters of every token.
 
     The tokenizer's own offsets are taken if they cover the text in order (characters that it composes belong together);
@@ -43,13 +41,10 @@ def align(tokenizer: PreTrainedTokenizerBase, text: str, *, special_tokens: bool
         UnalignedTokenizer: neither gives a map that covers the text.
     """
     check_characters(text)
-    if tokenizer.is_fast:
-        encoded = tokenizer(text, add_special_tokens=special_tokens, return_offsets_mapping=True, verbose=False)
-        first = repeated(tokenizer, text, encoded["input_ids"]) if special_tokens else 0
-        offsets = encoded["offset_mapping"][first:]
-        spans = _with_composed([(int(start), int(end)) for start, end in offsets], text)
-        if _covers(spans, text):
-            return Alignment(tuple(encoded["input_ids"][first:]), tuple(spans))
+    ids, pairs = offsets(tokenizer, text, special_tokens=special_tokens)
+    spans = _with_composed(pairs, text)
+    if ids and _covers(spans, text):
+        return Alignment(tuple(ids), tuple(spans))
     ids = encode(tokenizer, text, special_tokens=special_tokens)
     spans = _decoded_spans(tokenizer, ids, text)
     if _covers(spans, text):
@@ -86,7 +81,7 @@ def first_character(text: str, start: int, end: int) -> int | None:
     return next((i for i in range(start, end) if not text[i].isspace()), None)
 
 
-def token_texts(tokenizer: PreTrainedTokenizerBase, ids: Sequence[int], before: Sequence[int] = ()) -> list[str]:
+def token_texts(tokenizer: TokenizerLike, ids: Sequence[int], before: Sequence[int] = ()) -> list[str]:
     """The text that each token adds, so that the pieces make up the decoded text.
 
     A character whose bytes are in several tokens stands at the last of them. `before` are the tokens in front, by which
@@ -117,9 +112,7 @@ def spans_of(text: str, tokens: Sequence[str], given: Sequence[Sequence[int]] | 
     return spans
 
 
-def token_spans(
-    tokenizer: PreTrainedTokenizerBase, ids: Sequence[int], before: Sequence[int] = ()
-) -> tuple[str, list[Span]]:
+def token_spans(tokenizer: TokenizerLike, ids: Sequence[int], before: Sequence[int] = ()) -> tuple[str, list[Span]]:
     """The text that tokens add to those `before`, and the characters of it in which each of them has a part."""
     tokens, first = [*before, *ids], len(before)
     text, spans, unfinished, whole, start = "", list[Span](), list[str](), [0], 0
@@ -154,13 +147,13 @@ def _shared(first: str, second: str) -> int:
     return next((i for i, (one, other) in pairs if one != other), min(len(first), len(second)))
 
 
-def _decoded_spans(tokenizer: PreTrainedTokenizerBase, ids: Sequence[int], text: str) -> list[Span]:
-    special = set(tokenizer.all_special_ids)
+def _decoded_spans(tokenizer: TokenizerLike, ids: Sequence[int], text: str) -> list[Span]:
+    special = special_ids(tokenizer)
     plain = [token for token in ids if token not in special]
     pieces = iter(token_texts(tokenizer, plain))
     spans, place = [], 0
     for token in ids:
-        piece = str(tokenizer.convert_ids_to_tokens(token)) if token in special else next(pieces)
+        piece = str(tokenizer.convert_ids_to_tokens([token])[0]) if token in special else next(pieces)
         if piece and not text.startswith(piece, place) and text.startswith(piece.lstrip(" "), place):
             piece = piece.lstrip(" ")
         end = place + len(piece) if text.startswith(piece, place) else place

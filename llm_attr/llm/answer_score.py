@@ -146,7 +146,7 @@ class AnswerScore:
         """What passes the layers: of the embedding layer what it says of the ids, of others what a pass shows."""
         asked = torch.tensor([list(ids)])
         if self._places is not None:
-            embedding = self.language_model.model.get_input_embeddings()
+            embedding = self.language_model.embedding
             with torch.no_grad():
                 return (embedding(asked.to(self.language_model.device)),), (Slot(1, single=True),)
         with torch.no_grad(), ExitStack() as stack:

@@ -7,7 +7,6 @@ from dataclasses import asdict, replace
 from typing import Any
 
 import torch
-from transformers import PreTrainedTokenizerBase
 
 from llm_attr.attr.base import Attribution
 from llm_attr.attr.perturbation import PerturbationAttribution
@@ -29,6 +28,7 @@ from llm_attr.llm.result import LLMAttributionResult
 from llm_attr.llm.scalar import Scalar, ScalarLike, scalar_of
 from llm_attr.llm.table import Attributions, Table, owners
 from llm_attr.llm.target import Answer, answer_ids
+from llm_attr.llm.tokenizer import TokenizerLike
 
 
 class LLMAttribution(Attribution):
@@ -60,7 +60,7 @@ class LLMAttribution(Attribution):
     """
 
     def __init__(
-        self, attr_method: Attribution, tokenizer: PreTrainedTokenizerBase, attr_target: ScalarLike = "log_prob"
+        self, attr_method: Attribution, tokenizer: TokenizerLike, attr_target: ScalarLike = "log_prob"
     ) -> None:
         if not isinstance(attr_method, PerturbationAttribution) or not attr_method.plays_any_game():
             raise UnsupportedMethod(
@@ -279,7 +279,7 @@ class LLMAttribution(Attribution):
             **scalar.about(self.language_model),
             "unit": inp.unit if isinstance(inp, BoundPrompt) else "feature",
             "model": self.language_model.name,
-            "dtype": str(self.language_model.model.dtype).removeprefix("torch."),
+            "dtype": str(self.language_model.dtype).removeprefix("torch."),
             "scoring": None if scorer.way is None else f"{scorer.way.kind} ({scorer.way.reason})",
             "empty_prompt": None if stand_in is None else self.language_model.decode([stand_in]),
             "prompts": one.prompts,

@@ -17,6 +17,7 @@ from llm_attr.llm.inputs import InterpretableInput, Placed, check_width, token_i
 from llm_attr.llm.model import LanguageModel
 from llm_attr.llm.pickled import PickledWithout
 from llm_attr.llm.prefix_tree import Variant
+from llm_attr.llm.tokenizer import special_id
 from llm_attr.llm.units import SPLITTERS, Span
 from llm_attr.viz.view import Group
 
@@ -192,12 +193,11 @@ class BoundPrompt(PickledWithout, InterpretableInput):
         return next((s.owner for s in self._scopes if s.start <= span[0] < s.end), ("text", "", 0))
 
     def _replacing(self, replacement: int | str | None) -> int:
-        tokenizer = self._lm.tokenizer
         if replacement is not None:
-            return token_id(tokenizer, replacement)
-        for token in (tokenizer.pad_token_id, tokenizer.eos_token_id):
-            if token is not None:
-                return int(token)
+            return token_id(self._lm.tokenizer, replacement)
+        token = special_id(self._lm.tokenizer, "pad", "eos")
+        if token is not None:
+            return token
         raise InvalidValue(
             f"the tokenizer of {self._lm.name} has neither a pad nor an EOS token; say what stands for absent tokens "
             "with replacement=..."

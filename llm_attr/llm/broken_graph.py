@@ -25,7 +25,7 @@ def refuse_broken_graph(language_model: LanguageModel) -> None:
     unusual = [(name, module) for name, module in language_model.model.named_modules() if _has_unusual_weights(module)]
     if not unusual:
         return
-    embedding, broken = language_model.model.get_input_embeddings(), list[str]()
+    embedding, broken = language_model.embedding, list[str]()
     ids = torch.zeros(1, 1, dtype=torch.long, device=language_model.device)
     with torch.enable_grad(), ExitStack() as stack:
         moved = embedding(ids).detach().requires_grad_()

@@ -7,8 +7,6 @@ from dataclasses import dataclass
 from inspect import signature
 from typing import Any, TypeAlias, overload
 
-from transformers import PreTrainedTokenizerBase
-
 from llm_attr.attr.base import Attribution
 from llm_attr.core.registry import summary
 from llm_attr.errors import InvalidValue, UnknownName
@@ -25,6 +23,7 @@ from llm_attr.llm.region import Region, RegionName
 from llm_attr.llm.result import LLMAttributionResult
 from llm_attr.llm.scalar import Foil, Scalar, ScalarLike, scalars_of
 from llm_attr.llm.target import Answer, refuse_one_id
+from llm_attr.llm.tokenizer import TokenizerLike
 
 
 def methods() -> dict[str, str]:
@@ -57,7 +56,7 @@ def explain(
     model: LanguageModel | Any,
     prompt: One,
     *,
-    tokenizer: PreTrainedTokenizerBase | None = None,
+    tokenizer: TokenizerLike | None = None,
     unit: str = "sentence",
     method: str = "feature_ablation",
     target: Answer = None,
@@ -73,7 +72,7 @@ def explain(
     model: LanguageModel | Any,
     prompt: One,
     *,
-    tokenizer: PreTrainedTokenizerBase | None = None,
+    tokenizer: TokenizerLike | None = None,
     unit: str = "sentence",
     method: str = "feature_ablation",
     target: Answer = None,
@@ -89,7 +88,7 @@ def explain(
     model: LanguageModel | Any,
     prompt: list[str] | list[Messages] | list[Prompt] | list[One],
     *,
-    tokenizer: PreTrainedTokenizerBase | None = None,
+    tokenizer: TokenizerLike | None = None,
     unit: str = "sentence",
     method: str = "feature_ablation",
     target: Answer | Sequence[Answer] = None,
@@ -105,7 +104,7 @@ def explain(
     model: LanguageModel | Any,
     prompt: list[str] | list[Messages] | list[Prompt] | list[One],
     *,
-    tokenizer: PreTrainedTokenizerBase | None = None,
+    tokenizer: TokenizerLike | None = None,
     unit: str = "sentence",
     method: str = "feature_ablation",
     target: Answer | Sequence[Answer] = None,
@@ -120,7 +119,7 @@ def explain(
     model: LanguageModel | Any,
     prompt: One | Sequence[One],
     *,
-    tokenizer: PreTrainedTokenizerBase | None = None,
+    tokenizer: TokenizerLike | None = None,
     unit: str = "sentence",
     method: str = "feature_ablation",
     target: Answer | Sequence[Answer] = None,
@@ -200,7 +199,7 @@ def posed_by(
     model: LanguageModel | Any,
     prompt: One | Sequence[One],
     *,
-    tokenizer: PreTrainedTokenizerBase | None = None,
+    tokenizer: TokenizerLike | None = None,
     unit: str = "sentence",
     method: str = "feature_ablation",
     target: Answer | Sequence[Answer] = None,

@@ -94,7 +94,7 @@ class ForeseenScore:
     def _read(self, ids: Sequence[int]) -> Tensors:
         if self._places is None:
             self._call(1)
-        embedding = self.language_model.model.get_input_embeddings()
+        embedding = self.language_model.embedding
         chosen = list(ids) if self._places is None else [ids[place] for place in self._places]
         with torch.no_grad():
             embedded = embedding(torch.tensor([chosen], device=self.language_model.device))

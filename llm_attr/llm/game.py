@@ -18,6 +18,7 @@ from llm_attr.llm.prefix_tree import Query, Variant
 from llm_attr.llm.readout import Reading
 from llm_attr.llm.scalar import Scalar
 from llm_attr.llm.scoring import Scorer
+from llm_attr.llm.tokenizer import special_id
 from llm_attr.typing import Coalitions, Values
 
 Inspector = Callable[[str, str, list[float]], None]
@@ -152,9 +153,9 @@ def empty_prompt_id(language_model: LanguageModel) -> int:
     Raises:
         EmptyPrompt: the tokenizer has neither.
     """
-    for token in (language_model.tokenizer.bos_token_id, language_model.tokenizer.eos_token_id):
-        if token is not None:
-            return int(token)
+    token = special_id(language_model.tokenizer, "bos", "eos")
+    if token is not None:
+        return token
     raise EmptyPrompt(
         f"without its units the prompt is empty, and the tokenizer of {language_model.name} has neither a BOS nor "
         "an EOS token that could stand for it; keep some text outside the units"

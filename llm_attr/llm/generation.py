@@ -71,12 +71,13 @@ def generate(language_model: LanguageModel, prompt: Sequence[int], gen_args: Gen
     if most < (_asked(language_model, arguments, "max_new_tokens") or 0):
         arguments["max_new_tokens"] = most
     _refuse_several(_asked(language_model, arguments, "num_return_sequences"))
-    if _asked(language_model, arguments, "pad_token_id") is None and language_model.end_ids:
-        arguments["pad_token_id"] = min(language_model.end_ids)
     ids = torch.tensor([list(prompt)], device=language_model.device)
+    inputs = {} if language_model.is_plain else {"input_ids": ids, "attention_mask": torch.ones_like(ids)}
+    if inputs and _asked(language_model, arguments, "pad_token_id") is None and language_model.end_ids:
+        arguments["pad_token_id"] = min(language_model.end_ids)
     try:
         with language_model.inference(), language_model.drawing(seed):
-            output = language_model.model.generate(input_ids=ids, attention_mask=torch.ones_like(ids), **arguments)
+            output = language_model.model.generate(*(() if inputs else (ids,)), **inputs, **arguments)
     except (TypeError, ValueError) as error:
         if isinstance(error, LlmAttrError):
             raise

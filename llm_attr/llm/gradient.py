@@ -9,7 +9,6 @@ from itertools import zip_longest
 from typing import Any, TypeAlias
 
 import torch
-from transformers import PreTrainedTokenizerBase
 
 from llm_attr.attr.base import Attribution
 from llm_attr.core.all_threads import uncompiled
@@ -34,6 +33,7 @@ from llm_attr.llm.recompute import recomputing
 from llm_attr.llm.result import LLMAttributionResult
 from llm_attr.llm.scalar import Foil, Scalar, ScalarLike, scalar_of
 from llm_attr.llm.target import Answer, answer_ids
+from llm_attr.llm.tokenizer import TokenizerLike
 
 Run: TypeAlias = GradientRun | ContrastRun
 
@@ -66,7 +66,7 @@ class LLMGradientAttribution(Attribution):
         >>> LLMGradientAttribution(method, tokenizer).attribute(inp, target=" Paris")  # doctest: +SKIP
     """
 
-    def __init__(self, attr_method: Attribution, tokenizer: PreTrainedTokenizerBase) -> None:
+    def __init__(self, attr_method: Attribution, tokenizer: TokenizerLike) -> None:
         if not supported(attr_method):
             raise UnsupportedMethod(
                 f"LLMGradientAttribution does not support {type(attr_method).__name__}; supported: {', '.join(names())}"
@@ -147,7 +147,7 @@ class LLMGradientAttribution(Attribution):
         self, inp: InterpretableInput, run: Run, of_call: Mapping[str, Any], options: Mapping[str, Any]
     ) -> list[Any]:
         """For each quantity of a run its result, for a list of layers a list of them."""
-        warn_of_rounding(self.attr_method, self.language_model.model.dtype)
+        warn_of_rounding(self.attr_method, self.language_model.dtype)
         recompute = run.recomputes(of_call.get("gradient_checkpointing"))
         memory = recomputing(self.language_model) if recompute else nullcontext()
         bar = shown(f"{self.attr_method.get_name()} attribution") if of_call.get("show_progress") else nullcontext()
@@ -244,7 +244,7 @@ class LLMGradientAttribution(Attribution):
             **scalar.about(self.language_model),
             "unit": inp.unit if isinstance(inp, BoundPrompt) else "feature",
             "model": self.language_model.name,
-            "dtype": str(self.language_model.model.dtype).removeprefix("torch."),
+            "dtype": str(self.language_model.dtype).removeprefix("torch."),
             "per_input": not self.attr_method.multiplies_by_inputs,
             "baseline": self.language_model.decode([run.baseline]) if run.uses_baseline else None,
             **asdict(run.counter),

@@ -154,7 +154,7 @@ def named(name: str, language_model: LanguageModel, layer: Any = None, around: s
         raise UnknownName("attribution_method", name, sorted(kinds))
     model, kind = language_model.model, kinds[name]
     if issubclass(kind, TOKEN_PATHS) and layer is None:
-        return kind(model, model.get_input_embeddings())
+        return kind(model, language_model.embedding)
     if kind not in AT_LAYERS and layer is None:
         return kind(model)
     at_layer = kind if kind in AT_LAYERS else LAYER_TWINS.get(kind)
@@ -163,7 +163,7 @@ def named(name: str, language_model: LanguageModel, layer: Any = None, around: s
             f"{name} explains at the embedding layer alone; methods of any layer: "
             f"{', '.join(snake_case(twin.__name__) for twin in (*LAYER_TWINS, *AT_LAYERS))}"
         )
-    layer = model.get_input_embeddings() if layer is None else layer
+    layer = language_model.embedding if layer is None else layer
     layers = [layer_named(language_model, one) for one in layer] if isinstance(layer, list | tuple) else None
     return at_layer(model, layer_named(language_model, layer) if layers is None else layers)
 
@@ -178,7 +178,7 @@ def sites_of(method: Attribution, language_model: LanguageModel, to_input: bool 
     inner = inside(method)
     layer: Any = getattr(inner, "layer", None)
     if layer is None and not isinstance(inner, InternalAttribution):
-        return [Site(language_model.model.get_input_embeddings())]
+        return [Site(language_model.embedding)]
     layers = list(layer) if isinstance(layer, list | tuple) else [layer]
     return [Site.of(one, to_input) for one in layers]
 
@@ -202,7 +202,7 @@ def layer_named(language_model: LanguageModel, layer: Any) -> nn.Module | Site:
 
 def is_embedding(sites: Sequence[Site], language_model: LanguageModel) -> bool:
     """Whether it is the embedding layer that moves, and nothing else."""
-    return list(sites) == [Site(language_model.model.get_input_embeddings())]
+    return list(sites) == [Site(language_model.embedding)]
 
 
 def is_linear(method: Attribution, options: Mapping[str, Any]) -> bool:

@@ -38,6 +38,7 @@ from llm_attr.llm.passes import Counter
 from llm_attr.llm.recompute import is_short_of_memory
 from llm_attr.llm.rows_of_gradients import Together, attention_share
 from llm_attr.llm.scalar import ADDITIVE, Scalar
+from llm_attr.llm.tokenizer import special_id
 from llm_attr.typing import Tensors
 
 MEMORY_SHARE = 32
@@ -372,10 +373,9 @@ def _cost(prompt: int, tokens: int, size: int, quantities: int) -> float:
 
 
 def _absent(language_model: LanguageModel, token: int | str | None) -> int:
-    tokenizer = language_model.tokenizer
-    for candidate in (token, tokenizer.pad_token_id, tokenizer.eos_token_id):
-        if candidate is not None:
-            return token_id(tokenizer, candidate)
+    token = special_id(language_model.tokenizer, "pad", "eos") if token is None else token
+    if token is not None:
+        return token_id(language_model.tokenizer, token)
     raise InvalidValue(
         f"the tokenizer of {language_model.name} has neither a pad nor an EOS token; say which token's embedding "
         "stands for absent ones with baseline=..."

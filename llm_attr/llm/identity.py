@@ -11,10 +11,10 @@ import tokenizers
 import torch
 import transformers
 from torch import Tensor
-from transformers import PreTrainedTokenizerBase
 
 import llm_attr
 from llm_attr.llm.model import LanguageModel
+from llm_attr.llm.tokenizer import TokenizerLike, vocabulary_size
 from llm_attr.llm.ways import kernel
 
 SAMPLES, SAMPLE = 8, 2048
@@ -25,7 +25,7 @@ UNREADABLE = "unreadable"
 UNKNOWN = {None, OFFLOADED, UNREADABLE}
 """What stands for the weights where they could not be read; it is neither equal to others nor different."""
 
-_tokenizers: WeakKeyDictionary[Any, tuple[int, str]] = WeakKeyDictionary()
+_tokenizers: WeakKeyDictionary[Any, tuple[int | None, str]] = WeakKeyDictionary()
 
 
 def identity(language_model: LanguageModel) -> dict[str, Any]:
@@ -62,16 +62,16 @@ def weights_hash(model: Any) -> str:
     return digest.hexdigest()
 
 
-def tokenizer_hash(tokenizer: PreTrainedTokenizerBase) -> str:
+def tokenizer_hash(tokenizer: TokenizerLike) -> str:
     """SHA-256 over the tokenizer's serialised state, or the vocabulary of one that is written in Python."""
     size, known = _tokenizers.get(tokenizer, (-1, ""))
-    if size != len(tokenizer):
+    if size != vocabulary_size(tokenizer):
         known = hashlib.sha256(_state(tokenizer).encode()).hexdigest()
-        _tokenizers[tokenizer] = len(tokenizer), known
+        _tokenizers[tokenizer] = vocabulary_size(tokenizer), known
     return known
 
 
-def template_hash(tokenizer: PreTrainedTokenizerBase) -> str | None:
+def template_hash(tokenizer: TokenizerLike) -> str | None:
     """SHA-256 over the chat template, None where there is none."""
     template = getattr(tokenizer, "chat_template", None)
     return hashlib.sha256(json.dumps(template, sort_keys=True).encode()).hexdigest() if template else None
@@ -97,8 +97,9 @@ def _sampled(weight: Tensor) -> bytes:
     return flat.cpu().numpy().tobytes()
 
 
-def _state(tokenizer: PreTrainedTokenizerBase) -> str:
-    if not tokenizer.is_fast:
-        return json.dumps([type(tokenizer).__name__, tokenizer.get_vocab()], sort_keys=True)
+def _state(tokenizer: Any) -> str:
+    if not getattr(tokenizer, "is_fast", False):
+        vocabulary = tokenizer.get_vocab() if hasattr(tokenizer, "get_vocab") else None
+        return json.dumps([type(tokenizer).__name__, vocabulary], sort_keys=True)
     state = str(tokenizer.backend_tokenizer.to_str())
     return state[state.index('"added_tokens":') :]  # in front stand padding and truncation of the last call

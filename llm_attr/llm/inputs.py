@@ -10,7 +10,6 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor
-from transformers import PreTrainedTokenizerBase
 
 from llm_attr.errors import (
     EmptyPrompt,
@@ -21,7 +20,7 @@ from llm_attr.errors import (
     UnsupportedMethod,
 )
 from llm_attr.llm.alignment import align, owners, token_texts
-from llm_attr.llm.tokenizer import check_characters, encode
+from llm_attr.llm.tokenizer import TokenizerLike, check_characters, encode, vocabulary_size
 from llm_attr.llm.units import Span
 
 if TYPE_CHECKING:
@@ -254,7 +253,7 @@ class TextTokenInput(InterpretableInput):
     def __init__(
         self,
         text: str,
-        tokenizer: PreTrainedTokenizerBase,
+        tokenizer: TokenizerLike,
         baselines: int | str = 0,
         skip_tokens: Sequence[int] | Sequence[str] | None = None,
     ) -> None:
@@ -270,7 +269,7 @@ class TextTokenInput(InterpretableInput):
                 f"no token of {text!r} is left to attribute to" + (" after skip_tokens" if skipped else "")
             )
         self.itp_tensor = self.inp_tensor[:, self._kept]
-        self.values: list[str] = tokenizer.convert_ids_to_tokens(self.itp_tensor[0].tolist())
+        self.values = list(map(str, tokenizer.convert_ids_to_tokens(self.itp_tensor[0].tolist())))
         self.n_itp_features = len(self._kept)
         self.baselines = token_id(tokenizer, baselines)
 
@@ -309,7 +308,7 @@ def check_width(perturbed: Tensor, features: int) -> None:
         raise InvalidShape(f"perturbed_tensor must have the shape (1, {features}); got {tuple(perturbed.shape)}")
 
 
-def token_id(tokenizer: PreTrainedTokenizerBase, token: int | str) -> int:
+def token_id(tokenizer: TokenizerLike, token: int | str) -> int:
     """The id of a token given by itself or by its id.
 
     Raises:
@@ -321,8 +320,14 @@ def token_id(tokenizer: PreTrainedTokenizerBase, token: int | str) -> int:
         raise InvalidType(f"a token is given by its text or its id; got {token!r}")
     if isinstance(token, str):
         check_characters(token, "a token")
-    number = token if isinstance(token, int) else tokenizer.convert_tokens_to_ids(token)
-    known = isinstance(number, int) and 0 <= number < len(tokenizer)
-    if not known or (isinstance(token, str) and number == tokenizer.unk_token_id and token != tokenizer.unk_token):
-        raise UnknownName("token", token, [f"ids from 0 to {len(tokenizer) - 1} and tokens of the vocabulary"])
+    size = vocabulary_size(tokenizer)
+    if isinstance(token, int):
+        number: Any = token
+    else:
+        number = getattr(tokenizer, "convert_tokens_to_ids", lambda token: None)(token)
+    known = isinstance(number, int) and number >= 0 and (size is None or number < size)
+    unknown = getattr(tokenizer, "unk_token_id", None), getattr(tokenizer, "unk_token", None)
+    if not known or (isinstance(token, str) and number == unknown[0] and token != unknown[1]):
+        most = "on" if size is None else f"to {size - 1}"
+        raise UnknownName("token", token, [f"ids from 0 {most} and tokens of the vocabulary"])
     return int(number)

@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import inspect
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from functools import cached_property
 from pathlib import Path
 from threading import Lock
-from typing import Any
+from types import SimpleNamespace
+from typing import Any, cast
 
 import torch
 from torch import nn
@@ -17,15 +18,17 @@ from transformers import AutoModelForCausalLM, AutoTokenizer, PreTrainedTokenize
 from llm_attr.core.all_threads import until_the_last
 from llm_attr.errors import ContextTooLong, InvalidType, InvalidValue, NotALanguageModel
 from llm_attr.llm.embedded import CATALOGUE, LANGUAGE_MODEL, model_folder
-from llm_attr.llm.tokenizer import decode, encode
+from llm_attr.llm.tokenizer import PlainTokenizer, TokenizerLike, decode, encode, special_id
 
 
 class LanguageModel:
     """A decoder-only model and its tokenizer, as explanations see them.
 
     Args:
-        model: A transformers causal language model, already loaded, on whatever devices and in whatever precision.
-        tokenizer: Its tokenizer.
+        model: A transformers causal language model, already loaded, on whatever devices and in whatever precision. Or a
+            module of your own whose `forward(ids)` gives an object with `.logits` `(batch, tokens, vocabulary)`, each
+            of what is before it alone, and that has `generate(ids, **gen_args)`; its sequences are scored whole.
+        tokenizer: Its tokenizer, of transformers or with the methods of `PlainTokenizer`.
         name: What the model is called in results; by default the name it was loaded under.
 
     Raises:
@@ -36,15 +39,21 @@ class LanguageModel:
         >>> lm = LanguageModel(model, tokenizer)  # doctest: +SKIP
     """
 
-    def __init__(self, model: Any, tokenizer: PreTrainedTokenizerBase, name: str | None = None) -> None:
-        _refuse_others(model)
-        if not isinstance(tokenizer, PreTrainedTokenizerBase):
-            raise InvalidType(f"tokenizer must be a transformers tokenizer; got {type(tokenizer).__name__}")
-        self.model, self.tokenizer = model, tokenizer
+    def __init__(self, model: Any, tokenizer: TokenizerLike, name: str | None = None) -> None:
+        self.is_plain = is_plain(model)
+        if not self.is_plain:
+            _refuse_others(model)
+        if not isinstance(tokenizer, PreTrainedTokenizerBase | PlainTokenizer):
+            raise InvalidType(
+                f"tokenizer must be a transformers tokenizer, or have encode, decode, convert_ids_to_tokens and "
+                f"__call__; got {type(tokenizer).__name__}"
+            )
+        self.model: Any = model
+        self.tokenizer: Any = tokenizer
         self.name = name or getattr(model, "name_or_path", "") or type(model).__name__
 
     def __repr__(self) -> str:
-        return f"LanguageModel({self.name!r}, {type(self.model).__name__}, {self.model.dtype}, {self.device})"
+        return f"LanguageModel({self.name!r}, {type(self.model).__name__}, {self.dtype}, {self.device})"
 
     @property
     def device(self) -> torch.device:
@@ -53,13 +62,54 @@ class LanguageModel:
         for place in places:
             if place not in ("cpu", "disk"):
                 return torch.device(place)
-        weight = self.model.get_input_embeddings().weight
+        if self.is_plain:
+            own = getattr(self.model, "device", None)
+            return cast(torch.device, torch.device(own) if own else next(self.model.parameters()).device)
+        weight: Any = self.embedding.weight
         return torch.device("cpu") if weight.is_meta else weight.device
+
+    @property
+    def dtype(self) -> torch.dtype:
+        """The precision of the weights."""
+        dtype = getattr(self.model, "dtype", None)
+        weights = (weight.dtype for weight in self.model.parameters() if weight.is_floating_point())
+        return dtype if isinstance(dtype, torch.dtype) else next(weights, torch.float32)
+
+    @property
+    def embedding(self) -> nn.Module:
+        """The layer that embeds token ids; of a plain model that does not tell, the one that two ids are seen to reach.
+
+        Raises:
+            NotALanguageModel: there is none.
+        """
+        if hasattr(self.model, "get_input_embeddings"):
+            return cast(nn.Module, self.model.get_input_embeddings())
+        if self._embedding is None:
+            raise NotALanguageModel(
+                f"no nn.Embedding of {self.name} takes the token ids; let get_input_embeddings() tell what embeds "
+                "them, or take a method that needs no gradients"
+            )
+        return self._embedding
+
+    @cached_property
+    def _embedding(self) -> nn.Embedding | None:
+        found, ids = list[nn.Embedding](), torch.tensor([[1, 0]], device=self.device)
+
+        def look(module: nn.Module, given: tuple[Any, ...]) -> None:
+            if isinstance(module, nn.Embedding) and given and torch.equal(given[0], ids):
+                found.append(module)
+
+        with ExitStack() as stack, self.inference():
+            for module in self.model.modules():
+                if isinstance(module, nn.Embedding):
+                    stack.callback(module.register_forward_pre_hook(look).remove)
+            self.model(ids)
+        return found[0] if found else None
 
     @cached_property
     def text_config(self) -> Any:
-        """The configuration of the text decoder."""
-        return self.model.config.get_text_config(decoder=True)
+        """The configuration of the text decoder; of a plain model about what its weights say."""
+        return _guessed(self.model) if self.is_plain else self.model.config.get_text_config(decoder=True)
 
     @property
     def context_length(self) -> int | None:
@@ -71,8 +121,13 @@ class LanguageModel:
     def forward_keywords(self) -> frozenset[str]:
         """The keywords that the model's own forward takes, behind PEFT wrappers, accelerate's hooks and torch.compile.
 
-        Those that count positions are left out where an adapter puts learned tokens in front of the prompt.
+        Those that count positions are left out where an adapter puts learned tokens in front of the prompt. Of a plain
+        model they are those that mean the same for all: the attention mask, and that no cache is wanted.
         """
+        if self.is_plain:
+            parameters = inspect.signature(self.model.forward).parameters
+            takes_all = any(parameter.kind is parameter.VAR_KEYWORD for parameter in parameters.values())
+            return _PLAIN_KEYWORDS if takes_all else _PLAIN_KEYWORDS & parameters.keys()
         base = self.model.get_base_model() if hasattr(self.model, "get_base_model") else self.model
         base = getattr(base, "_orig_mod", base)
         keywords = frozenset(inspect.signature(type(base).forward).parameters)
@@ -89,7 +144,7 @@ class LanguageModel:
         """Tokens that end a generation."""
         config = getattr(self.model, "generation_config", None)
         ends = getattr(config, "eos_token_id", None)
-        ends = self.tokenizer.eos_token_id if ends is None else ends
+        ends = special_id(self.tokenizer, "eos") if ends is None else ends
         return frozenset() if ends is None else frozenset([ends] if isinstance(ends, int) else ends)
 
     def encode(self, text: str, *, special_tokens: bool) -> list[int]:
@@ -171,7 +226,7 @@ def load_model(name: str | Path, **from_pretrained: Any) -> LanguageModel:
     return LanguageModel(model.eval(), tokenizer, str(name))
 
 
-def as_language_model(model: Any, tokenizer: PreTrainedTokenizerBase | None = None) -> LanguageModel:
+def as_language_model(model: Any, tokenizer: TokenizerLike | None = None) -> LanguageModel:
     """A `LanguageModel` from what the user has: one already, a pipeline, or a model and its tokenizer."""
     if isinstance(model, LanguageModel):
         return model if tokenizer is None else LanguageModel(model.model, tokenizer, model.name)
@@ -180,7 +235,7 @@ def as_language_model(model: Any, tokenizer: PreTrainedTokenizerBase | None = No
     if isinstance(model, str | Path):
         raise InvalidType(f"model must be loaded: pass llm_attr.load_model({str(model)!r})")
     if tokenizer is None:
-        raise InvalidType("a transformers model needs its tokenizer beside it: tokenizer=...; or pass a LanguageModel")
+        raise InvalidType("a model needs its tokenizer beside it: tokenizer=...; or pass a LanguageModel")
     return LanguageModel(model, tokenizer)
 
 
@@ -199,6 +254,25 @@ def _evaluating(model: Any) -> Iterator[None]:
     finally:
         for module in training:
             module.training = True
+
+
+_PLAIN_KEYWORDS = frozenset({"attention_mask", "use_cache"})
+
+
+def is_plain(model: Any) -> bool:
+    """Whether this is a language model that is not of transformers."""
+    of_transformers = hasattr(model, "can_generate") or hasattr(getattr(model, "config", None), "get_text_config")
+    return isinstance(model, nn.Module) and callable(getattr(model, "generate", None)) and not of_transformers
+
+
+def _guessed(model: nn.Module) -> SimpleNamespace:
+    """What a configuration would say of a model's size, for estimates of memory."""
+    weights = [weight for weight in model.parameters() if weight.dim() > 1]
+    embeddings = [module.weight for module in model.modules() if isinstance(module, nn.Embedding)] or weights
+    vocabulary, hidden = max((weight.shape[:2] for weight in embeddings), key=lambda shape: shape[0], default=(1, 1))
+    return SimpleNamespace(
+        vocab_size=int(vocabulary), hidden_size=int(hidden), num_hidden_layers=max(1, len(weights) // 6)
+    )
 
 
 def _refuse_others(model: Any) -> None:

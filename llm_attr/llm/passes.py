@@ -15,6 +15,7 @@ from transformers import DynamicCache
 
 from llm_attr.core.evaluator import Evaluator
 from llm_attr.core.memory import free_bytes
+from llm_attr.errors import NotALanguageModel
 from llm_attr.llm.forecast import Call
 from llm_attr.llm.model import LanguageModel
 from llm_attr.llm.prefix_tree import Ints, PrefixTree, Query
@@ -157,7 +158,7 @@ class TreePass:
         return cache
 
     def _masks(self, nodes: Ints, seen: Ints) -> Any:
-        dtype = self._lm.model.dtype
+        dtype = self._lm.dtype
         masks: dict[str | None, Tensor] = {}
         for kind, window in self._way.windows:
             mask = self._tree.visible(nodes, seen, window)
@@ -244,11 +245,32 @@ def forward_logits(language_model: LanguageModel, rows: Sequence[int], **inputs:
     The positions go to the model as a list: the output head of a divided model lies on another device than its
     inputs, to which every tensor among the keywords is moved.
     """
+    if language_model.is_plain:
+        return _plain_logits(language_model, **inputs)[:, list(rows)]
     if "logits_to_keep" in language_model.forward_keywords:
         return language_model.model(**inputs, logits_to_keep=list(rows), return_dict=True).logits
     logits = language_model.model(**inputs, return_dict=True).logits
     length = inputs["input_ids"].shape[1]
     return logits[:, [row - length for row in rows]]  # from the end: an adapter may have put tokens in front
+
+
+def _plain_logits(language_model: LanguageModel, input_ids: Tensor, **inputs: Any) -> Tensor:
+    """`(batch, positions, vocabulary)` of a model that is not of transformers.
+
+    Raises:
+        NotALanguageModel: it gives no such logits.
+    """
+    output = language_model.model(
+        input_ids, **{name: given for name, given in inputs.items() if name in language_model.forward_keywords}
+    )
+    logits = getattr(output, "logits", None)
+    if not isinstance(logits, Tensor) or logits.dim() != 3 or logits.shape[:2] != input_ids.shape:
+        found = f"logits of the shape {tuple(logits.shape)}" if isinstance(logits, Tensor) else type(output).__name__
+        raise NotALanguageModel(
+            f"forward of {language_model.name} must give an object with logits (batch, tokens, vocabulary) for ids "
+            f"{tuple(input_ids.shape)}; got {found}"
+        )
+    return logits
 
 
 def positions_that_fit(language_model: LanguageModel) -> int:
@@ -260,7 +282,7 @@ def positions_that_fit(language_model: LanguageModel) -> int:
 
 def call_bytes(language_model: LanguageModel, call: Call) -> int:
     """What a call without gradients takes beside the weights, about."""
-    config, width = language_model.text_config, language_model.model.dtype.itemsize
+    config, width = language_model.text_config, language_model.dtype.itemsize
     head = config.vocab_size * (width + 8)
     body = config.hidden_size * width * (2 * config.num_hidden_layers + 24)
     return int(call.positions * body + call.head_rows * head)

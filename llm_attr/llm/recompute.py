@@ -74,7 +74,7 @@ def kept_bytes(language_model: LanguageModel, positions: int, recompute: bool = 
         positions: Of all rows.
         recompute: Whether the blocks keep only their inputs.
     """
-    config, width = language_model.text_config, language_model.model.dtype.itemsize
+    config, width = language_model.text_config, language_model.dtype.itemsize
     inner = getattr(config, "intermediate_size", 0) or 4 * config.hidden_size
     block = (12 * config.hidden_size + 4 * inner) * width
     inputs = config.num_hidden_layers * config.hidden_size * width

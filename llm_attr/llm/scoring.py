@@ -199,7 +199,7 @@ class Scorer:
                 if not torch.isfinite(found).all():
                     text = self.language_model.decode(list(query.variant.tokens))
                     raise NonFiniteScore(
-                        f"{self.language_model.name} ({self.language_model.model.dtype}) gave NaN or infinite {name} "
+                        f"{self.language_model.name} ({self.language_model.dtype}) gave NaN or infinite {name} "
                         f"for one of {len(queries)} variants, {text[:80]!r}; check the weights, or load the model in "
                         "bf16 or fp32"
                     )

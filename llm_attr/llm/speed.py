@@ -67,7 +67,7 @@ def speed_of(language_model: LanguageModel, backward: bool) -> Speed:
         backward: Whether a backward pass is measured too.
     """
     model = language_model.model
-    setting = (model.dtype, str(language_model.device), torch.get_num_threads(), backward)
+    setting = (language_model.dtype, str(language_model.device), torch.get_num_threads(), backward)
     known = _known.setdefault(model, {})
     if setting not in known:
         known[setting] = _measured(language_model, backward)
@@ -95,7 +95,7 @@ def _backward(language_model: LanguageModel, length: int) -> float:
     """Seconds of a backward pass down to the embeddings."""
     with torch.no_grad():
         ids = torch.zeros(1, length, dtype=torch.long, device=language_model.device)
-        embedding = language_model.model.get_input_embeddings()
+        embedding = language_model.embedding
         embedded = embedding(ids)
     found = []
     for _ in range(ROUNDS):

@@ -11,9 +11,10 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from llm_attr.errors import EmptyTarget, InvalidShape, InvalidTarget, InvalidType, InvalidValue
+from llm_attr.errors import EmptyTarget, InvalidShape, InvalidTarget, InvalidType, InvalidValue, NotALanguageModel
 from llm_attr.llm.generation import GenArgs, generate, until_end
 from llm_attr.llm.model import LanguageModel
+from llm_attr.llm.tokenizer import vocabulary_size
 
 
 class Generated(Protocol):
@@ -120,7 +121,13 @@ def _after(prompt: Sequence[int], sequences: Tensor, language_model: LanguageMod
 
 def _vocabulary(language_model: LanguageModel) -> int:
     """How many tokens the model knows; some models have more of them than their tokenizer."""
-    return int(getattr(language_model.text_config, "vocab_size", None) or len(language_model.tokenizer))
+    known = getattr(language_model.text_config, "vocab_size", None)
+    if language_model.is_plain:
+        try:
+            known = getattr(language_model.embedding, "num_embeddings", None)
+        except NotALanguageModel:
+            known = None
+    return int(known or vocabulary_size(language_model.tokenizer) or 1 << 31)
 
 
 def _ids(target: Any, vocabulary: int) -> list[int]:

@@ -79,7 +79,7 @@ def agree(scores: Tensor, expected: Tensor, dtype: torch.dtype) -> bool:
 
 def _setting(language_model: LanguageModel, gaps: bool) -> Setting:
     autocast = torch.is_autocast_enabled(language_model.device.type)
-    return kernel(language_model), language_model.model.dtype, autocast, gaps
+    return kernel(language_model), language_model.dtype, autocast, gaps
 
 
 def kernel(language_model: LanguageModel) -> str:
@@ -100,6 +100,7 @@ def _against_tree(language_model: LanguageModel) -> str | None:
     layers = sorted(set(getattr(config, "layer_types", None) or ()) - TREE_LAYERS)
     ropes = _rope_types(getattr(config, "rope_parameters", None) or {}) & LENGTH_DEPENDENT_ROPES
     reasons = {
+        "it is no model of transformers": language_model.is_plain,
         "its state is recurrent": getattr(language_model.model, "_is_stateful", False),
         f"its forward takes no {', '.join(missing)}": missing,
         f"it has layers of kind {', '.join(layers)}": layers,
