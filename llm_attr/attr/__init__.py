@@ -70,6 +70,7 @@ from llm_attr.attr.lrp_rules import (
 from llm_attr.attr.model_input import ModelInputWrapper
 from llm_attr.attr.noise_tunnel import SUPPORTED_NOISE_TUNNEL_TYPES, NoiseTunnel
 from llm_attr.attr.occlusion import Occlusion
+from llm_attr.attr.odd_shap import OddShap
 from llm_attr.attr.owen import Owen
 from llm_attr.attr.permutation import FeaturePermutation, LayerFeaturePermutation
 from llm_attr.attr.perturbation import PerturbationAttribution
@@ -182,6 +183,7 @@ __all__ = [
     "NeuronIntegratedGradients",
     "NoiseTunnel",
     "Occlusion",
+    "OddShap",
     "Owen",
     "PairwiseInteractions",
     "PathInfo",

@@ -10,7 +10,7 @@ from torch import Tensor
 
 from llm_attr.attr.perturbation import PerturbationAttribution
 from llm_attr.core.features import Features
-from llm_attr.core.kernel_shap import ComplementaryPairs
+from llm_attr.core.kernel_shap import AdditiveRegression
 from llm_attr.core.ledger import Ledger
 from llm_attr.core.play import Stopping
 from llm_attr.core.problem import Problem
@@ -27,11 +27,12 @@ class KernelShap(PerturbationAttribution):
 
     `(f - 1) / (C(f, s) s (f - s))` is the weight of a coalition of s out of f features; the empty and the full one are
     met exactly, so the attributions sum to the change of the output. Coalitions are asked for in complementary pairs,
-    none twice, and sizes of which all are due are enumerated; asked for all `2^f`, it is exact.
+    none twice, and sizes of which all are due are enumerated; asked for all `2^f`, it is exact. About four evaluations
+    for each feature are good; from fewer than two, features that no coalition tells apart get equal shares, with a
+    warning.
 
     Source: S. M. Lundberg and S.-I. Lee, A Unified Approach to Interpreting Model Predictions, NeurIPS 2017, theorem 2;
-    I. Covert and S.-I. Lee, Improving KernelSHAP, AISTATS 2021 (pairs, constraint); for interactions: R. T. Witter, Y.
-    Liu and C. Musco, Regression-adjusted Monte Carlo Estimators for Shapley Values and Probabilistic Values, 2025.
+    I. Covert and S.-I. Lee, Improving KernelSHAP, AISTATS 2021 (pairs, constraint).
 
     Example:
         >>> import torch
@@ -40,7 +41,7 @@ class KernelShap(PerturbationAttribution):
         tensor([[3., 3.]])
     """
 
-    estimator = ComplementaryPairs
+    estimator = AdditiveRegression
 
     def attribute(
         self,
@@ -54,7 +55,6 @@ class KernelShap(PerturbationAttribution):
         return_input_shape: bool = True,
         show_progress: bool = False,
         *,
-        interactions: bool = True,
         until: float | str | None = None,
         budget: int | str | None = None,
         seed: int | None = None,
@@ -69,28 +69,24 @@ class KernelShap(PerturbationAttribution):
             target: See `Attribution`.
             additional_forward_args: See `Attribution`.
             feature_mask: See `PerturbationAttribution`.
-            n_samples: Evaluations, with the empty and the full coalition; at least two for each feature.
+            n_samples: Evaluations, with the empty and the full coalition.
             perturbations_per_eval: See `PerturbationAttribution`.
             return_input_shape: False gives `(outputs, features)` instead.
             show_progress: See `Attribution`.
-            interactions: Whether interactions of the orders 3 and 5 are taken out by a model of them, which makes a
-                sample worth several times its size; False: the regression alone.
             until: See `PerturbationAttribution`.
             budget: See `PerturbationAttribution`.
             seed: See `PerturbationAttribution`.
-            return_stderr: See `PerturbationAttribution`; infinite where there are no more pairs than unknowns.
+            return_stderr: See `PerturbationAttribution`; from fewer than three evaluations for each feature the
+                spread of the attributions.
             ledger: See `PerturbationAttribution`.
 
         Returns:
             As the inputs where the model gives one output for each example; else `(*output.shape, *features)` for each
             input. In units of the output; then the standard errors in the same form, if asked for.
-
-        Raises:
-            InvalidValue: n_samples (or the budget) is too small for the features.
         """
         problem = Problem.of(self.forward_func, inputs, baselines, target, additional_forward_args)
         features = Features.of(feature_mask, problem.inputs)
-        estimator, stopping = ComplementaryPairs(n_samples, interactions, seed), Stopping.of(until, budget)
+        estimator, stopping = AdditiveRegression(n_samples, seed), Stopping.of(until, budget)
         playing = self._playing(problem, features, estimator, perturbations_per_eval, show_progress, stopping, ledger)
         return playing.answer(return_stderr, by_output=True, return_input_shape=return_input_shape)
 

@@ -21,7 +21,8 @@ from torch import Tensor
 
 import llm_attr
 from llm_attr.attr import LLMAttribution
-from llm_attr.core.kernel_shap import ComplementaryPairs
+from llm_attr.core.kernel_shap import AdditiveRegression
+from llm_attr.core.odd_shap import OddRegression
 from llm_attr.core.shapley import RandomOrders
 from llm_attr.llm.result import LLMAttributionResult
 from tests.benchmarks.exact_games import REPEATS, Found, evaluations_until, exact_game
@@ -161,8 +162,12 @@ def ratios(sides: list[Side]) -> tuple[float, float]:
     return theirs.median / ours.median, theirs.median_busy / ours.median_busy
 
 
-def pairs(seed: int, n_samples: int, interactions: bool = True) -> ComplementaryPairs:
-    return ComplementaryPairs(n_samples, interactions, seed=seed)
+def odd(seed: int, n_samples: int) -> OddRegression:
+    return OddRegression(n_samples, seed)
+
+
+def additive(seed: int, n_samples: int) -> AdditiveRegression:
+    return AdditiveRegression(n_samples, seed)
 
 
 @dataclass(frozen=True)
@@ -172,7 +177,7 @@ class SameError:
     Attributes:
         job: The prompt.
         n_samples: Captum's orders.
-        most: Evaluations after which KernelShap may be no further off.
+        most: Evaluations after which OddShap may be no further off.
         goal: How many times as long Captum should take.
     """
 
@@ -196,8 +201,8 @@ def test_same_error(lm: llm_attr.LanguageModel, folder: Path, row: SameError) ->
     print(f"\n{row.job.name}: captum n={row.n_samples}, {evaluations} evaluations, {theirs.distinct:.0f} distinct: "
           f"relative RMSE {theirs.error:.4f}, mean of {REPEATS} runs; goal {row.goal} x in time")  # fmt: skip
     ways: dict[str, Callable[[int], Found]] = {
-        "KernelShap": lambda n: game.ours(partial(pairs, n_samples=n)),
-        "KernelShap(interactions=False)": lambda n: game.ours(partial(pairs, n_samples=n, interactions=False)),
+        "OddShap": lambda n: game.ours(partial(odd, n_samples=n)),
+        "KernelShap": lambda n: game.ours(partial(additive, n_samples=n)),
         "PermutationShapley": lambda n: game.ours(lambda seed: RandomOrders(1, True, seed), n),
         "ShapleyValueSampling": lambda n: game.ours(lambda seed: RandomOrders(1, False, seed), n),
     }
@@ -208,14 +213,14 @@ def test_same_error(lm: llm_attr.LanguageModel, folder: Path, row: SameError) ->
             f"  {name:32} {needed[name]:4} evaluations: {evaluations / needed[name]:5.1f} x fewer, "
             f"{theirs.distinct / needed[name]:5.1f} x fewer distinct ones"
         )
-    sides = [our_side(lm, "KernelShap", row.job, n_samples=needed["KernelShap"]),
+    sides = [our_side(lm, "OddShap", row.job, n_samples=needed["OddShap"]),
              their_side(lm, "ShapleyValueSampling", row.job, n_samples=1)]  # fmt: skip
     sides[0].run()
     compare(sides, 3, lm.model)
     wall, busy = (evaluations / (features + 1) * ratio for ratio in ratios(sides))
     print(report("time", sides))
     print(f"  in time, captum extrapolated from {features + 1} evaluations: {wall:.1f} x wall, {busy:.1f} x cpu")
-    assert game.ours(partial(pairs, n_samples=row.most)).error <= theirs.error
+    assert game.ours(partial(odd, n_samples=row.most)).error <= theirs.error
 
 
 @pytest.mark.parametrize("job", [TMPL10, RAG12], ids=lambda job: job.name)
@@ -230,12 +235,9 @@ def test_error_curve(lm: llm_attr.LanguageModel, folder: Path, job: Job) -> None
         found = game.theirs("KernelShap", n)
         print(f"  captum KernelShap n={n}: {found.distinct:.0f} distinct, {found.error:.4f}")
     for n in (24, 32, 50, 100, 200, 400):
-        kernel, plain = (
-            game.ours(partial(pairs, n_samples=n)),
-            game.ours(partial(pairs, n_samples=n, interactions=False)),
-        )
+        kernel, plain = game.ours(partial(odd, n_samples=n)), game.ours(partial(additive, n_samples=n))
         paired, single = (game.ours(lambda seed, p=p: RandomOrders(1, p, seed), n) for p in (True, False))
-        print(f"  {n:4}: KernelShap {kernel.error:.4f}, interactions=False {plain.error:.4f}, "
+        print(f"  {n:4}: OddShap {kernel.error:.4f}, KernelShap {plain.error:.4f}, "
               f"PermutationShapley {paired.error:.4f} ({paired.distinct:.0f}), "
               f"ShapleyValueSampling {single.error:.4f} ({single.distinct:.0f})")  # fmt: skip
         assert kernel.distinct == n

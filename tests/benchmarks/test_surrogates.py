@@ -15,7 +15,8 @@ from torch import nn
 
 import llm_attr
 from llm_attr.attr import KernelShap, Lime, LLMAttribution, ShapleyValues
-from llm_attr.core.kernel_shap import ComplementaryPairs
+from llm_attr.core.kernel_shap import AdditiveRegression
+from llm_attr.core.odd_shap import OddRegression
 from llm_attr.core.play import play
 from llm_attr.core.shapley import RandomOrders
 from tests.benchmarks.jobs import OURS, RAG12, TMPL10, Job
@@ -65,6 +66,6 @@ def test_evaluations_for_the_same_error(job: Job) -> None:
         found, distinct = error(lambda seed, samples=samples: RandomOrders(samples, False, seed))
         print(f"  orders (Captum's ShapleyValueSampling, n={samples:3}) {distinct:6.0f}  {found:.4f}")
     for samples in (24, 32, 50, 100, 200, 250):
-        for interactions in (True, False):
-            found, distinct = error(lambda seed, n=samples, i=interactions: ComplementaryPairs(n, i, seed))
-            print(f"  KernelShap, interactions={interactions!s:5} {' ' * 13} {distinct:6.0f}  {found:.4f}")
+        for name, regression in (("OddShap", OddRegression), ("KernelShap", AdditiveRegression)):
+            found, distinct = error(lambda seed, n=samples, make=regression: make(n, seed))
+            print(f"  {name:48} {distinct:6.0f}  {found:.4f}")

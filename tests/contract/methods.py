@@ -112,6 +112,7 @@ ROWS = [
     Row("pairwise_interactions", attr.PairwiseInteractions, sums_to="change", **GAMES),
     Row("group_ablation", attr.GroupAblation, **GAMES),
     Row("kernel_shap", attr.KernelShap, options={"n_samples": 32, "seed": 0}, sums_to="change", **GAMES),
+    Row("odd_shap", attr.OddShap, options={"n_samples": 32}, sums_to="change", **GAMES),
     Row("lime", attr.Lime, options={"n_samples": 30, "seed": 0}, **GAMES),
     Row("context_cite", attr.ContextCite, options={"n_samples": 30}, **GAMES),
     Row("occlusion", attr.Occlusion, options={"sliding_window_shapes": 2}, **GAMES),

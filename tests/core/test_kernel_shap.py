@@ -1,6 +1,7 @@
 from __future__ import annotations
 
-from itertools import islice
+from collections.abc import Iterator
+from itertools import islice, pairwise
 from math import comb
 
 import pytest
@@ -8,25 +9,42 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from llm_attr.core.kernel_shap import ComplementaryPairs
-from llm_attr.core.odd_regression import MOST_PAIRS
+from llm_attr.core.complementary_pairs import ComplementaryPairs
+from llm_attr.core.kernel_shap import AdditiveRegression
+from llm_attr.core.odd_shap import MOST_PAIRS, OddRegression
 from llm_attr.core.play import Stopping, play
-from llm_attr.core.shapley import AllSubsets
+from llm_attr.core.shapley import AllSubsets, RandomOrders, chains, of_chains
 from llm_attr.errors import InvalidValue
+from llm_attr.typing import Coalitions
 from tests.core.games import TableGame, all_of, as_rows, estimated, random_game, sample, smooth_game
 from tests.reference.shapley import shapley
 from tests.reference.surrogates import kernel_shap
 
-both = pytest.mark.parametrize("interactions", [True, False])
+REGRESSIONS = st.sampled_from([AdditiveRegression, OddRegression])
+both = pytest.mark.parametrize("regression", [AdditiveRegression, OddRegression])
 
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 
 
+class Orders(RandomOrders):
+    """A single order and its reverse."""
+
+    def __init__(self, order: torch.Tensor) -> None:
+        super().__init__(1, True)
+        self.order = order
+
+    def rounds(self, features: int) -> Iterator[Coalitions]:
+        yield chains(self.order, True)
+
+
 @settings(max_examples=40, deadline=None, derandomize=True)
-@given(st.builds(random_game, st.integers(1, 6), st.integers(1, 3), st.integers(0, 10_000)), st.booleans())
-def test_all_coalitions_give_the_shapley_values(game: TableGame, interactions: bool) -> None:
-    found = estimated(ComplementaryPairs(2**game.features + 10, interactions, seed=0), game)
+@given(
+    st.builds(random_game, st.integers(1, 6), st.integers(1, 3), st.integers(0, 10_000)),
+    st.sampled_from([AdditiveRegression, OddRegression]),
+)
+def test_all_coalitions_give_the_shapley_values(game: TableGame, regression: type[ComplementaryPairs]) -> None:
+    found = estimated(regression(2**game.features + 10, seed=0), game)
     want = as_rows(shapley(game.worth, range(game.features)))
     torch.testing.assert_close(found.values, want, atol=1e-10, rtol=0)
     assert sorted(game.asked) == sorted(set(game.asked)) == list(range(2**game.features))
@@ -38,24 +56,24 @@ def test_all_coalitions_give_the_shapley_values(game: TableGame, interactions: b
 
 
 @both
-def test_many_coalitions_enumerated_are_exact(interactions: bool) -> None:
+def test_many_coalitions_enumerated_are_exact(regression: type[ComplementaryPairs]) -> None:
     game = random_game(11, 2)
     want = estimated(AllSubsets(), game).values
-    found = estimated(ComplementaryPairs(2**11, interactions, seed=0), game).values
+    found = estimated(regression(2**11, seed=0), game).values
     torch.testing.assert_close(found, want, atol=1e-10, rtol=0)
 
 
 def test_no_features_and_one() -> None:
-    empty = estimated(ComplementaryPairs(), TableGame(torch.ones(1, 2).double()))
+    empty = estimated(AdditiveRegression(), TableGame(torch.ones(1, 2).double()))
     assert empty.values.shape == (0, 2)
     game = random_game(1)
-    torch.testing.assert_close(estimated(ComplementaryPairs(), game).values, game.table[1:] - game.table[:1])
+    torch.testing.assert_close(estimated(AdditiveRegression(), game).values, game.table[1:] - game.table[:1])
 
 
 @settings(max_examples=30, deadline=None, derandomize=True)
 @given(st.integers(2, 30), st.integers(0, 300), st.integers(0, 100))
 def test_the_design(features: int, more: int, seed: int) -> None:
-    estimator = ComplementaryPairs(2 * features + more, seed=seed)
+    estimator = AdditiveRegression(2 * features + more, seed=seed)
     rows = torch.cat(list(islice(estimator.rounds(features), estimator.n_samples)))
     assert not rows[0].any()
     assert rows[1].all()
@@ -72,7 +90,7 @@ def test_the_design(features: int, more: int, seed: int) -> None:
 
 
 def test_sizes_are_drawn_by_the_kernel_and_enumerated_when_all_are_due() -> None:
-    rows = torch.cat(list(islice(ComplementaryPairs(402, seed=0).rounds(20), 201)))
+    rows = torch.cat(list(islice(AdditiveRegression(402, seed=0).rounds(20), 201)))
     sizes = rows[2::2].sum(1)
     counts = torch.minimum(sizes, 20 - sizes).bincount(minlength=11)[1:]
     assert counts[0] == 20
@@ -84,7 +102,7 @@ def test_sizes_are_drawn_by_the_kernel_and_enumerated_when_all_are_due() -> None
 def test_every_coalition_of_a_size_is_as_likely() -> None:
     seen = torch.zeros(32)
     for seed in range(400):
-        row = next(islice(ComplementaryPairs(10, seed=seed).rounds(5), 1, 2))[0]
+        row = next(islice(AdditiveRegression(16, seed=seed).rounds(5), 1, 2))[0]
         seen[(row.long() << torch.arange(5)).sum()] += 1
     pairs = seen + seen.flip(0)
     one, two = [pairs[1 << i] for i in range(5)], [pairs[n] for n in range(16) if n.bit_count() == 2]
@@ -95,8 +113,8 @@ def test_every_coalition_of_a_size_is_as_likely() -> None:
 
 @both
 @pytest.mark.parametrize("samples", [16, 24, 40])
-def test_efficiency_and_additive_games(interactions: bool, samples: int) -> None:
-    estimator = ComplementaryPairs(samples, interactions, seed=1)
+def test_efficiency_and_additive_games(regression: type[ComplementaryPairs], samples: int) -> None:
+    estimator = regression(samples, seed=1)
     game = random_game(8)
     found = estimated(estimator, game).values
     torch.testing.assert_close(found.sum(0), game.table[-1] - game.table[0])
@@ -109,8 +127,8 @@ def test_efficiency_and_additive_games(interactions: bool, samples: int) -> None
 
 
 @both
-def test_it_is_linear_and_gives_each_output_its_own(interactions: bool) -> None:
-    estimator, game = ComplementaryPairs(30, interactions, seed=0), random_game(7, 3)
+def test_it_is_linear_and_gives_each_output_its_own(regression: type[ComplementaryPairs]) -> None:
+    estimator, game = regression(30, seed=0), random_game(7, 3)
     whole = estimated(estimator, game)
     for i in range(3):
         one = estimated(estimator, TableGame(game.table[:, i : i + 1]))
@@ -125,53 +143,72 @@ def test_interactions_make_a_sample_worth_more() -> None:
     game = smooth_game(10, 3)
     want = estimated(AllSubsets(), game).values
 
-    def error(samples: int, interactions: bool) -> float:
-        found = torch.stack(
-            [estimated(ComplementaryPairs(samples, interactions, seed), game).values for seed in range(20)]
-        )
+    def error(samples: int, regression: type[ComplementaryPairs]) -> float:
+        found = torch.stack([estimated(regression(samples, seed), game).values for seed in range(20)])
         return ((found - want) ** 2).sum(1).mean().sqrt().item()
 
-    assert error(50, True) < error(50, False)
-    assert error(200, True) < 0.85 * error(200, False)
+    assert error(50, OddRegression) < error(50, AdditiveRegression)
+    assert error(200, OddRegression) < 0.85 * error(200, AdditiveRegression)
 
 
 def test_a_sample_of_more_pairs_than_a_model_takes() -> None:
     game = random_game(12, 1)
     samples = 2 * MOST_PAIRS + 4
     assert torch.equal(
-        estimated(ComplementaryPairs(samples, True, 0), game).values,
-        estimated(ComplementaryPairs(samples, False, 0), game).values,
+        estimated(OddRegression(samples, 0), game).values,
+        estimated(AdditiveRegression(samples, 0), game).values,
     )
 
 
 def test_stored_values_are_read_again_in_half_precision_too() -> None:
-    game, estimator = random_game(6), ComplementaryPairs(30, seed=0)
+    game, estimator = random_game(6), AdditiveRegression(30, seed=0)
     rows, values = sample(estimator, game)
-    again = ComplementaryPairs(30, seed=99).estimate(rows, values)
+    again = AdditiveRegression(30, seed=99).estimate(rows, values)
     torch.testing.assert_close(again.values, estimator.estimate(rows, values).values)
     assert estimator.estimate(rows, values.half()).values.dtype == torch.float32
 
 
-def test_too_few_samples_are_refused() -> None:
-    with pytest.raises(InvalidValue, match=r"n_samples=25 evaluations are too few: .* of 30 features .* least 60"):
-        ComplementaryPairs().evaluations(30)
-    with pytest.raises(InvalidValue, match="n_samples must be a whole number"):
-        ComplementaryPairs(0)
-    with pytest.raises(InvalidValue, match=r"a budget of 19 evaluations is too small.* at least 20"):
-        play(random_game(10), ComplementaryPairs(seed=0), 10, Stopping.of(budget=19))
-
-
-def test_the_least_budget_and_samples_until_it_is_sure() -> None:
+def test_few_samples_tell_what_they_can() -> None:
     game = smooth_game(10)
-    least = play(game, ComplementaryPairs(seed=0), 10, Stopping.of(budget=20))
+    with pytest.warns(UserWarning, match="25 evaluations are fewer than two for each of the 30 features: "):
+        assert AdditiveRegression().evaluations(30) == 24
+    truth, errors = estimated(AllSubsets(), game).values, []
+    for samples in (2, 4, 8, 14, 20):
+        found = [estimated(AdditiveRegression(samples, seed), game) for seed in range(20)]
+        errors.append(torch.stack([each.values - truth for each in found]).pow(2).mean().sqrt().item())
+        for each in found:
+            torch.testing.assert_close(each.values.sum(0), game.table[-1] - game.table[0])
+            assert each.stderr is not None
+            assert each.stderr.isfinite().all() == (samples > 2)
+    assert errors == sorted(errors, reverse=True)
+    blocks = estimated(AdditiveRegression(8, seed=0), game).values
+    assert len(blocks.mul(1e9).round().unique(dim=0)) == 4
+    with pytest.raises(InvalidValue, match="n_samples must be a whole number"):
+        AdditiveRegression(0)
+    with pytest.raises(InvalidValue, match=r"a budget of 3 evaluations is too small.* at least 4"):
+        play(random_game(10), AdditiveRegression(seed=0), 10, Stopping.of(budget=3))
+
+
+@both
+def test_an_order_and_its_reverse_are_their_mean(regression: type[ComplementaryPairs]) -> None:
+    game = random_game(9)
+    rows, values = sample(regression(18, seed=3), game)
+    chain = sorted(rows[2::2].tolist(), key=sum)
+    order = [
+        next(i for i in range(9) if more[i] and not less[i]) for less, more in pairwise([[0] * 9, *chain, [1] * 9])
+    ]
+    rising = play(game, Orders(torch.tensor(order)), 9)
+    want = of_chains(rising.coalitions, rising.values, True)
+    torch.testing.assert_close(regression(18).estimate(rows, values).values, want.values)
+
+
+def test_from_the_least_budget_to_a_sample_that_is_sure() -> None:
+    game = smooth_game(10)
+    least = play(game, AdditiveRegression(seed=0), 10, Stopping.of(budget=20))
     assert len(least.coalitions) == 20
-    found = ComplementaryPairs(seed=0).estimate(least.coalitions, least.values)
-    assert found.values.isfinite().all()
-    assert found.stderr is not None
-    assert found.stderr.isinf().all()
-    few = ComplementaryPairs(4, seed=0)
+    few = AdditiveRegression(4, seed=0)
     sure = play(game, few, 10, Stopping.of(until=0.1, budget=1000))
     reached = few.estimate(sure.coalitions, sure.values)
-    assert 20 < len(sure.coalitions) < 1000
+    assert 30 < len(sure.coalitions) < 1000
     assert reached.stderr is not None
     assert (reached.stderr.amax(0) <= 0.1 * reached.values.abs().amax(0)).all()

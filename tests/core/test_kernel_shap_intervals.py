@@ -5,8 +5,10 @@ from __future__ import annotations
 import pytest
 import torch
 
-from llm_attr.core.kernel_shap import ComplementaryPairs
-from llm_attr.core.play import CONFIDENT
+from llm_attr.core.complementary_pairs import ComplementaryPairs
+from llm_attr.core.kernel_shap import AdditiveRegression
+from llm_attr.core.odd_shap import OddRegression
+from llm_attr.core.play import CONFIDENT, Stopping, play
 from llm_attr.core.shapley import AllSubsets
 from tests.core.games import TableGame, each_number_of_seeds, estimated, random_game, smooth_game
 
@@ -21,17 +23,49 @@ GAMES = {
 pytestmark = pytest.mark.usefixtures("one_thread")
 
 
+REGRESSIONS = pytest.mark.parametrize("regression", [AdditiveRegression, OddRegression])
+
+
 @each_number_of_seeds
-@pytest.mark.parametrize("interactions", [True, False])
+@REGRESSIONS
 @pytest.mark.parametrize("by_feature", [3, 4, 6, 10])
 @pytest.mark.parametrize("game", GAMES.values(), ids=GAMES)
 def test_intervals_hold_the_truth(
-    game: TableGame, by_feature: int, interactions: bool, seeds: int, low: float, high: float
+    game: TableGame, by_feature: int, regression: type[ComplementaryPairs], seeds: int, low: float, high: float
 ) -> None:
     truth, samples = estimated(AllSubsets(), game).values, by_feature * game.features
     hits = torch.zeros(truth.shape[1], dtype=torch.float64)
     for seed in range(seeds):
-        found = estimated(ComplementaryPairs(samples, interactions, seed), game)
+        found = estimated(regression(samples, seed), game)
         assert found.stderr is not None
         hits += ((found.values - truth).abs() <= CONFIDENT * found.stderr).double().mean(0) / seeds
     assert low <= hits.mean() <= high + 0.005, hits
+
+
+@REGRESSIONS
+@pytest.mark.parametrize("samples", [6, 10, 16, 18, 24])
+@pytest.mark.parametrize("game", GAMES.values(), ids=GAMES)
+def test_few_evaluations_are_not_overconfident(
+    game: TableGame, samples: int, regression: type[ComplementaryPairs]
+) -> None:
+    truth = estimated(AllSubsets(), game).values
+    hits = []
+    for seed in range(20):
+        found = estimated(regression(samples, seed), game)
+        assert found.stderr is not None
+        hits.append(((found.values - truth).abs() <= CONFIDENT * found.stderr).double().mean())
+    assert torch.stack(hits).mean() >= 0.88
+
+
+@REGRESSIONS
+@pytest.mark.parametrize("game", GAMES.values(), ids=GAMES)
+def test_a_sample_that_goes_on_from_few(game: TableGame, regression: type[ComplementaryPairs]) -> None:
+    truth = estimated(AllSubsets(), game).values
+    hits = []
+    for seed in range(20):
+        estimator = regression(8, seed)
+        played = play(game, estimator, game.features, Stopping.of(budget=6 * game.features))
+        found = estimator.estimate(played.coalitions, played.values)
+        assert found.stderr is not None
+        hits.append(((found.values - truth).abs() <= CONFIDENT * found.stderr).double().mean())
+    assert torch.stack(hits).mean() >= 0.86

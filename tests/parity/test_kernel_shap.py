@@ -10,7 +10,6 @@ import torch
 from torch import Tensor
 
 from llm_attr.attr import KernelShap, ShapleyValues
-from llm_attr.errors import InvalidValue
 from tests.parity.models import TwoInputs, cnn, made, mlp
 
 with warnings.catch_warnings():
@@ -77,8 +76,19 @@ def test_errors_and_budgets() -> None:
     assert (errors > 0).all()
     sure = KernelShap(forward).attribute(inputs, target=1, n_samples=8, seed=0, until=1e-9)
     torch.testing.assert_close(sure, ShapleyValues(forward).attribute(inputs, target=1))
-    with pytest.raises(InvalidValue, match="n_samples=7 evaluations are too few"):
-        KernelShap(forward).attribute(inputs, target=1, n_samples=7)
+
+
+@pytest.mark.parametrize("features", [13, 40])
+def test_a_default_call_takes_any_number_of_features(features: int) -> None:
+    inputs, weights = random(2, features), random(features, seed=1)
+    with pytest.warns(UserWarning, match=f"25 evaluations are fewer than two for each of the {features} features"):
+        found, errors = KernelShap(lambda x: x @ weights).attribute(inputs, seed=0, return_stderr=True)
+    torch.testing.assert_close(found.sum(1), inputs @ weights)
+    assert errors.isfinite().all()
+    exact = inputs * weights
+    equal = exact.mean(1, keepdim=True).expand_as(exact)
+    assert (found - exact).norm() < (0.5 if features == 13 else 0.9) * (equal - exact).norm()
+    assert ((found - exact).abs() <= 1.96 * errors).double().mean() > 0.9
 
 
 def test_one_feature_and_a_seed_of_its_own() -> None:
