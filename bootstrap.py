@@ -243,15 +243,15 @@ def check(environment: Environment) -> None:
         run(title, [str(environment.python), *arguments], quiet=True, beside=True)
 
 
-def fetch(environment: Environment) -> None:
+def fetch(environment: Environment, beside: bool = False) -> None:
     """Fetch the embedded model into the user's cache."""
-    run(f"model: {MODEL}", [str(environment.python), "-m", "llm_attr.cli", "models", "fetch", MODEL])
+    run(f"model: {MODEL}", [str(environment.python), "-m", "llm_attr.cli", "models", "fetch", MODEL], beside=beside)
 
 
 def test(environment: Environment, everything: bool) -> None:
     """Check and test; the checks and the conversion of the model keep one core each, so they run at once."""
     with ThreadPoolExecutor() as threads:
-        jobs = [threads.submit(fetch, environment), threads.submit(check, environment)]
+        jobs = [threads.submit(fetch, environment, beside=True), threads.submit(check, environment)]
     for job in jobs:
         job.result()
     if everything:

@@ -303,7 +303,7 @@ class TestSteps:
         monkeypatch.setattr(sys, "argv", ["bootstrap.py", "test"])
         assert bootstrap.main() == 1
         printed = capfd.readouterr()
-        assert [line for line in printed.out.splitlines() if line.startswith("==")] == ["== model: smollm2-135m"]
+        assert not [line for line in printed.out.splitlines() if line.startswith("==")]  # what failed, nor what follows
         assert "bootstrap: model: smollm2-135m failed (exit code 1)" in printed.err
 
     def test_ctrl_c_is_told(

@@ -270,6 +270,7 @@ class TestStore:
         (site / MEMBER).write_bytes(b"another file")
         assert wheel.find_installed(tiny.source) is None
 
+    @pytest.mark.slow
     def test_without_pip_an_environment_is_made_for_it(
         self, tiny: embedded.EmbeddedModel, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
     ) -> None:
