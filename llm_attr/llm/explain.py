@@ -136,8 +136,9 @@ def explain(
         tokenizer: The tokenizer of a transformers model.
         unit: `token`, `word`, `sentence`, `paragraph` or `message`.
         method: A name out of `llm_attr.methods()`.
-        target: The answer to explain: text, token ids, or what `model.generate` returned for the prompt; None lets the
-            model generate it. With a list of prompts, one for all or a list with one for each.
+        target: The answer to explain: text, token ids, or what `model.generate` returned for the prompt, as a whole or
+            one row (ids that begin with the whole prompt are such a row). None lets the model generate it. With a list
+            of prompts, one for all or a list with one for each.
         scalar: Which quantity of the answer: `log_prob`, `prob`, `logit`, `entropy`, `kl`, `margin`, a function of
             logits `(tokens, vocabulary)` and ids `(tokens,)`, or a `Scalar`; or a list of these, which share the
             passes.

@@ -11,6 +11,7 @@ import tokenizers
 import torch
 import transformers
 from torch import Tensor
+from transformers import PreTrainedTokenizerBase
 
 import llm_attr
 from llm_attr.llm.model import LanguageModel
@@ -25,7 +26,7 @@ UNREADABLE = "unreadable"
 UNKNOWN = {None, OFFLOADED, UNREADABLE}
 """What stands for the weights where they could not be read; it is neither equal to others nor different."""
 
-_tokenizers: WeakKeyDictionary[Any, tuple[int | None, str]] = WeakKeyDictionary()
+_tokenizers: WeakKeyDictionary[Any, tuple[int, str]] = WeakKeyDictionary()
 
 
 def identity(language_model: LanguageModel) -> dict[str, Any]:
@@ -64,10 +65,12 @@ def weights_hash(model: Any) -> str:
 
 def tokenizer_hash(tokenizer: TokenizerLike) -> str:
     """SHA-256 over the tokenizer's serialised state, or the vocabulary of one that is written in Python."""
+    if not isinstance(tokenizer, PreTrainedTokenizerBase):
+        return hashlib.sha256(_state(tokenizer).encode()).hexdigest()
     size, known = _tokenizers.get(tokenizer, (-1, ""))
-    if size != vocabulary_size(tokenizer):
+    if size != len(tokenizer):
         known = hashlib.sha256(_state(tokenizer).encode()).hexdigest()
-        _tokenizers[tokenizer] = vocabulary_size(tokenizer), known
+        _tokenizers[tokenizer] = len(tokenizer), known
     return known
 
 
@@ -99,7 +102,7 @@ def _sampled(weight: Tensor) -> bytes:
 
 def _state(tokenizer: Any) -> str:
     if not getattr(tokenizer, "is_fast", False):
-        vocabulary = tokenizer.get_vocab() if hasattr(tokenizer, "get_vocab") else None
+        vocabulary = tokenizer.get_vocab() if hasattr(tokenizer, "get_vocab") else vocabulary_size(tokenizer)
         return json.dumps([type(tokenizer).__name__, vocabulary], sort_keys=True)
     state = str(tokenizer.backend_tokenizer.to_str())
     return state[state.index('"added_tokens":') :]  # in front stand padding and truncation of the last call
