@@ -82,6 +82,11 @@ class BoundPrompt(PickledWithout, InterpretableInput):
         self.contents, self._scopes = list(contents), list(scopes)
         self._special_tokens, self._pinned = special_tokens, list(pinned)
         self._replacement = self._replacing(replacement) if absence == "replace" else None
+        if absence == "mask" and not language_model.takes_mask:
+            raise InvalidValue(
+                f"absence='mask' needs a model whose forward takes an attention_mask, and that of "
+                f"{language_model.name} names none; use absence='delete' or absence='replace'"
+            )
         found = (
             [(span, self._owner_of_span(span, name)) for name, span in spans] if spans is not None else self._units()
         )

@@ -135,6 +135,11 @@ class LanguageModel:
         return keywords - {"logits_to_keep", "position_ids", "past_key_values"} if learned else keywords
 
     @property
+    def takes_mask(self) -> bool:
+        """Whether the model's forward takes an attention mask by its name."""
+        return not self.is_plain or "attention_mask" in inspect.signature(self.model.forward).parameters
+
+    @property
     def layers(self) -> dict[str, nn.Module]:
         """All modules by their names, which torch.compile does not change here."""
         return {name.replace("_orig_mod.", ""): module for name, module in self.model.named_modules()}

@@ -218,6 +218,36 @@ def test_nothing_of_the_model_changes(model: Recurrent) -> None:
     assert all(weight.grad is None for weight in model.parameters())
 
 
+class Masked(Strict):
+    """Each token sees the mean of those before it that the mask leaves in."""
+
+    def forward(self, input_ids: Tensor, attention_mask: Tensor) -> Any:  # type: ignore[override]
+        weights = attention_mask[..., None].to(self.words.weight.dtype)
+        mean = (self.words(input_ids) * weights).cumsum(1) / weights.cumsum(1).clamp(min=1)
+        return SimpleNamespace(logits=self.head(mean.repeat(1, 1, 2)))
+
+
+def test_tokens_under_a_mask(model: Recurrent) -> None:
+    masked = Prompt(TEXT, unit="sentence", absence="mask")
+    with pytest.raises(InvalidValue, match=r"forward takes an attention_mask, and that of Recurrent names none"):
+        llm_attr.explain(model, masked, tokenizer=LetterTokenizer(), target=ANSWER)
+    lm = LanguageModel(Masked().eval(), LetterTokenizer())
+    answer = torch.tensor(lm.encode(ANSWER, special_tokens=False))
+    ids = torch.cat([torch.tensor(lm.encode(TEXT, special_tokens=True)), answer])[None]
+    first = len("Aksel plays.")
+
+    def score(hidden: slice) -> Tensor:
+        mask = torch.ones_like(ids)
+        mask[0, hidden] = 0
+        logits = lm.model(ids, mask).logits[0, -len(answer) - 1 : -1]
+        return logits.log_softmax(-1)[range(len(answer)), answer].sum()
+
+    with torch.no_grad():
+        whole, *left = score(slice(0, 0)), score(slice(0, first)), score(slice(first + 1, len(TEXT)))
+    found = llm_attr.explain(lm, masked, target=ANSWER).seq_attr
+    torch.testing.assert_close(found, whole - torch.stack(left), rtol=1e-4, atol=1e-5)
+
+
 class WithoutLogits(Recurrent):
     def forward(self, input_ids: Tensor, **_: Any) -> Any:
         return super().forward(input_ids).logits
