@@ -309,6 +309,7 @@ CHATS = {"In which year was the mill built?": ("1854", None), "What does Aksel H
 
 
 @pytest.mark.real
+@pytest.mark.slow
 @pytest.mark.parametrize("question", CHATS)
 def test_a_real_chat(smollm: LanguageModel, question: str) -> None:
     chat = [{"role": "user", "content": f"{NOTES}\n\n{question}"}]

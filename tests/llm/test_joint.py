@@ -266,6 +266,7 @@ def test_results_are_kept_and_tell_what_they_shared(tmp_path: Path) -> None:
 
 
 @pytest.mark.real
+@pytest.mark.slow
 def test_real_chats(smollm: LanguageModel) -> None:
     notes = "Aksel repairs violins. The ferry leaves at noon. The mill burnt in 1921."
     questions = ("What does Aksel repair?", "When does the ferry leave?", "What burnt?")

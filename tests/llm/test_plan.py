@@ -263,6 +263,7 @@ def test_a_model_without_forward_mode_goes_backwards() -> None:
 
 
 @pytest.mark.real
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("job", "method", "options"),
     [

@@ -363,6 +363,7 @@ def test_gradients_pass_through_what_is_read(name: Any) -> None:
 
 
 @pytest.mark.real
+@pytest.mark.slow
 def test_on_a_real_model(smollm: LanguageModel) -> None:
     text = "Aksel repairs violins. Mira bakes bread. What does Aksel repair?"
     asked = ["log_prob", "entropy", "kl", "margin", "logit", "contrast"]
