@@ -281,6 +281,7 @@ def _gradient(method: GradientAttribution, rules: Rules, problem: Problem) -> An
 
 def _weighted(gradient: Tensor, weights: Tensor, mode: str) -> Tensor:
     """`(batch, channels, *places)` times `(batch, 1, *fewer places)`; of a layer without places, one for each row."""
+    weights = weights.to(gradient.device)  # a layer may lie on another device than the inputs
     if weights.dim() == 2:
         return gradient * weights.view(-1, *(1,) * (gradient.dim() - 1))
     if weights.dim() != gradient.dim() or not 3 <= gradient.dim() <= 5:

@@ -13,6 +13,7 @@ from torch import Tensor
 from llm_attr.core.evaluator import Evaluator
 from llm_attr.core.features import Features
 from llm_attr.core.game import points
+from llm_attr.core.noise import streams_kept
 from llm_attr.core.problem import as_output
 from llm_attr.core.tensors import as_tensors
 from llm_attr.errors import InvalidShape, InvalidType, InvalidValue
@@ -111,7 +112,7 @@ class DataMetric:
     def same_draws(self) -> Iterator[None]:
         """Puts torch's random numbers, and those of the loader, back to where they were before."""
         own = getattr(self.loader, "generator", None)
-        with torch.random.fork_rng(devices=[]):
+        with streams_kept():
             before = own.get_state() if isinstance(own, torch.Generator) else None
             try:
                 yield

@@ -13,7 +13,6 @@ from math import ceil
 from typing import Any
 
 import numpy as np
-import torch
 from torch import Tensor
 
 from llm_attr.attr.base import Attribution
@@ -22,6 +21,7 @@ from llm_attr.attr.noise_tunnel import NoiseTunnel
 from llm_attr.attr.token_paths import DiscretizedIntegratedGradients
 from llm_attr.core.coalitions import each_left_out
 from llm_attr.core.evaluator import Evaluator
+from llm_attr.core.noise import Streams
 from llm_attr.core.play import MOST_ROWS, Stopping
 from llm_attr.llm.attribution import LLMAttribution
 from llm_attr.llm.explain import Posed
@@ -257,11 +257,15 @@ def _streams() -> Iterator[list[str]]:
     try:
         yield drawn
     finally:
-        drawn += [name for name, state in _states().items() if pickle.dumps(state) != pickle.dumps(before[name])]
+        drawn += [name for name, state in _states().items() if not _same(state, before[name])]
         random.setstate(before["random"])
         np.random.set_state(before["numpy"])
-        torch.set_rng_state(torch.from_numpy(before["torch"]))
+        before["torch"].restore()
 
 
 def _states() -> dict[str, Any]:
-    return {"random": random.getstate(), "numpy": np.random.get_state(), "torch": torch.get_rng_state().numpy()}
+    return {"random": random.getstate(), "numpy": np.random.get_state(), "torch": Streams.now()}
+
+
+def _same(state: Any, before: Any) -> bool:
+    return state == before if isinstance(state, Streams) else pickle.dumps(state) == pickle.dumps(before)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import inspect
 from collections.abc import Iterator
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack, contextmanager, nullcontext
 from functools import cached_property
 from pathlib import Path
 from threading import Lock
@@ -16,6 +16,7 @@ from torch import nn
 from transformers import AutoModelForCausalLM, AutoTokenizer, PreTrainedTokenizerBase
 
 from llm_attr.core.all_threads import until_the_last
+from llm_attr.core.noise import streams_kept
 from llm_attr.errors import ContextTooLong, InvalidType, InvalidValue, NotALanguageModel
 from llm_attr.llm.embedded import CATALOGUE, LANGUAGE_MODEL, model_folder
 from llm_attr.llm.tokenizer import PlainTokenizer, TokenizerLike, decode, encode, special_id
@@ -187,10 +188,7 @@ class LanguageModel:
     @contextmanager
     def drawing(self, seed: int | None) -> Iterator[None]:
         """Draws from the seed, and leaves torch's generators as they were; else from these; one thread at a time."""
-        devices = [self.device] if self.device.type == "cuda" else []
-        with _one_draws, torch.random.fork_rng(devices, enabled=seed is not None):
-            if seed is not None:
-                torch.manual_seed(seed)
+        with _one_draws, nullcontext() if seed is None else streams_kept(seed):
             yield
 
 
