@@ -64,7 +64,7 @@ class FeatureAblation(PerturbationAttribution):
             InvalidShape: baselines or feature_mask do not fit the inputs.
             InvalidTarget: the target does not fit the output.
         """
-        problem = Problem.of(self.forward_func, inputs, baselines, target, additional_forward_args)
+        problem = Problem.of(self.forward_func, inputs, baselines, target, additional_forward_args, alike=False)
         features = Features.of(feature_mask, problem.inputs)
         playing = self._playing(problem, features, LeaveOneOut(), perturbations_per_eval, show_progress, ledger=ledger)
         return playing.answer()
@@ -83,7 +83,7 @@ class FeatureAblation(PerturbationAttribution):
 
         All calls are made at once; with `perturbations_per_eval=None` each has one coalition.
         """
-        problem = Problem.of(self.forward_func, inputs, baselines, target, additional_forward_args)
+        problem = Problem.of(self.forward_func, inputs, baselines, target, additional_forward_args, alike=False)
         features = Features.of(feature_mask, problem.inputs)
         playing = self._playing(problem, features, LeaveOneOut(), perturbations_per_eval, show_progress)
         return playing.promise().then(lambda done: playing.in_form(done.value().values))

@@ -53,7 +53,7 @@ class Attribution(ABC):
     Shared arguments of `attribute`:
 
     * `inputs`: tensor or tuple of tensors `(batch, *features)`. The result has the same form and shapes.
-    * `baselines`: the absent state; None (zero), a number, a tensor of the input's shape or one row of it, or a tuple
+    * `baselines`: the absent state; None (zero), a number, a tensor that broadcasts to the input, or a tuple
       of these, one for each input.
     * `target`: the explained entry of the output; an int, a tuple for outputs of more axes, a 1-D tensor or list with
       one entry for each example; None where each example has one output.
@@ -69,6 +69,17 @@ class Attribution(ABC):
         if not callable(forward_func):
             raise InvalidType(f"forward_func must be a model or a callable; got {type(forward_func).__name__}")
         self.forward_func = forward_func
+
+    def attribute_future(self, *args: Any, **kwargs: Any) -> Any:
+        """The promise of `attribute`'s result, for a forward function that gives a `torch.futures.Future`.
+
+        Raises:
+            NotImplementedError: the method takes no such function, as most.
+        """
+        raise NotImplementedError(
+            f"{self.get_name()} takes no forward function that gives a torch.futures.Future; use attribute with one "
+            "that gives a tensor"
+        )
 
     @property
     def multiplies_by_inputs(self) -> bool:
@@ -118,7 +129,7 @@ class GradientAttribution(Attribution):
 
         Args:
             attributions: Tensor or tuple of tensors `(batch, ...)`.
-            start_point: The baselines: as the inputs, or one row, or numbers.
+            start_point: The baselines: tensors that broadcast to the inputs, or numbers.
             end_point: The inputs.
             target: See `Attribution`.
             additional_forward_args: See `Attribution`.

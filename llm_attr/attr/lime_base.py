@@ -102,10 +102,6 @@ class LimeBase(PerturbationAttribution):
         self.interpretable_model.fit(loader(design, outputs, torch.tensor(weights).to(outputs)))
         return self.interpretable_model.representation()
 
-    def attribute_future(self, *args: Any, **kwargs: Any) -> Any:
-        """There is none."""
-        raise NotImplementedError("LimeBase has no attribute_future")
-
     def _outputs(
         self, problem: Problem, samples: Sequence[TensorOrTensors], per_call: int, show_progress: bool
     ) -> Tensor:

@@ -70,7 +70,7 @@ class Occlusion(PerturbationAttribution):
             InvalidValue: a window does not fit into its input, or its stride leaves positions out.
             InvalidTarget: the target does not fit the output.
         """
-        problem = Problem.of(self.forward_func, inputs, baselines, target, additional_forward_args)
+        problem = Problem.of(self.forward_func, inputs, baselines, target, additional_forward_args, alike=False)
         windows = Windows.of(sliding_window_shapes, strides, problem.inputs)
         playing = self._playing(problem, windows, LeaveOneOut(), perturbations_per_eval, show_progress, ledger=ledger)
         return playing.answer()

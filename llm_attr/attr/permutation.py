@@ -84,7 +84,7 @@ class FeaturePermutation(PerturbationAttribution):
             InvalidShape: there is only one example, feature_mask does not fit the inputs, or perm_func changed a shape.
             InvalidTarget: the target does not fit the output.
         """
-        problem = Problem.of(self.forward_func, inputs, None, target, additional_forward_args)
+        problem = Problem.of(self.forward_func, inputs, None, target, additional_forward_args, alike=False)
         features = Features.of(feature_mask, problem.inputs)
         shuffled = _shuffled(problem, features, self.perm_func or _orders(seed))
         playing = self._playing(shuffled, features, LeaveOneOut(), perturbations_per_eval, show_progress, ledger=ledger)
@@ -102,7 +102,7 @@ class FeaturePermutation(PerturbationAttribution):
         seed: int | None = None,
     ) -> torch.futures.Future[TensorOrTensors]:
         """The promise of `attribute`'s result, for a forward function that gives a `torch.futures.Future`."""
-        problem = Problem.of(self.forward_func, inputs, None, target, additional_forward_args)
+        problem = Problem.of(self.forward_func, inputs, None, target, additional_forward_args, alike=False)
         features = Features.of(feature_mask, problem.inputs)
         shuffled = _shuffled(problem, features, self.perm_func or _orders(seed))
         playing = self._playing(shuffled, features, LeaveOneOut(), perturbations_per_eval, show_progress)
@@ -185,7 +185,7 @@ def _orders(seed: int | None) -> PermFunc:
 
     def shuffle(x: Tensor, mask: Tensor) -> Tensor:
         order = stay = torch.arange(len(x))
-        while torch.equal(order, stay):
+        while len(x) and torch.equal(order, stay):
             order = torch.randperm(len(x), generator=draws)
         return torch.where(mask, x[order.to(x.device)], x)
 
@@ -202,7 +202,7 @@ def _shuffled(problem: Problem, features: Features, perm_func: PermFunc) -> Prob
         InvalidShape: there is only one example, or perm_func gave another shape.
         InvalidType: perm_func gave no tensor.
     """
-    if min(len(x) for x in problem.inputs) < 2:
+    if any(len(x) == 1 for x in problem.inputs):
         raise InvalidShape(
             "shuffling a feature among the examples needs at least 2 of them; got the shapes "
             f"{[tuple(x.shape) for x in problem.inputs]}; FeatureAblation explains a single example"

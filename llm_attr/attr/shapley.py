@@ -65,7 +65,7 @@ class ShapleyValues(PerturbationAttribution):
         Raises:
             TooManyFeatures: their subsets cannot be enumerated.
         """
-        problem = Problem.of(self.forward_func, inputs, baselines, target, additional_forward_args)
+        problem = Problem.of(self.forward_func, inputs, baselines, target, additional_forward_args, alike=False)
         features = Features.of(feature_mask, problem.inputs)
         playing = self._playing(problem, features, AllSubsets(), perturbations_per_eval, show_progress, ledger=ledger)
         return playing.answer(by_output=True)
@@ -81,7 +81,7 @@ class ShapleyValues(PerturbationAttribution):
         show_progress: bool = False,
     ) -> torch.futures.Future[TensorOrTensors]:
         """The promise of `attribute`'s result, for a forward function that gives a `torch.futures.Future`."""
-        problem = Problem.of(self.forward_func, inputs, baselines, target, additional_forward_args)
+        problem = Problem.of(self.forward_func, inputs, baselines, target, additional_forward_args, alike=False)
         features = Features.of(feature_mask, problem.inputs)
         playing = self._playing(problem, features, AllSubsets(), perturbations_per_eval, show_progress)
         return playing.promise().then(lambda done: playing.in_form(done.value().values, by_output=True))
@@ -141,7 +141,7 @@ class ShapleyValueSampling(PerturbationAttribution):
         Returns:
             As for `ShapleyValues`; then the standard errors in the same form, if asked for.
         """
-        problem = Problem.of(self.forward_func, inputs, baselines, target, additional_forward_args)
+        problem = Problem.of(self.forward_func, inputs, baselines, target, additional_forward_args, alike=False)
         features = Features.of(feature_mask, problem.inputs)
         estimator, stopping = RandomOrders(n_samples, seed=seed), Stopping.of(until, budget)
         playing = self._playing(problem, features, estimator, perturbations_per_eval, show_progress, stopping, ledger)
@@ -159,7 +159,7 @@ class ShapleyValueSampling(PerturbationAttribution):
         show_progress: bool = False,
     ) -> torch.futures.Future[TensorOrTensors]:
         """The promise of `attribute`'s result, for a forward function that gives a `torch.futures.Future`."""
-        problem = Problem.of(self.forward_func, inputs, baselines, target, additional_forward_args)
+        problem = Problem.of(self.forward_func, inputs, baselines, target, additional_forward_args, alike=False)
         features = Features.of(feature_mask, problem.inputs)
         playing = self._playing(problem, features, RandomOrders(n_samples), perturbations_per_eval, show_progress)
         return playing.promise().then(lambda done: playing.in_form(done.value().values, by_output=True))
@@ -223,7 +223,7 @@ class PermutationShapley(PerturbationAttribution):
         Returns:
             As for `ShapleyValues`; then the standard errors in the same form, if asked for.
         """
-        problem = Problem.of(self.forward_func, inputs, baselines, target, additional_forward_args)
+        problem = Problem.of(self.forward_func, inputs, baselines, target, additional_forward_args, alike=False)
         features = Features.of(feature_mask, problem.inputs)
         estimator, stopping = RandomOrders(n_samples, paired, seed), Stopping.of(until, budget)
         playing = self._playing(problem, features, estimator, perturbations_per_eval, show_progress, stopping, ledger)

@@ -25,8 +25,8 @@ class Ownership(Protocol):
     def spread(self, values: Values) -> Tensors:
         """`(features, outputs) -> (outputs, *features)` for each input."""
 
-    def check_outputs(self, outputs: int) -> None:
-        """Raises InvalidShape if a game of so many outputs cannot be told apart into its features."""
+    def check_outputs(self, shape: torch.Size) -> None:
+        """Raises InvalidShape if a game with answers of this shape cannot be told apart into its features."""
 
 
 @dataclass(frozen=True)
@@ -86,25 +86,27 @@ class Features:
     def spread(self, values: Values) -> Tensors:
         """Gives every position the value of its feature: `(features, outputs) -> (outputs, *features)` for each input.
 
-        Where positions belong to other features in each example, the outputs are the examples.
+        Where positions belong to other features in each example, the outputs are those of the examples in turn.
         """
-        self.check_outputs(values.shape[-1])
         return tuple(self._spread_one(values, owner.to(values.device)) for owner in self.owner)
 
-    def check_outputs(self, outputs: int) -> None:
+    def check_outputs(self, shape: torch.Size) -> None:
         """Raises InvalidShape if the features differ between the examples and the model does not answer for each."""
         examples = max(len(owner) for owner in self.owner)
-        if examples > 1 and outputs != examples:
+        if examples > 1 and examples not in (shape.numel(), *shape[:1]):
             raise InvalidShape(
-                f"a feature_mask that differs between the {examples} examples needs one output for each example; "
-                f"the model gave {outputs} outputs"
+                f"a feature_mask that differs between the {examples} examples needs outputs for each example; "
+                f"the model gave {shape.numel()} outputs of shape {tuple(shape)}"
             )
 
     def _spread_one(self, values: Values, owner: Tensor) -> Tensor:
         if len(owner) == 1:
             return values[owner[0]].movedim(-1, 0) if owner[0].dim() else values[owner[0]]
-        examples = torch.arange(len(owner), device=values.device).view(-1, *(1,) * (owner.dim() - 1))
-        return values[owner, examples]
+        if values.shape[-1] % len(owner):
+            self.check_outputs(values.shape[-1:])
+        outputs = torch.arange(values.shape[-1], device=values.device)
+        owner = owner.repeat_interleave(len(outputs) // len(owner), 0)
+        return values[owner, outputs.view(-1, *(1,) * (owner.dim() - 1))]
 
 
 def _owner(mask: Tensor, tensor: Tensor, name: str) -> Tensor:

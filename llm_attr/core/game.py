@@ -25,7 +25,7 @@ class TensorGame:
         features: Who owns which position.
         evaluator: Runs the calls.
         per_call: Coalitions of one call of the model. None: as many as fit if a doubled batch gives doubled and equal
-            answers, else one.
+            answers, else one; and one where the inputs differ in their first axis.
 
     Attributes:
         shape: That of the answer to one coalition; None before the first.
@@ -35,7 +35,8 @@ class TensorGame:
         self, problem: Problem, features: Ownership, evaluator: Evaluator, per_call: int | None = None
     ) -> None:
         self.problem, self.features, self.evaluator = problem, features, evaluator
-        self._per_call, self._chunk = per_call, per_call
+        alike = len({len(x) for x in problem.inputs}) == 1
+        self._per_call = self._chunk = per_call if alike else 1
         self._first: tuple[Coalitions, Tensor] | None = None
         self.shape: torch.Size | None = None
         self._submitted = False
@@ -71,7 +72,7 @@ class TensorGame:
 
     def _alone(self, coalition: Coalitions) -> Tensor:
         (answer,) = self.evaluator.run(1, 1, lambda start, stop: self._forward(coalition))
-        self.features.check_outputs(answer.numel())
+        self.features.check_outputs(answer.shape)
         self.shape = answer.shape
         self.evaluator.advance(1)
         return answer
@@ -121,7 +122,9 @@ class TensorGame:
 
         def stacked(done: torch.futures.Future[Tensor]) -> Values:
             output = done.value()
-            self.shape = self.shape or (output.shape if copies == 1 else None)
+            if copies == 1 and self.shape is None:
+                self.features.check_outputs(output.shape)
+                self.shape = output.shape
             if output.numel() % copies:
                 raise InvalidShape(_DOES_NOT_GROW)
             self.evaluator.advance(copies)

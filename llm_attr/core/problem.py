@@ -92,9 +92,13 @@ class Problem:
         baselines: Baselines = None,
         target: Target = None,
         additional_forward_args: Any = None,
+        alike: bool = True,
     ) -> Problem:
-        """The problem of explaining `forward(*inputs, *additional_forward_args)` at `target`."""
-        moved = tuple(tensor.detach() for tensor in as_tensors(inputs))
+        """The problem of explaining `forward(*inputs, *additional_forward_args)` at `target`.
+
+        Inputs that need not be `alike` may differ in their first axis; then batches of them cannot be stacked.
+        """
+        moved = tuple(tensor.detach() for tensor in as_tensors(inputs, alike))
         args = additional_forward_args
         extras = () if args is None else args if isinstance(args, tuple) else (args,)
 

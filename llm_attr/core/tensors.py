@@ -16,8 +16,12 @@ from llm_attr.errors import InvalidShape, InvalidType
 from llm_attr.typing import Baselines, TensorOrTensors, Tensors
 
 
-def as_tensors(inputs: TensorOrTensors) -> Tensors:
-    """The inputs as a tuple of tensors that agree on their batch size.
+def as_tensors(inputs: TensorOrTensors, alike: bool = True) -> Tensors:
+    """The inputs as a tuple of tensors.
+
+    Args:
+        inputs: In the caller's form.
+        alike: Whether they must agree on their batch size.
 
     Raises:
         InvalidType: something else than a tensor or a tuple of tensors was given.
@@ -30,7 +34,7 @@ def as_tensors(inputs: TensorOrTensors) -> Tensors:
     if any(tensor.dim() == 0 for tensor in tensors):
         raise InvalidShape("inputs must have a batch axis (batch, *features); got a tensor of no axes")
     sizes = [len(tensor) for tensor in tensors]
-    if len(set(sizes)) > 1:
+    if alike and len(set(sizes)) > 1:
         raise InvalidShape(f"inputs must have the same batch size; got {sizes}")
     return tensors
 
@@ -38,7 +42,8 @@ def as_tensors(inputs: TensorOrTensors) -> Tensors:
 def as_baselines(baselines: Baselines, inputs: Tensors) -> Tensors:
     """One baseline tensor for each input, on its device and of its type, that broadcasts to its shape.
 
-    Where the input's type cannot hold it (one half, for whole numbers), the baseline keeps its own.
+    Where the input's type cannot hold it (one half, for whole numbers), a tensor keeps its own type and a number gets
+    torch's default one.
 
     Raises:
         InvalidShape: the number of baselines, or the shape of one, does not fit the inputs.
@@ -55,16 +60,16 @@ def as_baselines(baselines: Baselines, inputs: Tensors) -> Tensors:
 def _baseline(value: Any, tensor: Tensor, index: int) -> Tensor:
     if isinstance(value, bool | int | float):
         kind = torch.float64 if isinstance(value, float) else torch.int64
-        return _as_type_of(tensor, torch.full((1,) * tensor.dim(), value, dtype=kind, device=tensor.device))
+        cast = _as_type_of(tensor, torch.tensor(value, dtype=kind))
+        cast = cast.to(torch.get_default_dtype()) if cast.is_floating_point() and not can_move(tensor) else cast
+        return cast.to(tensor.device).expand((1,) * tensor.dim())
     if not isinstance(value, Tensor):
         raise InvalidType(f"baseline {index} must be a tensor or a number; got {type(value).__name__}")
-    rows = 1 if value.dim() < tensor.dim() else len(value)
-    features = value.shape if value.dim() < tensor.dim() else value.shape[1:]
-    if rows not in (1, len(tensor)) or features != tensor.shape[1:]:
+    if not _broadcasts(value.shape, tensor.shape):
         raise InvalidShape(
-            f"baseline {index} must have the shape of its input {tuple(tensor.shape)}, or one row of it; "
-            f"got {tuple(value.shape)}"
+            f"baseline {index} must broadcast to its input of shape {tuple(tensor.shape)}; got {tuple(value.shape)}"
         )
+    rows = 1 if value.dim() < tensor.dim() else len(value)
     return _as_type_of(tensor, value.detach().to(tensor.device)).expand(rows, *tensor.shape[1:])
 
 

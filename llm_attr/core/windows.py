@@ -82,7 +82,7 @@ class Windows:
         means = (_means(part, over) for part, over in zip(parts, self.cover, strict=True))
         return tuple(mean.to(values.dtype) if values.is_floating_point() else mean for mean in means)
 
-    def check_outputs(self, outputs: int) -> None:
+    def check_outputs(self, shape: torch.Size) -> None:
         """Any number of outputs will do: the windows are the same for all examples."""
 
     @property

@@ -72,8 +72,8 @@ OF_OUTPUTS = [EVERY["input"], EVERY["layer"]]
     ("baselines", "error", "message"),
     [
         ((0, 0), InvalidShape, r"baselines must be one for each of the 1 inputs; got 2"),
-        (torch.zeros(3, 4), InvalidShape, r"shape of its input \(2, 4\), or one row of it; got \(3, 4\)"),
-        (torch.zeros(2, 5), InvalidShape, r"shape of its input \(2, 4\), or one row of it; got \(2, 5\)"),
+        (torch.zeros(3, 4), InvalidShape, r"broadcast to its input of shape \(2, 4\); got \(3, 4\)"),
+        (torch.zeros(2, 5), InvalidShape, r"broadcast to its input of shape \(2, 4\); got \(2, 5\)"),
         ("zero", InvalidType, r"baseline 0 must be a tensor or a number; got str"),
         ([0], InvalidType, r"baseline 0 must be a tensor or a number; got list"),
     ],

@@ -1,3 +1,5 @@
+import re
+
 import pytest
 import torch
 from hypothesis import given, settings
@@ -63,12 +65,18 @@ def test_outputs_in_a_row_where_there_is_not_one_for_each_example() -> None:
 
 def test_one_output_for_each_example_where_the_examples_differ() -> None:
     features = Features.of_mask((torch.tensor([[0, 1, 0], [1, 0, 0]]), torch.zeros(1, 1, 1)), (X, Y))
-    features.check_outputs(2)
+    features.check_outputs(torch.Size([2]))
+    features.check_outputs(torch.Size([2, 5]))
+    for shape in ((), (3,), (4,), (1, 4)):
+        with pytest.raises(
+            InvalidShape, match=f"the 2 examples needs outputs for each example; .* {re.escape(str(shape))}"
+        ):
+            features.check_outputs(torch.Size(shape))
     for outputs in (1, 3):
-        with pytest.raises(InvalidShape, match=f"the 2 examples needs one output .* the model gave {outputs} outputs"):
-            features.check_outputs(outputs)
-        with pytest.raises(InvalidShape, match="needs one output for each example"):
+        with pytest.raises(InvalidShape, match="needs outputs for each example"):
             features.spread(torch.zeros(2, outputs))
+    found = features.spread(torch.arange(8.0).view(2, 4))[0]
+    assert found.tolist() == [[0, 4, 0], [1, 5, 1], [6, 2, 2], [7, 3, 3]]
 
 
 @pytest.mark.parametrize(

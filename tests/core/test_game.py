@@ -212,7 +212,7 @@ def test_bool_outputs_are_counted() -> None:
 def test_a_mask_per_example_is_refused_for_an_aggregate_after_one_call() -> None:
     forward = Counted(lambda x: linear(x).sum())
     mask = torch.arange(18).view(3, 6) % 4
-    with pytest.raises(InvalidShape, match=r"between the 3 examples needs one output .* the model gave 1 outputs"):
+    with pytest.raises(InvalidShape, match=r"between the 3 examples needs outputs .* the model gave 1 outputs"):
         FeatureAblation(forward).attribute(X, feature_mask=mask)
     assert forward.sizes == [3]
 
