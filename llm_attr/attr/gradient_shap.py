@@ -7,7 +7,7 @@ from typing import Any
 from torch import nn
 
 from llm_attr.attr.base import GradientAttribution, LayerAttribution, NeuronAttribution, renamed
-from llm_attr.core.expectation import Expectation, RandomLines
+from llm_attr.core.expectation import Expectation, Inspect, RandomLines
 from llm_attr.core.noise import Draws
 from llm_attr.core.problem import Problem
 from llm_attr.core.registry import registered
@@ -63,6 +63,7 @@ class GradientShap(GradientAttribution):
         return_convergence_delta: bool = False,
         *,
         seed: int | None = None,
+        inspect: Inspect | None = None,
     ) -> Any:
         """The expected gradient of each entry of the inputs; see `Attribution` and `GradientAttribution`.
 
@@ -78,6 +79,8 @@ class GradientShap(GradientAttribution):
                 along it.
             seed: Makes the draws repeatable and leaves the global streams alone, from which they come else: noise from
                 torch's, then baselines and points from numpy's.
+            inspect: Is shown the attributions of the lines, `(batch, lines, *features)` for each input, a chunk at a
+                time: what an error is computed from.
 
         Returns:
             As the inputs, in units of the output; then the delta `(batch * n_samples,)`, the lines of an example in a
@@ -85,9 +88,8 @@ class GradientShap(GradientAttribution):
         """
         problem = Problem.of(self.forward_func, inputs, None, target, additional_forward_args)
         lines = RandomLines.drawn(inputs, baselines, n_samples, stdevs, Draws.of(seed))
-        return _answer(
-            self, Expectation(self._walk(problem, n_samples), lines, lines.differences), return_convergence_delta
-        )
+        expectation = Expectation(self._walk(problem, n_samples), lines, lines.differences, inspect)
+        return _answer(self, expectation, return_convergence_delta)
 
 
 @registered

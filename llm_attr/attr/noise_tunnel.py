@@ -13,6 +13,7 @@ from torch import Tensor
 
 from llm_attr.attr.base import Attribution
 from llm_attr.core.evaluator import Evaluator, share_of
+from llm_attr.core.expectation import Inspect
 from llm_attr.core.noise import Draws, Moments, as_distributions, as_stdevs, drawn, noisy
 from llm_attr.core.registry import registered
 from llm_attr.core.shapley import positive
@@ -85,6 +86,7 @@ class NoiseTunnel(Attribution):
         draw_baseline_from_distrib: bool = False,
         *,
         seed: int | None = None,
+        inspect: Inspect | None = None,
         **kwargs: Any,
     ) -> Any:
         """The combined attributions of the noisy copies.
@@ -100,6 +102,8 @@ class NoiseTunnel(Attribution):
                 of the examples.
             seed: Makes the draws repeatable, also those of the method inside, and leaves the global streams alone, from
                 which they come else: for each chunk noise from torch's, then baselines from numpy's.
+            inspect: Is shown the attributions of the copies, `(batch, copies, ...)` for each tensor, a chunk at a time:
+                what an error is computed from.
             **kwargs: Arguments of the method inside. Targets, baselines, masks and additional arguments with a row for
                 each example follow their example.
 
@@ -119,7 +123,7 @@ class NoiseTunnel(Attribution):
         tunnel = _Tunnel.of(self, inputs, stdevs, draw_baseline_from_distrib, kwargs, Draws.of(seed))
         samples = positive("nt_samples", nt_samples)
         at_once = samples if nt_samples_batch_size is None else positive("nt_samples_batch_size", nt_samples_batch_size)
-        return tunnel.combined(samples, at_once, _TYPES[nt_type])
+        return tunnel.combined(samples, at_once, _TYPES[nt_type], inspect)
 
     def _arguments(self) -> set[str]:
         return set(signature(self.attribution_method.attribute).parameters)
@@ -184,7 +188,9 @@ class _Tunnel:
     def batch(self) -> int:
         return len(self.tensors[0])
 
-    def combined(self, samples: int, at_once: int, combine: Callable[[Moments], Tensor]) -> Any:
+    def combined(
+        self, samples: int, at_once: int, combine: Callable[[Moments], Tensor], inspect: Inspect | None
+    ) -> Any:
         """The combined attributions, and behind them the deltas of all copies, if asked for."""
         with_delta = bool(self.options.get("return_convergence_delta"))
         moments: list[Moments] = []
@@ -192,6 +198,8 @@ class _Tunnel:
         for copies, answer in self._answers(samples, at_once):
             attributions = answer[0] if with_delta else answer
             rows = self._rows(attributions, copies)
+            if inspect is not None:
+                inspect(tuple(rows))
             new = [Moments.of(row) for row in rows]
             moments = [old.joined(more) for old, more in zip(moments, new, strict=True)] if moments else new
             deltas += [answer[1].view(self.batch, copies, -1)] if with_delta else []

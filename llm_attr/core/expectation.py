@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
+from typing import TypeAlias
 
 import torch
 from torch import Tensor
@@ -25,6 +26,9 @@ from llm_attr.core.shapley import positive
 from llm_attr.core.site import Site
 from llm_attr.core.tensors import as_tensors
 from llm_attr.typing import BaselineDistribution, TensorOrTensors, Tensors
+
+Inspect: TypeAlias = Callable[[Tensors], None]
+"""Is shown the attributions of some samples, `(batch, samples, *features)` for each tensor, a chunk at a time."""
 
 
 @dataclass(frozen=True)
@@ -110,11 +114,13 @@ class Expectation:
         walk: Evaluates the gradients.
         lines: Where.
         differences: What the gradients are multiplied by, stacked as the points are.
+        inspect: Is shown the products of each call, `(batch, samples, *features)` for each tensor.
     """
 
     walk: Walk
     lines: RandomLines
     differences: Points
+    inspect: Inspect | None = None
 
     def of_gradient(self) -> Attributed:
         """The mean of the gradient alone."""
@@ -152,6 +158,8 @@ class Expectation:
                 for gradient, difference in zip(part.gradients, differences, strict=True)
             )
             sums.append(per_example(products, copies * self.walk.problem.batch))
+            if self.inspect is not None:
+                self.inspect(tuple(by_point(product, copies).transpose(0, 1) for product in products))
             yield copies, replace(part, gradients=products) if multiply else part
             start += copies
 

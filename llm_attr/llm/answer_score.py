@@ -238,8 +238,13 @@ class Entries:
         found = list(zip(self.score.scalars, self.score(*moved), strict=True))
         if torch.is_grad_enabled() and any(tensor.requires_grad for tensor in moved):
             _refuse_independent(found)
-        worth = [values[:, None] if values.dim() == 1 else scalar.payoff(values) for scalar, values in found]
+        worth = [worth_of(scalar, values) for scalar, values in found]
         return torch.stack([worth[scalar][:, entry] for scalar, entry in self._chosen], 1)
+
+
+def worth_of(scalar: Scalar, values: Tensor) -> Tensor:
+    """`(rows, 1 + tokens)`: what is attributed, the whole answer first; `(rows, 1)` of one number for the answer."""
+    return values[:, None] if values.dim() == 1 else scalar.payoff(values)
 
 
 def _refuse_independent(found: Sequence[tuple[Scalar, Tensor]]) -> None:

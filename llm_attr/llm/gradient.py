@@ -19,10 +19,11 @@ from llm_attr.llm.alignment import pieces, token_spans
 from llm_attr.llm.answer_score import LOG_PROB
 from llm_attr.llm.bound import BoundPrompt
 from llm_attr.llm.broken_graph import refuse_broken_graph
+from llm_attr.llm.explained import Explained
 from llm_attr.llm.generation import GenArgs
 from llm_attr.llm.gradient_contrast import ContrastRun
 from llm_attr.llm.gradient_methods import is_embedding, is_linear, names, refuse_unknown_options, sites_of, supported
-from llm_attr.llm.gradient_run import Explained, GradientRun
+from llm_attr.llm.gradient_run import GradientRun
 from llm_attr.llm.identity import identity
 from llm_attr.llm.inputs import InterpretableInput, Placed, TextTokenInput
 from llm_attr.llm.many import answers_of, for_each
@@ -213,6 +214,8 @@ class LLMGradientAttribution(Attribution):
     ) -> list[LLMAttributionResult]:
         """A result for each layer."""
         about = self._provenance(inp, run, scalar) | found.deltas
+        if found.completeness is not None:
+            about["completeness"] = found.completeness.to_dict()
         about["options"] = {name: value for name, value in options.items() if isinstance(value, _PLAIN)}
         text, spans = token_spans(self.language_model.tokenizer, run.answer, run.placed.ids)
         texts = inp.token_texts() if isinstance(inp, TextTokenInput) else [str(value) for value in inp.values]
@@ -222,6 +225,8 @@ class LLMGradientAttribution(Attribution):
                 output_tokens=pieces(text, spans),
                 seq_attr=inp.format_attr(whole[None])[0],
                 token_attr=None if tokens is None else inp.format_attr(tokens),
+                stderr=None if errors is None else inp.format_attr(errors[None])[0],
+                token_stderr=None if token_errors is None else inp.format_attr(token_errors),
                 output_probs=run.log_probs.exp(),
                 inp=inp,
                 output_ids=run.answer,
@@ -229,7 +234,9 @@ class LLMGradientAttribution(Attribution):
                 output_spans=spans,
                 provenance={**about, "layer": layer},
             )
-            for layer, whole, tokens in zip_longest(self._layers(), found.whole, found.tokens)
+            for layer, whole, tokens, errors, token_errors in zip_longest(
+                self._layers(), found.whole, found.tokens, found.errors, found.token_errors
+            )
         ]
 
     def _layers(self) -> list[str]:

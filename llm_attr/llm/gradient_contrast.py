@@ -6,7 +6,8 @@ import torch
 from torch import Tensor
 
 from llm_attr.errors import InvalidValue
-from llm_attr.llm.gradient_run import Explained, GradientRun
+from llm_attr.llm.explained import Explained
+from llm_attr.llm.gradient_run import GradientRun
 from llm_attr.llm.passes import Counter
 from llm_attr.llm.scalar import Scalar
 
@@ -41,11 +42,13 @@ class ContrastRun:
         [own], [other] = (run.explained(token_rows, recomputed) for run in (self._answer, self._foil))
         whole = [one - two for one, two in zip(own.whole, other.whole, strict=True)]
         tokens = [self._rows(one.T, two.T).T for one, two in zip(own.tokens, other.tokens, strict=True)]
-        deltas = {}
+        deltas: dict[str, list[float]] = {}
         for name, values in own.deltas.items():
-            both = torch.tensor(values), torch.tensor(other.deltas[name])
-            deltas[name] = (both[0] - both[1] if name == "convergence_delta" else self._rows(*both)).tolist()
-        return [Explained(whole, tokens, deltas)]
+            pair = torch.tensor(values), torch.tensor(other.deltas[name])
+            deltas[name] = (pair[0] - pair[1] if name == "convergence_delta" else self._rows(*pair)).tolist()
+        both = own.completeness, other.completeness
+        less = None if both[0] is None or both[1] is None else both[0].less(both[1])
+        return [Explained(whole, tokens, deltas=deltas, completeness=less)]
 
     def _rows(self, answer: Tensor, foil: Tensor) -> Tensor:
         contrast = self.scalars[0].contrast

@@ -4,23 +4,27 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, field, replace
+from dataclasses import replace
 from inspect import signature
-from itertools import chain
 from typing import Any
 
 import torch
 from torch import Tensor
 
 from llm_attr.attr.base import Attribution
+from llm_attr.attr.deep_lift import DeepLift
+from llm_attr.attr.deep_lift_internal import LayerDeepLift
 from llm_attr.attr.gradient import InputXGradient, LayerGradientXActivation, Saliency
 from llm_attr.attr.lrp import LRP, LayerLRP
+from llm_attr.attr.token_paths import SequentialIntegratedGradients
 from llm_attr.core.evaluator import share_of
 from llm_attr.core.memory import free_bytes
-from llm_attr.core.path import Quadrature, accumulator
-from llm_attr.core.tensors import split_by
-from llm_attr.errors import InvalidShape, InvalidValue, NoGradient, UnsupportedMethod
-from llm_attr.llm.answer_score import AnswerScore, ContrastScore, Entries, Passage
+from llm_attr.core.path import Quadrature
+from llm_attr.core.tensors import as_tensors, split_by
+from llm_attr.errors import NoGradient, UnsupportedMethod
+from llm_attr.llm.absent_units import AbsentUnits
+from llm_attr.llm.answer_score import AnswerScore, ContrastScore, Entries, Passage, worth_of
+from llm_attr.llm.explained import Ends, Explained
 from llm_attr.llm.forward_mode import ROW_COST, entry_rows, has_forward_mode, noting_forward_mode, rule_of
 from llm_attr.llm.gradient_methods import (
     BY_RULES,
@@ -32,13 +36,13 @@ from llm_attr.llm.gradient_methods import (
     is_linear,
     sites_of,
 )
-from llm_attr.llm.inputs import Placed, token_id
+from llm_attr.llm.inputs import Placed
 from llm_attr.llm.model import LanguageModel
 from llm_attr.llm.passes import Counter
 from llm_attr.llm.recompute import is_short_of_memory
 from llm_attr.llm.rows_of_gradients import Together, attention_share
 from llm_attr.llm.scalar import ADDITIVE, Scalar
-from llm_attr.llm.tokenizer import special_id
+from llm_attr.llm.unit_sums import Samples, UnitSums, by_unit
 from llm_attr.typing import Tensors
 
 MEMORY_SHARE = 32
@@ -49,21 +53,6 @@ AT_PROMPT = (Saliency, InputXGradient, LayerGradientXActivation, LRP, LayerLRP, 
 
 Choice = tuple[int, int]
 """The place of a quantity, and 0 for the whole answer or 1 + t for token t."""
-
-
-@dataclass
-class Explained:
-    """What was found of one quantity of an answer.
-
-    Attributes:
-        whole: For each layer the attributions of the whole answer, `(features,)`.
-        tokens: For each layer those of each token, `(tokens, features)`; empty if there are none.
-        deltas: The convergence deltas by name, if they were asked for.
-    """
-
-    whole: list[Tensor] = field(default_factory=list)
-    tokens: list[Tensor] = field(default_factory=list)
-    deltas: dict[str, list[Any]] = field(default_factory=dict)
 
 
 class GradientRun:
@@ -101,7 +90,10 @@ class GradientRun:
         self.method, self.language_model, self.placed, self.answer = method, language_model, placed, answer
         self.scalars = tuple(scalars)
         self._options = ({"seed": 0} if isinstance(method, RANDOM) else {}) | dict(options)
-        self.baseline = _absent(language_model, placed.absent if baseline is None else baseline)
+        self._deltas = bool(self._options.pop("return_convergence_delta", False))
+        several, baselines = isinstance(inside(method), RANDOM), self._options.pop("baselines", 0)
+        self._absent = AbsentUnits(language_model, placed, baseline, baselines, several)
+        self.baseline = self._absent.token
         self.counter = Counter()
         self._sites = sites_of(method, language_model, self._options.pop("attribute_to_layer_input", False))
         moving = [place for place, moves in enumerate(placed.moves) if moves]
@@ -109,6 +101,7 @@ class GradientRun:
         self._at_prompt = isinstance(method, AT_PROMPT)
         self.log_probs = torch.full((len(answer),), torch.nan)
         self._pieces, self._done, self._recomputed = 1, 0, False
+        self._at_high: list[Tensor] = []
         self._forward_mode = forward_mode and has_forward_mode(language_model.model) is not False
 
     @property
@@ -142,26 +135,51 @@ class GradientRun:
         self._recomputed = recomputed
         self._look_at_the_prompt(token_rows)
         score = self._score(Passage(self.placed.ids, self.answer))
-        found = [Explained() for _ in self.scalars]
         rows = self._with_rows(score) if token_rows else []
         rest = [place for place, scalar in enumerate(self.scalars) if place not in rows or not self._adds_up(scalar)]
         self._pieces = self._count(rows, rest)
-        if rows:
-            self._explain_tokens(score, rows, found)
-        if rest:
-            layers, gaps = self._found(score, [(place, 0) for place in rest])
-            for number, place in enumerate(rest):
-                found[place].whole = [layer[number] for layer in layers]
-                if gaps:
-                    found[place].deltas["convergence_delta"] = [gaps[number]]
-        for each in found:
-            if not each.whole:
-                each.whole = [layer.sum(0) for layer in each.tokens]
-                if "token_convergence_delta" in each.deltas:
-                    each.deltas["convergence_delta"] = [
-                        torch.tensor(each.deltas["token_convergence_delta"]).sum(0).tolist()
-                    ]
+        of_tokens = dict(zip(rows, self._explain_tokens(score, rows), strict=True)) if rows else {}
+        of_whole = self._found(score, [(place, 0) for place in rest]) if rest else None
+        ends = self._ends(score) if self._divides else [None] * len(self.scalars)
+        found = []
+        for place, both in enumerate(ends):
+            tokens = of_tokens.get(place)
+            if of_whole is not None and place in rest:
+                whole = of_whole.rows(slice(rest.index(place), rest.index(place) + 1))
+            else:
+                whole = of_tokens[place].summed()
+            found.append(Explained.of(whole, tokens, both, self._divides, self._deltas))
         return found
+
+    @property
+    def _divides(self) -> bool:
+        """Whether the attributions divide a change of the quantity from a baseline to the prompt."""
+        inner = inside(self.method)
+        alone = inner is self.method or not isinstance(inner, SequentialIntegratedGradients)
+        means = self._options.get("nt_type", "smoothgrad") == "smoothgrad"
+        return self.uses_baseline and self.method.multiplies_by_inputs and alone and means
+
+    @property
+    def _knows_deltas(self) -> bool:
+        """Whether the method finds its deltas on the way, or has another change than that of the whole prompt."""
+        inner = inside(self.method)
+        own = isinstance(inner, DeepLift | LayerDeepLift | SequentialIntegratedGradients)
+        return own and inner is self.method and self._divides
+
+    def _ends(self, score: AnswerScore | ContrastScore) -> list[Ends | None]:
+        """Each quantity at the baseline and at the prompt, `(1 + tokens,)` each, or `(1,)`."""
+        if self._knows_deltas:
+            return [None] * len(self.scalars)
+
+        def worth(point: Tensors) -> list[Tensor]:
+            with torch.no_grad():
+                values = score(*point)
+            return [worth_of(scalar, each)[0].float().cpu() for scalar, each in zip(self.scalars, values, strict=True)]
+
+        states = self._absent.passing(score)
+        each = [worth(tuple(tensor[k : k + 1] for tensor in states)) for k in range(len(states[0]))]
+        low = [torch.stack(values).mean(0) for values in zip(*each, strict=True)]
+        return list(zip(low, self._at_high or worth(score.activations), strict=True))
 
     def _look_at_the_prompt(self, token_rows: bool) -> None:
         """The log-probabilities of the answer and the reference of a divergence, where no later pass shows them."""
@@ -175,6 +193,15 @@ class GradientRun:
                 replace(scalar, reference=logits.log_softmax(-1)) if scalar.needs_reference else scalar
                 for scalar in self.scalars
             )
+            self._at_high = self._worth_at_the_prompt(logits)
+
+    def _worth_at_the_prompt(self, logits: Tensor) -> list[Tensor]:
+        """What the quantities are there, `(1 + tokens,)` each; nothing of a contrast, whose foil has other logits."""
+        if any(scalar.contrast is not None for scalar in self.scalars):
+            return []
+        ids, places = torch.tensor(self.answer, device=logits.device), torch.arange(len(self.answer))
+        values = [(scalar, scalar.read(logits[None], ids, places)) for scalar in self.scalars]
+        return [worth_of(scalar, each)[0].float().cpu() for scalar, each in values]
 
     def _hear(self, score: AnswerScore | ContrastScore) -> None:
         """Keeps the log-probabilities that a score has shown."""
@@ -207,46 +234,40 @@ class GradientRun:
         """Whether the attributions of the tokens sum to those of the answer."""
         return scalar.name in ADDITIVE and is_linear(self.method, self._options)
 
-    def _explain_tokens(self, score: AnswerScore | ContrastScore, rows: list[int], found: list[Explained]) -> None:
+    def _explain_tokens(self, score: AnswerScore | ContrastScore, rows: list[int]) -> list[UnitSums]:
         """The rows of the tokens, of every quantity that has them."""
         parts = self._by_forward_mode(score, rows) or [
             self._found(one, tokens_of(one.passage, rows))
             for one in ([score] if isinstance(self.method, RANDOM) else map(self._score, self._passages()))
         ]
-        for number, place in enumerate(rows):
-            each = [[layer.unflatten(0, (len(rows), -1))[number] for layer in layers] for layers, _ in parts]
-            found[place].tokens = [torch.cat(pieces) for pieces in zip(*each, strict=True)]
-            if self._options.get("return_convergence_delta"):
-                each_gap = (gaps[number * len(gaps) // len(rows) :][: len(gaps) // len(rows)] for _, gaps in parts)
-                found[place].deltas["token_convergence_delta"] = list(chain.from_iterable(each_gap))
 
-    def _by_forward_mode(
-        self, score: AnswerScore | ContrastScore, quantities: list[int]
-    ) -> list[tuple[list[Tensor], list[float]]]:
+        def of(number: int) -> UnitSums:
+            sizes = [len(part.totals) // len(rows) for part in parts]
+            pairs = zip(parts, sizes, strict=True)
+            return UnitSums.joined([part.rows(slice(number * size, (number + 1) * size)) for part, size in pairs])
+
+        return [of(number) for number in range(len(rows))]
+
+    def _by_forward_mode(self, score: AnswerScore | ContrastScore, quantities: list[int]) -> list[UnitSums]:
         """All rows of tokens; nothing where it is more work, or an operation of the model has no forward mode."""
         rule = self._forward_rule(len(quantities))
         if rule is None:
             return []
-        high, low = score.activations, score.activations_of(self._absent_ids())
-        if self._at_prompt:
-            low = tuple(torch.zeros_like(tensor) for tensor in high)
+        high = score.activations
+        low = tuple(map(torch.zeros_like, high)) if self._at_prompt else self._absent.passing(score)
         asked = self.language_model.model if self._make is AnswerScore else None
         entries = self._entries(score, tokens_of(score.passage, quantities))
-        deltas, nobody = bool(self._options.get("return_convergence_delta")), self._owners < 0
+        nobody = self._owners < 0
         owners = self._owners.masked_fill(nobody, self._units).tolist()
         try:
             with noting_forward_mode(asked), self._piece():
-                rows = entry_rows(entries, low, high, owners, rule, self._units + int(deltas and nobody.any()))
+                rows = entry_rows(entries, low, high, owners, rule, self._units + int(self._divides and nobody.any()))
         except NotImplementedError:
             self._forward_mode = False
             self._pieces += len(list(self._passages())) - 1
             return []
         self._hear(score)
-        if not deltas:
-            return [([rows], [])]
-        with torch.no_grad():
-            change = entries.values(*high) - entries.values(*low)
-        return [([rows[:, : self._units]], (rows.sum(1) - change[0].cpu()).tolist())]
+        return [UnitSums([rows[:, : self._units]], rows.sum(1))]
 
     def _passages(self) -> Iterator[Passage]:
         """The tokens in groups: each pass reads no further than to the last token that it scores."""
@@ -263,29 +284,53 @@ class GradientRun:
         most = max(1, min(tokens, room // (4 * config.hidden_size * (prompt + tokens) * quantities)))
         return min(range(1, most + 1), key=lambda size: _cost(prompt, tokens, size, quantities))
 
-    def _found(self, score: AnswerScore | ContrastScore, chosen: Sequence[Choice]) -> tuple[list[Tensor], list[float]]:
-        """For each layer `(entries, features)`: what the method says of some entries; and the deltas asked for."""
+    def _found(self, score: AnswerScore | ContrastScore, chosen: Sequence[Choice]) -> UnitSums:
+        """What the method says of some entries."""
         if isinstance(self.method, RANDOM) and len(chosen) > 1:
-            parts = [self._found(score, [one]) for one in chosen]
-            layers = zip(*(layers for layers, _ in parts), strict=True)
-            return [torch.cat(rows) for rows in layers], [gap for _, gaps in parts for gap in gaps]
+            return UnitSums.joined([self._found(score, [one]) for one in chosen])
         entries = self._entries(score, chosen)
         method = at_activations(self.method, entries)
-        inner, options = inside(method), dict(self._options)
+        inner, options, units = inside(method), dict(self._options), self._units
         if "baselines" in signature(inner.attribute).parameters:
-            absent = score.activations_of(self._absent_ids())
-            options["baselines"] = _repeated(absent, 1 if isinstance(inner, RANDOM) else entries.rows)
+            states = self._absent.passing(score)
+            options["baselines"] = states if isinstance(inner, RANDOM) else _repeated(states, entries.rows)
+        samples = Samples(self._owners, units, lambda given: split_by(given, score.slots), self._squares)
+        if isinstance(method, RANDOM) and self._options.get("nt_type") != "vargrad":
+            options["inspect"] = samples
+        asks = self._knows_deltas or (self._deltas and not self._divides)
         with self._piece():
-            found = method.attribute(_repeated(score.activations, entries.rows), **options)
+            found = method.attribute(
+                _repeated(score.activations, entries.rows),
+                **options,
+                **({"return_convergence_delta": True} if asks else {}),
+            )
         self._hear(score)
-        gaps: list[float] = []
-        if self._options.get("return_convergence_delta"):
-            found, gap = found
-            (gap,) = gap if isinstance(gap, tuple) else (gap,)
-            gaps = gap.tolist()
+        found, delta = found if asks else (found, None)
         by_site = split_by(found, score.slots)
         self._refuse_shadowed(by_site)
-        return [self._by_feature(tensors) for tensors in by_site], gaps
+        sums = [by_unit(tensors, self._owners, units) for tensors in by_site]
+        errors, total_errors = samples.errors() or ([], None)
+        totals = torch.stack([each.sum(1) for each in sums]).sum(0)
+        deltas, misses = self._deltas_of(found, delta)
+        return UnitSums([each[:, :units] for each in sums], totals, errors, total_errors, deltas, misses)
+
+    @property
+    def _squares(self) -> bool:
+        return self._options.get("nt_type") == "smoothgrad_sq"
+
+    def _deltas_of(self, found: Any, delta: Any) -> tuple[Tensor | None, Tensor | None]:
+        """The delta of each entry, and where each position has its own what the sizes of those and the changes sum to.
+
+        Random methods have a delta for each sample, of which the entry's is the mean.
+        """
+        if delta is None:
+            return None, None
+        (gap,) = delta if isinstance(delta, tuple) else (delta,)
+        gap = gap.detach().float().cpu()
+        if not isinstance(self.method, SequentialIntegratedGradients):
+            return (gap.mean(0, keepdim=True) if isinstance(self.method, RANDOM) else gap), None
+        changes = as_tensors(found)[0].flatten(2).float().sum(2).cpu() - gap
+        return gap.sum(1), torch.stack([gap.abs().sum(1), changes.abs().sum(1)], 1)
 
     def _refuse_shadowed(self, parts: Sequence[Tensors]) -> None:
         """Refuses layers from which nothing goes on, since another of them is replaced behind them."""
@@ -306,22 +351,6 @@ class GradientRun:
         with share_of(f"{self.method.get_name()} attribution", self._done, self._done + 1, self._pieces):
             yield
         self._done += 1
-
-    def _by_feature(self, tensors: Tensors) -> Tensor:
-        """`(rows, features)`: the sums over the positions of each feature, and over all that a layer gives there."""
-        owners = self._owners
-        totals = torch.zeros(len(tensors[0]), self._units)
-        for tensor in tensors:
-            if not tensor.any():
-                continue
-            if tensor.dim() < 2 or tensor.shape[1] < len(owners):
-                raise InvalidShape(
-                    f"a layer must give a vector at each of the {len(owners)} positions of the prompt; got the shape "
-                    f"{tuple(tensor.shape)}"
-                )
-            each = tensor[:, : len(owners)].flatten(2).to(accumulator(tensor.dtype)).sum(2).float().cpu()
-            totals.index_add_(1, owners[owners >= 0], each[:, owners >= 0])
-        return totals
 
     @property
     def _units(self) -> int:
@@ -352,10 +381,6 @@ class GradientRun:
         )
         return made
 
-    def _absent_ids(self) -> list[int]:
-        moved = zip(self.placed.ids, self.placed.moves, strict=True)
-        return [self.baseline if moves else token for token, moves in moved]
-
 
 def tokens_of(passage: Passage, quantities: Sequence[int]) -> list[Choice]:
     """The scored tokens of a passage, of one quantity after the other."""
@@ -370,13 +395,3 @@ def _cost(prompt: int, tokens: int, size: int, quantities: int) -> float:
     """Positions that go forwards and backwards where so many tokens are explained together."""
     starts = range(0, tokens, size)
     return sum((prompt + min(at + size, tokens)) * (1 + quantities * min(size, tokens - at)) for at in starts)
-
-
-def _absent(language_model: LanguageModel, token: int | str | None) -> int:
-    token = special_id(language_model.tokenizer, "pad", "eos") if token is None else token
-    if token is not None:
-        return token_id(language_model.tokenizer, token)
-    raise InvalidValue(
-        f"the tokenizer of {language_model.name} has neither a pad nor an EOS token; say which token's embedding "
-        "stands for absent ones with baseline=..."
-    )

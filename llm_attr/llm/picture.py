@@ -6,6 +6,7 @@ from collections.abc import Callable
 from typing import TYPE_CHECKING
 
 from llm_attr.errors import InvalidType, UnknownKeyword, UnknownName, UnsupportedMethod
+from llm_attr.llm.completeness import warning
 from llm_attr.llm.scalar import UNITS
 from llm_attr.viz.levels import Levels
 from llm_attr.viz.view import AttributionView
@@ -38,6 +39,7 @@ def view(result: LLMAttributionResult) -> AttributionView:
         error_name="bootstrap error" if result.provenance.get("errors") == "bootstrap" else "standard error",
         unit_name=str(result.provenance.get("unit", "unit")),
         interactions=_pairs(result),
+        warnings=tuple(said for said in [warning(result.provenance)] if said),
     )
 
 
@@ -104,6 +106,8 @@ def _notes_of_gradients(result: LLMAttributionResult) -> tuple[tuple[str, str], 
     notes = [("model", f"{found['model']}, {found['dtype']}"), ("cost", cost)]
     if found["baseline"] is not None:
         notes.append(("baseline", f"the embedding of {found['baseline']}"))
+    if "completeness" in found:
+        notes.append(("gap", f"{found['completeness']['gap']:.2%} of the change from the baseline"))
     return tuple(notes + _notes_of_target(result))
 
 

@@ -6,7 +6,7 @@ import math
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor
@@ -14,6 +14,8 @@ from torch import Tensor
 from llm_attr.errors import InvalidShape, UnsupportedMethod
 from llm_attr.llm import picture
 from llm_attr.llm.alignment import pieces, spans_of
+from llm_attr.llm.completeness import of_part
+from llm_attr.llm.contribution import Contribution
 from llm_attr.llm.json_text import json_text
 from llm_attr.llm.pickled import PickledWithout
 from llm_attr.llm.region import Region, RegionName
@@ -37,15 +39,6 @@ if TYPE_CHECKING:
     from llm_attr.viz.widget import AttributionWidget
 
 _NO_PAIRS = "this result holds no pairs of units; explain with method='pairwise_interactions'"
-
-
-class Contribution(NamedTuple):
-    """A unit of the prompt and what it gave to the answer."""
-
-    position: int
-    text: str
-    attribution: float
-    stderr: float | None = None
 
 
 class LLMAttributionResult(PickledWithout):
@@ -145,6 +138,12 @@ class LLMAttributionResult(PickledWithout):
         return dict(zip(self.input_tokens, self.seq_attr.tolist(), strict=True))
 
     @property
+    def gap(self) -> float | None:
+        """How far attributions by a path are from the change they divide, as a share of it; None of other methods."""
+        found = self.provenance.get("completeness")
+        return None if found is None else float(found["gap"])
+
+    @property
     def interactions(self) -> Tensor:
         """`(units, units)`: how much more two units carry together than alone, symmetric; the diagonal has the units.
 
@@ -231,7 +230,7 @@ class LLMAttributionResult(PickledWithout):
             region=(first + tokens.start, first + tokens.stop),
             context=self.context,
             groups=map(asdict, self.groups),
-            provenance=self.provenance,
+            provenance=of_part(self.provenance),
             table=table,
         )
 

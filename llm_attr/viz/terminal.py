@@ -139,6 +139,8 @@ class _Page:
 
         if self.view.title:
             yield from self.wrapped([(legible_line(self.view.title), "bold")])
+        for warning in self.view.warnings:
+            yield from self.wrapped([(legible_line(warning), "italic")])
         yield from self.heading("Prompt")
         yield from self.wrapped(self.prompt())
         yield Text()

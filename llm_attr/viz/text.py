@@ -229,6 +229,7 @@ def _render(template: str, view: AttributionView, *, scripts: bool = True, level
             title=legible_line(view.title),
             value_name=legible_line(view.value_name),
             notes=[(legible_line(name), legible_line(value)) for name, value in view.notes],
+            warnings=[legible_line(warning) for warning in view.warnings],
             sections=list(sections_of(view, values)),
             units=[listed(unit) for unit in view.units],
             scale=_Scale.of(view.limit),

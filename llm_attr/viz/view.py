@@ -73,6 +73,7 @@ class AttributionView:
         unit_name: what a unit is, e.g. "sentence".
         interactions: `(units, units)` how much more two units carry together than alone, symmetric; the diagonal has
             the units' own values. nan where there is none.
+        warnings: what must be known before the values are read; printed first.
     """
 
     title: str
@@ -90,6 +91,7 @@ class AttributionView:
     given_scale: Scale | None = None
     unit_name: str = "unit"
     interactions: tuple[tuple[float, ...], ...] | None = None
+    warnings: tuple[str, ...] = ()
 
     def __post_init__(self) -> None:
         units, tokens = len(self.units), len(self.output_tokens)
