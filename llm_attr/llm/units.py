@@ -14,7 +14,7 @@ Span = tuple[int, int]
 """Characters `[start, end)` of a text."""
 
 _LABEL = re.compile(
-    r"""\s*(?:[^\w\s]+\s*)*                                 # bullets, brackets, emphasis
+    r"""[\W_]*                                              # bullets, brackets, emphasis
     (?:(?:[^\W\d_]+\.?\s+)?                                 # at most one word: Step, Section, Fig.
     (?:[^\W\d_]{0,2}\d{1,3}[^\W\d_]?(?:\.\d{1,3})*          # 1, Q1, 3a, 3.2
     |[A-ZА-Я]|[IVXLC]{1,7})                                 # A, IV
@@ -24,7 +24,9 @@ _LABEL = re.compile(
 )
 """A number or letter with a full stop, which stands in front of what it numbers."""
 
-_ORDINAL = re.compile(r"(?:^|[\s(–/])(?:\d{1,2}|\d{3,4}\s?гг?)\.\s+$")
+_LONGEST_LABEL = 40
+
+_ORDINAL = re.compile(r"[(–/]*\d{1,3}\.|\d{3,4}гг?\.")
 
 _MONTH = re.compile(
     r"(?:Jan(?:uar)?|Jänner|Feb(?:ruar)?|Mär(?:z)?|Apr(?:il)?|Mai|Jun[io]?|Jul[io]?|Aug(?:ust)?|Sept?(?:ember)?|"
@@ -32,15 +34,14 @@ _MONTH = re.compile(
 )
 """A month as German writes it: of the languages with a full stop behind ordinals the one with a capital."""
 
-_GERMAN_ORDINAL = re.compile(
-    r"(?<!\bi\s)\b(?:am|im|zum|zur|vom|beim|der|die|das|den|dem|des)\s+\d{1,3}\.\s+$", re.IGNORECASE
-)
-"""An ordinal behind a German article: a noun follows, which begins with a capital too."""
+_GERMAN = {"am", "im", "zum", "zur", "vom", "beim", "der", "die", "das", "den", "dem", "des"}
+"""German before an ordinal: a noun follows, which begins with a capital too."""
 
-_COUNTED = re.compile(
-    r"\b(?:n|no|nr|nº|fig|abb|tab|art|abs|kap|cap|vol|núm|pág|рис|табл|гл|ст|стр|пп?|разд)\.\s+$", re.IGNORECASE
-)
-"""An abbreviation that a number belongs to."""
+_COUNTED = {
+    *("n.", "no.", "nr.", "nº.", "fig.", "abb.", "tab.", "art.", "abs.", "kap.", "cap.", "vol.", "núm.", "pág."),
+    *("рис.", "табл.", "гл.", "ст.", "стр.", "п.", "пп.", "разд."),
+}
+"""Abbreviations that a number belongs to."""
 
 _CLOSING = re.compile(r"[*_~]+(?=\s|$)")
 """The end of an emphasis, as Markdown writes it."""
@@ -117,11 +118,14 @@ def _sentence_ends(text: str) -> Iterator[int]:
 
 def _goes_on(piece: str, following: str) -> bool:
     """Whether the full stop at the end of a piece is that of a number, or of an abbreviation before one."""
-    if _LABEL.fullmatch(piece) or _GERMAN_ORDINAL.search(piece):
+    if len(piece) <= _LONGEST_LABEL and _LABEL.fullmatch(piece):
         return True
-    if _ORDINAL.search(piece):
-        return following[:1].islower() or _MONTH.match(following) is not None
-    return following[:1].isdigit() and _COUNTED.search(piece) is not None
+    *before, last = piece.rsplit(None, 3) or [""]
+    if _ORDINAL.fullmatch(last) or last in ("г.", "гг."):
+        german = [word.lower() for word in before[-2:]]
+        names_a_noun = german[-1:] != [] and german[-1] in _GERMAN and german != ["i", "am"]
+        return names_a_noun or following[:1].islower() or _MONTH.match(following) is not None
+    return following[:1].isdigit() and last.lower().lstrip("(") in _COUNTED
 
 
 def _paragraph_ends(text: str) -> Iterator[int]:

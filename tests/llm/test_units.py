@@ -79,6 +79,13 @@ def test_a_number_belongs_to_the_sentence_that_it_numbers(text: str, expected: l
     assert texts("sentence", text) == expected
 
 
+@pytest.mark.parametrize("mark", ["-", "*", "_", "- ", "1.", "a ", "(", "\u2014\t"])
+def test_long_rows_of_marks_are_no_work(mark: str) -> None:
+    """A pattern that tries every way to part them would not come back."""
+    row = mark * 5000
+    assert "".join("".join(texts("sentence", row)).split()) == "".join(row.split())
+
+
 @pytest.mark.parametrize(
     ("text", "expected"),
     [
