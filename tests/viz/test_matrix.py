@@ -178,7 +178,7 @@ def test_a_needle_in_a_long_text_keeps_its_value_and_its_name() -> None:
     assert "each bar: the strongest of" in ax.get_xlabel()
 
 
-@pytest.mark.parametrize("units", [5, 50, 500, 5000])
+@pytest.mark.parametrize("units", [5, 50, 5000])
 @pytest.mark.parametrize("text", ["w", "Donaudampfschifffahrtsgesellschaft", "日本語のテキスト", "مرحبا بالعالم"])
 def test_labels_never_overlap(units: int, text: str) -> None:
     view = replace(tokens_by_units(12, units, text), output_tokens=tuple(f"{text}\n" for _ in range(12)))
