@@ -39,12 +39,13 @@ class PerturbationAttribution(Attribution):
 
     * `n_samples`: the size of the sample; with `until` or `budget` the least one, as far as the budget goes.
     * `until`: sampling goes on until the largest standard error is at most this share of the largest attribution of
-      the same output (`0.05`), or until the k largest attributions are apart from all others (`"top 3 stable"`).
+      the same output (`0.05`), or until the k largest attributions are apart from all others (`"top 3 stable"`). A
+      warning says where the budget ended it before.
     * `budget`: the most evaluations (`200`), or the most time (`"30 s"`). The first of `until` and `budget` that holds
       ends the sampling.
     * `seed`: of the sample. None: torch's global stream, as in Captum, where Captum has the method.
-    * `return_stderr`: also gives the standard error of each attribution, in the same form. From about 20 samples on,
-      1.96 of them on each side hold the exact value in 95 % of the cases.
+    * `return_stderr`: also gives the standard error of each attribution, in the same form, scaled to Student's t of the
+      sample: 1.96 of them on each side hold the exact value in about 95 % of the cases, from 5 samples on.
     """
 
     estimator: Callable[..., Estimator]

@@ -111,7 +111,7 @@ class ShapleyValueSampling(PerturbationAttribution):
         target: Target = None,
         additional_forward_args: Any = None,
         feature_mask: TensorOrTensors | None = None,
-        n_samples: int = 25,
+        n_samples: int | None = None,
         perturbations_per_eval: int | None = None,
         show_progress: bool = False,
         *,
@@ -129,7 +129,7 @@ class ShapleyValueSampling(PerturbationAttribution):
             target: See `Attribution`.
             additional_forward_args: See `Attribution`.
             feature_mask: See `PerturbationAttribution`.
-            n_samples: Orders.
+            n_samples: Orders. None: 25, or with `until` as many as it takes from 5 on.
             perturbations_per_eval: See `PerturbationAttribution`.
             show_progress: See `Attribution`.
             until: See `PerturbationAttribution`.
@@ -154,7 +154,7 @@ class ShapleyValueSampling(PerturbationAttribution):
         target: Target = None,
         additional_forward_args: Any = None,
         feature_mask: TensorOrTensors | None = None,
-        n_samples: int = 25,
+        n_samples: int | None = None,
         perturbations_per_eval: int | None = None,
         show_progress: bool = False,
     ) -> torch.futures.Future[TensorOrTensors]:
@@ -191,7 +191,7 @@ class PermutationShapley(PerturbationAttribution):
         target: Target = None,
         additional_forward_args: Any = None,
         feature_mask: TensorOrTensors | None = None,
-        n_samples: int = 25,
+        n_samples: int | None = None,
         perturbations_per_eval: int | None = None,
         show_progress: bool = False,
         *,
@@ -210,7 +210,7 @@ class PermutationShapley(PerturbationAttribution):
             target: See `Attribution`.
             additional_forward_args: See `Attribution`.
             feature_mask: See `PerturbationAttribution`.
-            n_samples: Pairs of orders, or orders.
+            n_samples: Pairs of orders, or orders. None: 25, or with `until` as many as it takes from 5 on.
             perturbations_per_eval: See `PerturbationAttribution`.
             show_progress: See `Attribution`.
             paired: Whether each order is followed by its reverse.

@@ -6,8 +6,9 @@ from collections.abc import Iterator
 
 import torch
 
-from llm_attr.core.play import Estimate
+from llm_attr.core.estimate import CONFIDENT, Estimate
 from llm_attr.core.shapley import MOST_FEATURES, AllSubsets, gains, generator, numbered, positive, precise
+from llm_attr.core.surrogate import t_quantile
 from llm_attr.typing import Coalitions, Values
 
 
@@ -92,7 +93,8 @@ def _differences(coalitions: Coalitions, values: Values) -> Estimate:
         found += sign * mean
         variance += torch.where(count < population, spread * (1 - count / population), 0)
     unknown = variance.isnan() | found.isnan() | variance.isinf()
+    wider = t_quantile(max(1, len(coalitions) - 2)) / CONFIDENT
     return Estimate(
         precise(torch.where(found.isnan(), 0, found), values),
-        precise(torch.where(unknown, torch.inf, variance).sqrt(), values),
+        precise(torch.where(unknown, torch.inf, variance).sqrt() * wider, values),
     )

@@ -124,6 +124,7 @@ class ComplementaryPairs(ABC):
     """
 
     fixed = False
+    per_round = 2
 
     def __init__(self, n_samples: int = 25, seed: int | None = None) -> None:
         self._asked, self._seed = positive("n_samples", n_samples), seed

@@ -9,16 +9,24 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from contextvars import ContextVar
 from dataclasses import dataclass
+from time import monotonic
 from types import TracebackType
 from typing import TypeVar
 
 import torch
 from tqdm.auto import tqdm
 
+from llm_attr.core.caller import warn_caller
 from llm_attr.core.memory import is_out_of_memory, release
 from llm_attr.errors import Cancelled, OutOfMemory
 
 Piece = TypeVar("Piece")
+
+LONG = 60.0
+"""Seconds that nobody is asked to wait for without a word."""
+
+EARLY = 3.0
+"""Seconds of work that tell how long the rest will take."""
 
 
 @dataclass(frozen=True)
@@ -106,6 +114,53 @@ def _bar(description: str, total: int) -> tqdm:
     """A progress bar on standard error, which shows nothing in a process that has none."""
     nowhere = sys.stderr is None or getattr(sys.stderr, "closed", False)
     return tqdm(desc=description, total=total, disable=nowhere)
+
+
+@contextmanager
+def priced(description: str, quicker: str) -> Iterator[Price]:
+    """Warns soon after the start of an explanation inside that it will take over a minute, and says what is quicker.
+
+    What is done already tells how long the rest takes; nothing is measured beside the work.
+
+    Args:
+        description: What the explanation is called.
+        quicker: What would be quicker.
+    """
+    watch, price = _watch.get() or _Watch(None, None), Price(description, quicker)
+
+    def observe(part: Progress) -> None:
+        price.look(part)
+        if watch.observer is not None:
+            watch.observer(part)
+
+    with watching(observe, watch.cancel):
+        yield price
+
+
+class Price:
+    """How long an explanation will take, told once if that is long.
+
+    Args:
+        description: What it is called.
+        quicker: What would be quicker.
+    """
+
+    def __init__(self, description: str, quicker: str) -> None:
+        self._description, self._quicker = description, quicker
+        self._start, self._is_told = monotonic(), False
+
+    def look(self, part: Progress) -> None:
+        """Estimates the whole from what is done."""
+        took = monotonic() - self._start
+        if part.done and took >= EARLY:
+            self.tell(took * part.total / part.done, f"{part.total:,} steps, of which {part.done:,} took {took:.0f} s")
+
+    def tell(self, seconds: float, steps: str) -> None:
+        """Warns once if that is long."""
+        if seconds > LONG and not self._is_told:
+            self._is_told = True
+            about = f"{seconds / 60:,.0f} minutes" if seconds < 7200 else f"{seconds / 3600:,.0f} hours"
+            warn_caller(f"{self._description} will take about {about}: {steps}. Quicker: {self._quicker}")
 
 
 class Evaluator:

@@ -5,24 +5,23 @@ An estimator sees `game(coalitions) -> values` and nothing else.
 
 from __future__ import annotations
 
-import re
-import warnings
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from itertools import islice
 from time import monotonic
-from typing import Any, Literal, Protocol
+from typing import Protocol
 
 import torch
 
 from llm_attr.core import coalitions as designs
+from llm_attr.core.caller import warn_caller
+from llm_attr.core.estimate import CONFIDENT as CONFIDENT
+from llm_attr.core.estimate import Estimate as Estimate
 from llm_attr.core.ledger import Ledger
 from llm_attr.core.meter import Bill, Meter
+from llm_attr.core.stopping import Stopping as Stopping
 from llm_attr.errors import InvalidValue, NonFiniteValue
 from llm_attr.typing import Coalitions, Game, Values
-
-CONFIDENT = 1.96
-"""Standard errors on each side of an estimate that hold the truth in 95 % of the cases."""
 
 MOST_ROWS = 100_000
 """Coalitions, repeated ones too, after which sampling gives up if no budget ends it before."""
@@ -30,28 +29,17 @@ MOST_ROWS = 100_000
 GROWTH = 0.25
 """By how much the sample grows between two looks at its error."""
 
-
-@dataclass(frozen=True)
-class Estimate:
-    """What an estimator found.
-
-    Attributes:
-        values: `(features, outputs)` the attributions.
-        stderr: `(features, outputs)` their standard errors, infinite where a single sample tells nothing about them;
-            None for methods that evaluate all they need.
-        kind: What the errors are: of the sampling, or by `bootstrap`, which knows no bias.
-    """
-
-    values: Values
-    stderr: Values | None = None
-    kind: Literal["sampling", "bootstrap"] = "sampling"
+TOGETHER = 1 << 14
+"""The most samples that are evaluated together where nothing but their number ends the sampling."""
 
 
 class Estimator(Protocol):
     """A design of coalitions and what their values say about each feature.
 
     One that sets `takes_any_value` is played with values that are NaN or infinite too: each of them shows in the
-    attribution of its own feature alone.
+    attribution of its own feature alone. One that sets `first_look` says with how many rounds its standard errors hold:
+    where these end the sampling, they are looked at from there on, else from `n_samples` on. One that sets `per_round`
+    counts so many samples for each round where a user says how many.
 
     Attributes:
         fixed: Whether the design follows from the number of features alone.
@@ -78,74 +66,20 @@ class Estimator(Protocol):
 
 
 @dataclass(frozen=True)
-class Stopping:
-    """When sampling ends, if not after the number of samples that was asked for.
-
-    Attributes:
-        tolerance: The largest standard error, as a share of the largest attribution of the same output.
-        top: How many features must stand apart from all others by the 95 % interval of the difference.
-        evaluations: The most distinct coalitions.
-        seconds: The most time.
-        passes: The most passes through a language model.
-        positions: The most token positions that go through it.
-    """
-
-    tolerance: float | None = None
-    top: int | None = None
-    evaluations: int | None = None
-    seconds: float | None = None
-    passes: int | None = None
-    positions: int | None = None
-
-    @classmethod
-    def of(cls, until: float | str | None = None, budget: int | str | None = None) -> Stopping:
-        """From the public arguments: `until=0.05` or `"top 3 stable"`, `budget=200`, `"200 evaluations"` or `"30 s"`.
-
-        Of a text the budget may be `"50 passes"` or `"2000 positions"`, too.
-
-        Raises:
-            InvalidValue: one of them says something else.
-        """
-        return cls(*_tolerance(until), **_budget(budget))
-
-    @property
-    def metered(self) -> int | None:
-        """The most that a `Meter` may show."""
-        return self.passes if self.positions is None else self.positions
-
-    @property
-    def adaptive(self) -> bool:
-        """Whether anything but the number of samples counts."""
-        return self != Stopping()
-
-    @property
-    def wants_certainty(self) -> bool:
-        """Whether the error decides."""
-        return self.tolerance is not None or self.top is not None
-
-    def satisfied(self, estimate: Estimate) -> bool:
-        """Whether an estimate is as sure as was asked for."""
-        if estimate.stderr is None:
-            return False
-        values, errors = estimate.values.double(), estimate.stderr.double()
-        if not errors.isfinite().all():
-            return False
-        if self.tolerance is not None and (errors.amax(0) <= self.tolerance * values.abs().amax(0)).all():
-            return True
-        return self.top is not None and bool(_apart(values.abs(), errors, self.top).all())
-
-
-@dataclass(frozen=True)
 class Played:
     """What was asked and answered.
 
     Attributes:
         coalitions: `(coalitions, features)` in the order in which they were asked for; no rows where nobody needs them.
         values: `(coalitions, ...)`.
+        n_samples: The size of the sample, as the method counts it; None for a fixed design.
+        met: Whether the estimate is as sure as was asked for; None: nobody asked.
     """
 
     coalitions: Coalitions
     values: Values
+    n_samples: int | None = None
+    met: bool | None = None
 
 
 def play(
@@ -164,7 +98,7 @@ def play(
         game: Any callable from coalitions to values.
         estimator: What asks.
         features: How many features there are.
-        stopping: When to stop sampling; None: after the estimator's own number of samples, which is the least else.
+        stopping: When to stop sampling; None: after the estimator's own number of samples.
         outputs: From the game's values to the `(coalitions, outputs)` whose error decides; None: they are these.
         keep: Whether the coalitions of a fixed design are kept too.
         ledger: What is known of this game already, and will be known of it.
@@ -184,18 +118,32 @@ def play(
         blocks = _grouped(estimator.rounds(features), _rows(features))
         return _joined([(block if keep else block[:0], ask(block)) for block in blocks])
     ledger = Ledger() if ledger is None else ledger
-    remembering = ledger.remembering(game)
-    sampling = _Sampling(estimator, features, stopping, ledger, meter)
+    return _sampled(_Sampling(estimator, features, stopping, ledger, meter), ledger.remembering(game), outputs)
+
+
+def _sampled(sampling: _Sampling, game: Game, outputs: Callable[[Values], Values] | None) -> Played:
+    """Evaluates samples until they are as sure as was asked for, or as expensive as was allowed."""
+    stopping, estimator = sampling.stopping, sampling.estimator
     found: list[tuple[Coalitions, Values]] = []
-    for block, complete in sampling.blocks():
-        found.append((block, remembering(block)))
-        if complete and stopping.wants_certainty:
-            so_far = _joined(found)
-            found = [(so_far.coalitions, so_far.values)]
-            shown = so_far.values if outputs is None else outputs(so_far.values)
-            if stopping.satisfied(estimator.estimate(so_far.coalitions, shown)):
-                break
-    return _joined(found)
+
+    def estimate() -> Estimate:
+        so_far = _joined(found)
+        found[:] = [(so_far.coalitions, so_far.values)]
+        return estimator.estimate(so_far.coalitions, so_far.values if outputs is None else outputs(so_far.values))
+
+    last: Estimate | None = None
+    for block, telling in sampling.blocks():
+        found.append((block, game(block)))
+        last = estimate() if telling else None
+        if last is not None and stopping.satisfied(last):
+            return _joined(found, sampling.samples, met=True)
+    if not stopping.wants_certainty:
+        return _joined(found, sampling.samples)
+    last = last or estimate()
+    met = stopping.satisfied(last)
+    if not met:
+        warn_caller(f"sampling ended {sampling.end}, less sure than was asked for: {stopping.lacking(last)}")
+    return _joined(found, sampling.samples, met)
 
 
 def finite(game: Game) -> Game:
@@ -234,6 +182,8 @@ class Foreseen:
     def __init__(self, estimator: Estimator, features: int) -> None:
         self.fixed, self.n_samples, self._estimator = estimator.fixed, estimator.n_samples, estimator
         self._rest = estimator.rounds(features)
+        self.first_look = getattr(estimator, "first_look", estimator.n_samples)
+        self.per_round = getattr(estimator, "per_round", 1)
         self.ahead = list(islice(self._rest, None if self.fixed else self.n_samples))
 
     def evaluations(self, features: int, budget: int | None = None) -> int:
@@ -254,76 +204,97 @@ class Foreseen:
         return self._estimator.estimate(coalitions, values)
 
 
-def _joined(blocks: list[tuple[Coalitions, Values]]) -> Played:
-    return Played(torch.cat([block for block, _ in blocks]), torch.cat([values for _, values in blocks]))
+def _joined(blocks: list[tuple[Coalitions, Values]], n_samples: int | None = None, met: bool | None = None) -> Played:
+    coalitions, values = (torch.cat(parts) for parts in zip(*blocks, strict=True))
+    return Played(coalitions, values, n_samples, met)
 
 
 class _Sampling:
-    """The coalitions of a sampled design, as far as budget and patience go."""
+    """The coalitions of a sampled design, as far as budget and patience go.
+
+    Attributes:
+        estimator: What asks for them.
+        stopping: What ends the sampling.
+    """
 
     def __init__(
         self, estimator: Estimator, features: int, stopping: Stopping, ledger: Ledger, meter: Meter | None
     ) -> None:
-        self._estimator, self._features, self._stopping, self._ledger = estimator, features, stopping, ledger
+        self.estimator, self.stopping, self._features, self._ledger = estimator, stopping, features, ledger
         self._bill = None if stopping.metered is None else Bill(meter, ledger, stopping.metered)
         self._least, self._deadline = estimator.least(features), monotonic() + (stopping.seconds or 0)
+        self._rounds = 0
         if stopping.evaluations is not None and stopping.evaluations < self._least and not len(ledger):
             raise self._too_small()
 
     def _too_small(self) -> InvalidValue:
-        limits = ((name, getattr(self._stopping, name)) for name in ("evaluations", "passes", "positions"))
-        unit, limit = next((name, limit) for name, limit in limits if limit is not None)
+        unit = "" if self.stopping.evaluations is not None else " evaluations"
         return InvalidValue(
-            f"a budget of {limit} {unit} is too small: one estimate over {self._features} "
-            f"features takes at least {self._least}" + ("" if unit == "evaluations" else " evaluations")
+            f"a budget of {self.stopping.budget} is too small: one estimate over {self._features} "
+            f"features takes at least {self._least}{unit}"
         )
 
+    @property
+    def samples(self) -> int:
+        """How many there were, as the method counts them."""
+        return self._rounds * int(getattr(self.estimator, "per_round", 1))
+
+    @property
+    def end(self) -> str:
+        """What ended the sampling, if nothing else did."""
+        known = len(self._ledger)
+        if known == 1 << self._features:
+            return f"after all {known:,} coalitions"
+        by = f"by its budget of {self.stopping.budget}, " if self.stopping.budget else ""
+        return f"{by}after {known:,} coalitions"
+
     def blocks(self) -> Iterator[tuple[Coalitions, bool]]:
-        """Blocks of rows, and whether the error may be looked at after this one."""
-        rounds, done = self._affordable(), 0
-        wanted = self._estimator.n_samples if self._stopping.seconds is None else 1
-        while sample := list(islice(rounds, wanted)):
+        """Blocks of rows, and whether the error tells after this one whether to go on."""
+        rounds = self._affordable()
+        while sample := list(islice(rounds, self._together(self._rounds))):
+            self._rounds += len(sample)
             *before, last = _grouped(sample, _rows(self._features))
             yield from ((block, False) for block in before)
-            yield last, True
-            if not self._stopping.adaptive:
+            yield last, self.stopping.wants_certainty and self._rounds >= self._first_look
+            if not self.stopping.adaptive:
                 return
-            done += len(sample)
-            wanted = max(1, int(GROWTH * done))
+
+    @property
+    def _first_look(self) -> int:
+        """The rounds with which standard errors hold."""
+        return int(getattr(self.estimator, "first_look", self.estimator.n_samples))
+
+    def _together(self, done: int) -> int:
+        """How many rounds are evaluated together after so many."""
+        stopping = self.stopping
+        if not (stopping.wants_certainty or stopping.seconds is not None or self._bill is not None):
+            return TOGETHER if stopping.adaptive else self.estimator.n_samples
+        if done:
+            return max(1, int(GROWTH * done))
+        if stopping.seconds is not None:
+            return 1
+        return self._first_look if stopping.wants_certainty else self.estimator.n_samples
 
     def _affordable(self) -> Iterator[Coalitions]:
         known, planned, asked = self._ledger.names, set[bytes](), 0
-        for sample in self._estimator.rounds(self._features):
+        for sample in self.estimator.rounds(self._features):
             new = set(designs.keys(sample)) - known - planned
             if self._is_over(len(planned) + len(new), asked) or (self._bill and self._bill.is_beyond(sample)):
                 break
             asked += len(sample)
             planned |= new
             yield sample
-        if asked < self._least and (self._stopping.evaluations is not None or self._bill is not None):
+        if asked < self._least and (self.stopping.evaluations is not None or self._bill is not None):
             raise self._too_small()
 
     def _is_over(self, cost: int, asked: int) -> bool:
         """Whether to stop before a sample that brings the distinct coalitions to this cost."""
-        limit, seconds = self._stopping.evaluations, self._stopping.seconds
+        limit, seconds = self.stopping.evaluations, self.stopping.seconds
         if limit is not None and cost > limit:
             return True
         if seconds is not None:
             return asked >= self._least and monotonic() > self._deadline
-        if self._stopping.adaptive and asked > MOST_ROWS + (limit or 0):
-            if self._stopping.wants_certainty:
-                _warn(asked)
-            return True
-        return False
-
-
-def _warn(asked: int) -> None:
-    warnings.warn(
-        f"sampling stopped after {asked} coalitions without being as sure as was asked for; a time, as budget='60 s', "
-        "allows more",
-        RuntimeWarning,
-        stacklevel=2,
-    )
+        return self.stopping.adaptive and asked > MOST_ROWS + (limit or 0)
 
 
 def _rows(features: int) -> int:
@@ -341,39 +312,3 @@ def _grouped(pieces: Iterable[Coalitions], rows: int) -> Iterator[Coalitions]:
         group.append(piece)
         held += len(piece)
     yield torch.cat(group)
-
-
-def _apart(sizes: Values, errors: Values, top: int) -> Values:
-    """`(outputs,)`: whether the `top` largest features are apart from all others by the interval of the difference."""
-    order = sizes.argsort(0, descending=True)
-    sizes, errors = sizes.gather(0, order), errors.gather(0, order)
-    difference = sizes[:top, None] - sizes[None, top:]
-    noise = (errors[:top, None] ** 2 + errors[None, top:] ** 2).sqrt()
-    return (difference > CONFIDENT * noise).flatten(0, 1).all(0)
-
-
-def _tolerance(until: float | str | None) -> tuple[float | None, int | None]:
-    if isinstance(until, str):
-        found = re.fullmatch(r"top (\d+)( stable)?", until.strip())
-        if found and int(found[1]) > 0:
-            return None, int(found[1])
-    elif until is None or (isinstance(until, int | float) and not isinstance(until, bool) and until > 0):
-        return until, None
-    raise InvalidValue(
-        "until must be the largest standard error as a share of the largest attribution, as 0.05, or a text as "
-        f"'top 3 stable'; got {until!r}"
-    )
-
-
-def _budget(budget: int | str | None) -> dict[str, Any]:
-    if budget is None:
-        return {}
-    text = str(budget).strip()
-    counted = re.fullmatch(r"(\d+)(?: (evaluations|passes|positions))?", text)
-    timed = re.fullmatch(r"(\d+(?:\.\d+)?) ?(?:s|seconds)", text)
-    if isinstance(budget, bool) or not (counted or timed):
-        raise InvalidValue(
-            "budget must be evaluations, as 200, or a time, as '30 s' (for a text also '50 passes' or "
-            f"'2000 positions'); got {budget!r}"
-        )
-    return {counted[2] or "evaluations": int(counted[1])} if counted else {"seconds": float(timed[1] if timed else 0)}

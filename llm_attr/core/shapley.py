@@ -9,12 +9,19 @@ import torch
 from torch import Tensor
 
 from llm_attr.core.coalitions import BLOCK_ENTRIES
-from llm_attr.core.play import Estimate
+from llm_attr.core.estimate import CONFIDENT, Estimate
+from llm_attr.core.surrogate import t_quantile
 from llm_attr.errors import InvalidValue, TooManyFeatures
 from llm_attr.typing import Coalitions, Values
 
 MOST_FEATURES = 20
 """Features whose subsets can be enumerated: about a million coalitions."""
+
+ORDERS = 25
+"""Orders, or pairs of them, that are drawn by default."""
+
+INDEPENDENT = 5
+"""Independent samples whose spread is enough for an interval, also where the sampling ends because it is small."""
 
 
 class AllSubsets:
@@ -61,7 +68,8 @@ class RandomOrders:
     """The Shapley values from random orders: what each feature adds to those before it.
 
     Args:
-        n_samples: How many orders, or pairs of orders.
+        n_samples: How many orders, or pairs of orders. None: `ORDERS`; where their error ends the sampling, as few as
+            `INDEPENDENT`.
         paired: Whether each order is followed by its reverse, which takes away the error of first order.
         seed: Of the orders; None: torch's global stream.
 
@@ -71,8 +79,10 @@ class RandomOrders:
 
     fixed = False
 
-    def __init__(self, n_samples: int = 25, paired: bool = False, seed: int | None = None) -> None:
-        self.n_samples, self._paired, self._seed = positive("n_samples", n_samples), paired, seed
+    def __init__(self, n_samples: int | None = None, paired: bool = False, seed: int | None = None) -> None:
+        self.n_samples = ORDERS if n_samples is None else positive("n_samples", n_samples)
+        self.first_look = INDEPENDENT if n_samples is None else n_samples
+        self._paired, self._seed = paired, seed
 
     def evaluations(self, features: int, budget: int | None = None) -> int:
         """For each order one for each prefix; all orders share the empty and the full one."""
@@ -153,10 +163,11 @@ def orders(chain: Coalitions) -> Tensor:
 
 
 def mean_and_error(samples: Tensor) -> Estimate:
-    """`(samples, features, outputs)` -> their mean and its standard error."""
+    """`(samples, features, outputs)` -> their mean and its standard error, scaled to Student's t of the samples."""
     count = len(samples)
-    error = samples.std(0) / count**0.5 if count > 1 and samples.numel() else torch.full_like(samples[0], torch.inf)
-    return Estimate(samples.mean(0), error)
+    if count < 2 or not samples.numel():
+        return Estimate(samples.mean(0), torch.full_like(samples[0], torch.inf))
+    return Estimate(samples.mean(0), samples.std(0) * (t_quantile(count - 1) / CONFIDENT / count**0.5))
 
 
 def shown(count: int) -> str:

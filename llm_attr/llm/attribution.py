@@ -10,11 +10,12 @@ import torch
 
 from llm_attr.attr.base import Attribution
 from llm_attr.attr.perturbation import PerturbationAttribution
-from llm_attr.core.evaluator import Evaluator
+from llm_attr.core.evaluator import Evaluator, priced
 from llm_attr.core.registry import METHODS, snake_case
 from llm_attr.errors import InvalidType, UnsupportedMethod
 from llm_attr.llm.alignment import pieces, token_spans
 from llm_attr.llm.bound import BoundPrompt
+from llm_attr.llm.forecast import Call, Forecast
 from llm_attr.llm.game import Inspector, empty_prompt_id, model_input_ids
 from llm_attr.llm.generation import GenArgs, arguments_of
 from llm_attr.llm.identity import identity
@@ -23,12 +24,17 @@ from llm_attr.llm.joint import Found, Played, Subject, played
 from llm_attr.llm.many import answers_of, naming
 from llm_attr.llm.model import LanguageModel
 from llm_attr.llm.options import Options
+from llm_attr.llm.passes import positions_that_fit
 from llm_attr.llm.prompt import Prompt
 from llm_attr.llm.result import LLMAttributionResult
 from llm_attr.llm.scalar import Scalar, ScalarLike, scalar_of
+from llm_attr.llm.speed import speed_of
 from llm_attr.llm.table import Attributions, Table, owners
 from llm_attr.llm.target import Answer, answer_ids
 from llm_attr.llm.tokenizer import TokenizerLike
+
+UNSEEN = 4096
+"""Variants whose preparation alone takes so long that their price is told before the first pass."""
 
 
 class LLMAttribution(Attribution):
@@ -208,12 +214,35 @@ class LLMAttribution(Attribution):
     ) -> list[list[LLMAttributionResult]]:
         total = sum(options.evaluations(subject.features) for subject in subjects)
         name, device = f"{self.attr_method.get_name()} attribution", self.language_model.device
-        with Evaluator(name, total, show_progress=options.show_progress, device=device) as evaluator:
-            answered = self._answered(subjects, targets, options, evaluator)
+        answered = self._answered(subjects, targets, options, Evaluator(name, total, device=device))
+        with (
+            priced(name, self._quicker(options)) as price,
+            Evaluator(name, total, show_progress=options.show_progress, device=device) as evaluator,
+        ):
+            if total > UNSEEN:
+                price.tell(self._foreseen(answered, options), f"{total:,} variants of the prompt")
             known_by = identity(self.language_model)
             groups = played(self.language_model, answered, options, evaluator)
             alone = [one for group in groups for one in group]
             return [[self._result(one, found, options, known_by) for found in one.found] for one in alone]
+
+    def _quicker(self, options: Options) -> str:
+        """What takes less time than these options."""
+        if not options.estimator.fixed:
+            return "a smaller n_samples, budget='30 s', or a larger unit"
+        if "n_samples" in options.accepted(self.attr_method):
+            return "n_samples=25, which samples, or a larger unit"
+        exact = type(self.attr_method) is METHODS["shapley_values"]
+        return "method='kernel_shap', which samples, or a larger unit" if exact else "a larger unit"
+
+    def _foreseen(self, subjects: Sequence[Subject], options: Options) -> float:
+        """About the seconds of designs so large that it takes long until the first pass shows it."""
+        forecast = Forecast()
+        for subject in subjects:
+            new = 2 * len(subject.prompt) // max(1, subject.features.count) + len(subject.answer)
+            forecast.forward.add(Call(new, len(subject.answer)), options.evaluations(subject.features))
+        forecast.forward.calls = forecast.forward.positions // positions_that_fit(self.language_model)
+        return speed_of(self.language_model, backward=False).seconds(forecast)
 
     def _answered(
         self, subjects: Sequence[Subject], targets: Sequence[Answer], options: Options, evaluator: Evaluator
@@ -253,6 +282,8 @@ class LLMAttribution(Attribution):
             output_spans=spans,
             provenance=self._provenance(one, found.scalar)
             | {"seed": arguments_of(options.gen_args).get("seed"), "errors": None if said.stderr is None else said.kind}
+            | {"n_samples": one.n_samples, "until": options.until, "budget": options.budget, "met": one.met}
+            | {"method_seed": options.method_seed(self.attr_method)}
             | dict(known_by),
             table=None if owner is None else table,
         )

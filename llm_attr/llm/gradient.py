@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from contextlib import nullcontext
 from dataclasses import asdict
+from inspect import signature
 from itertools import zip_longest
 from typing import Any, TypeAlias
 
@@ -12,7 +13,7 @@ import torch
 
 from llm_attr.attr.base import Attribution
 from llm_attr.core.all_threads import uncompiled
-from llm_attr.core.evaluator import shown
+from llm_attr.core.evaluator import priced, shown
 from llm_attr.core.registry import snake_case
 from llm_attr.errors import InvalidType, UnsupportedMethod
 from llm_attr.llm.alignment import pieces, token_spans
@@ -152,7 +153,13 @@ class LLMGradientAttribution(Attribution):
         recompute = run.recomputes(of_call.get("gradient_checkpointing"))
         memory = recomputing(self.language_model) if recompute else nullcontext()
         bar = shown(f"{self.attr_method.get_name()} attribution") if of_call.get("show_progress") else nullcontext()
-        with uncompiled(), self.language_model.evaluating(), memory, bar:
+        quicker = [
+            *(["token_rows=False, which leaves out the row of each token"] if of_call.get("token_rows", True) else []),
+            *(["fewer n_steps"] if "n_steps" in signature(self.attr_method.attribute).parameters else []),
+            "a method of one pass (input_x_gradient)",
+        ]
+        price = priced(f"{self.attr_method.get_name()} attribution", ", or ".join(quicker))
+        with uncompiled(), self.language_model.evaluating(), memory, bar, price:
             refuse_broken_graph(self.language_model)
             found = run.explained(of_call.get("token_rows", True), recompute)
         several = isinstance(getattr(self.attr_method, "layer", None), list | tuple)

@@ -96,6 +96,8 @@ class Played:
         coalitions: Bool `(coalitions, features)`.
         found: What they gave for each scalar.
         log_probs: fp32 `(answer tokens,)` after the whole prompt, in nats.
+        n_samples: The size of the sample, as the method counts it; None for a fixed design.
+        met: Whether they are as sure as was asked for; None: nobody asked.
     """
 
     subject: Subject
@@ -104,6 +106,8 @@ class Played:
     coalitions: Coalitions
     found: Sequence[Found]
     log_probs: Values
+    n_samples: int | None
+    met: bool | None
 
 
 def played(
@@ -204,7 +208,8 @@ class _Group:
             log_probs = self._scorer.score(games[0].asked(subject.whole)[:1], self._evaluator)[0]
         each = games[0].split(asked.values.transpose(0, 1))
         found = list(map(Found, subject.scalars, each, whole, games[0].per_token))
-        return Played(subject, games, len(self._games), asked.coalitions, found, log_probs)
+        sampled = asked.n_samples, asked.met
+        return Played(subject, games, len(self._games), asked.coalitions, found, log_probs, *sampled)
 
 
 class _Meter:

@@ -99,6 +99,12 @@ class Options:
             return {}
         return {"log_prob": all(scalar.name == "log_prob" for scalar in scalars)}
 
+    def method_seed(self, method: PerturbationAttribution) -> int | None:
+        """The seed of the sample; None: torch's global stream, or there is no sample."""
+        asked = signature(method.estimator).bind_partial(**self.method_options)
+        asked.apply_defaults()
+        return None if self.estimator.fixed else asked.arguments.get("seed")
+
     def evaluations(self, features: Features) -> int:
         """How many coalitions are asked for, in all trials."""
         return self.trials * self.estimator.evaluations(features.count, self.stopping.evaluations)

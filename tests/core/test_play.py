@@ -113,6 +113,53 @@ def test_n_samples_is_the_least() -> None:
     assert len(found.coalitions) == 30 * 9
 
 
+def leading_game() -> TableGame:
+    """Feature 0 is worth 12 and the others, with some noise, next to nothing."""
+    noise = 0.1 * random_game(8, outputs=1).table
+    return TableGame(12 * torch.arange(256).remainder(2)[:, None] + noise)
+
+
+def test_a_clear_lead_is_seen_from_few_orders() -> None:
+    game = leading_game()
+    found = play(game, RandomOrders(paired=True, seed=0), 8, Stopping.of("top 1 stable"))
+    assert (found.n_samples, found.met) == (5, True)
+    assert len(game.asked) <= 72
+    assert play(leading_game(), RandomOrders(paired=True, seed=0), 8).n_samples == 25
+
+
+@pytest.mark.parametrize(
+    ("until", "budget", "words"),
+    [
+        (1e-6, 60, "by its budget of 60 evaluations, after .* and until=1e-06"),
+        ("top 4 stable", "40 evaluations", "by its budget of 40 evaluations, after .* the largest 4 are not apart"),
+        (1e-6, "0.01 s", "by its budget of 0.01 s, after"),
+    ],
+)
+def test_a_budget_that_ends_the_sampling_before_says_what_is_lacking(until: Any, budget: Any, words: str) -> None:
+    with pytest.warns(RuntimeWarning, match=words) as told:
+        found = play(random_game(8), RandomOrders(paired=True, seed=0), 8, Stopping.of(until, budget))
+    assert found.met is False
+    assert told[0].filename == __file__
+
+
+def test_nobody_who_did_not_ask_is_told() -> None:
+    assert play(random_game(5), RandomOrders(seed=0), 5, Stopping.of(budget=20)).met is None
+    fixed = play(random_game(5), AllSubsets(), 5)
+    assert (fixed.n_samples, fixed.met) == (None, None)
+
+
+def test_a_budget_alone_is_spent_in_one_go() -> None:
+    calls: list[int] = []
+    game = random_game(8)
+
+    def counted(coalitions: Coalitions) -> Values:
+        calls.append(len(coalitions))
+        return game(coalitions)
+
+    play(counted, RandomOrders(5, seed=0), 8, Stopping.of(budget=100))
+    assert len(calls) == 1
+
+
 def test_until_the_top_is_stable() -> None:
     game = smooth_game(8)
     game.table = game.table[:, :1]
@@ -132,7 +179,8 @@ def test_a_budget_of_evaluations_is_kept_and_used(budget: int, estimator: Estima
 
 def test_budget_and_until_the_first_ends_it() -> None:
     game = random_game(8)
-    played(game, RandomOrders(2, seed=0), until=1e-6, budget=60)
+    with pytest.warns(RuntimeWarning, match="by its budget of 60 evaluations"):
+        played(game, RandomOrders(2, seed=0), until=1e-6, budget=60)
     assert len(game.asked) <= 60
     game = random_game(8)
     played(game, RandomOrders(2, seed=0), until=10.0, budget=200)
@@ -211,7 +259,10 @@ def test_repeats_end_sampling_within_a_budget(monkeypatch: pytest.MonkeyPatch) -
 
 def test_sampling_gives_up_with_a_warning(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(playing, "MOST_ROWS", 500)
-    with pytest.warns(RuntimeWarning, match="sampling stopped after 5.. coalitions without being as sure"):
+    with pytest.warns(
+        RuntimeWarning,
+        match="sampling ended after all 64 coalitions, less sure .* largest attribution, and until=1e-06",
+    ):
         played(random_game(6), RandomOrders(5, seed=0), until=1e-6)
 
 

@@ -164,7 +164,7 @@ def test_counts_in_words() -> None:
     assert shown(10**20) in ("over 10^19", "over 10^20")
 
 
-@pytest.mark.parametrize("wrong", [0, -1, 2.5, True, "3", None])
+@pytest.mark.parametrize("wrong", [0, -1, 2.5, True, "3"])
 def test_bad_sample_sizes(wrong: object) -> None:
     with pytest.raises(InvalidValue, match="n_samples must be a whole number of at least 1"):
         RandomOrders(wrong)  # type: ignore[arg-type]

@@ -124,6 +124,7 @@ def test_other_arguments(llama: LanguageModel, asked: dict[str, Any]) -> None:
     compared(llama, target=TARGET, **asked)
 
 
+@pytest.mark.filterwarnings("ignore:sampling ended by its budget")
 @pytest.mark.parametrize(
     "asked",
     [

@@ -81,6 +81,19 @@ def test_until_and_budget_end_the_sample(lm: LanguageModel) -> None:
         explain(lm, TEXT, method="permutation_shapley", target=TARGET, until="soon")
 
 
+def test_how_the_sampling_ended_is_in_the_provenance(lm: LanguageModel) -> None:
+    sure = explain(lm, TEXT, method="permutation_shapley", target=TARGET, until=10.0).provenance
+    assert {name: sure[name] for name in ("n_samples", "until", "budget", "met", "method_seed")} == {
+        "n_samples": 5, "until": 10.0, "budget": None, "met": True, "method_seed": 0,
+    }  # fmt: skip
+    with pytest.warns(RuntimeWarning, match="by its budget of 9 evaluations") as told:
+        short = explain(lm, TEXT, method="permutation_shapley", target=TARGET, until=1e-9, budget=9, seed=3)
+    assert told[0].filename == __file__
+    assert (short.provenance["met"], short.provenance["method_seed"]) == (False, 3)
+    exact = explain(lm, TEXT, method="shapley_values", target=TARGET).provenance
+    assert {exact[name] for name in ("n_samples", "until", "budget", "met", "method_seed")} == {None}
+
+
 def test_options_that_mean_nothing_to_a_method_are_refused(lm: LanguageModel) -> None:
     with pytest.raises(UnknownKeyword, match="until"):
         explain(lm, TEXT, method="feature_ablation", target=TARGET, until=0.1)

@@ -1,0 +1,63 @@
+"""An explanation that will take over a minute says so soon after its start, once, and what is quicker."""
+
+from __future__ import annotations
+
+import warnings
+from typing import Any
+
+import pytest
+
+from llm_attr.core import evaluator as running
+from llm_attr.core.evaluator import Evaluator, priced, share_of
+
+
+@pytest.fixture
+def clock(monkeypatch: pytest.MonkeyPatch) -> list[float]:
+    now = [100.0]
+    monkeypatch.setattr(running, "monotonic", lambda: now[0])
+    return now
+
+
+def work(clock: list[float], seconds: float, count: int) -> None:
+    run = Evaluator("a method", count)
+    for _ in range(count):
+        clock[0] += seconds
+        run.advance(1)
+
+
+def test_a_long_one_is_told_once_with_what_is_quicker(clock: list[float]) -> None:
+    def run() -> None:
+        with priced("a method", "a larger unit"):
+            work(clock, 2.0, 300)
+
+    with pytest.warns(RuntimeWarning, match="will take about 10 minutes: 300 steps, of which 2 took 4 s") as told:
+        run()
+    assert len(told) == 1
+    assert str(told[0].message).endswith("Quicker: a larger unit")
+    assert told[0].filename == __file__
+
+
+@pytest.mark.parametrize(("seconds", "count"), [(0.1, 590), (2.0, 29), (50.0, 1)])
+def test_a_short_one_is_not(clock: list[float], seconds: float, count: int) -> None:
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        with priced("a method", "nothing"):
+            work(clock, seconds, count)
+
+
+def test_pieces_of_a_longer_one_are_told_of_it(clock: list[float]) -> None:
+    def run() -> None:
+        with priced("the whole", "less"):
+            for piece in range(4):
+                with share_of("the whole", piece, piece + 1, 4):
+                    work(clock, 2.0, 20)
+
+    with pytest.warns(RuntimeWarning, match="about 3 minutes"):
+        run()
+
+
+def test_observers_go_on_seeing(clock: list[float]) -> None:
+    seen: list[Any] = []
+    with running.watching(seen.append), priced("a method", "nothing"):
+        work(clock, 0.1, 3)
+    assert [part.done for part in seen] == [1, 2, 3]
