@@ -19,8 +19,34 @@ from llm_attr.errors import InvalidShape, InvalidTarget, InvalidType
 from llm_attr.typing import ForwardFunction, Target, TensorOrTensors
 
 
+class RelevanceAttribution(GradientAttribution):
+    """A method that passes the output back as relevance."""
+
+    def compute_convergence_delta(  # type: ignore[override]
+        self, attributions: TensorOrTensors, output: Tensor
+    ) -> Tensor:
+        """The relevance that was absorbed: `delta = output - sum(attributions)`, as in Captum with other arguments.
+
+        Args:
+            attributions: Tensor or tuple of tensors `(batch, ...)`.
+            output: `(batch,)` the explained outputs.
+
+        Returns:
+            `(batch,)`, in units of the output.
+
+        Raises:
+            InvalidShape: there is not one output for each example.
+        """
+        tensors = as_tensors(attributions)
+        if output.numel() != len(tensors[0]):
+            raise InvalidShape(
+                f"output must be one number for each of the {len(tensors[0])} examples; got {tuple(output.shape)}"
+            )
+        return output.detach().flatten() - per_example(tensors, len(tensors[0]))
+
+
 @registered
-class LRP(GradientAttribution):
+class LRP(RelevanceAttribution):
     """Passes the output back as relevance, layer by layer, to the inputs.
 
     `R_x = sum over y of (x w / y) R_y` at linear operations, or as the rule of their module says; `R_x = R_y` at a
@@ -30,8 +56,9 @@ class LRP(GradientAttribution):
     values at zero absorb, which is the delta.
 
     Rules are set as in Captum, `module.rule = GammaRule()`, for the linear operations inside of a module; the nearest
-    module with a rule counts. They do not see into a custom autograd Function; one that is linear says so,
-    `TheFunction.linear_in_input = True`, and passes on its gradient.
+    module with a rule counts, and where nothing is linear a rule changes nothing, with a warning. They do not see into
+    a custom autograd Function; one that is linear says so, `TheFunction.linear_in_input = True`, and passes on its
+    gradient.
 
     Args:
         model: See `Attribution`.
@@ -96,31 +123,9 @@ class LRP(GradientAttribution):
             return self._in_form(relevance)
         return self._in_form(relevance), _absorbed(found, relevance.tensors, problem.batch)
 
-    def compute_convergence_delta(  # type: ignore[override]
-        self, attributions: TensorOrTensors, output: Tensor
-    ) -> Tensor:
-        """The relevance that was absorbed: `delta = output - sum(attributions)`, as in Captum with other arguments.
-
-        Args:
-            attributions: Tensor or tuple of tensors `(batch, ...)`.
-            output: `(batch,)` the explained outputs.
-
-        Returns:
-            `(batch,)`, in units of the output.
-
-        Raises:
-            InvalidShape: there is not one output for each example.
-        """
-        tensors = as_tensors(attributions)
-        if output.numel() != len(tensors[0]):
-            raise InvalidShape(
-                f"output must be one number for each of the {len(tensors[0])} examples; got {tuple(output.shape)}"
-            )
-        return output.detach().flatten() - per_example(tensors, len(tensors[0]))
-
 
 @registered
-class LayerLRP(LayerAttribution, GradientAttribution):
+class LayerLRP(LayerAttribution, RelevanceAttribution):
     """Passes the output back as relevance to the neurons of a layer.
 
     As `LRP`, stopped at the layer.

@@ -189,7 +189,7 @@ class _Mode(TorchFunctionMode):
         self._tape, self._recording = tape, recording
 
     def finish(self, answer: Tensor) -> None:
-        """The run is over; raises `NoRule` for what the rules did not see."""
+        """The run is over; raises `NoRule` for what the rules did not see, and warns of rules that met nothing."""
         if self._recording:
             return
         self._rules.audit.check(answer, self._ours)
@@ -201,11 +201,12 @@ class _Mode(TorchFunctionMode):
                 UserWarning,
                 stacklevel=2,
             )
-        idle = [type(module).__name__ for module, used in self._used.items() if not used]
-        if idle:
-            raise NoRule(
-                f"a rule is set on {idle[0]}, in which there is no linear operation; rules are for "
-                "convolutions, linear layers, pooling, batch normalisation, and blocks that have them"
+        if idle := sorted({type(module).__name__ for module, used in self._used.items() if not used}):
+            warnings.warn(
+                f"the rules set on {', '.join(idle)} change nothing, since no linear operation is in there: rules are "
+                "for convolutions, linear layers, average pooling, batch normalisation, and blocks that have them",
+                UserWarning,
+                stacklevel=2,
             )
 
     @property

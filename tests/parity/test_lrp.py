@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Callable
 from typing import Any
 
+import captum.attr
 import captum.attr._utils.lrp_rules as theirs
 import pytest
 import torch
+from captum.attr._utils.custom_modules import Addition_Module
 from torch import Tensor, nn
 from torch.nn import functional as F
 
@@ -130,6 +133,14 @@ def test_the_delta_of_given_attributions() -> None:
         LRP(model).compute_convergence_delta(x, model(x))
 
 
+def test_the_delta_of_given_attributions_at_a_layer() -> None:
+    model, x = mlp(), INPUTS["mlp"]
+    found, delta = LayerLRP(model, model[2]).attribute(x, target=1, return_convergence_delta=True)
+    own = LayerLRP(model, model[2]).compute_convergence_delta(found, model(x)[:, 1])
+    assert_equal(own, captum.attr.LayerLRP(model, model[2]).compute_convergence_delta(found, model(x)[:, 1]), 1e-6)
+    assert own.shape == delta.shape
+
+
 SHARES = {
     ours.EpsilonRule(0.1): sums.epsilon(0.1),
     ours.GammaRule(0.4): sums.gamma(0.4),
@@ -238,11 +249,49 @@ def test_identity_passes_relevance_through() -> None:
         LRP(model).attribute(INPUTS["images"], target=1)
 
 
+class Sum(Addition_Module):
+    """Captum's module for additions."""
+
+
+class Branches(nn.Module):
+    """`(batch, 4)` -> `(batch, 3)`, with an addition and what is between layers."""
+
+    def __init__(self, between: nn.Module) -> None:
+        super().__init__()
+        self.left, self.right, self.last = nn.Linear(4, 6), nn.Linear(4, 6), nn.Linear(6, 3)
+        self.sum, self.between = Sum(), between
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.last(self.between(self.sum(self.left(x), self.right(x))))
+
+
+@pytest.mark.parametrize("rule", ["EpsilonRule", "GammaRule", "Alpha1_Beta0_Rule"])
+@pytest.mark.parametrize("kind", [nn.ReLU, nn.Tanh, nn.Dropout, nn.Identity, nn.Flatten])
+def test_a_rule_where_nothing_is_linear_is_accepted(kind: type[nn.Module], rule: str) -> None:
+    model = made(Branches(kind()))
+    model.between.rule, model.sum.rule = (getattr(theirs, rule)() for _ in range(2))
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        want = captum.attr.LRP(model).attribute(INPUTS["mlp"], target=1)
+    model.between.rule, model.sum.rule = (getattr(ours, rule)() for _ in range(2))
+    with pytest.warns(UserWarning, match="the rules set on .*Sum.* change nothing") as seen:
+        found = LRP(model).attribute(INPUTS["mlp"], target=1)
+    assert kind.__name__ in str(seen[0].message)
+    assert_equal(found, want, 1e-6)
+
+
+@pytest.mark.parametrize("between", [nn.Sigmoid(), nn.GELU(), nn.LayerNorm(6)], ids=lambda m: type(m).__name__)
+def test_other_modules_keep_their_own_rule(between: nn.Module) -> None:
+    model = made(Branches(between))
+    want = LRP(model).attribute(INPUTS["mlp"], target=1)
+    model.between.rule = ours.EpsilonRule()
+    with pytest.warns(UserWarning, match=f"the rules set on {type(between).__name__} change nothing"):
+        found = LRP(model).attribute(INPUTS["mlp"], target=1)
+    assert_equal(found, want, 0)
+
+
 def test_rules_that_cannot_be_used() -> None:
     model, x = mlp(), INPUTS["mlp"]
-    model[1].rule = ours.EpsilonRule()
-    with pytest.raises(NoRule, match="a rule is set on ReLU, in which there is no linear"):
-        LRP(model).attribute(x, target=0)
     model[1].rule = theirs.EpsilonRule()
     with pytest.raises(NoRule, match=r"the rule of ReLU is a EpsilonRule; take one of llm_attr\.attr"):
         LRP(model).attribute(x, target=0)
