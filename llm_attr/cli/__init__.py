@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import sys
+import warnings
 from importlib.metadata import version as version_of
 from typing import Annotated
 
@@ -33,6 +34,7 @@ def main() -> None:
     Idle threads of this process sleep instead of spinning, which torch reads when it loads; see OMP_WAIT_POLICY.
     """
     os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
+    warnings.formatwarning = lambda message, *_, **__: f"warning: {message}\n"
     try:
         app(prog_name="llm-attr")
     except (LlmAttrError, OSError) as error:

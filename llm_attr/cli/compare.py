@@ -7,6 +7,8 @@ from typing import Annotated
 
 import typer
 
+from llm_attr.cli.explain import check_outputs
+
 
 def compare(
     results: Annotated[
@@ -25,6 +27,7 @@ def compare(
     json: Annotated[Path | None, typer.Option(help="Write all numbers.")] = None,
 ) -> None:
     """Show explanations of the same prompt beside each other, and how far they agree; needs no model."""
+    check_outputs(html, json)
     from llm_attr.llm.compare import compare as compared
     from llm_attr.llm.result import LLMAttributionResult
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json as json_text
+import os
 import sys
 from collections.abc import Iterator
 from pathlib import Path
@@ -34,7 +35,15 @@ def explain(
     messages: Messages = None,
     documents: Documents = None,
     model: Annotated[str, typer.Option(help="An embedded model, a folder, or a name on the hub.")] = "smollm2-135m",
+    dtype: Annotated[
+        str | None, typer.Option(help="Precision of the weights, as bfloat16 or auto [default: the model's own].")
+    ] = None,
     chat: Annotated[bool, typer.Option("--chat", help="Send the prompt as a user message of a chat.")] = False,
+    system: Annotated[str | None, typer.Option(help="A system message before it; goes with --chat.")] = None,
+    template: Annotated[
+        list[str] | None,
+        typer.Option(help="An argument of the chat template, as enable_thinking=false; several times."),
+    ] = None,
     unit: Annotated[
         str | None,
         typer.Option(help="token, word, sentence, paragraph, document or message [default: sentence, or document]."),
@@ -51,7 +60,19 @@ def explain(
         str | None, typer.Option(help="The most evaluations, as 200, '50 passes', '2000 positions' or '30 s'.")
     ] = None,
     target: Annotated[str | None, typer.Option(help="The answer to explain; generated if not given.")] = None,
-    max_new_tokens: Annotated[int | None, typer.Option(help="The longest answer to generate [default: 25].")] = None,
+    max_new_tokens: Annotated[
+        int | None, typer.Option(min=1, help="The longest answer to generate [default: 25].")
+    ] = None,
+    sample: Annotated[
+        bool, typer.Option("--sample", help="Sample the answer; by default the likeliest token.")
+    ] = False,
+    temperature: Annotated[float | None, typer.Option(min=0.0, help="Of the sampling.")] = None,
+    top_p: Annotated[float | None, typer.Option(min=0.0, max=1.0, help="Of the sampling.")] = None,
+    top_k: Annotated[int | None, typer.Option(min=1, help="Of the sampling.")] = None,
+    seed: Annotated[int | None, typer.Option(help="Of the sampling; that of a method is --option seed=1.")] = None,
+    generate: Annotated[
+        list[str] | None, typer.Option(help="A further argument of generate, as min_new_tokens=5; several times.")
+    ] = None,
     scalar: Annotated[
         str, typer.Option(help="What is explained of it: log_prob, prob, logit, entropy, kl or margin.")
     ] = "log_prob",
@@ -64,29 +85,30 @@ def explain(
     plan: Annotated[bool, typer.Option("--plan", help="Tell what it would cost, and explain nothing.")] = False,
 ) -> None:
     """Generate an answer to a prompt, or take one, and show which units of the prompt carried it."""
-    if target is not None and max_new_tokens is not None:
-        raise typer.BadParameter("--max-new-tokens is for generated answers; --target gives one")
+    gen_args = generation(
+        sample, seed, generate, max_new_tokens=max_new_tokens, temperature=temperature, top_p=top_p, top_k=top_k
+    )
+    if target is not None and gen_args:
+        raise typer.BadParameter("--target gives the answer; options of generation are for one that is generated")
+    check_outputs(html, json, save)
     from llm_attr.llm.explain import explain as run
     from llm_attr.llm.explain import method_named
     from llm_attr.llm.model import load_model
 
     method_named(method)
-    options = dict(map(_option, option or ())) | _given(until=_number(until), budget=budget)
-    prompt = _prompt(prompt_file, messages, documents, chat, {"unit": unit, "absence": absence})
+    options = named(option) | _given(until=_number(until), budget=budget)
+    how = _given(unit=unit, absence=absence, template_kwargs=named(template) or None)
+    prompt = _prompt(prompt_file, messages, documents, chat, system, how)
     asked: dict[str, Any] = {
-        "method": method,
-        "target": target,
-        "scalar": scalar,
-        "foil": foil,
-        "gen_args": None if max_new_tokens is None else {"max_new_tokens": max_new_tokens, "do_sample": False},
-        **options,
-    }
+        "method": method, "target": target, "scalar": scalar, "foil": foil, "gen_args": gen_args, **options,
+    }  # fmt: skip
+    loaded = load_model(model, **_given(dtype=dtype))
     if plan:
         from llm_attr.llm.plan import plan as planned
 
-        typer.echo(planned(load_model(model), prompt, **asked))
+        typer.echo(planned(loaded, prompt, **asked))
         return
-    result = run(load_model(model), prompt, show_progress=progress, **asked)
+    result = run(loaded, prompt, show_progress=progress, **asked)
     if save is not None:
         result.save(save)
         typer.echo(f"saved: {save}")
@@ -100,6 +122,7 @@ def view(
     json: Json = None,
 ) -> None:
     """Show a saved result again, or a part of its answer; needs no model."""
+    check_outputs(html, json)
     from llm_attr.llm.result import LLMAttributionResult
 
     _show(LLMAttributionResult.load(result), region, html, json)
@@ -124,29 +147,83 @@ def _show(result: LLMAttributionResult, region: str | None, html: Path | None, j
 
 
 def _prompt(
-    prompt_file: str | None, messages: Path | None, documents: Path | None, chat: bool, options: dict[str, Any]
+    prompt_file: str | None,
+    messages: Path | None,
+    documents: Path | None,
+    chat: bool,
+    system: str | None,
+    options: dict[str, Any],
 ) -> Prompt:
     from llm_attr.llm.prompt import Prompt
 
     if (prompt_file is None) == (messages is None):
         raise typer.BadParameter("give either --prompt-file or --messages")
-    if messages is not None and (documents is not None or chat):
-        raise typer.BadParameter("--messages is a whole chat; --documents and --chat go with --prompt-file")
-    options = _given(**options)
+    if messages is not None and (documents is not None or chat or system is not None):
+        raise typer.BadParameter("--messages is a whole chat; --documents, --chat and --system go with --prompt-file")
+    if not chat and messages is None and (system is not None or "template_kwargs" in options):
+        raise typer.BadParameter("--system and --template are for a chat: add --chat")
     if messages is not None:
         return Prompt(_json(_read(str(messages)), str(messages)), **options)
     text = _read(str(prompt_file)).rstrip("\n")
     if documents is not None:
-        return Prompt.from_documents(text, dict(_documents(documents)), chat=chat, **options)
-    return Prompt([{"role": "user", "content": text}] if chat else text, **options)
+        return Prompt.from_documents(text, dict(_documents(documents)), chat=chat, system=system, **options)
+    before = [] if system is None else [{"role": "system", "content": system}]
+    return Prompt([*before, {"role": "user", "content": text}] if chat else text, **options)
 
 
-def _option(text: str) -> tuple[str, Any]:
-    """`name=value`; the value is JSON, or else a text."""
-    name, equals, value = text.partition("=")
-    if not (equals and name.isidentifier()):
-        raise InvalidValue(f"an option of the method is written name=value; got {text!r}")
-    return name, _number(value)
+def named(given: list[str] | None) -> dict[str, Any]:
+    """What `name=value` says, each; a value is JSON, or else a text.
+
+    Raises:
+        InvalidValue: something is written in another way.
+    """
+    found = {}
+    for text in given or ():
+        name, equals, value = text.partition("=")
+        if not (equals and name.isidentifier()):
+            raise InvalidValue(f"an option is written name=value; got {text!r}")
+        found[name] = _number(value)
+    return found
+
+
+def generation(sample: bool, seed: int | None, more: list[str] | None, **given: Any) -> dict[str, Any] | None:
+    """The arguments of `generate`; None where nothing is said of it.
+
+    Raises:
+        BadParameter: the likeliest answer is wanted, and something that is of samples alone.
+    """
+    of_samples = {name: value for name, value in given.items() if name != "max_new_tokens"} | {"seed": seed}
+    if not sample and (wrong := _given(**of_samples)):
+        names = ", ".join(f"--{name.replace('_', '-')}" for name in wrong)
+        raise typer.BadParameter(f"{names}: only where the answer is sampled; add --sample")
+    asked = _given(**given, seed=seed) | named(more)
+    if not (sample or asked):
+        return None
+    greedy: dict[str, Any] = {"do_sample": False, "temperature": None, "top_p": None}
+    return {"max_new_tokens": 25, **({"do_sample": True} if sample else greedy), **asked}
+
+
+def check_outputs(html: Path | None, json: Path | None, save: Path | None = None) -> None:
+    """Refuses what could not be written, before any work is done.
+
+    Raises:
+        InvalidValue: a path is a folder, lies in none, or may not be written; or `--save` names something else.
+    """
+    for option, path in (("--html", html), ("--json", json), ("--save", save)):
+        if path is None:
+            continue
+        folder = path.absolute().parent
+        if option != "--save" and path.is_dir():
+            raise InvalidValue(f"{option} {path} is a folder; name a file in it")
+        if option != "--save" and not folder.is_dir():
+            raise InvalidValue(f"{option} {path}: there is no folder {folder}")
+        place = next(each for each in (path.absolute(), *path.absolute().parents) if each.exists())
+        if not os.access(place, os.W_OK):
+            raise InvalidValue(f"{option} {path} may not be written")
+    if save is not None:
+        from llm_attr.llm.stored import refuse_other
+
+        refuse_other(save)
 
 
 def _number(text: str | None) -> Any:

@@ -103,7 +103,8 @@ def of_games(posed: Posed, wrapper: LLMAttribution) -> Draft:
     answers = [_answer(language_model, s.prompt, t, options.gen_args) for s, t in zip(subjects, targets, strict=True)]
     subjects = [s.answered(language_model, a, options.scalars) for s, a in zip(subjects, answers, strict=True)]
     tokens, stopping = sum(map(len, answers)), options.stopping
-    fixed = replace(options, inspect=None, show_progress=False, until=None)
+    never = "top 1 stable" if stopping.wants_certainty else None  # no value of a forecast is larger than another
+    fixed = replace(options, inspect=None, show_progress=False, until=never)
     if stopping.seconds is not None or (stopping.wants_certainty and not _limited(stopping)):
         return _bounded(language_model, subjects, fixed, stopping, tokens)
     forecast = Forecast()

@@ -7,17 +7,19 @@ from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager, nullcontext
 from functools import cached_property
 from pathlib import Path
+from pickle import UnpicklingError
 from threading import Lock
 from types import SimpleNamespace
 from typing import Any, cast
 
 import torch
+from safetensors import SafetensorError
 from torch import nn
 from transformers import AutoModelForCausalLM, AutoTokenizer, PreTrainedTokenizerBase
 
 from llm_attr.core.all_threads import until_the_last
 from llm_attr.core.noise import streams_kept
-from llm_attr.errors import ContextTooLong, InvalidType, InvalidValue, NotALanguageModel
+from llm_attr.errors import ContextTooLong, InvalidType, InvalidValue, NotALanguageModel, UnknownName
 from llm_attr.llm.embedded import CATALOGUE, LANGUAGE_MODEL, model_folder
 from llm_attr.llm.tokenizer import PlainTokenizer, TokenizerLike, decode, encode, special_id
 
@@ -217,6 +219,9 @@ def load_model(name: str | Path, **from_pretrained: Any) -> LanguageModel:
         language = ", ".join(each.name for each in CATALOGUE.values() if each.kind == LANGUAGE_MODEL)
         raise NotALanguageModel(f"{name} is an embedded {entry.kind}; load_model takes language models ({language})")
     source = str(name) if entry is None else str(model_folder(entry.name))
+    dtype = from_pretrained.get("dtype")
+    if isinstance(dtype, str) and dtype != "auto" and not isinstance(getattr(torch, dtype, None), torch.dtype):
+        raise UnknownName("dtype", dtype, ["auto", "float32", "bfloat16", "float16"])
     shared = {key: from_pretrained[key] for key in ("revision", "token", "trust_remote_code") if key in from_pretrained}
     try:
         tokenizer = AutoTokenizer.from_pretrained(source, **shared)
@@ -226,6 +231,8 @@ def load_model(name: str | Path, **from_pretrained: Any) -> LanguageModel:
             f"no model {str(name)!r}: it is neither an embedded model ({', '.join(CATALOGUE)}), nor a folder of a "
             f"model, nor reachable on the hub: {error}"
         ) from error
+    except (ValueError, KeyError, SafetensorError, UnpicklingError) as error:
+        raise InvalidValue(f"{str(name)!r} holds no causal language model that can be loaded: {error}") from error
     return LanguageModel(model.eval(), tokenizer, str(name))
 
 

@@ -81,8 +81,7 @@ def save(result: LLMAttributionResult, path: str | Path) -> None:
         InvalidValue: the path is something else, or the result cannot be written.
         InvalidType: a tensor of the result holds no floating-point numbers.
     """
-    folder = Path(path).parent.resolve() / Path(path).name
-    _refuse_other(folder)
+    folder = refuse_other(path)
     if not _is_plain(result.plain()):
         raise InvalidValue(
             "the provenance, or another field of the result, holds what JSON does not have (NaN, tuples, keys that are "
@@ -226,15 +225,21 @@ def _result(document: Mapping[str, Any], tensors: dict[str, Tensor]) -> LLMAttri
     return LLMAttributionResult(**document["result"], **own, table=table)
 
 
-def _refuse_other(folder: Path) -> None:
-    """Refuses what is there already, unless it is a saved result or an empty folder."""
+def refuse_other(path: str | Path) -> Path:
+    """The folder that is meant; refuses what is there already, unless it is a saved result or an empty folder.
+
+    Raises:
+        InvalidValue: something else is there.
+    """
+    folder = Path(path).parent.resolve() / Path(path).name
     if not folder.is_symlink() and not folder.exists():
-        return
+        return folder
     names = {file.name for file in folder.iterdir()} if folder.is_dir() and not folder.is_symlink() else None
     if names is None or names - {JSON, TENSORS}:
         raise InvalidValue(f"{folder} is there already and is no saved result; choose a folder that is not there yet")
     if names:
         _document_of_any_version(folder)
+    return folder
 
 
 def _document_of_any_version(folder: Path) -> None:

@@ -161,3 +161,61 @@ def test_a_progress_bar(folder: str, capsys: pytest.CaptureFixture[str], monkeyp
         cli.app(["explain", "--model", folder, "--prompt-file", "-", "--target", "x", "--progress"])
     assert left.value.code == 0
     assert "Feature Ablation attribution: 100%" in capsys.readouterr().err
+
+
+def test_a_sampled_answer_a_system_message_and_the_precision(folder: str, tmp_path: Path) -> None:
+    saved = tmp_path / "run"
+    given = "Dave lives in Oslo. What does he do?"
+    asked = ("explain", "--model", folder, "--prompt-file", "-", "--max-new-tokens", "6", "--dtype", "bfloat16")
+    sampled = ("--sample", "--temperature", "5.0", "--top-p", "0.9", "--top-k", "40", "--generate", "min_new_tokens=6")
+    chat = ("--chat", "--system", "Be brief.", "--template", "note=1", "--save", str(saved))
+    explain(*asked, *sampled, *chat, "--seed", "3", given=given)
+    first = LLMAttributionResult.load(saved)
+    assert first.provenance["dtype"] == "bfloat16"
+    assert first.provenance["seed"] == 3
+    assert len(first.output_tokens) == 6
+    assert "Be brief." in first.input_tokens
+    explain(*asked, *sampled, *chat, "--seed", "3", given=given)
+    assert LLMAttributionResult.load(saved).output_ids == first.output_ids
+    explain(*asked, *sampled, *chat, "--seed", "4", given=given)
+    assert LLMAttributionResult.load(saved).output_ids != first.output_ids
+
+
+@pytest.mark.parametrize(
+    ("arguments", "words"),
+    [
+        (["--max-new-tokens", "0"], "--max-new-tokens"),
+        (["--temperature", "0.5"], "--temperature: only where the answer is sampled; add --sample"),
+        (["--sample", "--target", "x"], "--target gives the answer"),
+        (["--seed", "1"], "add --sample"),
+        (["--system", "Be brief."], "add --chat"),
+        (["--template", "note=1"], "add --chat"),
+    ],
+)
+def test_options_of_generation_that_say_nothing_are_bad_usage(arguments: list[str], words: str) -> None:
+    done = CliRunner().invoke(
+        cli.app, ["explain", "--prompt-file", "-", *arguments], input="text", env={"COLUMNS": "300", "NO_COLOR": "1"}
+    )
+    assert done.exit_code == 2
+    assert words in " ".join(done.output.split())
+
+
+@pytest.mark.parametrize("option", ["--html", "--json", "--save"])
+def test_where_to_write_is_looked_at_before_the_work(option: str, tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("x", encoding="utf-8")
+    wrong = [tmp_path / "file"] if option == "--save" else [tmp_path, tmp_path / "nowhere" / "x"]
+    for path in wrong:
+        with pytest.raises(InvalidValue, match=r"is a folder|there is no folder|is no saved result"):
+            explain("explain", "--model", "no/such/model", "--prompt-file", "-", option, str(path), given="He. It.")
+    for command in ("view", "compare"):
+        if option != "--save":
+            with pytest.raises(InvalidValue, match="is a folder"):
+                explain(command, "nowhere", option, str(tmp_path))
+
+
+def test_a_folder_that_is_no_model_is_one_error(tmp_path: Path, folder: str) -> None:
+    (tmp_path / "notes.txt").write_text("no model", encoding="utf-8")
+    with pytest.raises(InvalidValue, match="holds no causal language model that can be loaded"):
+        explain("explain", "--model", str(tmp_path), "--prompt-file", "-", given="He. It.")
+    with pytest.raises(UnknownName, match=r"unknown dtype 'bflot16'.*did you mean 'bfloat16'"):
+        explain("explain", "--model", folder, "--dtype", "bflot16", "--prompt-file", "-", given="He. It.")
