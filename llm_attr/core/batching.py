@@ -32,10 +32,12 @@ def copies_that_fit(tensors: Tensors) -> int:
 
 
 def uses_batch_statistics(forward: ForwardFunction) -> bool:
-    """Whether batch normalisation makes each answer depend on the other examples of its batch."""
-    parts = (part for module in modules_of(forward) for part in module.modules())
+    """Whether each answer depends on the other examples of its batch, by its norm or by the scale of its integers."""
+    parts = [part for module in modules_of(forward) for part in module.modules()]
     norms = (part for part in parts if isinstance(part, nn.modules.batchnorm._BatchNorm))
-    return any(norm.training or norm.running_mean is None for norm in norms)
+    if any(norm.training or norm.running_mean is None for norm in norms):
+        return True
+    return any(".quantized.dynamic." in type(part).__module__ for part in parts)
 
 
 def modules_of(forward: ForwardFunction) -> list[nn.Module]:

@@ -17,6 +17,10 @@ from llm_attr.typing import Coalitions, Tensors, Values
 _DOES_NOT_GROW = "the forward function's output does not grow with its batch; use perturbations_per_eval=1"
 
 
+BATCH_ROUNDING = 0.02
+"""What rounding in a larger batch may change of an answer, beyond which it is not looked at as rounding."""
+
+
 class TensorGame:
     """The value of a coalition is the score of the inputs with absent features set to their baseline.
 
@@ -90,11 +94,23 @@ class TensorGame:
             output = self._forward(pair)
         except BATCH_ERRORS:
             return []
-        if not _grew(output, answer, 2) or not _agree(output[: len(answer)], answer):
+        if not _grew(output, answer, 2) or not self._is_the_same(pair, output[: len(answer)], answer):
             return []
         self._chunk = copies_that_fit((*self.problem.inputs, answer))
         self.evaluator.advance(1)
         return [output[len(answer) :].reshape(1, -1)]
+
+    def _is_the_same(self, pair: Coalitions, beside: Tensor, answer: Tensor) -> bool:
+        """Whether the answer beside another coalition is the one without it, but for the rounding of a larger batch.
+
+        Products in TF32 and convolutions round otherwise in a batch of another size. Such an answer is one of the
+        batch size alone: it stays when the other coalition is changed for the first one itself.
+        """
+        if _agree(beside, answer):
+            return True
+        if not _agree(beside, answer, BATCH_ROUNDING):
+            return False
+        return _agree(self._forward(pair[[0, 0]])[: len(answer)], beside)
 
     def _answers(self, coalitions: Coalitions, answer: Tensor) -> Values:
         output, copies = self._forward(coalitions), len(coalitions)
@@ -166,12 +182,13 @@ def _grew(output: Tensor, answer: Tensor, copies: int) -> bool:
     return output.dim() > 0 and output.shape == (copies * len(answer), *answer.shape[1:])
 
 
-def _agree(output: Tensor, expected: Tensor) -> bool:
+def _agree(output: Tensor, expected: Tensor, at_least: float = 0.0) -> bool:
+    """Whether they differ by rounding, in units of the largest number; by so much at least."""
     if torch.equal(output, expected):
         return True
     if not output.is_floating_point():
         return False
-    tolerance = torch.finfo(output.dtype).eps ** 0.5
+    tolerance = max(at_least, torch.finfo(output.dtype).eps ** 0.5)
     largest = expected.abs().max().item()
     if isfinite(largest):
         return (output - expected).abs().max().item() <= tolerance * largest

@@ -22,7 +22,7 @@ def refuse_broken_graph(language_model: LanguageModel) -> None:
     Raises:
         NoGradient: it has such a layer.
     """
-    unusual = [(name, module) for name, module in language_model.model.named_modules() if _has_unusual_weights(module)]
+    unusual = [(name, module) for name, module in language_model.model.named_modules() if has_unusual_weights(module)]
     if not unusual:
         return
     embedding, broken = language_model.embedding, list[str]()
@@ -42,7 +42,8 @@ def refuse_broken_graph(language_model: LanguageModel) -> None:
         )
 
 
-def _has_unusual_weights(module: nn.Module) -> bool:
+def has_unusual_weights(module: nn.Module) -> bool:
+    """Whether its weights are no tensor of floating point, as those of quantised layers."""
     weight = getattr(module, "weight", None)
     if weight is None:
         return any("weight" in name for name in (*module._parameters, *module._buffers))

@@ -14,7 +14,7 @@ from torch import Tensor
 from transformers import DynamicCache
 
 from llm_attr.core.evaluator import Evaluator
-from llm_attr.core.memory import free_bytes
+from llm_attr.core.memory import free_bytes, is_out_of_memory
 from llm_attr.errors import NotALanguageModel
 from llm_attr.llm.forecast import Call
 from llm_attr.llm.model import LanguageModel
@@ -57,6 +57,15 @@ class Counter:
         self.passes += 1
         self.positions += positions
         self.head_rows += head_rows
+
+
+class TreeRefused(Exception):
+    """The model's forward has raised an error over a prefix tree."""
+
+    def __init__(self, error: Exception) -> None:
+        first = next(iter(str(error).strip().splitlines()), "")
+        super().__init__(f"{type(error).__name__}: {first[:160]}")
+        self.error = error
 
 
 class TreePass:
@@ -135,15 +144,17 @@ class TreePass:
         first, last = np.searchsorted(self._sorted, [start, stop])
         rows, which = np.unique(self._sorted[first:last], return_inverse=True)
         cache = self._cache(context)
-        logits = forward_logits(
-            self._lm,
-            (rows - start).tolist(),
-            input_ids=self._on_device(self._tree.tokens[nodes]),
-            position_ids=self._on_device(self._tree.positions[nodes]),
-            attention_mask=self._masks(nodes, seen),
-            past_key_values=cache,
-            use_cache=True,
-        )
+        inputs = {
+            "input_ids": self._on_device(self._tree.tokens[nodes]),
+            "position_ids": self._on_device(self._tree.positions[nodes]),
+            "attention_mask": self._masks(nodes, seen),
+        }
+        try:
+            logits = forward_logits(self._lm, (rows - start).tolist(), **inputs, past_key_values=cache, use_cache=True)
+        except (TypeError, ValueError, RuntimeError, IndexError, KeyError) as error:
+            if is_out_of_memory(error):
+                raise
+            raise TreeRefused(error) from error
         self._readout.take(logits[0], torch.from_numpy(which), torch.from_numpy(self._order[first:last]))
         self._counter.add(len(nodes), len(rows))
         self._held = seen
@@ -172,15 +183,21 @@ class TreePass:
 
 
 class WholePass:
-    """Scores each query as one whole sequence without cache, several of about one length at a time."""
+    """Scores each query as one whole sequence without cache, several of about one length at a time.
 
-    def __init__(self, language_model: LanguageModel, counter: Counter) -> None:
-        self._lm, self._counter = language_model, counter
+    Args:
+        language_model: Model and tokenizer.
+        counter: Where passes and positions are counted.
+        plain: Whether each goes alone, and through the output head at all positions: nothing else can change it.
+    """
+
+    def __init__(self, language_model: LanguageModel, counter: Counter, plain: bool = False) -> None:
+        self._lm, self._counter, self._plain = language_model, counter, plain
 
     def run(self, queries: Sequence[Query], evaluator: Evaluator) -> list[Reading]:
         """What is read for each query."""
         readings: dict[int, Reading] = {}
-        for group in self._groups(queries):
+        for group in self.groups(queries):
 
             def evaluate(start: int, stop: int, group: list[int] = group) -> None:
                 part = group[start:stop]
@@ -191,42 +208,59 @@ class WholePass:
                 pass
         return [readings[i] for i in range(len(queries))]
 
+    def shapes(self, queries: Sequence[Query]) -> list[frozenset[str]]:
+        """What each asks of the model: a `sequence`, a `first` or `last` row of a batch, `gaps` under the mask."""
+        batches = [group for group in self.groups(queries) if len(group) > 1]
+        first, last = {group[0] for group in batches}, {group[-1] for group in batches}
+        asked = [
+            {"sequence": True, "first": i in first, "last": i in last, "gaps": query.variant.has_gaps}
+            for i, query in enumerate(queries)
+        ]
+        return [frozenset(name for name, holds in each.items() if holds) for each in asked]
+
     def calls(self, queries: Sequence[Query]) -> list[Call]:
         """The calls that `run` makes."""
-        return [self.call([queries[i] for i in group]) for group in self._groups(queries)]
+        return [self.call([queries[i] for i in group]) for group in self.groups(queries)]
 
     def call(self, queries: Sequence[Query]) -> Call:
         """The one call that `batch` and `logits` make."""
         places = {place for query in queries for place in query.positions[-len(query.answer) :]}
-        return Call(len(queries) * max(query.length for query in queries), len(queries) * len(places))
+        longest = max(query.length for query in queries)
+        return Call(len(queries) * longest, len(queries) * (longest if self._plain else len(places)))
 
-    def batch(self, queries: Sequence[Query]) -> list[Reading]:
-        """What is read for each query of one call, padded on the right."""
+    def batch(self, queries: Sequence[Query], fill: int = 0) -> list[Reading]:
+        """What is read for each query of one call, padded on the right; `fill`: the token where none is."""
         readout = Readout(queries)
-        logits, rows = self.logits(queries)
+        logits, rows = self.logits(queries, fill)
         readout.take(logits, rows, torch.arange(len(rows)))
         return readout.readings()
 
-    def logits(self, queries: Sequence[Query]) -> tuple[Tensor, Tensor]:
+    def ids(self, queries: Sequence[Query], fill: int = 0) -> Tensor:
+        """`(queries, positions)` token ids of one call."""
+        ids = torch.full((len(queries), max(query.length for query in queries)), fill)
+        for row, query in enumerate(queries):
+            ids[row, list(query.positions)] = torch.tensor(query.tokens)
+        return ids
+
+    def logits(self, queries: Sequence[Query], fill: int = 0) -> tuple[Tensor, Tensor]:
         """`(rows, vocabulary)` of one call, and the row that predicts each token of the answers, one after another."""
-        ids = torch.zeros(len(queries), max(query.length for query in queries), dtype=torch.long)
+        ids, device = self.ids(queries, fill), self._lm.device
         mask = torch.zeros_like(ids)
         for row, query in enumerate(queries):
-            places = list(query.positions)
-            ids[row, places] = torch.tensor(query.tokens)
-            mask[row, places] = 1
+            mask[row, list(query.positions)] = 1
         counts = torch.tensor([len(query.answer) for query in queries])
         places = [place for query in queries for place in query.positions[-len(query.answer) :]]
         kept, columns = torch.tensor(places).unique(return_inverse=True)
-        device = self._lm.device
-        logits = forward_logits(
-            self._lm, kept.tolist(), input_ids=ids.to(device), attention_mask=mask.to(device), use_cache=False
-        )
-        self._counter.add(ids.numel(), len(queries) * len(kept))
+        inputs = {"input_ids": ids.to(device), "attention_mask": mask.to(device), "use_cache": False}
+        if "position_ids" in self._lm.forward_keywords and any(query.variant.has_gaps for query in queries):
+            inputs["position_ids"] = torch.arange(ids.shape[1], device=device).expand(len(ids), -1)
+        logits = forward_logits(self._lm, kept.tolist(), self._plain, **inputs)
+        self._counter.add(ids.numel(), ids.numel() if self._plain else len(queries) * len(kept))
         return logits.flatten(0, 1), torch.arange(len(queries)).repeat_interleave(counts) * len(kept) + columns
 
-    def _groups(self, queries: Sequence[Query]) -> list[list[int]]:
-        room = positions_that_fit(self._lm)
+    def groups(self, queries: Sequence[Query]) -> list[list[int]]:
+        """The queries of each call."""
+        room = 0 if self._plain else positions_that_fit(self._lm)
         groups: list[list[int]] = []
         shortest = 0
         for i in sorted(range(len(queries)), key=lambda i: queries[i].length):
@@ -239,15 +273,17 @@ class WholePass:
         return groups
 
 
-def forward_logits(language_model: LanguageModel, rows: Sequence[int], **inputs: Any) -> Tensor:
+def forward_logits(
+    language_model: LanguageModel, rows: Sequence[int], everywhere: bool = False, **inputs: Any
+) -> Tensor:
     """`(batch, rows, vocabulary)`: the model's own logits at these positions and at no others, where it can do that.
 
-    The positions go to the model as a list: the output head of a divided model lies on another device than its
-    inputs, to which every tensor among the keywords is moved.
+    With `everywhere` they are chosen of those at all positions. The positions go to the model as a list: the output
+    head of a divided model lies on another device than its inputs, to which every tensor among the keywords is moved.
     """
     if language_model.is_plain:
         return _plain_logits(language_model, **inputs)[:, list(rows)]
-    if "logits_to_keep" in language_model.forward_keywords:
+    if "logits_to_keep" in language_model.forward_keywords and not everywhere:
         return language_model.model(**inputs, logits_to_keep=list(rows), return_dict=True).logits
     logits = language_model.model(**inputs, return_dict=True).logits
     length = inputs["input_ids"].shape[1]

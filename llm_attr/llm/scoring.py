@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 
@@ -13,10 +14,11 @@ from llm_attr.core.memory import is_out_of_memory
 from llm_attr.errors import LlmAttrError, NonFiniteScore
 from llm_attr.llm.forecast import Call, Forecast
 from llm_attr.llm.model import LanguageModel
-from llm_attr.llm.passes import Counter, TreePass, WholePass
+from llm_attr.llm.passes import Counter, TreePass, TreeRefused, WholePass
 from llm_attr.llm.prefix_tree import Query, Variant
 from llm_attr.llm.readout import Reading
-from llm_attr.llm.ways import Way, agree, remember_way, way_for
+from llm_attr.llm.verification import Verification, sees_what_is_masked, witness
+from llm_attr.llm.ways import Way, Whole, against_masks, remember_way, remember_whole, way_for, whole_for
 
 
 @dataclass
@@ -128,31 +130,74 @@ class Scorer:
 
     def _read_new(self, queries: list[Query], evaluator: Evaluator) -> list[Reading]:
         gaps = any(query.variant.has_gaps for query in queries)
-        self.way = way_for(self.language_model, gaps) if self.cached else Way("whole sequences", "asked for")
+        self.way = way_for(self.language_model, gaps) if self.cached else Way("whole sequences", "asked for", gaps=gaps)
+        if gaps and (why := against_masks(self.language_model)):
+            raise sees_what_is_masked(self.language_model, why)
         if self.forecast is not None:
             return self._foreseen(queries, self.way, self.forecast)
         if self.way.kind == "whole sequences":
-            return WholePass(self.language_model, self.counter).run(queries, evaluator)
+            return self._read_whole(self.way, queries, evaluator)
         tree_pass = TreePass(self.language_model, queries, self.way, self.counter)
-        before = evaluator.done
+        before, refusal = evaluator.done, None
         try:
             readings = tree_pass.run(evaluator)
-        except (TypeError, ValueError, RuntimeError, IndexError, KeyError) as error:
-            if self.way.proven or isinstance(error, LlmAttrError) or is_out_of_memory(error):
-                raise
-            reason = f"the model's forward refused a prefix tree: {type(error).__name__}: {error}"
+        except TreeRefused as refused:
+            if self.way.proven or isinstance(refused.error, LlmAttrError):
+                raise refused.error from None
+            refusal, reason = refused, f"the model's forward refused a prefix tree: {refused}"
         else:
             contradiction = self._contradiction(self.way, queries, readings, tree_pass)
             if contradiction is None:
                 return readings
-            reason = contradiction
-        self.way = remember_way(self.language_model, Way("whole sequences", reason, gaps=gaps))
+            reason = f"prefix tree and whole sequence differ by {contradiction:.2g} nats"
         evaluator.advance(before - evaluator.done)
-        return WholePass(self.language_model, self.counter).run(queries, evaluator)
+        way = Way("whole sequences", reason, gaps=gaps)
+        readings = self._read_whole(way, queries, evaluator)
+        remember_way(self.language_model, way)
+        if refusal is not None:
+            warnings.warn(f"{self.language_model.name}: {reason}; whole sequences take longer", UserWarning, 2)
+        return readings
+
+    def _read_whole(self, way: Way, queries: list[Query], evaluator: Evaluator) -> list[Reading]:
+        """Whole sequences; one at a time and with all their logits where a batch of them is not what each is alone."""
+        known, before = whole_for(self.language_model, way.gaps), evaluator.done
+        self.way = known.explained(way)
+        whole = WholePass(self.language_model, self.counter, plain=known.apart is not None)
+        readings = whole.run(queries, evaluator)
+        if known.apart is not None:
+            return readings
+        known = self._compared(known, queries, readings, whole)
+        remember_whole(self.language_model, way.gaps, known)
+        if known.apart is None:
+            return readings
+        self.way = known.explained(way)
+        evaluator.advance(before - evaluator.done)
+        return WholePass(self.language_model, self.counter, plain=True).run(queries, evaluator)
+
+    def _compared(self, known: Whole, queries: Sequence[Query], readings: Sequence[Reading], whole: WholePass) -> Whole:
+        """What is known after comparisons of what was not."""
+        shapes, verification = whole.shapes(queries), Verification(self.language_model)
+        while (chosen := witness(shapes, known.proven)) is not None and known.apart is None:
+            if not torch.isfinite(readings[chosen].log_probs).all():
+                break
+            try:
+                apart = verification.of_batch(queries[chosen], readings[chosen].log_probs)
+            except (RuntimeError, MemoryError) as error:
+                if not is_out_of_memory(error):
+                    raise
+                break
+            known = Whole(known.proven | shapes[chosen], apart)
+        self.counter.check_positions += verification.counter.positions
+        return known
 
     def _foreseen(self, queries: Sequence[Query], way: Way, forecast: Forecast) -> list[Reading]:
         if way.kind == "whole sequences":
-            self._note(forecast, WholePass(self.language_model, self.counter).calls(queries))
+            known = whole_for(self.language_model, way.gaps)
+            whole = WholePass(self.language_model, self.counter, plain=known.apart is not None)
+            self._note(forecast, whole.calls(queries))
+            if known.apart is None:
+                new = frozenset().union(*whole.shapes(queries)) - known.proven
+                self.counter.check_positions += len(new) * max(query.length for query in queries)
         else:
             tree_pass = TreePass(self.language_model, queries, way, self.counter)
             self._note(forecast, tree_pass.calls())
@@ -170,27 +215,24 @@ class Scorer:
 
     def _contradiction(
         self, way: Way, queries: Sequence[Query], readings: Sequence[Reading], tree_pass: TreePass
-    ) -> str | None:
-        """How the tree's scores of a query differ from those of a whole sequence; asked where not known."""
-        witness = tree_pass.witness(queries)
-        query, found, shape = queries[witness], readings[witness].log_probs, tree_pass.shape(witness)
+    ) -> float | None:
+        """The nats by which the tree's scores of a query differ from those of a whole sequence; asked if not known."""
+        chosen = tree_pass.witness(queries)
+        query, found, shape = queries[chosen], readings[chosen].log_probs, tree_pass.shape(chosen)
         if way.is_proven_for(shape, query.length):
             return None
-        check = Counter()
+        verification = Verification(self.language_model)
         try:
-            expected = WholePass(self.language_model, check).batch([replace(query, scalars=())])[0].log_probs
+            apart = verification.of_tree(query, found, tree_pass.dtype)
         except (RuntimeError, MemoryError) as error:
             if not is_out_of_memory(error):
                 raise
             self.way = replace(way, reason=f"{way.reason}; not compared with a whole sequence: no memory for it")
             return None
-        self.counter.check_positions += check.positions
-        if not torch.isfinite(expected).all():
-            return None
-        if not agree(found, expected, tree_pass.dtype):
-            return f"prefix tree and whole sequence differ by {(found - expected).abs().max().item():.2g} nats"
-        self.way = remember_way(self.language_model, way.proved(shape, query.length))
-        return None
+        self.counter.check_positions += verification.counter.positions
+        if apart is None and torch.isfinite(found).all():
+            self.way = remember_way(self.language_model, way.proved(shape, query.length))
+        return apart
 
     def _refuse_non_finite(self, queries: Sequence[Query], readings: Sequence[Reading]) -> None:
         for query, reading in zip(queries, readings, strict=True):

@@ -7,7 +7,6 @@ from typing import Any, Literal
 from weakref import WeakKeyDictionary
 
 import torch
-from torch import Tensor
 
 from llm_attr.llm.model import LanguageModel
 
@@ -17,10 +16,6 @@ TREE_KEYWORDS = {"position_ids", "past_key_values", "attention_mask"}
 TREE_LAYERS = {"full_attention", "sliding_attention"}
 TREE_KERNELS = {"sdpa", "eager"}
 LENGTH_DEPENDENT_ROPES = {"dynamic", "longrope"}
-
-TOLERANCE = {torch.float64: 1e-6, torch.float32: 1e-3}
-HALF_TOLERANCE = 0.5
-"""Nats by which the log-probability of one token may differ between two orders of summation."""
 
 
 @dataclass(frozen=True)
@@ -53,31 +48,58 @@ class Way:
         return replace(self, proven=self.proven | shape, proven_length=max(length, self.proven_length))
 
 
+@dataclass(frozen=True)
+class Whole:
+    """What has been seen of whole sequences, several in a batch.
+
+    Attributes:
+        proven: What has been compared with the plain forward pass of one sequence: a `sequence`, the `first` and the
+            `last` row of a batch (one may have what changes the other), `gaps` under the mask.
+        apart: The nats by which a batch changed one of its rows, or the choice of logits the others; None: it did not.
+    """
+
+    proven: frozenset[str] = frozenset()
+    apart: float | None = None
+
+    def explained(self, way: Way) -> Way:
+        """The way, with what is special about its sequences."""
+        if self.apart is None:
+            return way
+        return replace(way, reason=f"{way.reason}; one at a time, since a batch changed one by {self.apart:.2g} nats")
+
+
 Setting = tuple[str, torch.dtype, bool, bool]
 """Attention kernel, type of the weights, whether the caller has autocast on, whether positions have gaps."""
 
 _ways: WeakKeyDictionary[Any, dict[Setting, Way]] = WeakKeyDictionary()
+_wholes: WeakKeyDictionary[Any, dict[Setting, Whole]] = WeakKeyDictionary()
 
 
 def way_for(language_model: LanguageModel, gaps: bool = False) -> Way:
     """The way that is known to work for the model as it is configured now, or the one to try first."""
     known = _ways.get(language_model.model, {})
-    return known.get(_setting(language_model, gaps)) or replace(_first_way(language_model), gaps=gaps)
+    return known.get(setting(language_model, gaps)) or _first_way(language_model, gaps)
 
 
 def remember_way(language_model: LanguageModel, way: Way) -> Way:
     """Keeps the way for later explanations with the same model."""
-    _ways.setdefault(language_model.model, {})[_setting(language_model, way.gaps)] = way
+    _ways.setdefault(language_model.model, {})[setting(language_model, way.gaps)] = way
     return way
 
 
-def agree(scores: Tensor, expected: Tensor, dtype: torch.dtype) -> bool:
-    """Whether two computations of the same log-probabilities differ by no more than rounding."""
-    tolerance = TOLERANCE.get(dtype, HALF_TOLERANCE)
-    return bool(((scores - expected).abs() <= tolerance).all())
+def whole_for(language_model: LanguageModel, gaps: bool) -> Whole:
+    """What is known of whole sequences of the model as it is configured now."""
+    return _wholes.get(language_model.model, {}).get(setting(language_model, gaps), Whole())
 
 
-def _setting(language_model: LanguageModel, gaps: bool) -> Setting:
+def remember_whole(language_model: LanguageModel, gaps: bool, whole: Whole) -> Whole:
+    """Keeps it for later explanations with the same model."""
+    _wholes.setdefault(language_model.model, {})[setting(language_model, gaps)] = whole
+    return whole
+
+
+def setting(language_model: LanguageModel, gaps: bool = False) -> Setting:
+    """What the model's forward pass depends on beside its weights."""
     autocast = torch.is_autocast_enabled(language_model.device.type)
     return kernel(language_model), language_model.dtype, autocast, gaps
 
@@ -87,11 +109,27 @@ def kernel(language_model: LanguageModel) -> str:
     return getattr(language_model.text_config, "_attn_implementation", None) or "eager"
 
 
-def _first_way(language_model: LanguageModel) -> Way:
+def _first_way(language_model: LanguageModel, gaps: bool) -> Way:
     reason = _against_tree(language_model)
     if reason:
-        return Way("whole sequences", reason)
-    return Way("prefix tree", "attention by explicit positions", _windows(language_model.text_config))
+        own = gaps and ("position_ids" not in language_model.forward_keywords or uses_alibi(language_model))
+        return Way("whole sequences", f"{reason}; positions under its mask are its own" if own else reason, gaps=gaps)
+    return Way("prefix tree", "attention by explicit positions", _windows(language_model.text_config), gaps)
+
+
+def uses_alibi(language_model: LanguageModel) -> bool:
+    """Whether positions are attention biases, by the names under which configurations say so."""
+    attention = getattr(language_model.text_config, "attn_config", None)
+    return bool(getattr(language_model.text_config, "alibi", False) or getattr(attention, "alibi", False))
+
+
+def against_masks(language_model: LanguageModel) -> str | None:
+    """Why an attention mask does not hide a token from the model; None where nothing is known against it."""
+    if getattr(language_model.model, "_is_stateful", False):
+        return "its state is recurrent"
+    kinds = set(getattr(language_model.text_config, "layer_types", None) or ())
+    unhidden = sorted(kind for kind in kinds if "attention" not in kind or "linear" in kind)
+    return f"it has layers of kind {', '.join(unhidden)}" if unhidden else None
 
 
 def _against_tree(language_model: LanguageModel) -> str | None:
@@ -104,7 +142,7 @@ def _against_tree(language_model: LanguageModel) -> str | None:
         "its state is recurrent": getattr(language_model.model, "_is_stateful", False),
         f"its forward takes no {', '.join(missing)}": missing,
         f"it has layers of kind {', '.join(layers)}": layers,
-        "its positions are attention biases (ALiBi)": getattr(config, "alibi", False),
+        "its positions are attention biases (ALiBi)": uses_alibi(language_model),
         f"its rotary frequencies depend on the length ({', '.join(ropes)})": ropes,
         f"its attention kernel {attention!r} takes no mask of its own": attention not in TREE_KERNELS,
     }

@@ -173,6 +173,54 @@ def test_a_random_model_is_not_trusted_with_a_doubled_batch() -> None:
     assert forward.sizes == [3, 6, *[3] * 6]
 
 
+@pytest.mark.parametrize("rounding", [1e-3, 1e-2])
+def test_rounding_of_a_larger_batch_is_no_obstacle(rounding: float) -> None:
+    """As products in TF32, or a convolution whose algorithm depends on the size of the batch."""
+    forward = Counted(lambda x: linear(x.float().double()) * (1 + rounding * (len(x) > 3)))
+    result = FeatureAblation(forward).attribute(X.float(), target=1)
+    assert forward.sizes == [3, 6, 6, 15], "the third call is the first coalition twice"
+    assert (result - X * WEIGHTS[:, 1]).abs().max() < 20 * rounding
+
+
+MIXES: dict[str, Callable[[Tensor], Tensor]] = {
+    "centred": lambda h: h - 0.01 * h.mean(0),
+    "normalised": lambda h: h / h.square().mean().sqrt() ** 0.01,
+    "by the size of the batch": lambda h: h * len(h),
+}
+
+
+@pytest.mark.parametrize("mix", MIXES)
+def test_rows_that_change_each_other_a_little_go_alone(mix: str) -> None:
+    def forward(x: Tensor) -> Tensor:
+        return linear(MIXES[mix](x).double())
+
+    calls, x = Counted(forward), 3 * X.float()
+    found = FeatureAblation(calls).attribute(x, target=1)
+    assert set(calls.sizes[3:]) == {3}
+    full = forward(x)[:, 1]
+    for feature in range(6):
+        without = x.clone()
+        without[:, feature] = 0
+        torch.testing.assert_close(
+            found[:, feature], (full - forward(without)[:, 1]).to(found.dtype), check_dtype=False
+        )
+
+
+@pytest.mark.filterwarnings("ignore:.*quantiz:DeprecationWarning", "ignore:.*quantiz:UserWarning")
+@pytest.mark.filterwarnings("ignore:.*reduce_range:UserWarning")
+@pytest.mark.parametrize("of_function", [False, True])
+def test_dynamic_quantisation_has_one_scale_for_a_batch(of_function: bool) -> None:
+    torch.manual_seed(0)
+    net = nn.Sequential(nn.Linear(6, 8), nn.ReLU(), nn.Linear(8, 2))
+    net = torch.ao.quantization.quantize_dynamic(net, {nn.Linear}, dtype=torch.qint8)
+    x = X.float()
+    found = FeatureAblation((lambda x: net(x)) if of_function else net).attribute(x, target=1)
+    for feature in range(6):
+        without = x.clone()
+        without[:, feature] = 0
+        torch.testing.assert_close(found[:, feature], (net(x) - net(without))[:, 1].detach())
+
+
 @pytest.mark.parametrize("odd", [float("inf"), float("-inf"), float("nan")])
 def test_infinite_answers_do_not_hide_that_answers_disagree(odd: float) -> None:
     calls = Counted(lambda x: torch.stack([torch.full((len(x),), odd), linear(x)[:, 0] * len(x)], 1))

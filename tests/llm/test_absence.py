@@ -9,6 +9,7 @@ from typing import Any, get_args
 
 import pytest
 import torch
+import transformers
 from torch import Tensor
 
 import llm_attr
@@ -20,11 +21,19 @@ from llm_attr.llm import passes
 from llm_attr.llm.bound import Absence, BoundPrompt
 from llm_attr.llm.game import TextGame
 from llm_attr.llm.scoring import Scorer
-from llm_attr.llm.ways import way_for
 from tests.llm.test_prompt import CHATML
 from tests.reference.absence import masked_log_probs, owners, text_without
 from tests.reference.scoring import answer_log_probs, leave_one_out
-from tests.zoo import CONTEXT, FAMILIES, TOKENIZERS, TREE_FAMILIES, CharacterTokenizer, tiny_model, tokenizer_of
+from tests.zoo import (
+    CONTEXT,
+    FAMILIES,
+    TOKENIZERS,
+    TREE_FAMILIES,
+    VOCABULARY,
+    CharacterTokenizer,
+    tiny_model,
+    tokenizer_of,
+)
 
 TOLERANCE = 1e-4
 ANSWER = (5, 17, 30, 8)
@@ -139,7 +148,10 @@ def test_every_unit_is_there() -> None:
     assert set(PROMPTS) == set(llm_attr.llm.prompt.UNITS)
 
 
-@pytest.mark.parametrize("family", FAMILIES)
+MASKED = [family for family in FAMILIES if family != "mamba"]
+
+
+@pytest.mark.parametrize("family", MASKED)
 @pytest.mark.parametrize("way", ["tree", "small packs", "whole"])
 @pytest.mark.parametrize(("unit", "kind"), [("token", "byte"), ("sentence", "byte_bos"), ("message", "byte")])
 def test_a_mask_is_the_attention_mask_of_the_model(
@@ -156,11 +168,11 @@ def test_a_mask_is_the_attention_mask_of_the_model(
     expected = torch.stack([plain.score(row) for row in coalitions])
     assert (found - expected).abs().max() < TOLERANCE
     assert scorer.way is not None
-    by_tree = way != "whole" and family in TREE_FAMILIES and family != "opt"
+    by_tree = way != "whole" and family in TREE_FAMILIES
     assert scorer.way.kind == ("prefix tree" if by_tree else "whole sequences")
 
 
-@pytest.mark.parametrize("family", FAMILIES)
+@pytest.mark.parametrize("family", MASKED)
 @pytest.mark.parametrize("cached", [True, False])
 @pytest.mark.parametrize("absent", [[0], [0, 1, 2], [-1], [-3, -2, -1], [0, -1], [2, 3], "all", "all but one"])
 def test_a_gap_anywhere(family: str, cached: bool, absent: Any) -> None:
@@ -185,36 +197,97 @@ def test_a_mask_under_the_eager_kernel(family: str) -> None:
     assert (scores_of(prompt, Scorer(lm), coalitions) - expected).abs().max() < TOLERANCE
 
 
-def test_positions_from_the_mask_are_found_out() -> None:
-    """OPT counts positions by its mask: a prefix tree is not exact under gaps, and is where there are none."""
+@pytest.mark.parametrize("cached", [True, False])
+@pytest.mark.parametrize("unit", ["token", "word", "sentence"])
+def test_a_model_that_counts_positions_by_its_mask_is_told_them(unit: str, cached: bool) -> None:
+    """OPT gives what is behind a gap the positions of the gap, unless it is told where it stands."""
     lm = LanguageModel(tiny_model("opt"), tokenizer_of("byte_bos"), "opt")
-    masked, deleted = (prompt_of("sentence", absence=absence).bind(lm) for absence in ("mask", "delete"))
+    masked, deleted = (prompt_of(unit, absence=absence).bind(lm) for absence in ("mask", "delete"))
     coalitions = coalitions_of(len(masked.values))
-
-    def ways(prompt: BoundPrompt, absence: str) -> tuple[str, str, int]:
-        scorer = Scorer(lm)
-        expected = torch.stack([Plain(lm, prompt, absence).score(row) for row in coalitions])
-        assert (scores_of(prompt, scorer, coalitions) - expected).abs().max() < TOLERANCE
-        assert scorer.way is not None
-        return scorer.way.kind, scorer.way.reason, scorer.counter.check_positions
-
-    kind, reason, checked = ways(masked, "mask")
-    assert (kind, checked > 0) == ("whole sequences", True)
-    assert reason.startswith("prefix tree and whole sequence differ by")
-    assert ways(deleted, "delete")[:2] == ("prefix tree", "attention by explicit positions")
-    assert ways(masked, "mask") == (kind, reason, 0)
-    assert ways(deleted, "delete") == ("prefix tree", "attention by explicit positions", 0)
-    assert way_for(lm, gaps=True).kind != way_for(lm).kind
+    scorer = Scorer(lm, cached=cached)
+    found = scores_of(masked, scorer, coalitions)
+    plain = Plain(lm, masked, "mask")
+    assert (found - torch.stack([plain.score(row) for row in coalitions])).abs().max() < TOLERANCE
+    assert (found - scores_of(deleted, Scorer(lm), coalitions)).abs().max() > 0.1
+    assert scorer.way is not None
+    assert scorer.way.kind == ("prefix tree" if cached else "whole sequences")
 
 
-@pytest.mark.parametrize("order", [[0], [1, 0], [2, 1, 0]])
-def test_positions_from_the_mask_are_found_out_one_variant_at_a_time(order: list[int]) -> None:
-    lm = LanguageModel(tiny_model("opt"), tokenizer_of("byte_bos"), "opt")
-    prompt = prompt_of("sentence", absence="mask").bind(lm)
-    plain, scorer = Plain(lm, prompt, "mask"), Scorer(lm)
-    for absent in order:
-        present = [place != absent for place in range(len(prompt.values))]
-        assert (scores_of(prompt, scorer, [present])[0] - plain.score(present)).abs().max() < TOLERANCE
+@pytest.mark.parametrize("family", ["bloom", "falcon"])
+def test_under_alibi_a_mask_closes_the_gap(family: str) -> None:
+    """Distances are counted over what the mask leaves: as if the tokens were deleted."""
+    lm = model_of(family, "byte")
+    masked, deleted = (prompt_of("token", absence=absence).bind(lm) for absence in ("mask", "delete"))
+    inner = [[place != absent for place in range(len(masked.values))] for absent in range(1, len(masked.values) - 1)]
+    scorer = Scorer(lm)
+    found = scores_of(masked, scorer, inner)
+    assert (found - scores_of(deleted, Scorer(lm), inner)).abs().max() < TOLERANCE
+    assert scorer.way is not None
+    assert scorer.way.reason.endswith("positions under its mask are its own")
+
+
+UNMASKED: dict[str, Any] = {
+    "mamba": lambda: tiny_model("mamba"),
+    "rwkv": lambda: transformers.RwkvForCausalLM(
+        transformers.RwkvConfig(vocab_size=VOCABULARY, hidden_size=32, num_hidden_layers=2, context_length=64)
+    ),
+    "recurrent gemma": lambda: transformers.RecurrentGemmaForCausalLM(
+        transformers.RecurrentGemmaConfig(
+            vocab_size=VOCABULARY,
+            hidden_size=32,
+            intermediate_size=48,
+            num_hidden_layers=3,
+            num_attention_heads=4,
+            num_key_value_heads=2,
+            lru_width=32,
+        )
+    ),
+    "lfm2": lambda: transformers.Lfm2ForCausalLM(
+        transformers.Lfm2Config(
+            vocab_size=VOCABULARY,
+            hidden_size=32,
+            intermediate_size=48,
+            num_hidden_layers=2,
+            num_attention_heads=4,
+            num_key_value_heads=2,
+            layer_types=["conv", "full_attention"],
+        )
+    ),
+}
+
+
+@pytest.mark.parametrize("family", UNMASKED)
+@pytest.mark.parametrize("cached", [True, False])
+def test_a_model_that_sees_what_is_masked_is_refused(family: str, cached: bool) -> None:
+    lm = LanguageModel(UNMASKED[family]().eval(), tokenizer_of("byte_bos"), family)
+    masked, deleted = (prompt_of("word", absence=absence).bind(lm) for absence in ("mask", "delete"))
+    present = [[True] * 7, [True, False, *[True] * 5]]
+    with pytest.raises(InvalidValue, match=f"absence='mask' means nothing to {family}.*absence='delete'"):
+        scores_of(masked, Scorer(lm, cached=cached), present)
+    assert scores_of(deleted, Scorer(lm, cached=cached), present).isfinite().all()
+
+
+class Blind(torch.nn.Module):
+    """A model whose forward takes a mask and does not look at it, as one with code of its own may do."""
+
+    def __init__(self, model: Any) -> None:
+        super().__init__()
+        self.model = model
+
+    def forward(self, input_ids: Tensor, attention_mask: Any = None, position_ids: Any = None, **more: Any) -> Any:
+        return self.model(input_ids=input_ids, position_ids=position_ids, **more)
+
+    def __getattr__(self, name: str) -> Any:
+        return super().__getattr__(name) if name == "model" else getattr(self.model, name)
+
+
+@pytest.mark.parametrize("rows", [1, 2])
+def test_a_model_that_does_not_look_at_its_mask_is_found_out(rows: int) -> None:
+    lm = LanguageModel(Blind(tiny_model("llama")), tokenizer_of("byte_bos"), "blind")
+    masked = prompt_of("word", absence="mask").bind(lm)
+    present = [[True, False, *[True] * 5], [True, True, False, *[True] * 4]]
+    with pytest.raises(InvalidValue, match=r"changing such tokens changed its answer by \d"):
+        scores_of(masked, Scorer(lm, cached=False), present[:rows])
 
 
 @pytest.mark.parametrize(

@@ -134,6 +134,7 @@ def test_one_variant(family: str) -> None:
 @pytest.mark.parametrize("family", ["llama", "gpt2", "gemma3", "mistral", "bloom", "mamba"])
 def test_without_cache(family: str) -> None:
     lm = shared(family)
+    score(Scorer(lm, cached=False), VARIANTS)  # what is checked once is checked here
     scorer = Scorer(lm, cached=False)
     with counted(lm) as seen:
         found = score(scorer, VARIANTS)
@@ -224,6 +225,7 @@ def test_head_rows_are_variants_times_answer_tokens() -> None:
 @pytest.mark.parametrize("family", sorted(WHOLE))
 def test_whole_sequences_are_scored_once_each(family: str) -> None:
     lm, scorer = shared(family), Scorer(shared(family))
+    score(Scorer(lm), VARIANTS)  # what is checked once is checked here
     with counted(lm) as seen:
         score(scorer, [*VARIANTS, *VARIANTS])
         score(scorer, VARIANTS)
@@ -285,18 +287,52 @@ def test_a_forward_that_refuses_the_tree(error: type[Exception]) -> None:
 
     def refuse(module: Any, arguments: Any, keywords: dict[str, Any]) -> None:
         if keywords.get("past_key_values") is not None:
-            raise error("no cache of yours")
+            raise error("no cache of yours\nand a long trace\n" * 9)
 
     handle = lm.model.register_forward_pre_hook(refuse, with_kwargs=True)
     scorer = Scorer(lm)
     reports: list[Progress] = []
-    with watching(reports.append):
+    with watching(reports.append), pytest.warns(UserWarning, match="refused a prefix tree: .* take longer"):
         found = score(scorer, VARIANTS)
     handle.remove()
+    score(Scorer(lm), VARIANTS)  # is said once
     assert (found - expected(lm, VARIANTS)).abs().max() < TOLERANCE
     assert scorer.way is not None
     assert "refused a prefix tree" in scorer.way.reason
+    assert "\n" not in scorer.way.reason
+    assert len(scorer.way.reason) < 250
     assert reports[-1].done == reports[-1].total == len(VARIANTS)
+
+
+@pytest.mark.parametrize("error", [TypeError, ValueError, RuntimeError, IndexError, KeyError])
+def test_an_error_that_is_not_the_models_is_raised(error: type[Exception], monkeypatch: pytest.MonkeyPatch) -> None:
+    def fail(*_: Any) -> Any:
+        raise error("indices on another device")
+
+    lm = language_model("llama")
+    for part in ("visible", "ancestors"):
+        with monkeypatch.context() as patch:
+            patch.setattr(PrefixTree, part, fail)
+            with pytest.raises(error, match="indices on another device"):
+                score(Scorer(lm), VARIANTS)
+    assert way_for(lm).kind == "prefix tree"
+
+
+def test_an_error_of_every_pass_is_raised_and_not_remembered() -> None:
+    """As of a model that lies on a device of its own."""
+    lm = language_model("llama")
+
+    def fail(module: Any, arguments: Any) -> None:
+        raise RuntimeError("Expected all tensors to be on the same device")
+
+    handle = lm.model.model.layers[1].register_forward_pre_hook(fail)
+    with pytest.raises(RuntimeError, match="the same device"):
+        score(Scorer(lm), VARIANTS)
+    handle.remove()
+    scorer = Scorer(lm)
+    assert (score(scorer, VARIANTS) - expected(lm, VARIANTS)).abs().max() < TOLERANCE
+    assert scorer.way is not None
+    assert scorer.way.kind == "prefix tree"
 
 
 def test_other_errors_of_a_known_model_are_not_hidden() -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 import re
 from collections.abc import Sequence
 from itertools import accumulate, pairwise
@@ -63,12 +64,15 @@ def owners(tokenizer: Any, text: str, spans: Sequence[Span], *, special_tokens: 
 def masked_log_probs(model: Any, ids: Sequence[int], present: Sequence[bool], answer: Sequence[int]) -> Tensor:
     """`(answer tokens,)` log-probabilities of the model's own forward under an attention mask with zeros.
 
-    The first token of the answer is read at the last token that is present.
+    The others keep their positions, where the forward takes positions. The first token of the answer is read at the
+    last token that is present.
     """
     row = torch.tensor([[*ids, *answer]])
     mask = torch.tensor([[*(int(here) for here in present), *(1 for _ in answer)]])
+    takes = "position_ids" in inspect.signature(type(model).forward).parameters
+    places = {"position_ids": torch.arange(row.shape[1])[None]} if takes else {}
     with torch.no_grad():
-        logits = model(input_ids=row, attention_mask=mask, use_cache=False).logits[0].float().log_softmax(-1)
+        logits = model(input_ids=row, attention_mask=mask, use_cache=False, **places).logits[0].float().log_softmax(-1)
     front = len(logits) - len(row[0])  # an adapter may put tokens there
     last = max(place for place, here in enumerate(present) if here)
     rows = [front + place for place in (last, *range(len(ids), len(ids) + len(answer) - 1))]
