@@ -196,7 +196,8 @@ class DiscretizedIntegratedGradients(TokenPathAttribution):
             n_steps: Words on the way from baseline to input. The path is made first and kept, in the inputs' size
                 `n_steps + 2` times.
             method: `riemann_left`, the paper's sum; `riemann_right`, with the gradient at the end of each piece;
-                `riemann_trapezoid`, with the mean of the two, which is exact for quadratic functions.
+                `riemann_trapezoid`, with the mean of the two, exact for quadratic functions; `riemann_middle`, so too
+                with that in the middle. It alone keeps away from the baseline, where a normalisation of zeros explodes.
             internal_batch_size: See `GradientAttribution`.
             return_convergence_delta: See `GradientAttribution`.
             factor: How many times every piece of the path is halved.
@@ -211,6 +212,7 @@ class DiscretizedIntegratedGradients(TokenPathAttribution):
             raise UnknownName("method", method, _PIECES)
         problem = self._posed(inputs, baselines, target, additional_forward_args)
         path = _Broken.of(problem, self._tables(), WordPaths(n_steps, self.n_neighbors, self.strategy), factor)
+        path = replace(path, shift=0.5 if method == "riemann_middle" else 0.0)
         walk = self._walk(problem, path.count, internal_batch_size)
         found = _along(walk, path.points, path.lengths(*_PIECES[method]), path.count)
         answer = self._in_form(found)
@@ -224,7 +226,12 @@ class DiscretizedIntegratedGradients(TokenPathAttribution):
         return [vocabulary_of(self.layer.layer)] if self.layer else []
 
 
-_PIECES = {"riemann_left": (0.0, 1.0), "riemann_right": (1.0, 0.0), "riemann_trapezoid": (0.5, 0.5)}
+_PIECES = {
+    "riemann_left": (0.0, 1.0),
+    "riemann_right": (1.0, 0.0),
+    "riemann_trapezoid": (0.5, 0.5),
+    "riemann_middle": (0.0, 1.0),
+}
 """How much of the piece before and of the piece behind it a point stands for."""
 
 
@@ -323,11 +330,13 @@ class _Broken:
         corners: `(corners, batch, *features)` for each input, from baseline to input, in at least fp32.
         dtypes: The types of the inputs.
         pieces: Into how many parts each piece is cut.
+        shift: How far behind the beginning of each part its point is, as a share of the part.
     """
 
     corners: Tensors
     dtypes: tuple[torch.dtype, ...]
     pieces: int
+    shift: float = 0.0
 
     @classmethod
     def of(cls, problem: Problem, tables: list[Tensor], words: WordPaths, factor: int) -> _Broken:
@@ -340,10 +349,14 @@ class _Broken:
 
     @property
     def count(self) -> int:
-        return (len(self.corners[0]) - 1) * self.pieces + 1
+        return self._last + (not self.shift)
+
+    @property
+    def _last(self) -> int:
+        return (len(self.corners[0]) - 1) * self.pieces
 
     def points(self, start: int, stop: int) -> Tensors:
-        found = self._at(torch.arange(start, stop))
+        found = self._at(torch.arange(start, stop) + self.shift)
         return tuple(point.to(dtype) for point, dtype in zip(found, self.dtypes, strict=True))
 
     def lengths(self, before: float, behind: float) -> Points:
@@ -358,9 +371,9 @@ class _Broken:
 
     def _at(self, numbers: Tensor) -> Tensors:
         """The points of these numbers; before the first the first, behind the last the last."""
-        numbers = numbers.clamp(0, self.count - 1)
-        corner = numbers // self.pieces
-        share = (numbers % self.pieces) / self.pieces
+        places = numbers.clamp(0, self._last).double() / self.pieces
+        corner = places.floor().long()
+        share = places - corner
 
         def at(path: Tensor) -> Tensor:
             low, high = path[corner], path[(corner + 1).clamp(max=len(path) - 1)]

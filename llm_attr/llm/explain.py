@@ -13,7 +13,7 @@ from llm_attr.errors import InvalidValue, UnknownName
 from llm_attr.llm.attribution import LLMAttribution, text_methods
 from llm_attr.llm.chat import Messages
 from llm_attr.llm.gradient import LLMGradientAttribution
-from llm_attr.llm.gradient_methods import gradient_methods, named
+from llm_attr.llm.gradient_methods import gradient_methods, named, with_steps
 from llm_attr.llm.inputs import InterpretableInput
 from llm_attr.llm.many import for_each, is_many
 from llm_attr.llm.model import LanguageModel, as_language_model
@@ -222,6 +222,7 @@ def posed_by(
     wrapper: LLMAttribution | LLMGradientAttribution
     if method in gradient_methods():
         at = named(method, language_model, options.pop("layer", None), options.pop("attribution_method", None))
+        options = with_steps(at, options)
         wrapper = LLMGradientAttribution(at, language_model.tokenizer)
     else:
         attr_method = kind(language_model.model)

@@ -105,7 +105,11 @@ class LLMGradientAttribution(Attribution):
             gradient_checkpointing: Whether the blocks of the model keep only their inputs for the backward pass and
                 compute the rest again, which takes less memory and a third more time; None: where memory is short.
             show_progress: A progress bar on standard error.
-            **kwargs: The method's own arguments (`n_steps`, `method`, `stdevs`, `internal_batch_size`, ...).
+            **kwargs: The method's own arguments (`n_steps`, `method`, `stdevs`, `internal_batch_size`, ...), with its
+                own defaults; but `sequential_integrated_gradients` takes 5 steps for each token, and
+                `discretized_integrated_gradients` the middle of each piece. `baselines` as Captum has them: which of
+                the features are present in the baseline, a number or `(1, features)` of 0 and 1; for gradient SHAP
+                `(states, features)` to draw from.
 
         Returns:
             `seq_attr` `(features,)` and `token_attr` `(answer tokens, features)`, in nats; for a list of layers a

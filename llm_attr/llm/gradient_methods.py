@@ -66,6 +66,17 @@ BY_RULES = (DeepLift, LRP, LayerDeepLift, LayerLRP, *GUIDED)
 RANDOM = (GradientShap, LayerGradientShap, NoiseTunnel)
 
 
+TEXT_DEFAULTS: dict[type, dict[str, Any]] = {
+    SequentialIntegratedGradients: {"n_steps": 5},
+    DiscretizedIntegratedGradients: {"method": "riemann_middle"},
+}
+"""Options that generations need otherwise than tensors: each position has a path of its own; baselines may be zero."""
+
+
+STEPS = 100
+"""Of integrated gradients that are asked for by name: what is complete to 2 % for chats, see docs/completeness.md."""
+
+
 class _Sizes(GradientAttribution):
     """The absolute values of another method's attributions, as `Saliency` gives them.
 
@@ -166,6 +177,13 @@ def named(name: str, language_model: LanguageModel, layer: Any = None, around: s
     layer = language_model.embedding if layer is None else layer
     layers = [layer_named(language_model, one) for one in layer] if isinstance(layer, list | tuple) else None
     return at_layer(model, layer_named(language_model, layer) if layers is None else layers)
+
+
+def with_steps(method: Attribution, options: Mapping[str, Any]) -> dict[str, Any]:
+    """The options of a method that was asked for by name, with as many steps as a complete explanation takes."""
+    by_steps = isinstance(method, IntegratedGradients | LayerIntegratedGradients)
+    chosen = options.keys() & {"n_steps", "until", "method"}
+    return {"n_steps": STEPS, **options} if by_steps and not chosen else dict(options)
 
 
 def gradient_methods() -> dict[str, type]:

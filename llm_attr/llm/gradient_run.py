@@ -30,6 +30,7 @@ from llm_attr.llm.gradient_methods import (
     BY_RULES,
     GUIDED,
     RANDOM,
+    TEXT_DEFAULTS,
     at_activations,
     inside,
     is_embedding,
@@ -89,7 +90,8 @@ class GradientRun:
         self._make = score
         self.method, self.language_model, self.placed, self.answer = method, language_model, placed, answer
         self.scalars = tuple(scalars)
-        self._options = ({"seed": 0} if isinstance(method, RANDOM) else {}) | dict(options)
+        defaults = TEXT_DEFAULTS.get(type(inside(method)), {}) | ({"seed": 0} if isinstance(method, RANDOM) else {})
+        self._options = defaults | dict(options)
         self._deltas = bool(self._options.pop("return_convergence_delta", False))
         several, baselines = isinstance(inside(method), RANDOM), self._options.pop("baselines", 0)
         self._absent = AbsentUnits(language_model, placed, baseline, baselines, several)

@@ -319,3 +319,23 @@ def test_errors(model: Transformer) -> None:
         method.attribute(random(1, 2, 3), factor=-1)
     with pytest.raises(InvalidValue, match="n_steps"):
         method.attribute(random(1, 2, 3), n_steps=0)
+
+
+def test_the_middle_of_each_piece_is_exact_for_quadratic_functions() -> None:
+    torch.manual_seed(0)
+    words, x, low = torch.randn(20, 3), torch.randn(1, 2, 3), torch.zeros(1, 2, 3)
+    seen = []
+
+    def quadratic(point: torch.Tensor) -> torch.Tensor:
+        seen.append(point.detach())
+        return (point[:, 0] * point[:, 1]).sum(1) + point.square().sum((1, 2))
+
+    for factor in (0, 2):
+        method = DiscretizedIntegratedGradients(quadratic, vocabulary=words, n_neighbors=5)
+        found, delta = method.attribute(
+            x, low, n_steps=4, method="riemann_middle", factor=factor, return_convergence_delta=True
+        )
+        assert delta.abs().max() < 1e-5
+        assert found.shape == x.shape
+    gradients = [point for call in seen for point in call if len(call) > 1]
+    assert all(point.any() for point in gradients)

@@ -13,6 +13,7 @@ from llm_attr import LLMAttributionResult, explain
 from llm_attr.attr import GradientShap, LayerGradientShap, LayerIntegratedGradients, TextTokenInput
 from llm_attr.errors import InvalidValue, UnknownKeyword
 from llm_attr.llm.gradient import LLMGradientAttribution
+from llm_attr.llm.gradient_methods import named as gradient_method
 from llm_attr.llm.model import LanguageModel
 from llm_attr.viz.terminal import render
 from tests.reference import generation_gradient as slow
@@ -195,3 +196,37 @@ def test_baselines_of_gradient_shap_are_states_to_draw_from(lm: LanguageModel, m
 def test_baselines_that_say_nothing_are_refused(lm: LanguageModel, given: Any) -> None:
     with pytest.raises(InvalidValue, match="present \\(1\\) and absent \\(0\\)"):
         explain(lm, TextTokenInput(TEXT, lm.tokenizer), target=TARGET, method="integrated_gradients", baselines=given)
+
+
+@pytest.mark.parametrize("family", ["llama", "gpt2"])
+def test_a_baseline_of_zeros_does_not_explode(family: str) -> None:
+    zero = tiny(family, "byte_bos")
+    kw: dict[str, Any] = {"target": TARGET, "method": "discretized_integrated_gradients", "baseline": 1}
+    kw |= {"token_rows": False}
+    with torch.no_grad():
+        zero.model.get_input_embeddings().weight[1] = 0  # as that of a padding_idx
+    result = explain(zero, TEXT, n_steps=30, **kw)
+    about = result.provenance["completeness"]
+    scale = abs(about["change"]) + float(result.output_probs.log().abs().sum())
+    assert float(result.seq_attr.abs().sum()) < 10 * scale
+
+
+def test_defaults_of_text(lm: LanguageModel) -> None:
+    kw: dict[str, Any] = {"target": TARGET, "token_rows": False}
+    for method, default in (
+        ("sequential_integrated_gradients", {"n_steps": 5}),
+        ("discretized_integrated_gradients", {"method": "riemann_middle"}),
+    ):
+        plain = explain(lm, TEXT, method=method, **kw)
+        run = LLMGradientAttribution(gradient_method(method, lm), lm.tokenizer)
+        told = run.attribute(TextTokenInput(TEXT, lm.tokenizer, baselines=1), **kw, **default)
+        again = run.attribute(TextTokenInput(TEXT, lm.tokenizer, baselines=1), **kw)
+        assert torch.equal(told.seq_attr, again.seq_attr)
+        assert plain.gap is not None
+
+
+def test_a_method_by_name_takes_the_steps_of_a_complete_explanation(lm: LanguageModel) -> None:
+    kw: dict[str, Any] = {"target": TARGET, "method": "integrated_gradients", "token_rows": False}
+    plain = explain(lm, TEXT, **kw).seq_attr
+    assert torch.equal(plain, explain(lm, TEXT, n_steps=100, **kw).seq_attr)
+    assert not torch.equal(plain, explain(lm, TEXT, n_steps=50, **kw).seq_attr)
