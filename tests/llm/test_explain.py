@@ -324,7 +324,7 @@ def test_a_real_chat(smollm: LanguageModel, question: str) -> None:
     rows += [prompt.to_model_input(1 - torch.eye(count)[i : i + 1])[0].tolist() for i in range(count)]
     whole = smollm.tokenizer.apply_chat_template(chat, add_generation_prompt=True, return_dict=False)
     assert rows[0] == list(whole)
-    assert (both(found) - lost(smollm, rows, found.output_ids)).abs().max() < TOLERANCE
+    assert (both(found) - lost(smollm, rows, found.output_ids)).abs().max() < 1e-3  # of up to 40 nats
     answer = list(found.output_ids or ())
     assert found.provenance["positions"] <= distinct_prefixes([row + answer[:-1] for row in rows])
 
@@ -335,4 +335,4 @@ def test_a_real_template(smollm: LanguageModel) -> None:
     found = llm_attr.explain(smollm, TextTemplateInput(template, values), target=TARGET)
     texts = [template.format(*(["", *values[1:]] if i == 0 else [*values[:i], "", *values[i + 1 :]])) for i in range(4)]
     rows = [smollm.tokenizer.encode(text) for text in (template.format(*values), *texts)]
-    assert (both(found) - lost(smollm, rows, found.output_ids)).abs().max() < TOLERANCE
+    assert (both(found) - lost(smollm, rows, found.output_ids)).abs().max() < 1e-3  # of up to 40 nats
