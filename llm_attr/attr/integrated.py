@@ -281,7 +281,11 @@ def _answer(
     mean, path_info = integral.mean(walk)
     found = mean.times(moved)
     answer = [method._in_form(found if method.multiplies_by_inputs else mean)]
-    total = per_example(found.tensors, problem.batch) if delta or info else torch.empty(0)
+    total = (
+        per_example(found.tensors, problem.batch)
+        if delta or info
+        else torch.empty(0, dtype=torch.float32, device="cpu")
+    )
     if delta:
         answer.append(Change.of(ends or problem).delta(total))
     if info:

@@ -102,7 +102,7 @@ class KernelShap(PerturbationAttribution):
             kwargs: What else Lime tells.
         """
         ends = (interpretable_sample != 0).all() or (interpretable_sample == 0).all()
-        return torch.tensor([SUREST_WEIGHT if ends else 1.0])
+        return torch.tensor([SUREST_WEIGHT if ends else 1.0], dtype=torch.float32, device="cpu")
 
     def kernel_shap_perturb_generator(self, original_inp: TensorOrTensors, **kwargs: Any) -> Iterator[Tensor]:
         """Samples `(1, features)` by the Shapley kernel, for `Lime(perturb_func=...)`: all, none, then random ones.
@@ -118,10 +118,10 @@ class KernelShap(PerturbationAttribution):
         device = original_inp.device if isinstance(original_inp, Tensor) else original_inp[0].device
         yield torch.ones(1, features, device=device, dtype=torch.long)
         yield torch.zeros(1, features, device=device, dtype=torch.long)
-        sizes = torch.arange(1, features, dtype=torch.float64)
+        sizes = torch.arange(1, features, dtype=torch.float64, device="cpu")
         chances = 1 / (sizes * (features - sizes))
         given = kwargs.get("num_select_distribution")
         while features > 1:
             size = 1 + int(given.sample() if given is not None else torch.multinomial(chances, 1))
-            present = torch.randperm(features)[:size]
-            yield torch.zeros(features, dtype=torch.long).index_fill(0, present, 1)[None].to(device)
+            present = torch.randperm(features, device="cpu")[:size]
+            yield torch.zeros(features, dtype=torch.long, device="cpu").index_fill(0, present, 1)[None].to(device)

@@ -99,7 +99,8 @@ class LimeBase(PerturbationAttribution):
         )
         weights = [float(self.similarity_func(inputs, sample, row, **kwargs)) for sample, row in samples]
         design = torch.cat([row.reshape(1, -1) for row in rows]).to(outputs)
-        self.interpretable_model.fit(loader(design, outputs, torch.tensor(weights).to(outputs)))
+        weighted = torch.tensor(weights, dtype=torch.float64, device="cpu").to(outputs)
+        self.interpretable_model.fit(loader(design, outputs, weighted))
         return self.interpretable_model.representation()
 
     def _outputs(

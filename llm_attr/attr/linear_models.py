@@ -157,7 +157,7 @@ class SkLearnSurrogate(LinearModel):
         if "sample_weight" not in signature(model.fit).parameters:
             raise InvalidValue(f"sklearn.{self.sklearn_module} takes no sample weights, so it cannot be a surrogate")
         linear = sklearn_fitted(model, rows, values, weights, **options)
-        self._classes = torch.as_tensor(model.classes_) if hasattr(model, "classes_") else None
+        self._classes = torch.as_tensor(model.classes_, device="cpu") if hasattr(model, "classes_") else None
         return linear, {}
 
     def _closed_form(self) -> Surrogate | None:
@@ -280,5 +280,9 @@ def _batch(batch: Any) -> _Batch:
             f"{[tuple(part.shape) for part in parts]}"
         )
     count = len(parts[0])
-    weights = parts[2].reshape(count, 1) if len(parts) == 3 else torch.ones(count, 1, device=parts[0].device)
+    weights = (
+        parts[2].reshape(count, 1)
+        if len(parts) == 3
+        else torch.ones(count, 1, device=parts[0].device, dtype=torch.float32)
+    )
     return parts[0], parts[1].reshape(count, -1), weights

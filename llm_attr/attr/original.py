@@ -53,7 +53,7 @@ class Original:
     @classmethod
     def presence(cls, count: int) -> Original:
         """Of a text: ones for its units, which become zeros where they are absent."""
-        ones = torch.ones(1, count)
+        ones = torch.ones(1, count, dtype=torch.float32, device="cpu")
         return cls.of(problem := Problem.of(_nothing, ones), Features.single(problem.inputs), None, None)
 
     @property
@@ -72,7 +72,9 @@ class Original:
             return lambda coalitions, outputs: products.similarities(function, coalitions, outputs)
 
         def weigh(coalitions: Coalitions, outputs: int) -> Tensor:
-            return torch.tensor([[self._weight(function, row)] for row in coalitions.split(1)], dtype=torch.float64)
+            return torch.tensor(
+                [[self._weight(function, row)] for row in coalitions.split(1)], dtype=torch.float64, device="cpu"
+            )
 
         return weigh
 

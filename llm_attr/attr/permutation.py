@@ -184,9 +184,9 @@ def _orders(seed: int | None) -> PermFunc:
     draws = generator(seed)
 
     def shuffle(x: Tensor, mask: Tensor) -> Tensor:
-        order = stay = torch.arange(len(x))
+        order = stay = torch.arange(len(x), device="cpu")
         while len(x) and torch.equal(order, stay):
-            order = torch.randperm(len(x), generator=draws)
+            order = torch.randperm(len(x), generator=draws, device="cpu")
         return torch.where(mask, x[order.to(x.device)], x)
 
     return shuffle

@@ -162,5 +162,5 @@ def _as_tensor(value: Any) -> Tensor:
     if isinstance(value, Tensor):
         return value
     if isinstance(value, int | float):
-        return torch.tensor(float(value))
+        return torch.tensor(float(value), dtype=torch.float32, device="cpu")
     raise InvalidType(f"a summary is of tensors and numbers, or a tuple of them; got {type(value).__name__}")

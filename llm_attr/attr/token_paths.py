@@ -246,7 +246,7 @@ def _along(walk: Walk, points: Points, lengths: Points, count: int) -> Attribute
             products = (g.to(accumulator(g.dtype)) * step for g, step in zip(part.gradients, steps, strict=True))
             yield copies, replace(part, gradients=tuple(products))
 
-    return weighted_sum(products(), torch.ones(count, dtype=torch.float64))
+    return weighted_sum(products(), torch.ones(count, dtype=torch.float64, device="cpu"))
 
 
 @dataclass(frozen=True)
@@ -356,14 +356,14 @@ class _Broken:
         return (len(self.corners[0]) - 1) * self.pieces
 
     def points(self, start: int, stop: int) -> Tensors:
-        found = self._at(torch.arange(start, stop) + self.shift)
+        found = self._at(torch.arange(start, stop, device="cpu") + self.shift)
         return tuple(point.to(dtype) for point, dtype in zip(found, self.dtypes, strict=True))
 
     def lengths(self, before: float, behind: float) -> Points:
         """How much of the path each point stands for: these shares of the two pieces at it."""
 
         def lengths(start: int, stop: int) -> Tensors:
-            k = torch.arange(start, stop)
+            k = torch.arange(start, stop, device="cpu")
             around = zip(self._at(k - 1), self._at(k), self._at(k + 1), strict=True)
             return tuple(before * (here - last) + behind * (following - here) for last, here, following in around)
 

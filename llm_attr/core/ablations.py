@@ -57,7 +57,7 @@ class RandomAblations(ABC):
 
     def rounds(self, features: int) -> Iterator[Coalitions]:
         """One coalition each."""
-        draws, chances = generator(self._seed), torch.full((1, features), self._keep)
+        draws, chances = generator(self._seed), torch.full((1, features), self._keep, dtype=torch.float32, device="cpu")
         while True:
             yield torch.bernoulli(chances, generator=draws).bool()
 
@@ -69,7 +69,7 @@ class RandomAblations(ABC):
         def fit(chosen: Tensor) -> Tensor:
             return self._coefficients(rows[chosen], targets[chosen], weights[chosen])
 
-        found = fit(torch.arange(len(rows)))
+        found = fit(torch.arange(len(rows), device="cpu"))
         error = bootstrap(fit, len(rows), self._refits) if self._refits else None
 
         def given(tensor: Tensor) -> Values:
@@ -81,7 +81,7 @@ class RandomAblations(ABC):
         return values
 
     def _weights(self, coalitions: Coalitions, outputs: int) -> Tensor:
-        return torch.ones(len(coalitions), 1)
+        return torch.ones(len(coalitions), 1, dtype=torch.float32, device="cpu")
 
     @abstractmethod
     def _coefficients(self, rows: Tensor, targets: Tensor, weights: Tensor) -> Tensor:

@@ -25,7 +25,7 @@ def top_overlap(values: Tensor, k: int) -> Tensor:
     Of equal |values| the first features count as stronger; nan is weaker than any value.
     """
     strongest = values.double().abs().nan_to_num(nan=-1.0).argsort(dim=1, descending=True, stable=True)[:, :k]
-    among = torch.zeros(values.shape, dtype=torch.float64).scatter(1, strongest.cpu(), 1.0)
+    among = torch.zeros(values.shape, dtype=torch.float64, device="cpu").scatter(1, strongest.cpu(), 1.0)
     return among @ among.T / k
 
 

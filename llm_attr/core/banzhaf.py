@@ -31,11 +31,11 @@ class RandomSubsets:
         """One coalition each. Of more features than can be enumerated, one may come twice."""
         draws = generator(self._seed)
         if features <= MOST_FEATURES:
-            for number in torch.randperm(1 << features, generator=draws).split(1):
+            for number in torch.randperm(1 << features, generator=draws, device="cpu").split(1):
                 yield numbered(number, features)
             return
         while True:
-            yield torch.randint(2, (1, features), generator=draws).bool()
+            yield torch.randint(2, (1, features), generator=draws, device="cpu").bool()
 
 
 class MeanDifferences:

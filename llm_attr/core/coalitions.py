@@ -15,7 +15,7 @@ BLOCK_ENTRIES = 1 << 24
 
 def full(features: int) -> Coalitions:
     """`(1, features)`: everything present."""
-    return torch.ones(1, features, dtype=torch.bool)
+    return torch.ones(1, features, dtype=torch.bool, device="cpu")
 
 
 def each_left_out(features: int) -> Iterator[Coalitions]:
@@ -23,8 +23,8 @@ def each_left_out(features: int) -> Iterator[Coalitions]:
     rows = max(1, BLOCK_ENTRIES // max(1, features))
     for start in range(0, features, rows):
         stop = min(features, start + rows)
-        block = torch.ones(stop - start, features, dtype=torch.bool)
-        block[torch.arange(stop - start), torch.arange(start, stop)] = False
+        block = torch.ones(stop - start, features, dtype=torch.bool, device="cpu")
+        block[torch.arange(stop - start, device="cpu"), torch.arange(start, stop, device="cpu")] = False
         yield block
 
 

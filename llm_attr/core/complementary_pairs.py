@@ -152,7 +152,7 @@ class ComplementaryPairs(ABC):
 
     def rounds(self, features: int) -> Iterator[Coalitions]:
         """The empty and the full coalition, then a pair each, of which the first `features - 1` are independent."""
-        ends = torch.zeros(1, features, dtype=torch.bool)
+        ends = torch.zeros(1, features, dtype=torch.bool, device="cpu")
         yield ends if not features else torch.cat([ends, ~ends])
         draws, sizes = generator(self._seed), _Sizes(features)
         chain = sizes.chain(draws) if self._is_ordered(features) else ends[:0]
@@ -195,13 +195,13 @@ class _Sizes:
     @property
     def kernel(self) -> Tensor:
         """`(sizes,)`: the part of the Shapley kernel that all pairs of a size have, up to a factor."""
-        sizes = torch.arange(1, self.features // 2 + 1, dtype=torch.float64)
+        sizes = torch.arange(1, self.features // 2 + 1, dtype=torch.float64, device="cpu")
         return self.of_order / (2 * sizes * (self.features - sizes))
 
     @property
     def of_order(self) -> Tensor:
         """`(sizes,)`: how many pairs of each size are in an order of the features and its reverse."""
-        sizes = torch.arange(1, self.features // 2 + 1, dtype=torch.float64)
+        sizes = torch.arange(1, self.features // 2 + 1, dtype=torch.float64, device="cpu")
         return torch.where(2 * sizes == self.features, 1.0, 2.0).double()
 
     @property
@@ -210,7 +210,7 @@ class _Sizes:
         counts = [comb(self.features, size) for size in range(1, self.features // 2 + 1)]
         if self.features % 2 == 0:
             counts[-1] //= 2
-        return torch.tensor([min(count, COUNTLESS) for count in counts], dtype=torch.float64)
+        return torch.tensor([min(count, COUNTLESS) for count in counts], dtype=torch.float64, device="cpu")
 
     def expected(self, count: int) -> Tensor:
         """`(sizes,)`: how many of so many pairs have each size: by the kernel, but no fewer than in an order."""
@@ -245,26 +245,28 @@ class _Sizes:
         while count > done:
             counts = _rounded((self.expected(count) - taken).clamp_min(0), count - done, self.pairs - taken, draws)
             rows = torch.cat([drawn.more(int(more)) for drawn, more in zip(of_size, counts.tolist(), strict=True)])
-            yield from rows[torch.randperm(len(rows), generator=draws)]
+            yield from rows[torch.randperm(len(rows), generator=draws, device="cpu")]
             taken, done = taken + counts, count
             count = min(total, count + max(8, count // 4))
 
     def chain(self, draws: torch.Generator | None) -> Coalitions:
         """`(features - 1, features)`: the starts of a random order, those first that divide it most evenly."""
-        order = torch.randperm(self.features, generator=draws)
+        order = torch.randperm(self.features, generator=draws, device="cpu")
         blocks, ends = [(0, self.features)], list[int]()
         for start, stop in blocks:
             if stop - start > 1:
                 ends.append((start + stop) // 2)
                 blocks += [(start, ends[-1]), (ends[-1], stop)]
-        return order.argsort() < torch.tensor(ends)[:, None]
+        return order.argsort() < torch.tensor(ends, device="cpu")[:, None]
 
 
 def _rounded(wanted: Tensor, count: int, most: Tensor, draws: torch.Generator | None) -> Tensor:
     """Whole numbers that sum up to the count and have the mean that is wanted, none larger than there are."""
-    order = torch.randperm(len(wanted), generator=draws)
-    edges = torch.cat([torch.zeros(1), wanted[order].cumsum(0) * (count / wanted.sum())])
-    edges = (edges + torch.rand(1, generator=draws, dtype=torch.float64)).floor()
+    order = torch.randperm(len(wanted), generator=draws, device="cpu")
+    edges = torch.cat(
+        [torch.zeros(1, dtype=torch.float32, device="cpu"), wanted[order].cumsum(0) * (count / wanted.sum())]
+    )
+    edges = (edges + torch.rand(1, generator=draws, dtype=torch.float64, device="cpu")).floor()
     counts = torch.empty_like(wanted)
     counts[order] = edges[1:] - edges[:-1]
     counts = torch.minimum(counts, most)
@@ -304,14 +306,16 @@ class _Drawn:
         return rows[list(new.values())]
 
     def _listed(self) -> Tensor:
-        members = torch.tensor(list(combinations(range(self._features), self._size)))
-        rows = torch.zeros(len(members), self._features, dtype=torch.bool).scatter_(1, members, True)
+        members = torch.tensor(list(combinations(range(self._features), self._size)), device="cpu")
+        rows = torch.zeros(len(members), self._features, dtype=torch.bool, device="cpu").scatter_(1, members, True)
         rows = rows[rows[:, 0]] if self._halves else rows
-        return rows[torch.randperm(len(rows), generator=self._draws)]
+        return rows[torch.randperm(len(rows), generator=self._draws, device="cpu")]
 
     def _drawn(self, count: int) -> Tensor:
-        order = torch.rand(count, self._features, generator=self._draws).argsort(1)
-        rows = torch.zeros(count, self._features, dtype=torch.bool).scatter_(1, order[:, : self._size], True)
+        order = torch.rand(count, self._features, generator=self._draws, dtype=torch.float32, device="cpu").argsort(1)
+        rows = torch.zeros(count, self._features, dtype=torch.bool, device="cpu").scatter_(
+            1, order[:, : self._size], True
+        )
         return self._first_of(rows)
 
     def _first_of(self, rows: Coalitions) -> Coalitions:

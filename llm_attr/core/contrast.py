@@ -76,7 +76,7 @@ class Contrast:
         if self.states == 1:
             ((_, only),) = found
             return replace(Attributed.of(only.gradients, only.slots), dtypes=tuple(x.dtype for x in only.at))
-        return weighted_sum(found, torch.full((self.states,), 1 / self.states, dtype=torch.float64))
+        return weighted_sum(found, torch.full((self.states,), 1 / self.states, dtype=torch.float64, device="cpu"))
 
     def _attributions(self, pairs: list[tuple[Gradients, Gradients]]) -> Iterator[tuple[int, Gradients]]:
         for copies, (low, high) in self.walk.each_call(self._ends, self.states, self._pair):

@@ -111,7 +111,7 @@ class Descent:
         return Trained(Linear(coefficients, intercepts), sum(losses) / len(losses), steps, steps // len(batches))
 
     def _start(self, rows: Tensor, values: Tensor) -> Tensor:
-        start = torch.zeros(rows.shape[1], values.shape[1], dtype=rows.dtype)
+        start = torch.zeros(rows.shape[1], values.shape[1], dtype=rows.dtype, device="cpu")
         if self.init_scheme == "xavier":
             torch.nn.init.xavier_uniform_(start, generator=torch.Generator().manual_seed(0))
         return start.to(rows.device)

@@ -147,7 +147,7 @@ class Expectation:
 
     def _mean(self, found: Iterator[tuple[int, Gradients]]) -> Attributed:
         count = self.lines.samples
-        return weighted_sum(found, torch.full((count,), 1 / count, dtype=torch.float64))
+        return weighted_sum(found, torch.full((count,), 1 / count, dtype=torch.float64, device="cpu"))
 
     def _products(self, sums: list[Tensor], multiply: bool) -> Iterator[tuple[int, Gradients]]:
         start = 0

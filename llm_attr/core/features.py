@@ -52,7 +52,7 @@ class Features:
         owner, count = [], 0
         for tensor in inputs:
             size = tensor.shape[1:].numel()
-            owner.append(torch.arange(count, count + size).view(1, *tensor.shape[1:]))
+            owner.append(torch.arange(count, count + size, device="cpu").view(1, *tensor.shape[1:]))
             count += size
         return cls(tuple(owner), count)
 

@@ -65,7 +65,7 @@ class Group:
 
     def memberships(self, features: int) -> Coalitions:
         """`(members, features)`: the features of each member."""
-        rows = torch.zeros(len(self.members), features, dtype=torch.bool)
+        rows = torch.zeros(len(self.members), features, dtype=torch.bool, device="cpu")
         for row, member in zip(rows, self.members, strict=True):
             row[list(member.features) if isinstance(member, Group) else member] = True
         return rows

@@ -95,7 +95,10 @@ def refined(walk: Walk, steps: int, until: float) -> tuple[Attributed, PathInfo]
 
 
 def _ends(walk: Walk) -> tuple[Attributed, Change]:
-    half = Quadrature(torch.tensor([0.0, 1.0]), torch.tensor([0.5, 0.5]))
+    half = Quadrature(
+        torch.tensor([0.0, 1.0], dtype=torch.float32, device="cpu"),
+        torch.tensor([0.5, 0.5], dtype=torch.float32, device="cpu"),
+    )
     found = list(walk.along_line(half.alphas))
     scores = torch.cat([part.scores.flatten() for _, part in found]).double().cpu()
     if len(scores) != 2 * walk.problem.batch:
@@ -108,7 +111,7 @@ def _ends(walk: Walk) -> tuple[Attributed, Change]:
 
 
 def _midpoints(walk: Walk, intervals: int) -> Attributed:
-    alphas = (torch.arange(intervals, dtype=torch.float64) + 0.5) / intervals
+    alphas = (torch.arange(intervals, dtype=torch.float64, device="cpu") + 0.5) / intervals
     return walk.mean(Quadrature(alphas, torch.full_like(alphas, 1 / intervals)))
 
 

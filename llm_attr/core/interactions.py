@@ -117,9 +117,11 @@ class _Meetings:
 
     def rounds(self, features: int) -> Iterator[Coalitions]:
         draws = generator(self._seed)
-        zigzag = torch.tensor([-(i // 2) if i % 2 == 0 else (i + 1) // 2 for i in range(features)], dtype=torch.int64)
+        zigzag = torch.tensor(
+            [-(i // 2) if i % 2 == 0 else (i + 1) // 2 for i in range(features)], dtype=torch.int64, device="cpu"
+        )
         while True:
-            names = torch.randperm(features, generator=draws)
+            names = torch.randperm(features, generator=draws, device="cpu")
             turned = ((zigzag + turn) % max(1, features) for turn in range(_orders(features)))
             yield torch.cat([_with_second_alone(names[order]) for order in turned])
 
@@ -210,11 +212,11 @@ def _second_gains(values: Values, i: int, j: int) -> Values:
 def _shares(features: int) -> Tensor:
     """The weight of a subset of the others, by its size."""
     shares = [1 / ((features - 1) * comb(features - 2, size)) for size in range(features - 1)]
-    return torch.tensor(shares, dtype=torch.float64)
+    return torch.tensor(shares, dtype=torch.float64, device="cpu")
 
 
 def _alike(features: int) -> Tensor:
-    return torch.full((features - 1,), 0.5 ** (features - 2), dtype=torch.float64)
+    return torch.full((features - 1,), 0.5 ** (features - 2), dtype=torch.float64, device="cpu")
 
 
 def _coefficients(features: int) -> int:

@@ -60,12 +60,12 @@ class Neighbourhoods:
     def rounds(self, features: int) -> Iterator[Coalitions]:
         """The empty set, then the sets whose first feature is 0, then 1, ...; or what these leave, if others stay."""
         self.evaluations(features)
-        yield self._asked(torch.zeros(1, features, dtype=torch.bool))
+        yield self._asked(torch.zeros(1, features, dtype=torch.bool, device="cpu"))
         for first in range(features):
             size = min(2 * self._radius, features - first - 1)
-            rows = torch.zeros(1 << size, features, dtype=torch.bool)
+            rows = torch.zeros(1 << size, features, dtype=torch.bool, device="cpu")
             rows[:, first] = True
-            rows[:, first + 1 : first + 1 + size] = numbered(torch.arange(1 << size), size)
+            rows[:, first + 1 : first + 1 + size] = numbered(torch.arange(1 << size, device="cpu"), size)
             yield self._asked(rows)
 
     def estimate(self, coalitions: Coalitions, values: Values) -> Estimate:
@@ -77,7 +77,7 @@ class Neighbourhoods:
             forms.setdefault((feature - low, high - low), []).append(feature)
         found = values.new_zeros(features, *values.shape[1:], dtype=torch.promote_types(values.dtype, torch.float32))
         for (place, size), centres in forms.items():
-            rows = self._rows(features, torch.tensor(centres) - place, size).to(values.device)
+            rows = self._rows(features, torch.tensor(centres, device="cpu") - place, size).to(values.device)
             local = shapley_values(values[rows].transpose(0, 1).flatten(1))[place]
             found[centres] = local.view(len(centres), -1)
         return Estimate(found)
@@ -88,8 +88,8 @@ class Neighbourhoods:
     def _rows(self, features: int, lows: Tensor, size: int) -> Tensor:
         """`(neighbourhoods, 2^size)`: the row of the design for each subset of each neighbourhood."""
         sizes = [1 << min(2 * self._radius, features - first - 1) for first in range(features)]
-        starts = torch.tensor([1, *sizes]).cumsum(0)
-        subsets = torch.arange(1 << size)
+        starts = torch.tensor([1, *sizes], device="cpu").cumsum(0)
+        subsets = torch.arange(1 << size, device="cpu")
         if self._others == "present":
             subsets = subsets.flip(0)
         first = numbered(subsets, size).int().argmax(1)

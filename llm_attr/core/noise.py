@@ -99,24 +99,28 @@ class Draws:
     def noise(self, shape: Sequence[int], stdev: float, device: torch.device) -> Tensor:
         """Normal numbers of mean 0."""
         if self.generator is None:
-            return torch.normal(0.0, torch.full(tuple(shape), stdev, device=device))
-        return torch.randn(tuple(shape), generator=self.generator).mul_(stdev).to(device)
+            return torch.normal(0.0, torch.full(tuple(shape), stdev, device=device, dtype=torch.float32))
+        return (
+            torch.randn(tuple(shape), generator=self.generator, dtype=torch.float32, device="cpu")
+            .mul_(stdev)
+            .to(device)
+        )
 
     def choice(self, among: int, count: int) -> Tensor:
         """`(count,)` whole numbers below `among`, all equally likely."""
         if self.generator is None:
             return torch.from_numpy(np.random.choice(among, count))
-        return torch.randint(among, (count,), generator=self.generator)
+        return torch.randint(among, (count,), generator=self.generator, device="cpu")
 
     def uniform(self, count: int) -> Tensor:
         """`(count,)` numbers between 0 and 1, in double precision."""
         if self.generator is None:
             return torch.from_numpy(np.random.uniform(0, 1, count))
-        return torch.rand(count, generator=self.generator, dtype=torch.float64)
+        return torch.rand(count, generator=self.generator, dtype=torch.float64, device="cpu")
 
     def seed(self) -> int | None:
         """A seed for draws that are made elsewhere; None where the global streams are drawn from."""
-        return None if self.generator is None else int(torch.randint(2**62, (), generator=self.generator))
+        return None if self.generator is None else int(torch.randint(2**62, (), generator=self.generator, device="cpu"))
 
 
 def as_stdevs(stdevs: float | tuple[float, ...], inputs: Tensors) -> tuple[float, ...]:

@@ -83,7 +83,7 @@ class HierarchicalOrders:
             return
         draws = generator(self._seed)
         while True:
-            yield chains(torch.tensor(_order(group, draws), dtype=torch.int64), self._paired)
+            yield chains(torch.tensor(_order(group, draws), dtype=torch.int64, device="cpu"), self._paired)
 
     def estimate(self, coalitions: Coalitions, values: Values) -> Estimate:
         """`(features, outputs)`; of random orders with standard errors over orders (or pairs)."""
@@ -118,11 +118,20 @@ class _Table:
 def _tables(root: Group, features: int) -> Iterator[_Table]:
     """Groups before those in them; the enumeration is nothing, all, then the other subsets of each group in turn."""
     start = min(2, 1 << features)
-    pending = [(root, torch.tensor([0]), torch.tensor([start - 1]), torch.ones(1, dtype=torch.float64))]
+    pending = [
+        (
+            root,
+            torch.tensor([0], device="cpu"),
+            torch.tensor([start - 1], device="cpu"),
+            torch.ones(1, dtype=torch.float64, device="cpu"),
+        )
+    ]
     while pending:
         group, without, whole, weights = pending.pop()
         count = len(group.members)
-        inner = torch.arange(start, start + len(without) * _proper(count)).view(len(without), _proper(count))
+        inner = torch.arange(start, start + len(without) * _proper(count), device="cpu").view(
+            len(without), _proper(count)
+        )
         start += inner.numel()
         rows = torch.cat([without[:, None], inner, whole[:, None]], 1) if count else without[:, None]
         yield _Table(group, rows, weights)
@@ -134,11 +143,11 @@ def _tables(root: Group, features: int) -> Iterator[_Table]:
 
 
 def _enumerated(root: Group, features: int) -> Coalitions:
-    rows = torch.zeros(min(2, 1 << features) + sum(_sizes(root)), features, dtype=torch.bool)
+    rows = torch.zeros(min(2, 1 << features) + sum(_sizes(root)), features, dtype=torch.bool, device="cpu")
     rows[-1 if features == 0 else 1] = True
     for table in _tables(root, features):
         count = len(table.group.members)
-        subsets = numbered(torch.arange(1, 1 + _proper(count)), count).float()
+        subsets = numbered(torch.arange(1, 1 + _proper(count), device="cpu"), count).float()
         members = (subsets @ table.group.memberships(features).float()).bool()
         outside = rows[table.rows[:, 0]]
         rows[table.rows[:, 1:-1].flatten()] = (outside[:, None] | members).flatten(0, 1)
@@ -160,7 +169,7 @@ def _proper(members: int) -> int:
 
 def _order(group: Group, draws: torch.Generator | None) -> list[int]:
     order: list[int] = []
-    for place in torch.randperm(len(group.members), generator=draws).tolist():
+    for place in torch.randperm(len(group.members), generator=draws, device="cpu").tolist():
         member = group.members[place]
         order += _order(member, draws) if isinstance(member, Group) else [member]
     return order

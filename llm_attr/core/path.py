@@ -53,16 +53,16 @@ def _gausslegendre(steps: int) -> Quadrature:
 
 def _riemann(shift: float) -> Callable[[int], Quadrature]:
     def rule(steps: int) -> Quadrature:
-        alphas = (torch.arange(steps, dtype=torch.float64) + shift) / steps
-        return Quadrature(alphas, torch.full((steps,), 1 / steps, dtype=torch.float64))
+        alphas = (torch.arange(steps, dtype=torch.float64, device="cpu") + shift) / steps
+        return Quadrature(alphas, torch.full((steps,), 1 / steps, dtype=torch.float64, device="cpu"))
 
     return rule
 
 
 def _trapezoid(steps: int) -> Quadrature:
-    weights = torch.full((steps,), 1 / steps, dtype=torch.float64)
+    weights = torch.full((steps,), 1 / steps, dtype=torch.float64, device="cpu")
     weights[[0, -1]] /= 2
-    return Quadrature(torch.linspace(0, 1, steps, dtype=torch.float64), weights)
+    return Quadrature(torch.linspace(0, 1, steps, dtype=torch.float64, device="cpu"), weights)
 
 
 QUADRATURES: dict[str, Callable[[int], Quadrature]] = {

@@ -381,7 +381,7 @@ def as_output(answer: Any) -> Tensor:
     if isinstance(answer, Tensor):
         return answer.float() if answer.dtype == torch.bool else answer
     if isinstance(answer, int | float):
-        return torch.tensor(answer, dtype=torch.float64 if isinstance(answer, float) else torch.int64)
+        return torch.tensor(answer, dtype=torch.float64 if isinstance(answer, float) else torch.int64, device="cpu")
     raise InvalidType(
         f"the forward function must give a tensor or a number; got {type(answer).__name__} "
         "(wrap the model in a function that picks the tensor to explain)"

@@ -57,7 +57,7 @@ class AllSubsets:
         """All coalitions; bit i of a row's number says whether feature i is present."""
         count, rows = self.evaluations(features), max(1, BLOCK_ENTRIES // max(1, features))
         for start in range(0, count, rows):
-            yield numbered(torch.arange(start, min(count, start + rows)), features)
+            yield numbered(torch.arange(start, min(count, start + rows), device="cpu"), features)
 
     def estimate(self, coalitions: Coalitions, values: Values) -> Estimate:
         """`(features, outputs)`, exactly."""
@@ -98,7 +98,7 @@ class RandomOrders:
         """An order each: the empty coalition, then one feature more in each row; behind it the reversed order."""
         draws = generator(self._seed)
         while True:
-            yield chains(torch.randperm(features, generator=draws), self._paired)
+            yield chains(torch.randperm(features, generator=draws, device="cpu"), self._paired)
 
     def estimate(self, coalitions: Coalitions, values: Values) -> Estimate:
         """Means over the orders, and their standard errors over orders (or pairs)."""
@@ -107,7 +107,7 @@ class RandomOrders:
 
 def numbered(numbers: Tensor, features: int) -> Coalitions:
     """`(numbers, features)`: bit i of a number says whether feature i is present."""
-    return (numbers[:, None] >> torch.arange(features) & 1).bool()
+    return (numbers[:, None] >> torch.arange(features, device="cpu") & 1).bool()
 
 
 def shapley_values(values: Values) -> Values:
@@ -127,14 +127,14 @@ def gains(values: Values, feature: int) -> Values:
 def subset_shares(features: int) -> Tensor:
     """`(2^(features - 1),)`: the share of the orders in which just this subset of the others is before a feature."""
     if not features:
-        return torch.zeros(0, dtype=torch.float64)
+        return torch.zeros(0, dtype=torch.float64, device="cpu")
     shares = [1 / (features * comb(features - 1, size)) for size in range(features)]
-    return torch.tensor(shares, dtype=torch.float64)[subset_sizes(features - 1)]
+    return torch.tensor(shares, dtype=torch.float64, device="cpu")[subset_sizes(features - 1)]
 
 
 def subset_sizes(features: int) -> Tensor:
     """`(2^features,)`: how many features each subset has."""
-    sizes = torch.zeros(1, dtype=torch.int64)
+    sizes = torch.zeros(1, dtype=torch.int64, device="cpu")
     for _ in range(features):
         sizes = torch.cat([sizes, sizes + 1])
     return sizes
@@ -142,7 +142,7 @@ def subset_sizes(features: int) -> Tensor:
 
 def chains(order: Tensor, paired: bool) -> Coalitions:
     """`(orders * (features + 1), features)`: nothing, then one feature more in each row; then the same in reverse."""
-    steps = torch.arange(len(order) + 1)[:, None]
+    steps = torch.arange(len(order) + 1, device="cpu")[:, None]
     return torch.cat([each.argsort()[None] < steps for each in ([order, order.flip(0)] if paired else [order])])
 
 

@@ -90,7 +90,7 @@ class Products:
     @classmethod
     def of_presence(cls, features: int) -> Products:
         """Of ones, with zeros for what is absent."""
-        ones = torch.ones(features, 1, dtype=torch.float64)
+        ones = torch.ones(features, 1, dtype=torch.float64, device="cpu")
         return cls(ones, torch.zeros_like(ones), torch.zeros_like(ones))
 
     def similarities(self, kernel: ExponentialKernel, coalitions: Coalitions, outputs: int) -> Tensor:

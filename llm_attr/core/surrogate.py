@@ -60,7 +60,9 @@ class LeastSquares:
             raise InvalidValue("a surrogate needs samples of positive weight: the similarity of all of them is 0")
         mean = (weights * rows).sum(1, keepdim=True) / total if self.intercept else rows.new_zeros(1, 1, rows.shape[1])
         centred = rows - mean
-        gram = centred.mT @ (weights * centred) + self.ridge * torch.eye(rows.shape[1]).to(rows)
+        gram = centred.mT @ (weights * centred) + self.ridge * torch.eye(
+            rows.shape[1], dtype=torch.float32, device="cpu"
+        ).to(rows)
         inverse = pseudo_inverse(gram)
         outputs = values.T[:, :, None]
         middle = (weights * outputs).sum(1, keepdim=True) / total if self.intercept else outputs.new_zeros(1, 1, 1)
@@ -112,7 +114,9 @@ class OneByOne:
         found = []
         for column, weight in zip(values.T, weights.expand_as(values).T, strict=True):
             self.model.fit(loader(rows.float(), column.float(), weight.float()))
-            found.append(torch.as_tensor(self.model.representation()).detach().flatten().to(rows, copy=True))
+            found.append(
+                torch.as_tensor(self.model.representation(), device="cpu").detach().flatten().to(rows, copy=True)
+            )
             if len(found[-1]) != rows.shape[1]:
                 raise InvalidShape(
                     f"the interpretable model must represent itself by one number for each of the {rows.shape[1]} "
@@ -155,8 +159,8 @@ def sklearn_fitted(
 
 def read(model: Any, like: Tensor) -> Linear:
     """The coefficients of a fitted model of scikit-learn."""
-    coefficients = torch.as_tensor(model.coef_).to(like)
-    intercepts = torch.as_tensor(model.intercept_).to(like)
+    coefficients = torch.as_tensor(model.coef_, device="cpu").to(like)
+    intercepts = torch.as_tensor(model.intercept_, device="cpu").to(like)
     coefficients = coefficients.reshape(-1, like.shape[1]).T
     return Linear(coefficients, intercepts.reshape(-1).expand(coefficients.shape[1]))
 
@@ -194,7 +198,7 @@ def bootstrap(fit: Callable[[Tensor], Tensor], samples: int, times: int) -> Tens
     Source: B. Efron, Bootstrap Methods: Another Look at the Jackknife, 1979.
     """
     draws = torch.Generator().manual_seed(0)
-    drawn = torch.randint(samples, (times, samples), generator=draws)
+    drawn = torch.randint(samples, (times, samples), generator=draws, device="cpu")
     return torch.stack([fit(rows) for rows in drawn]).std(0)
 
 

@@ -60,7 +60,7 @@ def as_baselines(baselines: Baselines, inputs: Tensors) -> Tensors:
 def _baseline(value: Any, tensor: Tensor, index: int) -> Tensor:
     if isinstance(value, bool | int | float):
         kind = torch.float64 if isinstance(value, float) else torch.int64
-        cast = _as_type_of(tensor, torch.tensor(value, dtype=kind))
+        cast = _as_type_of(tensor, torch.tensor(value, dtype=kind, device="cpu"))
         cast = cast.to(torch.get_default_dtype()) if cast.is_floating_point() and not can_move(tensor) else cast
         return cast.to(tensor.device).expand((1,) * tensor.dim())
     if not isinstance(value, Tensor):

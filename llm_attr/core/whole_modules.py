@@ -31,8 +31,8 @@ def acts_on_each_entry(module: nn.Module) -> bool:
 
 
 def _is_one_function(module: nn.Module) -> bool:
-    x = torch.linspace(-3, 3, len(PLACES))
-    given, order = x.clone(), torch.tensor(PLACES)
+    x = torch.linspace(-3, 3, len(PLACES), dtype=torch.float32, device="cpu")
+    given, order = x.clone(), torch.tensor(PLACES, device="cpu")
     y, mixed, shaped = (module.forward(each) for each in (given, x[order], x.view(1, 3, 2, 2).clone()))
     if not all(isinstance(value, Tensor) for value in (y, mixed, shaped)) or y.shape != x.shape:
         return False

@@ -149,8 +149,8 @@ def covering(size: int, window: int, stride: int) -> Tensor:
         raise InvalidValue(f"a window of {window} does not fit into an axis of size {size}")
     if stride > window and window < size:
         raise InvalidValue(f"stride {stride} is larger than the window {window} and would leave positions out")
-    starts = stride * torch.arange(1 + -(-(size - window) // stride))
-    index = torch.arange(size)[:, None]
+    starts = stride * torch.arange(1 + -(-(size - window) // stride), device="cpu")
+    index = torch.arange(size, device="cpu")[:, None]
     return (starts <= index) & (index < starts + window)
 
 

@@ -60,7 +60,7 @@ def _presence(baselines: Any, units: int, several: bool) -> list[list[bool]]:
             where the method takes one.
     """
     given = baselines[0] if isinstance(baselines, tuple) and len(baselines) == 1 else baselines
-    numbers = torch.as_tensor(given if isinstance(given, Tensor | int | float) else torch.nan)
+    numbers = torch.as_tensor(given if isinstance(given, Tensor | int | float) else torch.nan, device="cpu")
     rows = numbers.expand(1, units) if numbers.dim() == 0 else numbers.reshape(-1, numbers.shape[-1])
     fits = rows.shape[1:] == (units,) and (several or len(rows) == 1) and numbers.dim() <= 2
     if not fits or not len(rows) or not ((rows == 0) | (rows == 1)).all():

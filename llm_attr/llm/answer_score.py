@@ -51,7 +51,7 @@ class Passage:
     @property
     def places(self) -> Tensor:
         """The places in the answer of the scored tokens."""
-        return torch.arange(self.first, len(self.answer))
+        return torch.arange(self.first, len(self.answer), device="cpu")
 
     @property
     def scored(self) -> tuple[int, ...]:
@@ -94,7 +94,7 @@ class AnswerScore:
         self.language_model, self.passage, self.sites, self.counter = language_model, passage, sites, counter
         self.scalars, self._at_prompt, self._passing = tuple(scalars), at_prompt, passing
         self.log_probs: Tensor | None = None
-        self._places = None if places is None else torch.tensor(list(places))
+        self._places = None if places is None else torch.tensor(list(places), device="cpu")
         self._whole, self.slots = self._read(passage.ids)
 
     @property
@@ -108,7 +108,7 @@ class AnswerScore:
 
     def __call__(self, *moved: Tensor) -> Tensors:
         """For each quantity, with these in the place of what passes the layers, `(rows, positions, *features)` each."""
-        ids = torch.tensor([self.passage.ids]).expand(len(moved[0]), -1)
+        ids = torch.tensor([self.passage.ids], device="cpu").expand(len(moved[0]), -1)
         put = tuple(self._put(part, whole) for part, whole in zip(moved, self._whole, strict=True))
         with ExitStack() as stack:
             if self._places is not None:
@@ -124,7 +124,7 @@ class AnswerScore:
     def logits(self) -> Tensor:
         """`(1, scored tokens, vocabulary)` in fp32, after the whole prompt."""
         with torch.no_grad():
-            logits = self._logits(torch.tensor([self.passage.ids])).float()
+            logits = self._logits(torch.tensor([self.passage.ids], device="cpu")).float()
         self._note(logits)
         return logits
 
@@ -144,7 +144,7 @@ class AnswerScore:
 
     def _read(self, ids: Sequence[int]) -> tuple[Tensors, tuple[Slot, ...]]:
         """What passes the layers: of the embedding layer what it says of the ids, of others what a pass shows."""
-        asked = torch.tensor([list(ids)])
+        asked = torch.tensor([list(ids)], device="cpu")
         if self._places is not None:
             embedding = self.language_model.embedding
             with torch.no_grad():

@@ -292,7 +292,7 @@ class LLMAttribution(Attribution):
         return Table(
             coalitions=one.coalitions,
             values=found.values,
-            owner=torch.arange(one.subject.features.count),
+            owner=torch.arange(one.subject.features.count, device="cpu"),
             whole=found.whole,
             method=self._method,
             options=options.method_options,

@@ -111,7 +111,7 @@ class BoundPrompt(PickledWithout, InterpretableInput):
 
     def to_tensor(self) -> Tensor:
         """`(1, units)` of ones."""
-        return torch.ones(1, len(self.spans))
+        return torch.ones(1, len(self.spans), dtype=torch.float32, device="cpu")
 
     def to_model_input(self, perturbed_tensor: Tensor | None = None) -> Tensor:
         """Token ids `(1, tokens)` without the absent units; where they stand is told by `variant`."""
@@ -119,7 +119,7 @@ class BoundPrompt(PickledWithout, InterpretableInput):
         if perturbed_tensor is not None:
             check_width(perturbed_tensor, len(self.spans))
             present = (perturbed_tensor[0] != 0).tolist()
-        return torch.tensor([self.variant(present).tokens], dtype=torch.long)
+        return torch.tensor([self.variant(present).tokens], dtype=torch.long, device="cpu")
 
     def placed(self, language_model: LanguageModel) -> Placed:
         """The tokens of the whole prompt and the unit that each belongs to.

@@ -57,12 +57,16 @@ class CommonUnits:
 
     def sums(self, values: Tensor, which: int) -> Tensor:
         """Values of a result's own units `(own units,)`, summed over those of each common unit: float64 `(units,)`."""
-        owner = torch.tensor(self.owners[which], dtype=torch.long)
-        return torch.zeros(len(self.texts), dtype=torch.float64).index_add(0, owner, values.detach().cpu().double())
+        owner = torch.tensor(self.owners[which], dtype=torch.long, device="cpu")
+        return torch.zeros(len(self.texts), dtype=torch.float64, device="cpu").index_add(
+            0, owner, values.detach().cpu().double()
+        )
 
     def counts(self, which: int) -> Tensor:
         """How many units of a result make up each common unit, int64 `(units,)`."""
-        return torch.bincount(torch.tensor(self.owners[which], dtype=torch.long), minlength=len(self.texts))
+        return torch.bincount(
+            torch.tensor(self.owners[which], dtype=torch.long, device="cpu"), minlength=len(self.texts)
+        )
 
 
 def _owners(letters: Sequence[Sequence[str]], names: Sequence[str]) -> list[tuple[int, ...]]:

@@ -186,7 +186,7 @@ class Comparison:
     def _errors(self, which: int) -> Tensor:
         stderr = self.results[which].stderr
         if stderr is None:
-            return torch.full((len(self.units.texts),), torch.nan, dtype=torch.float64)
+            return torch.full((len(self.units.texts),), torch.nan, dtype=torch.float64, device="cpu")
         return self.units.sums(stderr, which).where(self.units.counts(which) == 1, torch.nan)
 
 

@@ -53,7 +53,7 @@ class ForeseenScore:
         forecast: Forecast,
     ) -> None:
         self.language_model, self.passage, self.scalars, self.counter = language_model, passage, scalars, counter
-        self.log_probs = torch.zeros(len(passage.scored))
+        self.log_probs = torch.zeros(len(passage.scored), dtype=torch.float32, device="cpu")
         self._sites, self._places, self._forecast, self._last = sites, places, forecast, NOTHING
         self.slots = tuple(Slot(1, True) for _ in sites)
         self.activations = self._read(passage.ids)
@@ -65,7 +65,9 @@ class ForeseenScore:
     def logits(self) -> Tensor:
         """See `AnswerScore`; all alike."""
         self._call(1)
-        return torch.zeros(()).expand(1, len(self.passage.scored), self.language_model.text_config.vocab_size)
+        return torch.zeros((), dtype=torch.float32, device="cpu").expand(
+            1, len(self.passage.scored), self.language_model.text_config.vocab_size
+        )
 
     def __call__(self, *moved: Tensor) -> Tensors:
         """See `AnswerScore`; the same for all tokens and quantities."""
@@ -105,4 +107,6 @@ class ForeseenScore:
         if site.layer is embedding:
             return embedded.to(dtype)
         says = getattr(site.layer, "in_features" if site.io == "input" else "out_features", None)
-        return torch.ones(1, embedded.shape[1], says or self.language_model.text_config.hidden_size, dtype=dtype)
+        return torch.ones(
+            1, embedded.shape[1], says or self.language_model.text_config.hidden_size, dtype=dtype, device="cpu"
+        )

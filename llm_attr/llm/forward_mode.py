@@ -60,7 +60,9 @@ def rule_of(method: Attribution, options: dict[str, Any]) -> Quadrature | None:
     if not method.multiplies_by_inputs or options.get("until") is not None:
         return None
     if isinstance(method, InputXGradient | LayerGradientXActivation):
-        return Quadrature(torch.ones(1, dtype=torch.float64), torch.ones(1, dtype=torch.float64))
+        return Quadrature(
+            torch.ones(1, dtype=torch.float64, device="cpu"), torch.ones(1, dtype=torch.float64, device="cpu")
+        )
     if isinstance(method, IntegratedGradients | LayerIntegratedGradients):
         return quadrature(options.get("method", "gausslegendre"), options.get("n_steps", 50))
     return None
@@ -86,12 +88,12 @@ def entry_rows(
         rule: Points and weights.
         units: How many units there are.
     """
-    owned = torch.tensor(owners)
-    totals = torch.zeros(entries.rows, units)
+    owned = torch.tensor(owners, device="cpu")
+    totals = torch.zeros(entries.rows, units, dtype=torch.float32, device="cpu")
 
     def evaluate(first: int, stop: int) -> None:
         for at in range(first // units, (stop - 1) // units + 1):
-            chosen = torch.arange(max(first, at * units), min(stop, (at + 1) * units)) - at * units
+            chosen = torch.arange(max(first, at * units), min(stop, (at + 1) * units), device="cpu") - at * units
             mine = owned[None] == chosen[:, None]
             points, directions = [], []
             for low, high in zip(start, end, strict=True):

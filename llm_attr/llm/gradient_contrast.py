@@ -44,7 +44,7 @@ class ContrastRun:
         tokens = [self._rows(one.T, two.T).T for one, two in zip(own.tokens, other.tokens, strict=True)]
         deltas: dict[str, list[float]] = {}
         for name, values in own.deltas.items():
-            pair = torch.tensor(values), torch.tensor(other.deltas[name])
+            pair = [torch.tensor(each, dtype=torch.float32, device="cpu") for each in (values, other.deltas[name])]
             deltas[name] = (pair[0] - pair[1] if name == "convergence_delta" else self._rows(*pair)).tolist()
         both = own.completeness, other.completeness
         less = None if both[0] is None or both[1] is None else both[0].less(both[1])

@@ -101,7 +101,7 @@ class GradientRun:
         moving = [place for place, moves in enumerate(placed.moves) if moves]
         self._places = moving if is_embedding(self._sites, language_model) else None
         self._at_prompt = isinstance(method, AT_PROMPT)
-        self.log_probs = torch.full((len(answer),), torch.nan)
+        self.log_probs = torch.full((len(answer),), torch.nan, dtype=torch.float32, device="cpu")
         self._pieces, self._done, self._recomputed = 1, 0, False
         self._at_high: list[Tensor] = []
         self._forward_mode = forward_mode and has_forward_mode(language_model.model) is not False
@@ -201,7 +201,7 @@ class GradientRun:
         """What the quantities are there, `(1 + tokens,)` each; nothing of a contrast, whose foil has other logits."""
         if any(scalar.contrast is not None for scalar in self.scalars):
             return []
-        ids, places = torch.tensor(self.answer, device=logits.device), torch.arange(len(self.answer))
+        ids, places = torch.tensor(self.answer, device=logits.device), torch.arange(len(self.answer), device="cpu")
         values = [(scalar, scalar.read(logits[None], ids, places)) for scalar in self.scalars]
         return [worth_of(scalar, each)[0].float().cpu() for scalar, each in values]
 
@@ -361,7 +361,7 @@ class GradientRun:
     @property
     def _owners(self) -> Tensor:
         """The feature of each position that is moved."""
-        owners = torch.tensor(self.placed.owners)
+        owners = torch.tensor(self.placed.owners, device="cpu")
         return owners if self._places is None else owners[self._places]
 
     def _score(self, passage: Passage) -> AnswerScore | ContrastScore:

@@ -161,13 +161,13 @@ class TextTemplateInput(InterpretableInput):
         groups = list(range(len(self.values))) if mask is None else self._in_order(mask, "mask")
         self.mask = None if mask is None else groups
         numbers = {group: number for number, group in enumerate(sorted(set(groups)))}
-        self._group = torch.tensor([numbers[group] for group in groups])
+        self._group = torch.tensor([numbers[group] for group in groups], device="cpu")
         self.n_itp_features = len(numbers)
         self.to_model_input()
 
     def to_tensor(self) -> Tensor:
         """`(1, groups)` of ones."""
-        return torch.ones(1, self.n_itp_features)
+        return torch.ones(1, self.n_itp_features, dtype=torch.float32, device="cpu")
 
     def to_model_input(self, perturbed_tensor: Tensor | None = None) -> str:
         """The text, with absent slots at their baseline."""
@@ -262,8 +262,10 @@ class TextTokenInput(InterpretableInput):
         self.tokenizer = tokenizer
         ids = encode(tokenizer, text, special_tokens=True)
         skipped = {token_id(tokenizer, token) for token in skip_tokens or ()}
-        self.inp_tensor = torch.tensor([ids], dtype=torch.long)
-        self._kept = torch.tensor([i for i, token in enumerate(ids) if token not in skipped], dtype=torch.long)
+        self.inp_tensor = torch.tensor([ids], dtype=torch.long, device="cpu")
+        self._kept = torch.tensor(
+            [i for i, token in enumerate(ids) if token not in skipped], dtype=torch.long, device="cpu"
+        )
         if not len(self._kept):
             raise EmptyPrompt(
                 f"no token of {text!r} is left to attribute to" + (" after skip_tokens" if skipped else "")
@@ -276,8 +278,8 @@ class TextTokenInput(InterpretableInput):
     def placed(self, language_model: LanguageModel) -> Placed:
         """All tokens; those that are skipped belong to no feature."""
         ids = self.inp_tensor[0].tolist()
-        found = torch.full((len(ids),), -1)
-        found[self._kept] = torch.arange(self.n_itp_features)
+        found = torch.full((len(ids),), -1, dtype=torch.int64, device="cpu")
+        found[self._kept] = torch.arange(self.n_itp_features, device="cpu")
         return Placed(tuple(ids), tuple(found.tolist()), self.baselines)
 
     def token_texts(self) -> list[str]:

@@ -174,7 +174,7 @@ class TreePass:
         for kind, window in self._way.windows:
             mask = self._tree.visible(nodes, seen, window)
             if kernel(self._lm) == "eager":
-                mask = torch.zeros(mask.shape, dtype=dtype).masked_fill_(~mask, torch.finfo(dtype).min)
+                mask = torch.zeros(mask.shape, dtype=dtype, device="cpu").masked_fill_(~mask, torch.finfo(dtype).min)
             masks[kind] = mask[None, None].to(self._lm.device)
         return masks.get(None, masks)
 
@@ -232,14 +232,14 @@ class WholePass:
         """What is read for each query of one call, padded on the right; `fill`: the token where none is."""
         readout = Readout(queries)
         logits, rows = self.logits(queries, fill)
-        readout.take(logits, rows, torch.arange(len(rows)))
+        readout.take(logits, rows, torch.arange(len(rows), device="cpu"))
         return readout.readings()
 
     def ids(self, queries: Sequence[Query], fill: int = 0) -> Tensor:
         """`(queries, positions)` token ids of one call."""
-        ids = torch.full((len(queries), max(query.length for query in queries)), fill)
+        ids = torch.full((len(queries), max(query.length for query in queries)), fill, dtype=torch.int64, device="cpu")
         for row, query in enumerate(queries):
-            ids[row, list(query.positions)] = torch.tensor(query.tokens)
+            ids[row, list(query.positions)] = torch.tensor(query.tokens, device="cpu")
         return ids
 
     def logits(self, queries: Sequence[Query], fill: int = 0) -> tuple[Tensor, Tensor]:
@@ -248,15 +248,17 @@ class WholePass:
         mask = torch.zeros_like(ids)
         for row, query in enumerate(queries):
             mask[row, list(query.positions)] = 1
-        counts = torch.tensor([len(query.answer) for query in queries])
+        counts = torch.tensor([len(query.answer) for query in queries], device="cpu")
         places = [place for query in queries for place in query.positions[-len(query.answer) :]]
-        kept, columns = torch.tensor(places).unique(return_inverse=True)
+        kept, columns = torch.tensor(places, device="cpu").unique(return_inverse=True)
         inputs = {"input_ids": ids.to(device), "attention_mask": mask.to(device), "use_cache": False}
         if "position_ids" in self._lm.forward_keywords and any(query.variant.has_gaps for query in queries):
             inputs["position_ids"] = torch.arange(ids.shape[1], device=device).expand(len(ids), -1)
         logits = forward_logits(self._lm, kept.tolist(), self._plain, **inputs)
         self._counter.add(ids.numel(), ids.numel() if self._plain else len(queries) * len(kept))
-        return logits.flatten(0, 1), torch.arange(len(queries)).repeat_interleave(counts) * len(kept) + columns
+        return logits.flatten(0, 1), torch.arange(len(queries), device="cpu").repeat_interleave(counts) * len(
+            kept
+        ) + columns
 
     def groups(self, queries: Sequence[Query]) -> list[list[int]]:
         """The queries of each call."""

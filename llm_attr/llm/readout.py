@@ -38,12 +38,12 @@ class Readout:
 
     def __init__(self, queries: Sequence[Query]) -> None:
         self._queries = queries
-        counts = torch.tensor([len(query.answer) for query in queries])
+        counts = torch.tensor([len(query.answer) for query in queries], device="cpu")
         self._stops = counts.cumsum(0)
-        self._query = torch.arange(len(queries)).repeat_interleave(counts)
-        self._place = torch.arange(len(self._query)) - (self._stops - counts)[self._query]
-        self._tokens = torch.tensor([token for query in queries for token in query.answer])
-        self._log_probs = torch.full((len(self._query),), torch.nan)
+        self._query = torch.arange(len(queries), device="cpu").repeat_interleave(counts)
+        self._place = torch.arange(len(self._query), device="cpu") - (self._stops - counts)[self._query]
+        self._tokens = torch.tensor([token for query in queries for token in query.answer], device="cpu")
+        self._log_probs = torch.full((len(self._query),), torch.nan, dtype=torch.float32, device="cpu")
         self._values: dict[Scalar, Tensor] = {}
         self._called: dict[tuple[int, Scalar], Tensor] = {}
         self._waiting: dict[int, dict[int, Tensor]] = {}

@@ -85,7 +85,7 @@ class Scorer:
         whole = WholePass(self.language_model, self.counter)
         if self.forecast is not None:
             self._note(self.forecast, [whole.call([query])])
-            return torch.zeros(len(query.answer), 1)
+            return torch.zeros(len(query.answer), 1, dtype=torch.float32, device="cpu")
 
         def evaluate(*_: int) -> Tensor:
             logits, rows = whole.logits([query])
@@ -205,7 +205,7 @@ class Scorer:
             if not way.is_proven_for(tree_pass.shape(witness), queries[witness].length):
                 self.counter.check_positions += queries[witness].length
             forecast.context = max(forecast.context, *(query.length for query in queries), 0)
-        nothing = [torch.zeros(len(query.answer)) for query in queries]
+        nothing = [torch.zeros(len(query.answer), dtype=torch.float32, device="cpu") for query in queries]
         return [Reading(zeros, (zeros,) * len(query.scalars)) for zeros, query in zip(nothing, queries, strict=True)]
 
     def _note(self, forecast: Forecast, calls: Sequence[Call]) -> None:

@@ -203,7 +203,7 @@ def _is_pickled(value: Any) -> bool:
 
 def owners(inp: InterpretableInput, features: Features) -> Tensor | None:
     """The feature of each unit that an input shows; None if it shows anything else than the value of a feature."""
-    values = torch.arange(2.0, features.count + 2, dtype=torch.float64).sqrt()
+    values = torch.arange(2.0, features.count + 2, dtype=torch.float64, device="cpu").sqrt()
     own = features.owner[0][0]
     shown = inp.format_attr(values[own][None])
     if shown.shape != (1, len(inp.values)):

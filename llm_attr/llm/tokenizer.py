@@ -141,4 +141,4 @@ def _encoded(tokenizer: TokenizerLike, text: str, special_tokens: bool) -> list[
     if isinstance(tokenizer, PreTrainedTokenizerBase):
         return list(tokenizer.encode(text, add_special_tokens=special_tokens, verbose=False))
     ids = tokenizer.encode(text) if special_tokens else tokenizer.encode(text, add_special_tokens=False)
-    return list(torch.as_tensor(ids).flatten().tolist())
+    return list(torch.as_tensor(ids, device="cpu").flatten().tolist())

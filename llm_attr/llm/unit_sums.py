@@ -117,7 +117,7 @@ def by_unit(tensors: Tensors, owners: Tensor, units: int) -> Tensor:
     Raises:
         InvalidShape: a tensor has no vector for each position.
     """
-    totals = torch.zeros(len(tensors[0]), units + 1)
+    totals = torch.zeros(len(tensors[0]), units + 1, dtype=torch.float32, device="cpu")
     place = owners.masked_fill(owners < 0, units)
     for tensor in tensors:
         if not tensor.any():
