@@ -199,5 +199,6 @@ def _name(game: TensorGame) -> bytes:
     found = sha256(repr((problem.target, game.features.count)).encode())
     for tensor in leaves([*problem.inputs, *problem.baselines, *problem.extras, problem.target, game.features]):
         found.update(repr((tensor.shape, tensor.dtype)).encode())
-        found.update(tensor.detach().cpu().contiguous().flatten().view(torch.uint8).numpy().tobytes())
+        own = tensor.detach().cpu().clone(memory_format=torch.contiguous_format)  # one entry may be broadcast
+        found.update(own.flatten().view(torch.uint8).numpy().tobytes())
     return found.digest()
