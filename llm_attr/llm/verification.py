@@ -120,7 +120,7 @@ def witness(shapes: Sequence[frozenset[str]], proven: frozenset[str]) -> int | N
 def _computed(language_model: LanguageModel) -> torch.dtype:
     device = language_model.device.type
     half = torch.get_autocast_dtype(device) if torch.is_autocast_enabled(device) else None
-    return half or language_model.model.dtype
+    return half or language_model.dtype
 
 
 def _eps(dtype: torch.dtype) -> float:
