@@ -93,10 +93,12 @@ def explain(
     check_outputs(html, json, save)
     from llm_attr.llm.explain import explain as run
     from llm_attr.llm.explain import method_named
+    from llm_attr.llm.gradient_methods import gradient_methods
     from llm_attr.llm.model import load_model
 
     method_named(method)
-    options = named(option) | _given(until=_number(until), budget=budget)
+    rows = {"token_rows": True} if region is not None and method in gradient_methods() else {}
+    options = rows | named(option) | _given(until=_number(until), budget=budget)
     how = _given(unit=unit, absence=absence, template_kwargs=named(template) or None)
     prompt = _prompt(prompt_file, messages, documents, chat, system, how)
     asked: dict[str, Any] = {

@@ -58,8 +58,11 @@ def warning(about: Mapping[str, Any]) -> str | None:
     said = f"Incomplete: the attributions sum to {found['total']:.3g}, the change is {found['change']:.3g}"
     if "stderr" in found:
         said += f" (standard error of the sum: {found['stderr']:.2g})"
+    far = f"a gap of {found['gap']:.0%}"
+    if found["gap"] > 1:
+        far = f"{abs(found['total'] - found['change']):.3g} apart, more than the change itself"
     remedy = _REMEDIES.get(str(about.get("method")).removeprefix("layer_"), "more n_steps come closer")
-    return f"{said}, a gap of {found['gap']:.0%}; {remedy}."
+    return f"{said}, {far}; {remedy}."
 
 
 def of_part(about: Mapping[str, Any]) -> dict[str, Any]:

@@ -13,7 +13,7 @@ from llm_attr.errors import InvalidValue, UnknownName
 from llm_attr.llm.attribution import LLMAttribution, text_methods
 from llm_attr.llm.chat import Messages
 from llm_attr.llm.gradient import LLMGradientAttribution
-from llm_attr.llm.gradient_methods import gradient_methods, named, with_steps
+from llm_attr.llm.gradient_methods import by_name, gradient_methods, named
 from llm_attr.llm.inputs import InterpretableInput
 from llm_attr.llm.many import for_each, is_many
 from llm_attr.llm.model import LanguageModel, as_language_model
@@ -149,7 +149,9 @@ def explain(
             `show_progress`, ...), and the method's own options. `attr_target` is Captum's name of `scalar`. For methods
             of gradients what `LLMGradientAttribution.attribute` takes, and `layer`: the name of a layer (or a module,
             a Site, a list of them: then a list of results), by default the embedding layer; `noise_tunnel` takes the
-            name of the `attribution_method` that it is around.
+            name of the `attribution_method` that it is around. Methods of many points (`integrated_gradients`,
+            `gradient_shap`, ...) explain the answer as a whole unless `token_rows=True` asks for each token too, or
+            a region for a part.
 
     Returns:
         An `LLMAttributionResult`: `.top(k)`, `.show()`, `.to_html(path)`, `.seq_attr`, `.token_attr`; for a list of
@@ -165,15 +167,14 @@ def explain(
         >>> result = explain(load_model("smollm2-135m"), "Aksel repairs violins. What does Aksel do?")  # doctest: +SKIP
         >>> result.top(1)  # doctest: +SKIP
     """
-    posed = posed_by(
-        model, prompt, tokenizer=tokenizer, unit=unit, method=method, target=target, scalar=scalar, foil=foil, **options
-    )
     part = None if region is None else Region.of(region)
+    asked: dict[str, Any] = {"unit": unit, "method": method, "target": target, "scalar": scalar, "foil": foil}
+    posed = posed_by(model, prompt, tokenizer=tokenizer, region=part, **asked, **options)
     each = posed.wrapper.attribute_scalars(posed.inputs, posed.target, posed.scalars, **posed.options)
     if part is not None:
         each = [[_part(result, part) for result in results] for results in each]
-    asked = options.get("attr_target", scalar)
-    found = each if isinstance(asked, list | tuple) else [results[0] for results in each]
+    several = isinstance(options.get("attr_target", scalar), list | tuple)
+    found = each if several else [results[0] for results in each]
     return found if is_many(prompt) else found[0]
 
 
@@ -206,6 +207,7 @@ def posed_by(
     target: Answer | Sequence[Answer] = None,
     scalar: ScalarLike | list[Any] = "log_prob",
     foil: Foil | None = None,
+    region: Region | None = None,
     **options: Any,
 ) -> Posed:
     """What is asked by the arguments of `explain`; nothing is asked of the model.
@@ -222,7 +224,7 @@ def posed_by(
     wrapper: LLMAttribution | LLMGradientAttribution
     if method in gradient_methods():
         at = named(method, language_model, options.pop("layer", None), options.pop("attribution_method", None))
-        options = with_steps(at, options)
+        options = by_name(at, options, region is not None)
         wrapper = LLMGradientAttribution(at, language_model.tokenizer)
     else:
         attr_method = kind(language_model.model)

@@ -65,6 +65,9 @@ BY_RULES = (DeepLift, LRP, LayerDeepLift, LayerLRP, *GUIDED)
 
 RANDOM = (GradientShap, LayerGradientShap, NoiseTunnel)
 
+MANY_POINTS = (IntegratedGradients, LayerIntegratedGradients, *TOKEN_PATHS, *RANDOM)
+"""Methods that take gradients at many points."""
+
 
 TEXT_DEFAULTS: dict[type, dict[str, Any]] = {
     SequentialIntegratedGradients: {"n_steps": 5},
@@ -179,11 +182,21 @@ def named(name: str, language_model: LanguageModel, layer: Any = None, around: s
     return at_layer(model, layer_named(language_model, layer) if layers is None else layers)
 
 
-def with_steps(method: Attribution, options: Mapping[str, Any]) -> dict[str, Any]:
-    """The options of a method that was asked for by name, with as many steps as a complete explanation takes."""
+def by_name(method: Attribution, options: Mapping[str, Any], in_part: bool) -> dict[str, Any]:
+    """The options of a method that was asked for by name: those of an answer that comes soon, and complete if it can.
+
+    Each of many points would take a backward pass for each token, whose rows are left out unless they are asked for.
+
+    Args:
+        method: The method.
+        options: What was said.
+        in_part: Whether a part of the answer is explained, which its tokens make up.
+    """
     by_steps = isinstance(method, IntegratedGradients | LayerIntegratedGradients)
     chosen = options.keys() & {"n_steps", "until", "method"}
-    return {"n_steps": STEPS, **options} if by_steps and not chosen else dict(options)
+    steps = {"n_steps": STEPS} if by_steps and not chosen else {}
+    rows = {"token_rows": in_part} if isinstance(method, MANY_POINTS) else {}
+    return steps | rows | dict(options)
 
 
 def gradient_methods() -> dict[str, type]:

@@ -100,7 +100,7 @@ def plan(
     Args:
         model: See `explain`.
         prompt: See `explain`.
-        region: See `explain`; it costs nothing.
+        region: See `explain`; it costs nothing where each token is explained anyway.
         measure: Whether the time is estimated, for which a few short passes go through a model the first time; False:
             nothing does.
         **asked: The other arguments of `explain`.
@@ -111,9 +111,7 @@ def plan(
     Example:
         >>> print(plan(load_model("smollm2-135m"), "Aksel repairs violins. Who?", target=" Aksel"))  # doctest: +SKIP
     """
-    posed = posed_by(model, prompt, **asked)
-    if region is not None:
-        Region.of(region)
+    posed = posed_by(model, prompt, region=None if region is None else Region.of(region), **asked)
     language_model = posed.wrapper.language_model
     with warnings.catch_warnings(), watching():
         warnings.simplefilter("ignore")

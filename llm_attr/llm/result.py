@@ -38,6 +38,8 @@ if TYPE_CHECKING:
     from llm_attr.llm.table import Table
     from llm_attr.viz.widget import AttributionWidget
 
+_NO_ROWS = "this result has no attribution of single tokens"
+_ASK_FOR_ROWS = "methods of gradients give it with token_rows=True, as explain asks for with region="
 _NO_PAIRS = "this result holds no pairs of units; explain with method='pairwise_interactions'"
 
 
@@ -237,7 +239,7 @@ class LLMAttributionResult(PickledWithout):
     def _token_rows(self) -> Tensor:
         """Attributions of tokens, which can be summed."""
         if self.token_attr is None:
-            raise UnsupportedMethod("this result has no attribution of single tokens, and so none of a part of them")
+            raise UnsupportedMethod(f"{_NO_ROWS}, and so none of a part of them; {_ASK_FOR_ROWS}")
         if self.provenance.get("attr_target", "log_prob") not in ADDITIVE:
             raise UnsupportedMethod(
                 f"attributions of {self.provenance['attr_target']!r} do not add up over tokens, and this result does "
@@ -364,7 +366,7 @@ class LLMAttributionResult(PickledWithout):
             UnsupportedMethod: the method gave no attribution of tokens.
         """
         if self.token_attr is None:
-            raise UnsupportedMethod("this result has no attribution of single tokens; use plot_seq_attr")
+            raise UnsupportedMethod(f"{_NO_ROWS}; use plot_seq_attr, or {_ASK_FOR_ROWS}")
         return picture.drawn(plot_token_values, self.view(), ax, show)
 
     def plot_interactions(self, show: bool = False, *, ax: Axes | None = None) -> tuple[Figure, Axes]:

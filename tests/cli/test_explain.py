@@ -76,6 +76,16 @@ def test_a_quantity_a_foil_and_a_value_of_json(folder: str, tmp_path: Path) -> N
         explain(*asked, "--scalar", "entropi", given="He. It.")
 
 
+def test_a_part_of_the_answer_by_many_points(folder: str, tmp_path: Path) -> None:
+    saved = tmp_path / "run"
+    asked = ["explain", "--model", folder, "--prompt-file", "-", "--target", "He sails a boat."]
+    asked += ["--method", "integrated_gradients", "--option", "n_steps=2", "--save", str(saved)]
+    assert "boat" in explain(*asked, "--region", "boat", given="Dave sails.").split("Output")[1].splitlines()[1]
+    assert LLMAttributionResult.load(saved).token_attr is not None
+    explain(*asked, given="Dave sails.")
+    assert LLMAttributionResult.load(saved).token_attr is None
+
+
 def test_messages_saved_and_viewed(folder: str, tmp_path: Path) -> None:
     chat = [{"role": "system", "content": "Be brief."}, {"role": "user", "content": "Who lives in Oslo?"}]
     (tmp_path / "chat.json").write_text(json.dumps(chat), encoding="utf-8")

@@ -51,13 +51,13 @@ OPTIONS: dict[str, dict[str, Any]] = {
     "lime": {"n_samples": 8, "seed": 0},
     "permutation_shapley": {"n_samples": 2},
     "shapley_value_sampling": {"n_samples": 2, "seed": 0},
-    "gradient_shap": {"n_samples": 2, "seed": 0},
-    "layer_gradient_shap": {"n_samples": 2, "seed": 0},
-    "noise_tunnel": {"attribution_method": "input_x_gradient", "nt_samples": 2, "seed": 0},
-    "integrated_gradients": {"n_steps": 2},
-    "layer_integrated_gradients": {"n_steps": 2},
-    "discretized_integrated_gradients": {"n_steps": 2},
-    "sequential_integrated_gradients": {"n_steps": 2},
+    "gradient_shap": {"n_samples": 2, "seed": 0, "token_rows": True},
+    "layer_gradient_shap": {"n_samples": 2, "seed": 0, "token_rows": True},
+    "noise_tunnel": {"attribution_method": "input_x_gradient", "nt_samples": 2, "seed": 0, "token_rows": True},
+    "integrated_gradients": {"n_steps": 2, "token_rows": True},
+    "layer_integrated_gradients": {"n_steps": 2, "token_rows": True},
+    "discretized_integrated_gradients": {"n_steps": 2, "token_rows": True},
+    "sequential_integrated_gradients": {"n_steps": 2, "token_rows": True},
 }
 """What makes a method quick and repeatable; one that is not here runs at its defaults."""
 

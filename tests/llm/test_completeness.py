@@ -9,9 +9,9 @@ import pytest
 import torch
 from torch import Tensor
 
-from llm_attr import LLMAttributionResult, explain
+from llm_attr import LLMAttributionResult, explain, plan
 from llm_attr.attr import GradientShap, LayerGradientShap, LayerIntegratedGradients, TextTokenInput
-from llm_attr.errors import InvalidValue, UnknownKeyword
+from llm_attr.errors import InvalidValue, UnknownKeyword, UnsupportedMethod
 from llm_attr.llm.gradient import LLMGradientAttribution
 from llm_attr.llm.gradient_methods import named as gradient_method
 from llm_attr.llm.model import LanguageModel
@@ -74,7 +74,7 @@ def test_tokens_of_no_unit_count(lm: LanguageModel) -> None:
 
 
 def test_each_quantity_has_its_own(lm: LanguageModel) -> None:
-    kw: dict[str, Any] = {"target": TARGET, "method": "gradient_shap", "n_samples": 5}
+    kw: dict[str, Any] = {"target": TARGET, "method": "gradient_shap", "n_samples": 5, "token_rows": True}
     kw["return_convergence_delta"] = True
     several = explain(lm, TEXT, scalar=["log_prob", "entropy", "margin"], **kw)
     for scalar, found in zip(("log_prob", "entropy", "margin"), several, strict=True):
@@ -98,7 +98,7 @@ def test_random_methods_have_the_error_of_their_mean(lm: LanguageModel) -> None:
     claimed = torch.stack([result.stderr for result in results]).mean(0)
     assert 0.5 < float((spread / claimed).mean()) < 1.5
     assert "stderr" in results[0].provenance["completeness"]
-    rows = explain(lm, TEXT, n_samples=3, **kw)
+    rows = explain(lm, TEXT, n_samples=3, token_rows=True, **kw)
     assert rows.token_stderr.shape == rows.token_attr.shape
     assert explain(lm, TEXT, n_samples=1, token_rows=False, **kw).stderr is None
     tunnel = kw | {"method": "noise_tunnel", "attribution_method": "input_x_gradient", "stdevs": 0.01, "nt_samples": 3}
@@ -111,7 +111,7 @@ def test_random_methods_have_the_error_of_their_mean(lm: LanguageModel) -> None:
 
 def test_an_incomplete_explanation_says_so_first(lm: LanguageModel, tmp_path: Any) -> None:
     kw: dict[str, Any] = {"target": TARGET, "method": "integrated_gradients"}
-    rough = explain(lm, TEXT, n_steps=1, **kw)
+    rough = explain(lm, TEXT, n_steps=1, token_rows=True, **kw)
     assert rough.gap > 0.05
     lines = render(rough.view(), width=200).splitlines()
     assert lines[1].startswith("Incomplete: the attributions sum to ")
@@ -230,3 +230,21 @@ def test_a_method_by_name_takes_the_steps_of_a_complete_explanation(lm: Language
     plain = explain(lm, TEXT, **kw).seq_attr
     assert torch.equal(plain, explain(lm, TEXT, n_steps=100, **kw).seq_attr)
     assert not torch.equal(plain, explain(lm, TEXT, n_steps=50, **kw).seq_attr)
+
+
+@pytest.mark.parametrize("method", [*sorted(PATHS.keys() - {"deep_lift"}), "sequential_integrated_gradients"])
+def test_methods_of_many_points_give_tokens_where_they_are_asked_for(lm: LanguageModel, method: str) -> None:
+    kw: dict[str, Any] = {"target": TARGET, "method": method, **PATHS.get(method, {"n_steps": 2})}
+    kw.pop("stdevs", None)
+    whole, rows = explain(lm, TEXT, **kw), explain(lm, TEXT, token_rows=True, **kw)
+    assert whole.token_attr is None
+    assert rows.token_attr.shape == (len(rows.output_ids), len(rows.input_tokens))
+    assert whole.provenance["backward"] < rows.provenance["backward"] + rows.provenance["forward_mode"]
+    for refused in (lambda: whole.for_output(slice(0, 2)), whole.plot_token_attr):
+        with pytest.raises(UnsupportedMethod, match="token_rows=True"):
+            refused()
+    part = explain(lm, TEXT, region=slice(0, 2), **kw)
+    torch.testing.assert_close(part.seq_attr, rows.for_output(slice(0, 2)).seq_attr)
+    planned = [plan(lm, TEXT, measure=False, **each, **kw) for each in ({}, {"region": slice(0, 2)})]
+    assert [each.backward for each in planned] == [one.provenance["backward"] for one in (whole, part)]
+    assert [each.positions for each in planned] == [one.provenance["positions"] for one in (whole, part)]

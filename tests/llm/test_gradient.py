@@ -197,7 +197,7 @@ def test_contrasts_at_layers_are_the_difference_of_both_answers(lm: LanguageMode
     foil = " Mira bakes bread."
     options: dict[str, Any] = {"method": name, "layer": "model.layers.1.mlp", "unit": "sentence"}
     if name == "layer_integrated_gradients":
-        options |= {"n_steps": 3, "return_convergence_delta": True}
+        options |= {"n_steps": 3, "return_convergence_delta": True, "token_rows": True}
     found = explain(lm, TEXT, target=TARGET, foil=foil, **options)
     own, other = (explain(lm, TEXT, target=text, **options) for text in (TARGET, foil))
     assert_close(found.seq_attr, own.seq_attr - other.seq_attr)

@@ -109,14 +109,14 @@ def test_more_tokens_may_take_less_than_fewer_and_the_plan_has_both(llama: Langu
         {"scalar": lambda logits, ids: logits.amax(-1)},
         {"unit": "token"},
         {"method": "integrated_gradients", "n_steps": 2, "token_rows": False},
-        {"method": "integrated_gradients", "n_steps": 2, "foil": " Mira bakes."},
-        {"method": "integrated_gradients", "n_steps": 2, "scalar": "kl"},
+        {"method": "integrated_gradients", "n_steps": 2, "foil": " Mira bakes.", "token_rows": True},
+        {"method": "integrated_gradients", "n_steps": 2, "scalar": "kl", "token_rows": True},
         {"method": "integrated_gradients", "n_steps": 2, "scalar": "prob"},
         {"method": "integrated_gradients", "n_steps": 2, "scalar": lambda logits, ids: logits.amax()},
-        {"method": "integrated_gradients", "n_steps": 2, "until": 0.5},
+        {"method": "integrated_gradients", "n_steps": 2, "until": 0.5, "token_rows": True},
         {"method": "integrated_gradients", "n_steps": 2, "layer": "model.layers.1"},
         {"method": "gradient_shap", "layer": "model.layers.0.mlp.up_proj"},
-        {"method": "gradient_shap", "seed": None},
+        {"method": "gradient_shap", "seed": None, "token_rows": True},
         {"method": "noise_tunnel", "attribution_method": "saliency", "nt_samples": 3},
     ],
 )
@@ -173,7 +173,7 @@ def test_several_prompts_share_what_they_have_in_common(llama: LanguageModel) ->
     results = explain(llama, prompts, target=TARGET)
     assert planned.exact
     assert planned.positions == results[0].provenance["positions"]
-    gradients = {"method": "integrated_gradients", "n_steps": 3, "target": TARGET}
+    gradients = {"method": "integrated_gradients", "n_steps": 3, "target": TARGET, "token_rows": True}
     scalars = ["log_prob", "contrast", "entropy"]
     explain(llama, TEXT, **gradients)  # tells whether the model has forward mode
     each = explain(llama, prompts, scalar=scalars, foil=" Mira bakes.", **gradients)
@@ -251,7 +251,7 @@ def test_how_it_prints(llama: LanguageModel) -> None:
 def test_a_model_without_forward_mode_goes_backwards() -> None:
     """Its activation function has no derivative in a direction; that is seen the first time."""
     lm = tiny("bloom", "byte_bos")
-    asked = {"method": "integrated_gradients", "n_steps": 2, "target": TARGET}
+    asked = {"method": "integrated_gradients", "n_steps": 2, "target": TARGET, "token_rows": True}
     first, result = compared(lm, **asked)
     assert first.forward_mode > 0
     assert not first.exact
