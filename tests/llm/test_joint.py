@@ -147,7 +147,7 @@ def test_options(family: str, options: dict[str, Any]) -> None:
     inputs = [
         TextTemplateInput("{} is {} {}.", ["Dave", "old", "now"], ProductBaselines([["He"], ["a"], ["it"]])),
         TextTokenInput("He is", lm.tokenizer),
-        Prompt("Dave came. He left. Why?", absence="mask"),
+        Prompt("Dave came. He left. Why?", absence="delete" if family == "mamba" else "mask"),
     ]
     wrapper = LLMAttribution(FeatureAblation(lm.model), lm.tokenizer, "prob")
     shown: list[tuple[Any, ...]] = []
@@ -176,8 +176,8 @@ def test_prompts_that_are_too_many_for_one_run(monkeypatch: pytest.MonkeyPatch) 
 
 
 @pytest.mark.parametrize("first", [2, 639])
-def test_gaps_of_one_prompt_are_found_out_beside_others(first: int) -> None:
-    """OPT counts positions by its mask: the comparison must be of a query that has gaps, wherever it stands."""
+def test_gaps_of_one_prompt_beside_others(first: int) -> None:
+    """OPT counts positions by its mask unless it is told them; the comparison is of a query that has gaps."""
     lm = tiny("opt")
     rows = [(0, 9, 8), (1, 9, 8), (3, 9, 8)]
     queries = [Query(Variant((50, *row[1:]), (0, row[0] + 1, row[0] + 2), 6), (7, 9)) for row in rows]
@@ -187,7 +187,8 @@ def test_gaps_of_one_prompt_are_found_out_beside_others(first: int) -> None:
         found, whole = (one.score(queries, evaluator) for one in (scorer, Scorer(lm, cached=False)))
     assert all((one - other).abs().max() < TOLERANCE for one, other in zip(found, whole, strict=True))
     assert scorer.way is not None
-    assert "differ by" in scorer.way.reason
+    assert (scorer.way.kind, scorer.way.gaps) == ("prefix tree", True)
+    assert way_for(lm, gaps=True).proven_length == max(query.length for query in queries if query.variant.has_gaps)
 
 
 def test_the_comparison_is_of_a_query_that_leans_on_others(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -69,7 +69,9 @@ def masked_log_probs(model: Any, ids: Sequence[int], present: Sequence[bool], an
     """
     row = torch.tensor([[*ids, *answer]])
     mask = torch.tensor([[*(int(here) for here in present), *(1 for _ in answer)]])
-    takes = "position_ids" in inspect.signature(type(model).forward).parameters
+    base = model.get_base_model() if hasattr(model, "get_base_model") else model
+    learned = getattr(getattr(model, "active_peft_config", None), "is_prompt_learning", False)
+    takes = "position_ids" in inspect.signature(type(base).forward).parameters and not learned
     places = {"position_ids": torch.arange(row.shape[1])[None]} if takes else {}
     with torch.no_grad():
         logits = model(input_ids=row, attention_mask=mask, use_cache=False, **places).logits[0].float().log_softmax(-1)
