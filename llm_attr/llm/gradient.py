@@ -167,7 +167,8 @@ class LLMGradientAttribution(Attribution):
             refuse_broken_graph(self.language_model)
             found = run.explained(of_call.get("token_rows", True), recompute)
         several = isinstance(getattr(self.attr_method, "layer", None), list | tuple)
-        each = [self._results(inp, run, *pair, options) for pair in zip(run.scalars, found, strict=True)]
+        known_by = identity(self.language_model)
+        each = [self._results(inp, run, *pair, options, known_by) for pair in zip(run.scalars, found, strict=True)]
         return each if several else [results[0] for results in each]
 
     def posed(
@@ -221,10 +222,16 @@ class LLMGradientAttribution(Attribution):
         return for_each(each, zip(inputs, answers_of(target, len(inputs)), strict=True))
 
     def _results(
-        self, inp: InterpretableInput, run: Run, scalar: Scalar, found: Explained, options: Mapping[str, Any]
+        self,
+        inp: InterpretableInput,
+        run: Run,
+        scalar: Scalar,
+        found: Explained,
+        options: Mapping[str, Any],
+        known_by: dict[str, Any],
     ) -> list[LLMAttributionResult]:
         """A result for each layer."""
-        about = self._provenance(inp, run, scalar) | found.deltas
+        about = self._provenance(inp, run, scalar) | known_by | found.deltas
         if found.completeness is not None:
             about["completeness"] = found.completeness.to_dict()
         about["options"] = {name: value for name, value in options.items() if isinstance(value, _PLAIN)}
@@ -266,7 +273,6 @@ class LLMGradientAttribution(Attribution):
             "per_input": not self.attr_method.multiplies_by_inputs,
             "baseline": self.language_model.decode([run.baseline]) if run.uses_baseline else None,
             **asdict(run.counter),
-            **identity(self.language_model),
         }
 
 

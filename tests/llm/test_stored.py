@@ -20,9 +20,9 @@ from llm_attr import LanguageModel, LLMAttributionResult, Prompt
 from llm_attr.attr import TextTemplateInput
 from llm_attr.errors import InvalidType, InvalidValue, UnsupportedMethod
 from llm_attr.llm import stored
-from llm_attr.llm.identity import OFFLOADED, UNREADABLE, identity, template_hash, tokenizer_hash, weights_hash
+from llm_attr.llm.identity import identity
 from llm_attr.llm.table import Table
-from tests.zoo import byte_level, tiny, tiny_model, tokenizer_of
+from tests.zoo import byte_level, tiny, tiny_model
 
 TARGET = " He likes fishing 日."
 DOCUMENTS = {"mill": "It is white 🙂. It is old.", "<script>lake": "It is blue.\r\nVery."}
@@ -156,58 +156,6 @@ def test_what_is_known_of_the_run(lm: LanguageModel, result: Result) -> None:
     assert set(found["versions"]) == {"llm_attr", "torch", "transformers", "tokenizers"}
     sampled = llm_attr.explain(lm, "Dave is old.", gen_args={"max_new_tokens": 2, "do_sample": True, "seed": 3})
     assert sampled.provenance["seed"] == 3
-
-
-def test_hashes_of_weights(tmp_path: Path) -> None:
-    model = tiny_model("llama")
-    known = weights_hash(model)
-    assert weights_hash(tiny_model("llama")) == known
-    assert weights_hash(tiny_model("llama", seed=1)) != known
-    assert weights_hash(tiny_model("llama").bfloat16()) != known
-    with torch.no_grad():
-        model.lm_head.weight[0, 0] += 1
-    assert weights_hash(model) != known
-    disk_offload(model, tmp_path)
-    assert weights_hash(model) == OFFLOADED
-    assert all(weight.is_meta for weight in model.parameters())
-
-
-class Packed(Tensor):
-    """A weight whose bytes torch cannot see."""
-
-    @classmethod
-    def __torch_function__(cls, function: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
-        if function is Tensor.reshape:
-            raise NotImplementedError(function)
-        return super().__torch_function__(function, types, args, kwargs or {})
-
-
-class PackedModel:
-    def state_dict(self) -> dict[str, Any]:
-        return {"scale": 3, "w": torch.zeros(4).as_subclass(Packed)}
-
-
-def test_weights_that_cannot_be_read() -> None:
-    assert weights_hash(PackedModel()) == UNREADABLE
-
-
-def test_hashes_of_tokenizers() -> None:
-    tokenizer = byte_level()
-    known = tokenizer_hash(tokenizer)
-    assert tokenizer_hash(byte_level()) == known
-    tokenizer("a b c", truncation=True, max_length=2, padding="max_length") if tokenizer.pad_token else tokenizer("a")
-    assert tokenizer_hash(tokenizer) == known
-    fresh = byte_level()
-    fresh.backend_tokenizer.enable_truncation(3)
-    assert tokenizer_hash(fresh) == known
-    tokenizer.add_tokens(["new"])
-    assert tokenizer_hash(tokenizer) != known
-    assert len({tokenizer_hash(tokenizer_of(kind)) for kind in ("byte", "byte_bos", "slow", "unigram")}) == 4
-    assert template_hash(tokenizer) is None
-    tokenizer.chat_template = "a"
-    first = template_hash(tokenizer)
-    tokenizer.chat_template = {"default": "a", "tools": "b"}
-    assert None is not first != template_hash(tokenizer)
 
 
 def test_another_model_is_said(lm: LanguageModel, folder: Path, tmp_path: Path) -> None:
