@@ -34,12 +34,14 @@ def main() -> None:
     Idle threads of this process sleep instead of spinning, which torch reads when it loads; see OMP_WAIT_POLICY.
     """
     os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
-    warnings.formatwarning = lambda message, *_, **__: f"warning: {message}\n"
+    before, warnings.formatwarning = warnings.formatwarning, lambda message, *_, **__: f"warning: {message}\n"
     try:
         app(prog_name="llm-attr")
     except (LlmAttrError, OSError) as error:
         print(f"error: {' '.join(str(error).split())}", file=sys.stderr)
         sys.exit(1)
+    finally:
+        warnings.formatwarning = before
 
 
 def _show_version(wanted: bool) -> None:

@@ -11,7 +11,7 @@ from contextvars import ContextVar
 from dataclasses import dataclass
 from time import monotonic
 from types import TracebackType
-from typing import TypeVar
+from typing import TypeAlias, TypeVar
 
 import torch
 from tqdm.auto import tqdm
@@ -27,6 +27,12 @@ LONG = 60.0
 
 EARLY = 3.0
 """Seconds of work that tell how long the rest will take."""
+
+LATE = 30.0
+"""Seconds after which the most that may come is told where nobody knows what will come."""
+
+Advice: TypeAlias = Callable[[float], str]
+"""What would be quicker, from the share of the work that a minute is enough for."""
 
 
 @dataclass(frozen=True)
@@ -117,7 +123,9 @@ def _bar(description: str, total: int) -> tqdm:
 
 
 @contextmanager
-def priced(description: str, quicker: str) -> Iterator[Price]:
+def priced(
+    description: str, quicker: Advice, most: int | None = None, seconds: float | None = None, sure: bool = True
+) -> Iterator[Price]:
     """Warns soon after the start of an explanation inside that it will take over a minute, and says what is quicker.
 
     What is done already tells how long the rest takes; nothing is measured beside the work.
@@ -125,8 +133,11 @@ def priced(description: str, quicker: str) -> Iterator[Price]:
     Args:
         description: What the explanation is called.
         quicker: What would be quicker.
+        most: The most evaluations, where there may be more than are announced; None: those.
+        seconds: The most time.
+        sure: Whether there will be as many; else it may end at any time before, and the most is told, later.
     """
-    watch, price = _watch.get() or _Watch(None, None), Price(description, quicker)
+    watch, price = _watch.get() or _Watch(None, None), Price(description, quicker, most, seconds, sure)
 
     def observe(part: Progress) -> None:
         price.look(part)
@@ -138,29 +149,37 @@ def priced(description: str, quicker: str) -> Iterator[Price]:
 
 
 class Price:
-    """How long an explanation will take, told once if that is long.
+    """How long an explanation will take, told once if that is long; see `priced`."""
 
-    Args:
-        description: What it is called.
-        quicker: What would be quicker.
-    """
-
-    def __init__(self, description: str, quicker: str) -> None:
-        self._description, self._quicker = description, quicker
-        self._start, self._is_told = monotonic(), False
+    def __init__(
+        self,
+        description: str,
+        quicker: Advice,
+        most: int | None = None,
+        seconds: float | None = None,
+        sure: bool = True,
+    ) -> None:
+        self._description, self._quicker, self._most, self._seconds = description, quicker, most, seconds
+        self._sure, self._start, self._is_told = sure, monotonic(), False
 
     def look(self, part: Progress) -> None:
         """Estimates the whole from what is done."""
         took = monotonic() - self._start
-        if part.done and took >= EARLY:
-            self.tell(took * part.total / part.done, f"{part.total:,} steps, of which {part.done:,} took {took:.0f} s")
+        if part.done and took >= (EARLY if self._sure else LATE):
+            total = self._most or part.total
+            self.tell(took * total / part.done, f"{total:,} steps, of which {part.done:,} took {took:.0f} s")
 
     def tell(self, seconds: float, steps: str) -> None:
         """Warns once if that is long."""
-        if seconds > LONG and not self._is_told:
-            self._is_told = True
-            about = f"{seconds / 60:,.0f} minutes" if seconds < 7200 else f"{seconds / 3600:,.0f} hours"
-            warn_caller(f"{self._description} will take about {about}: {steps}. Quicker: {self._quicker}")
+        ends_before = not self._sure or self._seconds is not None
+        seconds = min(seconds, self._seconds or seconds)
+        if seconds <= LONG or self._is_told:
+            return
+        self._is_told = True
+        about = f"{seconds / 60:,.0f} minutes" if seconds < 7200 else f"{seconds / 3600:,.0f} hours"
+        most = "at most " if ends_before else ""
+        quicker = self._quicker(LONG / seconds)
+        warn_caller(f"{self._description} will take {most}about {about}: {most}{steps}. Quicker: {quicker}")
 
 
 class Evaluator:

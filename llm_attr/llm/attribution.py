@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from contextlib import AbstractContextManager
 from dataclasses import asdict, replace
 from typing import Any
 
@@ -10,7 +11,7 @@ import torch
 
 from llm_attr.attr.base import Attribution
 from llm_attr.attr.perturbation import PerturbationAttribution
-from llm_attr.core.evaluator import Evaluator, priced
+from llm_attr.core.evaluator import Evaluator, Price, priced
 from llm_attr.core.registry import METHODS, snake_case
 from llm_attr.errors import InvalidType, UnsupportedMethod
 from llm_attr.llm.alignment import pieces, token_spans
@@ -216,24 +217,28 @@ class LLMAttribution(Attribution):
         name, device = f"{self.attr_method.get_name()} attribution", self.language_model.device
         answered = self._answered(subjects, targets, options, Evaluator(name, total, device=device))
         with (
-            priced(name, self._quicker(options)) as price,
+            self._priced(answered, options) as price,
             Evaluator(name, total, show_progress=options.show_progress, device=device) as evaluator,
         ):
-            if total > UNSEEN:
+            if total > UNSEEN and not options.stopping.adaptive:
                 price.tell(self._foreseen(answered, options), f"{total:,} variants of the prompt")
             known_by = identity(self.language_model)
             groups = played(self.language_model, answered, options, evaluator)
             alone = [one for group in groups for one in group]
             return [[self._result(one, found, options, known_by) for found in one.found] for one in alone]
 
-    def _quicker(self, options: Options) -> str:
-        """What takes less time than these options."""
-        if not options.estimator.fixed:
-            return "a smaller n_samples, budget='30 s', or a larger unit"
-        if "n_samples" in options.accepted(self.attr_method):
-            return "n_samples=25, which samples, or a larger unit"
-        exact = type(self.attr_method) is METHODS["shapley_values"]
-        return "method='kernel_shap', which samples, or a larger unit" if exact else "a larger unit"
+    def _priced(self, subjects: Sequence[Subject], options: Options) -> AbstractContextManager[Price]:
+        """Tells what is expected to take long, and what takes less time than these options."""
+        stopping, counts = options.stopping, [subject.features.count for subject in subjects]
+
+        def quicker(share: float) -> str:
+            return ", or ".join([*options.quicker(self.attr_method, counts, share), "larger or fewer units"])
+
+        seconds = None if stopping.seconds is None else stopping.seconds * len(subjects)
+        open_ended = stopping.adaptive and stopping.metered is None
+        most = options.trials * sum(map(options.most, counts)) if open_ended else None
+        sure = not stopping.wants_certainty and stopping.metered is None
+        return priced(f"{self.attr_method.get_name()} attribution", quicker, most, seconds, sure)
 
     def _foreseen(self, subjects: Sequence[Subject], options: Options) -> float:
         """About the seconds of designs so large that it takes long until the first pass shows it."""

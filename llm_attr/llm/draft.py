@@ -22,7 +22,7 @@ from llm_attr.attr.token_paths import DiscretizedIntegratedGradients
 from llm_attr.core.coalitions import each_left_out
 from llm_attr.core.evaluator import Evaluator
 from llm_attr.core.noise import Streams
-from llm_attr.core.play import MOST_ROWS, Stopping
+from llm_attr.core.play import Stopping
 from llm_attr.llm.attribution import LLMAttribution
 from llm_attr.llm.explain import Posed
 from llm_attr.llm.forecast import Call, Forecast
@@ -133,7 +133,7 @@ def _bounded(
             foils = [scalar.contrast for scalar in subject.scalars if scalar.contrast is not None]
             longer = max([answer, *(len(foil.foil) for foil in foils)])
             rows = longer + longer // 4
-            queries = (_most(options, stopping, subject) * options.trials + 1) * (1 + len(foils))
+            queries = (options.most(subject.features.count) * options.trials + 1) * (1 + len(foils))
             packs = ceil((length + longer - 1) / positions_that_fit(language_model))
             forecast.forward.add(Call(length + longer - 1, rows), queries)
             forecast.forward.calls += queries * (packs - 1) + any(s.needs_reference for s in subject.scalars)
@@ -143,16 +143,6 @@ def _bounded(
     load.calls = min(load.calls, stopping.passes or load.calls)
     load.positions = min(load.positions, stopping.positions or load.positions)
     return Draft(forecast, False, tokens, longest, evaluations, most_seconds=stopping.seconds or float("inf"))
-
-
-def _most(options: Options, stopping: Stopping, subject: Subject) -> int:
-    """The most coalitions that may be asked for."""
-    features, estimator = subject.features.count, options.estimator
-    if stopping.evaluations is not None or not stopping.adaptive:
-        return estimator.evaluations(features, stopping.evaluations)
-    if stopping.seconds is not None or stopping.metered is not None:
-        return 1 << features
-    return min(1 << features, MOST_ROWS + len(next(iter(estimator.rounds(features)))))
 
 
 def _longest(language_model: LanguageModel, subject: Subject) -> int:

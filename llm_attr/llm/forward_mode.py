@@ -103,6 +103,7 @@ def entry_rows(
             found = _derivatives(entries, tuple(points), tuple(directions)).float().cpu()
             totals[:, chosen] += float(rule.weights[at]) * found.T
             entries.score.count_forward_mode(len(chosen))
+            evaluator.advance(len(chosen))
 
     count = len(rule.alphas) * units
     evaluator = Evaluator("forward-mode derivatives", count, device=end[0].device)

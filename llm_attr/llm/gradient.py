@@ -12,6 +12,8 @@ from typing import Any, TypeAlias
 import torch
 
 from llm_attr.attr.base import Attribution
+from llm_attr.attr.noise_tunnel import NoiseTunnel
+from llm_attr.attr.token_paths import SequentialIntegratedGradients
 from llm_attr.core.all_threads import uncompiled
 from llm_attr.core.evaluator import priced, shown
 from llm_attr.core.registry import snake_case
@@ -23,7 +25,16 @@ from llm_attr.llm.broken_graph import refuse_broken_graph
 from llm_attr.llm.explained import Explained
 from llm_attr.llm.generation import GenArgs
 from llm_attr.llm.gradient_contrast import ContrastRun
-from llm_attr.llm.gradient_methods import is_embedding, is_linear, names, refuse_unknown_options, sites_of, supported
+from llm_attr.llm.gradient_methods import (
+    TEXT_DEFAULTS,
+    inside,
+    is_embedding,
+    is_linear,
+    names,
+    refuse_unknown_options,
+    sites_of,
+    supported,
+)
 from llm_attr.llm.gradient_run import GradientRun
 from llm_attr.llm.identity import identity
 from llm_attr.llm.inputs import InterpretableInput, Placed, TextTokenInput
@@ -41,6 +52,9 @@ Run: TypeAlias = GradientRun | ContrastRun
 
 OF_CALL = {"baseline", "token_rows", "gradient_checkpointing", "show_progress"}
 """Arguments of `attribute` that are not the method's own."""
+
+FEW = 5
+"""Steps and samples that are not many."""
 
 _PLAIN = (bool, int, float, str)
 """Types of options that a result can hold."""
@@ -157,19 +171,36 @@ class LLMGradientAttribution(Attribution):
         recompute = run.recomputes(of_call.get("gradient_checkpointing"))
         memory = recomputing(self.language_model) if recompute else nullcontext()
         bar = shown(f"{self.attr_method.get_name()} attribution") if of_call.get("show_progress") else nullcontext()
-        quicker = [
-            *(["token_rows=False, which leaves out the row of each token"] if of_call.get("token_rows", True) else []),
-            *(["fewer n_steps"] if "n_steps" in signature(self.attr_method.attribute).parameters else []),
-            "a method of one pass (input_x_gradient)",
-        ]
-        price = priced(f"{self.attr_method.get_name()} attribution", ", or ".join(quicker))
+        name, token_rows = f"{self.attr_method.get_name()} attribution", bool(of_call.get("token_rows", True))
+        price = priced(name, lambda _: ", or ".join(self._quicker(run, token_rows, options)))
         with uncompiled(), self.language_model.evaluating(), memory, bar, price:
             refuse_broken_graph(self.language_model)
-            found = run.explained(of_call.get("token_rows", True), recompute)
+            found = run.explained(token_rows, recompute)
         several = isinstance(getattr(self.attr_method, "layer", None), list | tuple)
         known_by = identity(self.language_model)
         each = [self._results(inp, run, *pair, options, known_by) for pair in zip(run.scalars, found, strict=True)]
         return each if several else [results[0] for results in each]
+
+    def _quicker(self, run: Run, token_rows: bool, options: Mapping[str, Any]) -> list[str]:
+        """What takes less time than these options."""
+        inner = inside(self.attr_method)
+        known = signature(inner.attribute).parameters.items()
+        defaults = {name: parameter.default for name, parameter in known} | TEXT_DEFAULTS.get(type(inner), {})
+        chosen = {**defaults, **options}
+        numbers: dict[str, int] = {name: chosen[name] for name in ("n_steps", "n_samples") if name in defaults}
+        if isinstance(self.attr_method, NoiseTunnel):
+            numbers["nt_samples"] = options.get("nt_samples", 5)
+        rows = token_rows and len(run.answer) > 1
+        units = rows and run.forward_rule(len(run.scalars)) is not None
+        sequential = isinstance(inner, SequentialIntegratedGradients)
+        many = [f"a smaller {name} (it is {number})" for name, number in numbers.items() if number > FEW]
+        return [
+            *(["token_rows=False, which leaves out the row of each token"] if rows else []),
+            *(["larger units"] if units else []),
+            *(["a larger until"] if chosen.get("until") is not None else many),
+            *(["integrated_gradients, one path for all tokens"] if sequential else []),
+            *(["input_x_gradient, of one pass"] if numbers else []),
+        ] or ["a shorter prompt or answer"]
 
     def posed(
         self,
@@ -271,6 +302,7 @@ class LLMGradientAttribution(Attribution):
             "model": self.language_model.name,
             "dtype": str(self.language_model.dtype).removeprefix("torch."),
             "per_input": not self.attr_method.multiplies_by_inputs,
+            "method_seed": run.seed,
             "baseline": self.language_model.decode([run.baseline]) if run.uses_baseline else None,
             **asdict(run.counter),
         }

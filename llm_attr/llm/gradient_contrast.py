@@ -24,7 +24,8 @@ class ContrastRun:
     def __init__(self, answer: GradientRun, foil: GradientRun, scalar: Scalar) -> None:
         self._answer, self._foil, self.scalars = answer, foil, (scalar,)
         self.placed, self.answer, self.baseline = answer.placed, answer.answer, answer.baseline
-        self.uses_baseline, self.recomputes = answer.uses_baseline, answer.recomputes
+        self.uses_baseline, self.recomputes, self.seed = answer.uses_baseline, answer.recomputes, answer.seed
+        self.forward_rule = answer.forward_rule
 
     @property
     def log_probs(self) -> Tensor:

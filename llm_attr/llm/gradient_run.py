@@ -73,6 +73,7 @@ class GradientRun:
     Attributes:
         counter: Passes, positions and backward passes so far.
         log_probs: `(answer tokens,)` in nats, after the whole prompt.
+        seed: Of a random method; None: of the global streams, or the method draws nothing.
     """
 
     def __init__(
@@ -87,11 +88,11 @@ class GradientRun:
         score: Callable[..., Any] = AnswerScore,
         forward_mode: bool = True,
     ) -> None:
-        self._make = score
         self.method, self.language_model, self.placed, self.answer = method, language_model, placed, answer
-        self.scalars = tuple(scalars)
+        self._make, self.scalars = score, tuple(scalars)
         defaults = TEXT_DEFAULTS.get(type(inside(method)), {}) | ({"seed": 0} if isinstance(method, RANDOM) else {})
         self._options = defaults | dict(options)
+        self.seed = self._options.get("seed") if isinstance(method, RANDOM) else None
         self._deltas = bool(self._options.pop("return_convergence_delta", False))
         several, baselines = isinstance(inside(method), RANDOM), self._options.pop("baselines", 0)
         self._absent = AbsentUnits(language_model, placed, baseline, baselines, several)
@@ -186,7 +187,7 @@ class GradientRun:
     def _look_at_the_prompt(self, token_rows: bool) -> None:
         """The log-probabilities of the answer and the reference of a divergence, where no later pass shows them."""
         wanting = any(scalar.needs_reference for scalar in self.scalars)
-        unseen = not self._at_prompt or (token_rows and self._forward_rule(len(self.scalars)) is not None)
+        unseen = not self._at_prompt or (token_rows and self.forward_rule(len(self.scalars)) is not None)
         if wanting or (self._places is not None and unseen):
             score = self._one(Passage(self.placed.ids, self.answer))
             logits = score.logits()[0]
@@ -221,10 +222,10 @@ class GradientRun:
         """How many runs of the method there will be."""
         single = isinstance(self.method, RANDOM)
         of_rows = len(rows) * len(self.answer) if single else len(list(self._passages()))
-        each = 1 if self._forward_rule(len(rows)) else of_rows
+        each = 1 if self.forward_rule(len(rows)) else of_rows
         return (each if rows else 0) + (len(rest) if single else bool(rest))
 
-    def _forward_rule(self, quantities: int) -> Quadrature | None:
+    def forward_rule(self, quantities: int) -> Quadrature | None:
         """The points of the method, if forward mode gives the tokens' rows with less work."""
         plain = self._forward_mode and not any(scalar.waits for scalar in self.scalars)
         rule = rule_of(self.method, self._options) if plain else None
@@ -252,7 +253,7 @@ class GradientRun:
 
     def _by_forward_mode(self, score: AnswerScore | ContrastScore, quantities: list[int]) -> list[UnitSums]:
         """All rows of tokens; nothing where it is more work, or an operation of the model has no forward mode."""
-        rule = self._forward_rule(len(quantities))
+        rule = self.forward_rule(len(quantities))
         if rule is None:
             return []
         high = score.activations

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+import warnings
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, fields
 from inspect import signature
+from math import inf
 from typing import Any
 
 from torch import Tensor
@@ -12,13 +14,17 @@ from transformers import GenerationConfig
 
 from llm_attr.attr.perturbation import PerturbationAttribution
 from llm_attr.core.features import Features
-from llm_attr.core.play import Estimator, Stopping
+from llm_attr.core.play import MOST_ROWS, Estimator, Stopping
+from llm_attr.core.registry import METHODS
 from llm_attr.errors import InvalidValue, UnknownKeyword
 from llm_attr.llm.game import Inspector
 from llm_attr.llm.generation import GenArgs
 from llm_attr.llm.inputs import InterpretableInput
 from llm_attr.llm.prompt import Prompt
 from llm_attr.llm.scalar import Scalar
+
+SAMPLES = (1000, 500, 250, 100, 50, 25, 10, 5, 2)
+"""Sizes of samples that are named where one is quicker."""
 
 _OF_CALL = {"feature_mask", "perturbations_per_eval", "show_progress", "until", "budget"}
 
@@ -108,6 +114,50 @@ class Options:
     def evaluations(self, features: Features) -> int:
         """How many coalitions are asked for, in all trials."""
         return self.trials * self.estimator.evaluations(features.count, self.stopping.evaluations)
+
+    def most(self, features: int) -> int:
+        """The most coalitions that may be asked for, in one trial."""
+        stopping = self.stopping
+        if stopping.evaluations is not None or not stopping.adaptive:
+            return self.estimator.evaluations(features, stopping.evaluations)
+        if stopping.seconds is not None or stopping.metered is not None:
+            return 1 << features
+        return min(1 << features, MOST_ROWS + 2 * self.estimator.least(features))
+
+    def quicker(self, method: PerturbationAttribution, features: Sequence[int], share: float) -> list[str]:
+        """Other options with which so many features for each prompt take at most half of the evaluations.
+
+        Args:
+            method: The method of these options.
+            features: How many each prompt has.
+            share: The share of the evaluations that would be welcome.
+        """
+        if self.stopping.adaptive:
+            less = ["a larger until"] if self.stopping.wants_certainty else []
+            return [*less, "budget='30 s'" if self.stopping.budget is None else "a smaller budget"]
+
+        def cost(kind: type[PerturbationAttribution], **given: Any) -> float:
+            try:
+                with warnings.catch_warnings():
+                    warnings.simplefilter("error", UserWarning)
+                    estimator = kind.estimator(**given)
+                    return sum(estimator.evaluations(count) for count in features)
+            except (InvalidValue, UserWarning):
+                return inf
+
+        exact = type(method) is METHODS["shapley_values"]
+        kind, given = (METHODS["kernel_shap"], {}) if exact else (type(method), self.method_options)
+        most = sum(map(self.estimator.evaluations, features)) / 2
+        found = [] if self.estimator.fixed else ["budget='30 s'"]
+        if not exact and "n_samples" not in self.accepted(method):
+            return found
+        costs = {size: cost(kind, **{**given, "n_samples": size}) for size in SAMPLES}
+        fewer = [size for size in SAMPLES if costs[size] <= most]
+        size = next((size for size in fewer if costs[size] <= 2 * share * most), fewer[-1] if fewer else None)
+        if size is None:
+            return found
+        other = "method='kernel_shap', " if exact else ""
+        return [f"{other}n_samples={size} ({costs[size]:,} evaluations)", *found]
 
     def features(self, inp: InterpretableInput) -> Features:
         """The features of an input, grouped by the mask if there is one."""
