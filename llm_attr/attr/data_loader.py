@@ -14,7 +14,7 @@ from llm_attr.attr.perturbation import PerturbationAttribution
 from llm_attr.core.data_game import DataGame, DataMetric, Reduce, ToMetric
 from llm_attr.core.evaluator import Evaluator
 from llm_attr.core.features import Features
-from llm_attr.core.play import Estimator, play
+from llm_attr.core.play import Estimator, estimated, play
 from llm_attr.core.shapley import positive
 from llm_attr.core.tensors import as_baselines
 from llm_attr.errors import InvalidShape, UnknownKeyword, UnsupportedMethod
@@ -107,7 +107,7 @@ class DataLoaderAttribution(Attribution):
         name, total = f"{self.attr_method.get_name()} attribution", estimator.evaluations(features.count)
         with Evaluator(name, total, show_progress=show_progress, device=first.moved[0].device) as evaluator:
             played = play(DataGame(metric, features, absent, evaluator, chunk), estimator, features.count)
-        values = estimator.estimate(played.coalitions, played.values).values
+        values = estimated(estimator.estimate, played.coalitions, played.values).values
         if not return_input_shape:
             return _columns(values, feature_mask)
         spread = features.spread(values)

@@ -4,11 +4,12 @@ from __future__ import annotations
 
 from typing import Any
 
-from llm_attr.attr.perturbation import PerturbationAttribution, in_type
+from llm_attr.attr.perturbation import PerturbationAttribution
 from llm_attr.core.features import Features
 from llm_attr.core.hierarchy import Nested
 from llm_attr.core.leave_one_out import GroupsLeftOut
 from llm_attr.core.ledger import Ledger
+from llm_attr.core.play import estimated
 from llm_attr.core.problem import Problem
 from llm_attr.core.registry import registered
 from llm_attr.typing import Baselines, Target, TensorOrTensors
@@ -82,6 +83,6 @@ class GroupAblation(PerturbationAttribution):
         estimator = GroupsLeftOut(groups)
         playing = self._playing(problem, features, estimator, perturbations_per_eval, show_progress, ledger=ledger)
         played = playing.played()
-        found = in_type(estimator.estimate(played.coalitions, played.values), played.values)
+        found = estimated(estimator.estimate, played.coalitions, played.values)
         values = playing.in_form(found.values, by_output=True)
         return (values, estimator.losses(played.values).T) if return_losses else values

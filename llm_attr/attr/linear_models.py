@@ -14,6 +14,7 @@ from torch import Tensor, nn
 
 from llm_attr.core.descent import Descent
 from llm_attr.core.surrogate import LeastSquares, Linear, Surrogate, sklearn_fitted, sklearn_model
+from llm_attr.core.tensors import exact
 from llm_attr.errors import InvalidShape, InvalidValue
 
 _IN_CLOSED_FORM = {"linear_model.LinearRegression": 0.0, "linear_model.Ridge": 1.0}
@@ -72,10 +73,10 @@ class LinearModel(nn.Module, Model):
         batches = [_batch(batch) for batch in train_data]
         if not batches:
             raise InvalidShape("train_data must give at least one batch")
-        kind = torch.promote_types(batches[0][1].dtype, torch.get_default_dtype())
-        doubled = [(rows.double(), values.double(), weights.double()) for rows, values, weights in batches]
+        place, kind = batches[0][1].device, torch.promote_types(batches[0][1].dtype, torch.get_default_dtype())
+        doubled = [(exact(rows), exact(values), exact(weights)) for rows, values, weights in batches]
         linear, more = self._trained(doubled, kwargs)
-        self._learn(linear.coefficients.to(kind), linear.intercepts.to(kind))
+        self._learn(*(found.to(kind).to(place) for found in (linear.coefficients, linear.intercepts)))
         return {"train_time": perf_counter() - start, **more}
 
     def fitted(self, rows: Tensor, values: Tensor, weights: Tensor) -> Linear:

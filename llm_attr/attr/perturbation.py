@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from contextlib import ExitStack
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from hashlib import sha256
 from typing import Any
 
@@ -15,7 +15,7 @@ from llm_attr.core.evaluator import Evaluator
 from llm_attr.core.features import Ownership
 from llm_attr.core.game import TensorGame
 from llm_attr.core.ledger import Ledger
-from llm_attr.core.play import Estimate, Estimator, Played, Stopping, check_finite, design, play
+from llm_attr.core.play import Estimate, Estimator, Played, Stopping, check_finite, design, estimated, play
 from llm_attr.core.problem import Problem
 from llm_attr.core.tensors import in_slots, leaves
 from llm_attr.errors import InvalidValue
@@ -137,7 +137,7 @@ class Playing:
         if return_stderr and self.estimator.fixed:
             raise InvalidValue("return_stderr is for sampled methods: this one evaluates all that it needs")
         played = self.played()
-        return in_type((read or self.estimator.estimate)(played.coalitions, played.values), played.values)
+        return estimated(read or self.estimator.estimate, played.coalitions, played.values)
 
     def promise(self) -> torch.futures.Future[Estimate]:
         """The promise of `(features, outputs)`, from a forward function that gives promises; all calls at once."""
@@ -156,7 +156,7 @@ class Playing:
             values = done.value()[index]
             if not getattr(self.estimator, "takes_any_value", False):
                 check_finite(asked, values)
-            return in_type(self.estimator.estimate(asked, values), values)
+            return estimated(self.estimator.estimate, asked, values)
 
         return promise.then(finish)
 
@@ -183,14 +183,6 @@ class Playing:
         if by_output and shape is not None and len(shape) > 1:
             spread = tuple(tensor.unflatten(0, shape) for tensor in spread)
         return in_slots(spread, self.game.problem.slots)[0]
-
-
-def in_type(found: Estimate, values: Values) -> Estimate:
-    """The estimate in the type of the output; in that of the estimate where the output is of whole numbers."""
-    if not values.is_floating_point():
-        return found
-    stderr = None if found.stderr is None else found.stderr.to(values.dtype)
-    return replace(found, values=found.values.to(values.dtype), stderr=stderr)
 
 
 def _name(game: TensorGame) -> bytes:

@@ -11,6 +11,7 @@ import torch
 from torch import Tensor
 
 from llm_attr.core.path import accumulator
+from llm_attr.core.tensors import exact_device
 from llm_attr.errors import InvalidType, InvalidValue
 
 StatValue: TypeAlias = Tensor | int | float | None
@@ -289,5 +290,7 @@ class SummarizerSingleTensor:
 
 
 def _wide(x: Tensor) -> Tensor:
-    """In a type for means and sums: at least fp32; whole numbers in fp64."""
-    return x.to(accumulator(x.dtype) if x.is_floating_point() or x.is_complex() else torch.float64)
+    """In a type for means and sums: at least fp32; whole numbers in fp64 where their device has it."""
+    if x.is_floating_point() or x.is_complex():
+        return x.to(accumulator(x.dtype))
+    return x.to(torch.float64 if exact_device(x.device) == x.device else torch.float32)

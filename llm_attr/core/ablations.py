@@ -63,7 +63,7 @@ class RandomAblations(ABC):
 
     def estimate(self, coalitions: Coalitions, values: Values) -> Estimate:
         """`(features, outputs)` coefficients, with bootstrap errors: how much they vary with the sample."""
-        rows, targets = coalitions.double(), self._targets(values.cpu().double())
+        rows, targets = coalitions.double(), self._targets(values.double())
         weights = self._weights(coalitions, values.shape[1]).to(targets)
 
         def fit(chosen: Tensor) -> Tensor:
@@ -72,10 +72,7 @@ class RandomAblations(ABC):
         found = fit(torch.arange(len(rows), device="cpu"))
         error = bootstrap(fit, len(rows), self._refits) if self._refits else None
 
-        def given(tensor: Tensor) -> Values:
-            return precise(tensor, values).to(values.device)
-
-        return Estimate(given(found), None if error is None else given(error), "bootstrap")
+        return Estimate(precise(found, values), None if error is None else precise(error, values), "bootstrap")
 
     def _targets(self, values: Tensor) -> Tensor:
         return values

@@ -162,9 +162,9 @@ class ComplementaryPairs(ABC):
 
     def estimate(self, coalitions: Coalitions, values: Values) -> Estimate:
         """`(features, outputs)`: the regression, and its errors; equal shares with infinite ones from no pair."""
-        worth = values.cpu().double()
+        worth = values.double()
         found, error = self._regressed(coalitions, worth) if coalitions.shape[1] else (worth[:0], worth[:0])
-        return Estimate(precise(found, values).to(values.device), precise(error, values).to(values.device))
+        return Estimate(precise(found, values), precise(error, values))
 
     def _regressed(self, coalitions: Coalitions, worth: Values) -> tuple[Values, Values]:
         first, features = coalitions[2::2], coalitions.shape[1]

@@ -100,7 +100,7 @@ def _ends(walk: Walk) -> tuple[Attributed, Change]:
         torch.tensor([0.5, 0.5], dtype=torch.float32, device="cpu"),
     )
     found = list(walk.along_line(half.alphas))
-    scores = torch.cat([part.scores.flatten() for _, part in found]).double().cpu()
+    scores = torch.cat([part.scores.flatten() for _, part in found]).cpu().double()
     if len(scores) != 2 * walk.problem.batch:
         raise InvalidTarget(
             f"until needs one output for each of the {walk.problem.batch} examples, whose change the attributions sum "

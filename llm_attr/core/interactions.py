@@ -141,7 +141,7 @@ def _met(coalitions: Coalitions, values: Values) -> Estimate:
     """`(features^2, outputs)`: means over rounds."""
     features, outputs = coalitions.shape[1], values.shape[1]
     shape = (-1, _orders(features), max(1, 2 * features))
-    order = orders(coalitions.unflatten(0, shape)[:, :, : features + 1]).to(values.device)
+    order = orders(coalitions.unflatten(0, shape)[:, :, : features + 1])
     worth = precise(values.unflatten(0, shape), values)
     chain, alone = worth[:, :, : features + 1], worth[:, :, features + 1 :]
     together = chain[:, :, 2:] - chain[:, :, 1:-1] - alone + chain[:, :, :-2]
@@ -154,7 +154,7 @@ def _met(coalitions: Coalitions, values: Values) -> Estimate:
     ):
         index = place.flatten(1)[..., None].expand(-1, -1, outputs)
         found.scatter_add_(1, index, terms.flatten(1, 2) / times)
-    each = torch.arange(features, device=values.device)
+    each = torch.arange(features, device="cpu")
     mirrored = _place(each[:, None], each, features).flatten()
     mean = mean_and_error(found)
     return Estimate(mean.values[mirrored], None if mean.stderr is None else mean.stderr[mirrored])
@@ -172,8 +172,8 @@ def _fitted(coalitions: Coalitions, values: Values) -> Estimate:
     coalitions. They are rather too large where there are hardly more coalitions than coefficients.
     """
     features, rows = coalitions.shape[1], len(coalitions)
-    present = coalitions.to(values.device, torch.float64)
-    i, j = torch.triu_indices(features, features, 1, device=values.device)
+    present = coalitions.double()
+    i, j = torch.triu_indices(features, features, 1, device="cpu")
     terms = torch.cat([torch.ones_like(present[:, :1]), present, present[:, i] * present[:, j]], 1)
     solve = torch.linalg.pinv(terms)
     fit = solve @ values.double()
@@ -182,10 +182,10 @@ def _fitted(coalitions: Coalitions, values: Values) -> Estimate:
     errors = (solve**2 @ residuals**2 * (1 - rows / 2.0**features)).sqrt()
     if rows < 1 << features and leverage.sum().round() < terms.shape[1]:
         errors = torch.full_like(errors, torch.inf)
-    place = torch.empty(features, features, dtype=torch.int64, device=values.device)
-    each = torch.arange(features, device=values.device)
+    place = torch.empty(features, features, dtype=torch.int64, device="cpu")
+    each = torch.arange(features, device="cpu")
     place[each, each] = 1 + each
-    place[i, j] = place[j, i] = 1 + features + torch.arange(len(i), device=values.device)
+    place[i, j] = place[j, i] = 1 + features + torch.arange(len(i), device="cpu")
     return Estimate(fit[place.flatten()], errors[place.flatten()])
 
 
@@ -197,7 +197,7 @@ def _exact(values: Values, index: Index) -> Values:
         sizes = subset_sizes(features - 2)
         weights = precise((_shares(features) if index == "shapley" else _alike(features))[sizes], values)
         for i, j in combinations(range(features), 2):
-            found[i, j] = found[j, i] = weights.to(values.device) @ _second_gains(worth, i, j)
+            found[i, j] = found[j, i] = weights @ _second_gains(worth, i, j)
     main = shapley_values(values) if index == "shapley" else banzhaf_values(values) - found.sum(1) / 2
     return found + torch.diag_embed(main.T).permute(1, 2, 0)
 

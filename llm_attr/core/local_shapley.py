@@ -77,7 +77,7 @@ class Neighbourhoods:
             forms.setdefault((feature - low, high - low), []).append(feature)
         found = values.new_zeros(features, *values.shape[1:], dtype=torch.promote_types(values.dtype, torch.float32))
         for (place, size), centres in forms.items():
-            rows = self._rows(features, torch.tensor(centres, device="cpu") - place, size).to(values.device)
+            rows = self._rows(features, torch.tensor(centres, device="cpu") - place, size)
             local = shapley_values(values[rows].transpose(0, 1).flatten(1))[place]
             found[centres] = local.view(len(centres), -1)
         return Estimate(found)

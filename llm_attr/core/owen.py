@@ -92,8 +92,8 @@ class HierarchicalOrders:
         features = coalitions.shape[1]
         found = precise(values, values).new_zeros(features, *values.shape[1:])
         for table in _tables(Group.of(self._nested, features), features):
-            weights = precise(table.weights.to(values.device), values)
-            restricted = torch.einsum("c,cso->so", weights, precise(values[table.rows.to(values.device)], values))
+            weights = precise(table.weights, values)
+            restricted = torch.einsum("c,cso->so", weights, precise(values[table.rows], values))
             for member, value in zip(table.group.members, shapley_values(restricted), strict=True):
                 if not isinstance(member, Group):
                     found[member] = value

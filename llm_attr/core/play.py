@@ -6,12 +6,13 @@ An estimator sees `game(coalitions) -> values` and nothing else.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import islice
 from time import monotonic
 from typing import Protocol
 
 import torch
+from torch import Tensor
 
 from llm_attr.core import coalitions as designs
 from llm_attr.core.caller import warn_caller
@@ -59,7 +60,7 @@ class Estimator(Protocol):
         """The design in pieces, no coalition twice; for a sampled one as many samples as there are, each in one."""
 
     def estimate(self, coalitions: Coalitions, values: Values) -> Estimate:
-        """From the coalitions, in the order of the design, and their `(coalitions, outputs)` values.
+        """From the coalitions, in the order of the design, and their `(coalitions, outputs)` values, all on the CPU.
 
         A fixed design knows its coalitions and may be given none: `(0, features)`.
         """
@@ -129,7 +130,8 @@ def _sampled(sampling: _Sampling, game: Game, outputs: Callable[[Values], Values
     def estimate() -> Estimate:
         so_far = _joined(found)
         found[:] = [(so_far.coalitions, so_far.values)]
-        return estimator.estimate(so_far.coalitions, so_far.values if outputs is None else outputs(so_far.values))
+        values = so_far.values if outputs is None else outputs(so_far.values)
+        return estimator.estimate(so_far.coalitions, values.cpu())
 
     last: Estimate | None = None
     for block, telling in sampling.blocks():
@@ -144,6 +146,25 @@ def _sampled(sampling: _Sampling, game: Game, outputs: Callable[[Values], Values
     if not met:
         warn_caller(f"sampling ended {sampling.end}, less sure than was asked for: {stopping.lacking(last)}")
     return _joined(found, sampling.samples, met)
+
+
+def estimated(read: Callable[[Coalitions, Values], Estimate], coalitions: Coalitions, values: Values) -> Estimate:
+    """What an estimator reads from values, where they are; it is read on the CPU, which has every type.
+
+    Args:
+        read: `Estimator.estimate`, or what else is read from them.
+        coalitions: As for it.
+        values: As for it, on any device and in any type.
+
+    Returns:
+        In the type of the values; in that of the estimate where these are whole numbers.
+    """
+    found = read(coalitions, values.cpu())
+
+    def there(tensor: Tensor) -> Tensor:
+        return (tensor.to(values.dtype) if values.is_floating_point() else tensor).to(values.device)
+
+    return replace(found, values=there(found.values), stderr=None if found.stderr is None else there(found.stderr))
 
 
 def finite(game: Game) -> Game:

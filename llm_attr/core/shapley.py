@@ -113,7 +113,7 @@ def numbered(numbers: Tensor, features: int) -> Coalitions:
 def shapley_values(values: Values) -> Values:
     """From the values of all subsets, `(2^features, outputs)` in the order of their numbers: `(features, outputs)`."""
     features = (len(values) - 1).bit_length()
-    weights = precise(subset_shares(features).to(values.device), values)
+    weights = precise(subset_shares(features), values)
     found = [weights @ gains(values, feature).to(weights.dtype) for feature in range(features)]
     return torch.stack(found) if found else values.new_zeros(0, *values.shape[1:])
 
@@ -150,7 +150,7 @@ def of_chains(coalitions: Coalitions, values: Values, paired: bool) -> Estimate:
     """The mean of what each feature adds in chains of coalitions, and its standard error over chains (or pairs)."""
     features = coalitions.shape[1]
     shape = (-1, 2 if paired else 1, features + 1)
-    order = orders(coalitions.unflatten(0, shape)).to(values.device)
+    order = orders(coalitions.unflatten(0, shape))
     worth = values.unflatten(0, shape)
     steps = precise(worth[:, :, 1:] - worth[:, :, :-1], values)
     added = torch.empty_like(steps).scatter_(2, order[..., None].expand_as(steps), steps)

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from llm_attr.core.features import Features
-from llm_attr.core.tensors import as_tensors
+from llm_attr.core.tensors import as_tensors, exact
 from llm_attr.errors import InvalidValue, UnknownName
 from llm_attr.typing import Coalitions, TensorOrTensors, Tensors
 
@@ -46,9 +46,7 @@ class ExponentialKernel:
         **kwargs: Any,
     ) -> float:
         """The similarity of one perturbed input."""
-        x, p = (
-            torch.cat([t.flatten().double() for t in as_tensors(each)]) for each in (original_input, perturbed_input)
-        )
+        x, p = (torch.cat([exact(t.flatten()) for t in as_tensors(each)]) for each in (original_input, perturbed_input))
         return self.of_products((x @ x)[None], (x @ p)[None], (p @ p)[None]).item()
 
     def of_products(self, original: Tensor, mixed: Tensor, perturbed: Tensor) -> Tensor:
@@ -76,14 +74,14 @@ class Products:
 
     @classmethod
     def of(cls, features: Features, inputs: Tensors, baselines: Tensors) -> Products:
-        """Of inputs `(examples, *features)` each."""
+        """Of inputs `(examples, *features)` each; the products lie on the CPU."""
 
         def by_feature(product: Callable[[Tensor, Tensor], Tensor]) -> Tensor:
-            total = torch.zeros(len(inputs[0]), features.count, dtype=torch.float64, device=inputs[0].device)
+            total = exact(inputs[0].new_zeros(len(inputs[0]), features.count, dtype=torch.float32))
             for owner, x, baseline in zip(features.owner, inputs, baselines, strict=True):
-                terms = product(x.double(), baseline.double()).expand_as(x).flatten(1)
-                total.scatter_add_(1, owner.to(x.device).flatten(1).expand_as(terms), terms)
-            return total.T
+                terms = product(exact(x), exact(baseline)).expand_as(x).flatten(1)
+                total.scatter_add_(1, owner.to(terms.device).flatten(1).expand_as(terms), terms)
+            return total.T.cpu()
 
         return cls(by_feature(lambda x, b: x * x), by_feature(lambda x, b: x * b), by_feature(lambda x, b: b * b))
 

@@ -110,6 +110,20 @@ def in_form_of(inputs: TensorOrTensors, tensors: Tensors) -> TensorOrTensors:
     return tensors if isinstance(inputs, tuple) else tensors[0]
 
 
+def exact_device(device: torch.device) -> torch.device:
+    """Where tensors of a device can be float64: there, or on the CPU where the device has no such type, as Apple's."""
+    try:
+        torch.empty(0, dtype=torch.float64, device=device)
+    except (TypeError, RuntimeError):
+        return torch.device("cpu")
+    return device
+
+
+def exact(tensor: Tensor) -> Tensor:
+    """In float64, on its device if that has it."""
+    return tensor.to(exact_device(tensor.device)).double()
+
+
 def can_move(tensor: Tensor) -> bool:
     """Whether a tensor can be interpolated and differentiated by."""
     return tensor.is_floating_point() or tensor.is_complex()

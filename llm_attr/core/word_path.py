@@ -8,6 +8,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from llm_attr.core.tensors import exact_device
 from llm_attr.errors import InvalidValue, UnknownName
 
 STRATEGIES = ("greedy", "maxcount")
@@ -64,6 +65,8 @@ class WordPaths:
         Returns:
             `(steps + 2, rows, features)`.
         """
+        device = high.device
+        low, high, vocabulary = (tensor.to(exact_device(device)) for tensor in (low, high, vocabulary))
         path = torch.empty(self.steps + 2, *high.shape, dtype=high.dtype, device=high.device)
         pairs, pair_of = torch.unique(torch.stack([low, high], 1), dim=0, return_inverse=True)
         words = _Words.of(vocabulary)
@@ -74,7 +77,7 @@ class WordPaths:
             first, last = pairs[start : start + size].unbind(1)
             for k, points in enumerate(self._backwards(first, last, words)):
                 path[-1 - k, rows] = points[here]
-        return path
+        return path.to(device)
 
     def _backwards(self, low: Tensor, high: Tensor, words: _Words) -> Iterator[Tensor]:
         """The points from `high` to `low`, `(rows, features)` each."""

@@ -11,6 +11,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from llm_attr.core.memory import is_out_of_memory
+from llm_attr.core.tensors import exact
 from llm_attr.errors import InvalidShape, InvalidTarget, InvalidType, InvalidValue, LlmAttrError, UnknownName
 from llm_attr.llm.model import LanguageModel
 from llm_attr.llm.target import Generated, answer_ids
@@ -311,7 +312,7 @@ def payoff(values: Values, name: str, per_token: bool = True) -> Values:
     if not per_token:
         return values
     both = torch.cat([values.sum(-1, keepdim=True), values], -1)
-    return both.double().exp().float() if name == "prob" else both
+    return exact(both).exp().float().to(both.device) if name == "prob" else both
 
 
 def _chosen(logits: Tensor, ids: Tensor) -> Tensor:

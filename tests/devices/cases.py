@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import random
 from collections.abc import Callable, Iterator
+from contextlib import nullcontext
 from dataclasses import dataclass, fields, is_dataclass
 from typing import Any
 
@@ -22,21 +23,21 @@ class Case:
         name: A method of the registry, or what else it is.
         run: What it comes to for models at a placement: tensors, or results, lists and dicts of them.
         covers: The public names that it runs, beside the method.
-        divided: Whether it says something of a divided model too.
+        everywhere: Whether it is for divided models and for devices that do without something too.
     """
 
     name: str
     run: Callable[[Placement], Any]
     covers: tuple[str, ...] = ()
-    divided: bool = True
+    everywhere: bool = True
 
     def is_for(self, placement: Placement) -> bool:
         """Whether it is computed there."""
-        return self.divided or placement.rest is None
+        return self.everywhere or (placement.rest is None and placement.without is None)
 
     def numbers(self, placement: Placement) -> list[Tensor]:
         """All tensors that it comes to, on the CPU in fp64; attention by the one kernel that every device has."""
-        with torch.random.fork_rng(), sdpa_kernel(SDPBackend.MATH):
+        with (placement.without or nullcontext)(), torch.random.fork_rng(), sdpa_kernel(SDPBackend.MATH):
             torch.manual_seed(0)
             random.seed(0)
             return [tensor.detach().cpu().double() for tensor in tensors_in(self.run(placement))]

@@ -9,7 +9,7 @@ import torch
 
 from tests.devices.cases import Case
 from tests.devices.placement import Placement
-from tests.devices.table import KINDS, cuda, outcome
+from tests.devices.table import KINDS, cuda, full_precision, outcome
 
 pytestmark = [
     pytest.mark.cuda,
@@ -25,11 +25,8 @@ def cases(kind: str) -> Any:
 
 @pytest.fixture(autouse=True)
 def _full_precision() -> Any:
-    """Without TensorFloat-32, whose rounding is not what is looked for here."""
-    allowed = torch.backends.cuda.matmul.allow_tf32, torch.backends.cudnn.allow_tf32
-    torch.backends.cuda.matmul.allow_tf32 = torch.backends.cudnn.allow_tf32 = False
-    yield
-    torch.backends.cuda.matmul.allow_tf32, torch.backends.cudnn.allow_tf32 = allowed
+    with full_precision():
+        yield
 
 
 @cases("text")

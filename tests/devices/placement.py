@@ -26,6 +26,7 @@ class Placement:
         rest: Where the second half of the model lies; None: the model is not divided.
         tolerance: How far results may be from those of the CPU, relative to the largest of them.
         within: What holds while methods explain.
+        without: What the device does without, from the making of the model on; None: nothing.
     """
 
     name: str
@@ -33,12 +34,14 @@ class Placement:
     rest: torch.device | None = None
     tolerance: float = 1e-6
     within: Callable[[], AbstractContextManager[Any]] = nullcontext
+    without: Callable[[], AbstractContextManager[Any]] | None = None
 
     def put(self, model: Module, first: Sequence[str], second: Sequence[str]) -> Module:
         """The model at its place, with a watch at its door; `first` and `second` name the submodules of its halves."""
         if self.rest is None:
             model.to(self.device)
         else:
+            _untie(model)
             places = dict.fromkeys(first, self.device) | dict.fromkeys(second, self.rest)
             for name, device in places.items():
                 part = model.get_submodule(name).to(device)
@@ -64,3 +67,13 @@ class Placement:
             raise AssertionError(f"the model lies on {self.device} and was given a tensor on {wrong.pop()}")
         if isinstance(kwargs.get("logits_to_keep"), Tensor):
             raise AssertionError("logits_to_keep is a tensor, and the output head may lie on another device")
+
+
+def _untie(model: nn.Module) -> None:
+    """Gives each module weights of its own: one that two halves share would lie where the last of them is put."""
+    seen: set[int] = set()
+    for module in model.modules():
+        for name, weight in list(module.named_parameters(recurse=False)):
+            if id(weight) in seen:
+                setattr(module, name, nn.Parameter(weight.detach().clone(), weight.requires_grad))
+            seen.add(id(weight))

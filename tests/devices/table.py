@@ -9,7 +9,8 @@ import argparse
 import sys
 import traceback
 import warnings
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 
 import torch
@@ -58,9 +59,13 @@ def _said(error: Exception) -> str:
 
 def second_device() -> list[Placement]:
     """Placements on the second device made of the CPU, which torch knows from then on."""
-    from tests.devices.second_device import DEVICE
+    from tests.devices.second_device import DEVICE, without_float64
 
-    return [Placement("second device", DEVICE), Placement("divided model", DEVICE, CPU)]
+    return [
+        Placement("second device", DEVICE),
+        Placement("divided model", DEVICE, CPU),
+        Placement("without float64", DEVICE, without=without_float64),
+    ]
 
 
 def cuda() -> list[Placement]:
@@ -71,6 +76,20 @@ def cuda() -> list[Placement]:
 
 
 DEVICES: dict[str, Callable[[], list[Placement]]] = {"second": second_device, "cuda": cuda}
+
+
+@contextmanager
+def full_precision() -> Iterator[None]:
+    """Without TensorFloat-32, whose rounding is not what is looked for here."""
+    parts = torch.backends.cuda.matmul, torch.backends.cudnn
+    allowed = [part.allow_tf32 for part in parts]
+    for part in parts:
+        part.allow_tf32 = False
+    try:
+        yield
+    finally:
+        for part, was in zip(parts, allowed, strict=True):
+            part.allow_tf32 = was
 
 
 def outcomes(kinds: Sequence[str], placements: Sequence[Placement], only: str = "") -> dict[str, dict[str, str]]:
@@ -99,7 +118,8 @@ def main() -> int:
     parser.add_argument("--only", default="", help="a part of the names of the cases to run")
     given = parser.parse_args()
     torch.set_num_threads(1)
-    found = outcomes(given.kind or list(KINDS), DEVICES[given.device](), given.only)
+    with full_precision():
+        found = outcomes(given.kind or list(KINDS), DEVICES[given.device](), given.only)
     print(as_markdown(found))
     return int(any(said != "ok" for row in found.values() for said in row.values()))
 

@@ -231,7 +231,7 @@ def by_rules(placement: Placement) -> Any:
 
 CASES = [
     *(Case(row.name, partial(asked, row)) for row in ROWS),
-    *(Case(f"{row.name}: precision and device", partial(kept, row), divided=False) for row in ROWS),
+    *(Case(f"{row.name}: precision and device", partial(kept, row), everywhere=False) for row in ROWS),
     Case("several layers", several_layers, ("Site",)),
     Case("every noise", noisy, ("SUPPORTED_NOISE_TUNNEL_TYPES",)),
     Case("convergence deltas", with_deltas, ("PathInfo",)),

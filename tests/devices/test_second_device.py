@@ -20,6 +20,7 @@ import llm_attr
 from llm_attr import attr
 from llm_attr.core.registry import METHODS, snake_case
 from tests.devices import tensors, texts
+from tests.devices.placement import CPU, Placement
 
 ROOT = Path(__file__).parents[2]
 
@@ -32,6 +33,12 @@ def test_every_case(rows: list[str]) -> None:
         [*command, "tests/devices/simulated.py"], cwd=ROOT, capture_output=True, encoding="utf-8", check=False
     )
     assert done.returncode == 0, done.stdout + done.stderr
+
+
+def test_halves_that_share_a_weight_have_one_each() -> None:
+    lm = texts.model_at(Placement("divided", CPU, CPU), "gpt2")
+    assert lm.model.lm_head.weight is not lm.model.transformer.wte.weight
+    assert torch.equal(lm.model.lm_head.weight, lm.model.transformer.wte.weight)
 
 
 def test_everything_public_has_a_case() -> None:
