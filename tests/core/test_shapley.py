@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 from torch import Tensor
 
 from llm_attr.core import coalitions as designs
-from llm_attr.core.kernel_shap import ComplementaryPairs
+from llm_attr.core.kernel_shap import AdditiveRegression
 from llm_attr.core.owen import HierarchicalOrders
 from llm_attr.core.play import play
 from llm_attr.core.shapley import AllSubsets, RandomOrders, shown
@@ -33,7 +33,7 @@ def test_the_definition_owen_without_groups_and_kernel_shap_on_all_coalitions_ag
     torch.testing.assert_close(exact(game), want)
     torch.testing.assert_close(estimated(HierarchicalOrders(list(features)), game).values, want)
     torch.testing.assert_close(estimated(HierarchicalOrders(), game).values, want)
-    fit = ComplementaryPairs(2**game.features, seed=0)
+    fit = AdditiveRegression(2**game.features, seed=0)
     found = play(game, fit, game.features)
     torch.testing.assert_close(fit.estimate(found.coalitions, found.values).values, want, rtol=1e-9, atol=1e-10)
 
