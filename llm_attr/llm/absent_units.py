@@ -71,6 +71,12 @@ def _presence(baselines: Any, units: int, several: bool) -> list[list[bool]]:
     return (rows == 1).tolist()
 
 
+def line_break(language_model: LanguageModel) -> int | None:
+    """The token of a line break, if it is one token."""
+    ids = language_model.encode("\n", special_tokens=False)
+    return ids[0] if len(ids) == 1 and language_model.decode(ids) == "\n" else None
+
+
 def _absent(language_model: LanguageModel, token: int | str | None) -> int:
     token = special_id(language_model.tokenizer, "pad", "eos") if token is None else token
     if token is not None:

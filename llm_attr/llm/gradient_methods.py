@@ -76,7 +76,7 @@ TEXT_DEFAULTS: dict[type, dict[str, Any]] = {
 """Options that generations need otherwise than tensors: each position has a path of its own; baselines may be zero."""
 
 
-STEPS = 100
+STEPS: dict[str, Any] = {"n_steps": 64, "method": "riemann_middle"}
 """Of integrated gradients that are asked for by name: what is complete to 2 % for chats, see docs/completeness.md."""
 
 
@@ -194,7 +194,7 @@ def by_name(method: Attribution, options: Mapping[str, Any], in_part: bool) -> d
     """
     by_steps = isinstance(method, IntegratedGradients | LayerIntegratedGradients)
     chosen = options.keys() & {"n_steps", "until", "method"}
-    steps = {"n_steps": STEPS} if by_steps and not chosen else {}
+    steps = STEPS if by_steps and not chosen else {}
     rows = {"token_rows": in_part} if isinstance(method, MANY_POINTS) else {}
     return steps | rows | dict(options)
 

@@ -9,9 +9,16 @@ import pytest
 import torch
 from torch import Tensor
 
-from llm_attr import LLMAttributionResult, explain, plan
-from llm_attr.attr import GradientShap, LayerGradientShap, LayerIntegratedGradients, TextTokenInput
+from llm_attr import LLMAttributionResult, Prompt, explain, plan
+from llm_attr.attr import (
+    GradientShap,
+    IntegratedGradients,
+    LayerGradientShap,
+    LayerIntegratedGradients,
+    TextTokenInput,
+)
 from llm_attr.errors import InvalidValue, UnknownKeyword, UnsupportedMethod
+from llm_attr.llm.absent_units import line_break
 from llm_attr.llm.gradient import LLMGradientAttribution
 from llm_attr.llm.gradient_methods import named as gradient_method
 from llm_attr.llm.model import LanguageModel
@@ -226,10 +233,39 @@ def test_defaults_of_text(lm: LanguageModel) -> None:
 
 
 def test_a_method_by_name_takes_the_steps_of_a_complete_explanation(lm: LanguageModel) -> None:
-    kw: dict[str, Any] = {"target": TARGET, "method": "integrated_gradients", "token_rows": False}
-    plain = explain(lm, TEXT, **kw).seq_attr
-    assert torch.equal(plain, explain(lm, TEXT, n_steps=100, **kw).seq_attr)
-    assert not torch.equal(plain, explain(lm, TEXT, n_steps=50, **kw).seq_attr)
+    kw: dict[str, Any] = {"target": TARGET, "token_rows": False}
+    plain = explain(lm, TEXT, method="integrated_gradients", **kw)
+    run, start = (
+        LLMGradientAttribution(IntegratedGradients(lm.model), lm.tokenizer),
+        lm.encode("\n", special_tokens=False)[0],
+    )
+    told = run.attribute(Prompt(TEXT), n_steps=64, method="riemann_middle", baseline=start, **kw)
+    assert torch.equal(plain.seq_attr, told.seq_attr)
+    assert plain.provenance["baseline"] == "\n"
+    assert plain.provenance["options"] == {"n_steps": 64, "method": "riemann_middle"}
+    assert explain(lm, TEXT, method="integrated_gradients", until=0.5, **kw).provenance["options"] == {"until": 0.5}
+
+
+@pytest.mark.parametrize("method", ["integrated_gradients", "deep_lift", "gradient_shap"])
+def test_a_path_starts_from_what_was_said_or_from_line_breaks(lm: LanguageModel, method: str) -> None:
+    kw: dict[str, Any] = {"target": TARGET, "method": method}
+
+    def starts(prompt: Any, **more: Any) -> str:
+        return str(explain(lm, prompt, **kw, **more).provenance["baseline"])
+
+    assert starts(TEXT) == starts(Prompt(TEXT, absence="mask")) == "\n"
+    assert starts(TEXT, baseline=lm.encode("x", special_tokens=False)[0]) == "x"
+    assert starts(Prompt(TEXT, absence="replace", replacement=lm.encode("y", special_tokens=False)[0])) == "y"
+    assert starts(TextTokenInput(TEXT, lm.tokenizer, baselines=lm.encode("z", special_tokens=False)[0])) == "z"
+    captum = LLMGradientAttribution(gradient_method(method, lm), lm.tokenizer).attribute(Prompt(TEXT), target=TARGET)
+    assert captum.provenance["baseline"] not in ("\n", "x", "y", "z")
+
+
+def test_a_tokenizer_without_a_token_for_line_breaks_starts_from_its_own_end() -> None:
+    words = tiny("llama", "wordpiece")
+    assert line_break(words) is None
+    found = explain(words, "Dave lives in Palm Coast.", target="Aksel", method="deep_lift", unit="word")
+    assert found.provenance["baseline"] == "[SEP]"
 
 
 @pytest.mark.parametrize("method", [*sorted(PATHS.keys() - {"deep_lift"}), "sequential_integrated_gradients"])
