@@ -28,8 +28,8 @@ from llm_attr.llm.untrusted import count, listed, mapping, optional, pair, recor
 if TYPE_CHECKING:
     from llm_attr.llm.model import LanguageModel
 
-SCHEMA = 1
-"""The form that is written, and the newest that is read."""
+SCHEMA = 2
+"""The form that is written, and the newest that is read; in the first, kernel_shap names what odd_shap does since."""
 
 FORMAT = "llm_attr result"
 JSON, TENSORS = "result.json", "tensors.safetensors"
@@ -221,8 +221,18 @@ def _result(document: Mapping[str, Any], tensors: dict[str, Tensor]) -> LLMAttri
             raise BrokenFile(f"{name} holds what is neither true nor false")
     own: dict[str, Any] = {name: tensors[name] for name in OWN if name in tensors}
     asked: dict[str, Any] = {name: tensors[name] for name in TABLE if name in tensors}
+    about = _of_today(about) if about and document["schema"] == 1 else about
     table = Table(**asked | about | {"missing": tuple(about["missing"])}) if about else None
     return LLMAttributionResult(**document["result"], **own, table=table)
+
+
+def _of_today(about: dict[str, Any]) -> dict[str, Any]:
+    """What schema 1 says of a table, with the name that the estimator has now."""
+    if about["method"] != "kernel_shap":
+        return about
+    options = dict(about["options"])
+    odd = options.pop("interactions", True)
+    return {**about, "method": "odd_shap" if odd else "kernel_shap", "options": options}
 
 
 def refuse_other(path: str | Path) -> Path:

@@ -96,7 +96,7 @@ def test_files_cut_short_or_edited(folder: Path, file: str) -> None:
 def test_a_newer_schema(folder: Path) -> None:
     rewritten(folder, lambda document: document.update(schema=7, written_by="llm_attr 9.2", novel=[1]))
     message = (
-        rf"schema 7, written by llm_attr 9.2; this is llm_attr {llm_attr.__version__}, which reads schemas up to 1"
+        rf"schema 7, written by llm_attr 9.2; this is llm_attr {llm_attr.__version__}, which reads schemas up to 2"
     )
     refused(folder, message, NewerFile)
     by_hand().save(folder)

@@ -103,6 +103,28 @@ def test_results_made_by_hand(parts: dict[str, Any], tmp_path: Path) -> None:
     assert bits(again.seq_attr) == bits(result.seq_attr)
 
 
+@pytest.mark.parametrize(
+    ("method", "options"),
+    [("odd_shap", {}), ("odd_shap", {"interactions": True}), ("kernel_shap", {"interactions": False})],
+)
+def test_kernel_shap_of_schema_1(method: str, options: dict[str, Any], lm: LanguageModel, tmp_path: Path) -> None:
+    prompt = Prompt("Dave lives in Palm Coast and has a dog.", unit="word")
+    result = llm_attr.explain(lm, prompt, target=TARGET, method=method, n_samples=40, seed=0)
+    result.save(tmp_path / "old")
+    file = tmp_path / "old" / "result.json"
+    document = json.loads(file.read_text(encoding="utf-8"))
+    document["schema"] = 1
+    document["table"] |= {"method": "kernel_shap", "options": document["table"]["options"] | options}
+    del document["checksum"]
+    file.write_text(json.dumps(document | {"checksum": stored._checksum(document)}), encoding="utf-8")
+    old = Result.load(tmp_path / "old")
+    everything = slice(0, len(result.output_tokens))
+    assert torch.equal(old.for_output(everything).seq_attr, result.for_output(everything).seq_attr)
+    other = {"odd_shap": "kernel_shap", "kernel_shap": "odd_shap"}[method]
+    wrong = llm_attr.explain(lm, prompt, target=TARGET, method=other, n_samples=40, seed=0)
+    assert not torch.allclose(wrong.seq_attr, result.seq_attr, rtol=0.01)
+
+
 def test_equality(result: Result) -> None:
     assert by_hand() == by_hand()
     assert by_hand() != "a result"
