@@ -164,26 +164,27 @@ def of_gradients(posed: Posed, wrapper: LLMGradientAttribution) -> Draft:
     if isinstance(wrapper.attr_method, RANDOM) and options.get("seed") is None:
         options["seed"] = 0
     token_rows, ask = of_call.get("token_rows", True), partial(_one, wrapper, options, of_call)
-    model, drafts = wrapper.language_model.model, []
+    language_model, drafts = wrapper.language_model, []
     for inp, target in zip(posed.inputs, answers_of(posed.target, len(posed.inputs)), strict=True):
-        bound = inp.bind(wrapper.language_model) if isinstance(inp, Prompt) else inp
-        placed = bound.placed(wrapper.language_model)
-        answer = _answer(wrapper.language_model, placed.ids, target, gen_args, token=0)
+        bound = inp.bind(language_model) if isinstance(inp, Prompt) else inp
+        placed = bound.placed(language_model)
+        answer = _answer(language_model, placed.ids, target, gen_args, token=0)
         lengths = [len(answer)] if target is not None else _lengths(len(answer))
         for group in together(posed.scalars):
             scalars = [posed.scalars[place] for place in group]
             rows = [False, True] if token_rows and any(scalar.waits for scalar in scalars) else [token_rows]
             both = Draft.joined if len(scalars) > 1 else Draft.either
-            ways = [[_one_or_two(ask, model, placed, answer[:n], scalars, row) for row in rows] for n in lengths]
+            draft = partial(_one_or_two, ask, language_model, placed)
+            ways = [[draft(answer[:n], scalars, row) for row in rows] for n in lengths]
             each = [replace(reduce(both, way), answer_tokens=way[0].answer_tokens) for way in ways]
             drafts.append(replace(reduce(Draft.either, each), exact=each[-1].exact and target is not None))
     return reduce(Draft.joined, drafts)
 
 
-def _one_or_two(ask: Callable[..., Draft], model: Any, *asked: Any) -> Draft:
+def _one_or_two(ask: Callable[..., Draft], language_model: LanguageModel, *asked: Any) -> Draft:
     """Where nothing is known of the model's forward mode: it may be tried, then done without."""
     draft = ask(*asked, True)
-    if not draft.rows or has_forward_mode(model):
+    if not draft.rows or has_forward_mode(language_model):
         return draft
     return replace(draft.joined(ask(*asked, False)), answer_tokens=draft.answer_tokens, exact=False)
 

@@ -10,49 +10,60 @@ from weakref import WeakKeyDictionary
 
 import torch
 from torch import Tensor
+from torch.overrides import TorchFunctionMode
 
 from llm_attr.attr.base import Attribution
 from llm_attr.attr.gradient import InputXGradient, LayerGradientXActivation
 from llm_attr.attr.integrated import IntegratedGradients, LayerIntegratedGradients
 from llm_attr.core.evaluator import Evaluator
-from llm_attr.core.memory import is_out_of_memory
 from llm_attr.core.path import Quadrature, quadrature
 from llm_attr.llm.answer_score import Entries
-from llm_attr.llm.rows_of_gradients import no_loops, plain_attention
+from llm_attr.llm.model import LanguageModel
+from llm_attr.llm.rows_of_gradients import lacks_a_rule, no_loops, plain_attention
+from llm_attr.llm.ways import Setting, setting
 from llm_attr.typing import Tensors
 
 ROW_COST = 1.8
 """What a derivative along a direction costs, in forward (or backward) passes of a row."""
 
-
-_known: WeakKeyDictionary[Any, bool] = WeakKeyDictionary()
+_known: WeakKeyDictionary[Any, dict[Setting, bool]] = WeakKeyDictionary()
 
 _one_at_a_time = RLock()
 """Torch has one count of nested derivatives for all threads."""
 
 
-def has_forward_mode(model: Any) -> bool | None:
-    """Whether all operations of a model have a derivative in a direction; None: that has not come up."""
-    return _known.get(model)
+class NoRule(Exception):
+    """An operation has no derivative in a direction, or none in several at a time."""
+
+
+def has_forward_mode(language_model: LanguageModel) -> bool | None:
+    """Whether all operations of a model, as it is configured now, have a derivative in a direction.
+
+    None: that has not come up.
+    """
+    return _known.get(language_model.model, {}).get(setting(language_model))
 
 
 @contextmanager
-def noting_forward_mode(model: Any | None) -> Iterator[None]:
+def noting_forward_mode(language_model: LanguageModel | None) -> Iterator[None]:
     """Remembers whether what is done inside with a model in forward mode worked; None: nothing is done with any.
 
     Raises:
-        NotImplementedError: it did not: an operation has no derivative in a direction, or none in several at a time.
+        NoRule: it did not: an operation has no derivative in a direction, or none in several at a time.
     """
+
+    def note(works: bool) -> None:
+        if language_model is not None:
+            _known.setdefault(language_model.model, {})[setting(language_model)] = works
+
     try:
         yield
-    except (NotImplementedError, RuntimeError, UserWarning) as error:
-        if is_out_of_memory(error):
+    except (RuntimeError, UserWarning) as error:
+        if not lacks_a_rule(error):
             raise
-        if model is not None:
-            _known[model] = False
-        raise NotImplementedError("an operation of the model has no forward mode") from error
-    if model is not None:
-        _known[model] = True
+        note(False)
+        raise NoRule("an operation of the model has no forward mode") from error
+    note(True)
 
 
 def rule_of(method: Attribution, options: dict[str, Any]) -> Quadrature | None:
@@ -118,6 +129,23 @@ def _derivatives(entries: Entries, point: Tensors, directions: Tensors) -> Tenso
     def along(*direction: Tensor) -> Any:
         return torch.func.jvp(entries.values, point, direction)[1]
 
-    with _one_at_a_time, torch.no_grad(), plain_attention(), no_loops():
+    with _one_at_a_time, torch.no_grad(), plain_attention(), no_loops(), _NoGraph():
         found: Tensor = torch.func.vmap(along)(*directions)
     return found[:, 0]
+
+
+class _NoGraph(TorchFunctionMode):
+    """Nothing asks for a graph, which a derivative in a direction does without, and none is lost on the way.
+
+    Operations of other libraries have backward passes alone: torch takes their derivative in a direction for zero.
+    """
+
+    def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        if func is Tensor.requires_grad_:
+            return args[0]
+        if isinstance(func, _OPERATIONS) and not str(func).startswith("aten."):
+            raise NotImplementedError(f"{func} has no formula for forward AD")
+        return func(*args, **(kwargs or {}))
+
+
+_OPERATIONS = (type(torch.ops.aten.add), type(torch.ops.aten.add.Tensor))

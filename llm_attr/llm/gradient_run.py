@@ -25,7 +25,7 @@ from llm_attr.errors import NoGradient, UnsupportedMethod
 from llm_attr.llm.absent_units import AbsentUnits
 from llm_attr.llm.answer_score import AnswerScore, ContrastScore, Entries, Passage, worth_of
 from llm_attr.llm.explained import Ends, Explained
-from llm_attr.llm.forward_mode import ROW_COST, entry_rows, has_forward_mode, noting_forward_mode, rule_of
+from llm_attr.llm.forward_mode import ROW_COST, NoRule, entry_rows, has_forward_mode, noting_forward_mode, rule_of
 from llm_attr.llm.gradient_methods import (
     BY_RULES,
     GUIDED,
@@ -105,7 +105,7 @@ class GradientRun:
         self.log_probs = torch.full((len(answer),), torch.nan, dtype=torch.float32, device="cpu")
         self._pieces, self._done, self._recomputed = 1, 0, False
         self._at_high: list[Tensor] = []
-        self._forward_mode = forward_mode and has_forward_mode(language_model.model) is not False
+        self._forward_mode = forward_mode and has_forward_mode(language_model) is not False
 
     @property
     def uses_baseline(self) -> bool:
@@ -258,14 +258,14 @@ class GradientRun:
             return []
         high = score.activations
         low = tuple(map(torch.zeros_like, high)) if self._at_prompt else self._absent.passing(score)
-        asked = self.language_model.model if self._make is AnswerScore else None
+        asked = self.language_model if self._make is AnswerScore else None
         entries = self._entries(score, tokens_of(score.passage, quantities))
         nobody = self._owners < 0
         owners = self._owners.masked_fill(nobody, self._units).tolist()
         try:
             with noting_forward_mode(asked), self._piece():
                 rows = entry_rows(entries, low, high, owners, rule, self._units + int(self._divides and nobody.any()))
-        except NotImplementedError:
+        except NoRule:
             self._forward_mode = False
             self._pieces += len(list(self._passages())) - 1
             return []
@@ -346,7 +346,8 @@ class GradientRun:
 
     def _entries(self, score: AnswerScore | ContrastScore, chosen: Sequence[Choice]) -> Entries:
         whole_graph = not self._recomputed and not isinstance(inside(self.method), BY_RULES)
-        return Entries(score, chosen, Together(self.language_model, len(score.passage.ids), whole_graph))
+        plain = not any(scalar.waits for scalar in self.scalars)
+        return Entries(score, chosen, Together(self.language_model, len(score.passage.ids), whole_graph, plain))
 
     @contextmanager
     def _piece(self) -> Iterator[None]:

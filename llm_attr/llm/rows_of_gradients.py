@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import warnings
 from collections.abc import Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager, nullcontext
@@ -14,9 +15,10 @@ from torch.nn.attention import SDPBackend, sdpa_kernel
 
 from llm_attr.core.all_threads import until_the_last
 from llm_attr.core.backward import derivatives
-from llm_attr.core.memory import free_bytes, is_out_of_memory
+from llm_attr.core.memory import free_bytes
 from llm_attr.errors import NoGradient
 from llm_attr.llm.model import LanguageModel
+from llm_attr.llm.ways import Setting, setting
 from llm_attr.typing import Tensors
 
 MEMORY_SHARE = 16
@@ -25,8 +27,24 @@ MEMORY_SHARE = 16
 LARGE_ATTENTION = 1.5
 """Attention weights that are so much larger than a layer's widest activation cost more to write than a pass each."""
 
-_unbatched: WeakKeyDictionary[Any, None] = WeakKeyDictionary()
-"""Models with an operation whose backward pass takes no batch."""
+NO_RULE = re.compile(
+    r"forward( mode)? AD\b|forward gradient|\bjvp\b|functorch|FuncTorch|\bvmap\b|[Bb]atching rule|"
+    "ZeroTensors are immutable|Cannot access (data pointer|storage) of"
+)
+"""In what torch says of an operation that has no derivative in a direction, or takes no batch."""
+
+_unbatched: WeakKeyDictionary[Any, set[Setting]] = WeakKeyDictionary()
+"""The settings in which a model has an operation whose backward pass takes no batch."""
+
+
+def lacks_a_rule(error: BaseException) -> bool:
+    """Whether an exception says that an operation has no derivative in a direction, or takes no batch."""
+    return isinstance(error, RuntimeError | UserWarning) and NO_RULE.search(str(error)) is not None
+
+
+def takes_batches(language_model: LanguageModel) -> bool:
+    """Whether no operation of a model, as it is configured now, is known whose backward pass takes no batch."""
+    return setting(language_model) not in _unbatched.get(language_model.model, ())
 
 
 def attention_share(language_model: LanguageModel, positions: int) -> float:
@@ -48,10 +66,13 @@ class Together:
         language_model: Model and tokenizer.
         positions: How many positions its passes have.
         wanted: Whether the graph may be used so; not by rules, nor where activations are computed again.
+        plain: Whether all operations in it are the model's, of which is remembered that one takes no batch.
     """
 
-    def __init__(self, language_model: LanguageModel, positions: int, wanted: bool) -> None:
-        self._model, self._device, self._wanted = language_model.model, language_model.device, wanted
+    def __init__(self, language_model: LanguageModel, positions: int, wanted: bool, plain: bool = True) -> None:
+        self._device, self._wanted = language_model.device, wanted and takes_batches(language_model)
+        self._unbatched = _unbatched.setdefault(language_model.model, set()) if plain else set()
+        self._setting = setting(language_model)
         heads, widest = _heads_and_widest(language_model)
         self._small = attention_share(language_model, positions) <= LARGE_ATTENTION
         self._weights = 8 * language_model.text_config.num_hidden_layers * heads * positions**2
@@ -60,7 +81,7 @@ class Together:
     def fits(self, points: int) -> bool:
         """Whether the numbers of so many points may go together: their attention weights are written and held."""
         room = free_bytes(self._device) // MEMORY_SHARE
-        return self._wanted and self._small and self._model not in _unbatched and self._weights * points < room
+        return self._wanted and self._small and self._weights * points < room
 
     def directions(self) -> int:
         """How many derivatives in a direction may go forward together, from one point."""
@@ -73,9 +94,10 @@ class Together:
             with no_loops():
                 return _joined([_gradients(values, points, part, True) for part in directions.split(size)])
         except (RuntimeError, UserWarning) as error:
-            if is_out_of_memory(error):
+            if not lacks_a_rule(error):
                 raise
-            _unbatched[self._model] = None
+            self._wanted = False
+            self._unbatched.add(self._setting)
             return one_by_one(values, points, directions)
 
 

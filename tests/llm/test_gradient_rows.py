@@ -54,7 +54,7 @@ def test_rows_go_back_together_or_one_by_one(family: str, method: Any, monkeypat
     plain = rows_of_gradients._gradients
     monkeypatch.setattr(rows_of_gradients, "_gradients", lambda *given: (passes.append(given[3]), plain(*given))[1])
     together = explained(lm, method(lm.model), **options)
-    known = lm.model not in rows_of_gradients._unbatched and method is not DeepLift
+    known = rows_of_gradients.takes_batches(lm) and method is not DeepLift
     assert known == (passes == [True] * len(passes))
     monkeypatch.setattr(rows_of_gradients.Together, "fits", lambda self, points: False)
     single = explained(lm, method(lm.model), **options)
@@ -143,8 +143,8 @@ def test_threads_get_the_same_and_leave_the_process_as_it_was(
     assert in_threads(work) == []
     assert switches() == before[0]
     assert_same(state(lm.model), before[1])
-    assert forward_mode.has_forward_mode(lm.model) is (True if cost == 0 else None)
-    assert lm.model not in rows_of_gradients._unbatched
+    assert forward_mode.has_forward_mode(lm) is (True if cost == 0 else None)
+    assert rows_of_gradients.takes_batches(lm)
 
 
 def test_a_thread_that_computes_activations_again_does_not_disturb_one_that_caches_them() -> None:
