@@ -301,12 +301,9 @@ class GradientRun:
         if isinstance(method, RANDOM) and self._options.get("nt_type") != "vargrad":
             options["inspect"] = samples
         asks = self._knows_deltas or (self._deltas and not self._divides)
+        given = _repeated(score.activations, entries.rows)
         with self._piece():
-            found = method.attribute(
-                _repeated(score.activations, entries.rows),
-                **options,
-                **({"return_convergence_delta": True} if asks else {}),
-            )
+            found = method.attribute(given, **options, **({"return_convergence_delta": True} if asks else {}))
         self._hear(score)
         found, delta = found if asks else (found, None)
         by_site = split_by(found, score.slots)
