@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pickle
 import random
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Hashable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from copy import copy
 from dataclasses import dataclass, replace
@@ -32,6 +32,7 @@ from llm_attr.llm.game import TextGame
 from llm_attr.llm.generation import GenArgs, arguments_of, most_new_tokens
 from llm_attr.llm.gradient import OF_CALL, LLMGradientAttribution, check_call, together
 from llm_attr.llm.gradient_methods import RANDOM, is_embedding, sites_of
+from llm_attr.llm.gradient_run import GradientRun
 from llm_attr.llm.inputs import Placed
 from llm_attr.llm.joint import Subject, played
 from llm_attr.llm.many import answers_of
@@ -169,9 +170,10 @@ def of_gradients(posed: Posed, wrapper: LLMGradientAttribution) -> Draft:
         bound = inp.bind(language_model) if isinstance(inp, Prompt) else inp
         placed = bound.placed(language_model)
         answer = _answer(language_model, placed.ids, target, gen_args, token=0)
-        lengths = [len(answer)] if target is not None else _lengths(len(answer))
         for group in together(posed.scalars):
             scalars = [posed.scalars[place] for place in group]
+            tried = partial(_grouping, wrapper, options, of_call, placed, answer, scalars)
+            lengths = [len(answer)] if target is not None else _lengths(len(answer), tried)
             rows = [False, True] if token_rows and any(scalar.waits for scalar in scalars) else [token_rows]
             both = Draft.joined if len(scalars) > 1 else Draft.either
             draft = partial(_one_or_two, ask, language_model, placed)
@@ -236,9 +238,28 @@ def _answer(
     return (token,) * most_new_tokens(language_model, arguments_of(gen_args), len(prompt))
 
 
-def _lengths(most: int) -> list[int]:
-    """Lengths that an answer may have, the longest last."""
-    return sorted({max(1, round(most * k / LENGTHS)) for k in range(1, LENGTHS + 1)})
+def _grouping(
+    wrapper: LLMGradientAttribution,
+    options: Mapping[str, Any],
+    of_call: Mapping[str, Any],
+    placed: Placed,
+    answer: tuple[int, ...],
+    scalars: Sequence[Scalar],
+    length: int,
+) -> Hashable:
+    """How the tokens of an answer so long are explained: longer ones that are explained alike take no less."""
+    score = partial(ForeseenScore, forecast=Forecast())
+    run = wrapper.posed(placed, answer[:length], scalars, of_call.get("baseline"), options, score=score)
+    if not isinstance(run, GradientRun):
+        return length
+    groups = [len(passage.scored) for passage in run.passages()]
+    return run.forward_rule(len(scalars)) is not None, len(groups), groups[0] if len(groups) > 1 else 0
+
+
+def _lengths(most: int, grouping: Callable[[int], Hashable]) -> list[int]:
+    """The lengths that an answer may have, the longest last; of those that are explained alike the longest."""
+    tried = sorted({max(1, round(most * k / LENGTHS)) for k in range(1, LENGTHS + 1)})
+    return sorted({grouping(length): length for length in tried}.values())
 
 
 @contextmanager

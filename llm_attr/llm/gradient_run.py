@@ -221,7 +221,7 @@ class GradientRun:
     def _count(self, rows: list[int], rest: list[int]) -> int:
         """How many runs of the method there will be."""
         single = isinstance(self.method, RANDOM)
-        of_rows = len(rows) * len(self.answer) if single else len(list(self._passages()))
+        of_rows = len(rows) * len(self.answer) if single else len(list(self.passages()))
         each = 1 if self.forward_rule(len(rows)) else of_rows
         return (each if rows else 0) + (len(rest) if single else bool(rest))
 
@@ -241,7 +241,7 @@ class GradientRun:
         """The rows of the tokens, of every quantity that has them."""
         parts = self._by_forward_mode(score, rows) or [
             self._found(one, tokens_of(one.passage, rows))
-            for one in ([score] if isinstance(self.method, RANDOM) else map(self._score, self._passages()))
+            for one in ([score] if isinstance(self.method, RANDOM) else map(self._score, self.passages()))
         ]
 
         def of(number: int) -> UnitSums:
@@ -267,12 +267,12 @@ class GradientRun:
                 rows = entry_rows(entries, low, high, owners, rule, self._units + int(self._divides and nobody.any()))
         except NoRule:
             self._forward_mode = False
-            self._pieces += len(list(self._passages())) - 1
+            self._pieces += len(list(self.passages())) - 1
             return []
         self._hear(score)
         return [UnitSums([rows[:, : self._units]], rows.sum(1))]
 
-    def _passages(self) -> Iterator[Passage]:
+    def passages(self) -> Iterator[Passage]:
         """The tokens in groups: each pass reads no further than to the last token that it scores."""
         size = self._group_size()
         for first in range(0, len(self.answer), size):
