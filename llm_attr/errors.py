@@ -91,6 +91,9 @@ class NonFiniteGradient(InvalidValue):
 class NoRule(InvalidValue):
     """The model does something that the rules of DeepLift, LRP or guided backpropagation cannot follow."""
 
+    def __str__(self) -> str:
+        return f"{super().__str__()}; IntegratedGradients, InputXGradient and FeatureAblation need no rules"
+
 
 class NonFiniteValue(InvalidValue):
     """The output is NaN or infinite when some features are absent."""

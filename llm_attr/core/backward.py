@@ -10,6 +10,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from llm_attr.errors import NoGradient
+
 _holding: ContextVar[ExitStack | None] = ContextVar("llm_attr_holding", default=None)
 _passes: dict[int, ExitStack] = {}
 """Whose hooks are meant in a backward pass that runs now: autograd may run it in a thread that all others share."""
@@ -24,6 +26,21 @@ def held() -> Iterator[None]:
             yield
         finally:
             _holding.reset(token)
+
+
+@contextmanager
+def inference_tensors_named() -> Iterator[None]:
+    """Says what keeps autograd from a model that was made, or loaded, under `torch.inference_mode()`."""
+    try:
+        yield
+    except RuntimeError as error:
+        if not str(error).startswith("Inference tensors cannot be saved for backward"):
+            raise
+        raise NoGradient(
+            "the model has weights or other tensors that were made under torch.inference_mode(), which give no "
+            "gradients; load it outside of that (torch.no_grad() is fine), or take a method without gradients, such as "
+            "FeatureAblation"
+        ) from error
 
 
 def holding_hooks() -> ExitStack | None:

@@ -10,7 +10,7 @@ from typing import Any, TypeAlias, TypeGuard
 import torch
 from torch import Tensor
 
-from llm_attr.core.backward import derivatives, held
+from llm_attr.core.backward import derivatives, held, inference_tensors_named
 from llm_attr.core.site import Site, differentiable, joined, reading, replaced
 from llm_attr.core.target import select, tile_target
 from llm_attr.core.tensors import (
@@ -143,14 +143,14 @@ class Problem:
             DoesNotGrow: the same for several batches, where it may be right for one.
             NoGradient: the score does not depend on what it is differentiated by.
         """
-        with torch.inference_mode(False), torch.enable_grad(), held():
+        with torch.inference_mode(False), torch.enable_grad(), held(), inference_tensors_named():
             found, scores, groups = self._observed(points, copies)
             gradients = tuple(gradient.detach() for gradient in self._derivatives(scores, groups))
         return replace(found, gradients=gradients)
 
     def at(self, points: Tensors, copies: int) -> Gradients:
         """As `gradients`, of which there are none: only the scores, and what they would be differentiated by."""
-        with torch.inference_mode(False), torch.enable_grad(), held():
+        with torch.inference_mode(False), torch.enable_grad(), held(), inference_tensors_named():
             return self._observed(points, copies)[0]
 
     def read(

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import warnings
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field, replace
@@ -17,6 +16,7 @@ from torch.overrides import TorchFunctionMode
 
 from llm_attr.core.all_threads import uncompiled
 from llm_attr.core.batching import modules_of
+from llm_attr.core.caller import warn_caller
 from llm_attr.core.problem import Output, Problem
 from llm_attr.core.rule_audit import Audit, cover
 from llm_attr.core.rule_call import Call, Rule, depends, family_of, ruled
@@ -109,6 +109,7 @@ class Rules:
         counted: Families that keep their way back inside of such a module and count as used by it.
         contrastive: Whether there is a run of the baseline to compare with.
         sought: What the rules are about; a model without any is warned of. Empty: they are about every model.
+        warned: What the caller has been warned of.
         whole: The rule of a module that acts on each entry (a GELU written out) as one function; None: of its parts.
         roots: The modules in which such modules, and those with rules, are looked for.
         wholes: Such modules, with that rule.
@@ -124,12 +125,13 @@ class Rules:
     whole: Entry | None = None
     roots: tuple[nn.Module, ...] = ()
     wholes: Mapping[nn.Module, Entry] = field(default_factory=dict)
+    warned: set[str] = field(default_factory=set)
 
     def of(self, model: ForwardFunction, of_modules: Mapping[nn.Module, ModuleRule] | None = None) -> Rules:
         """These rules for a model, with rules of modules besides those that the modules have as an attribute."""
         roots = tuple(modules_of(model))
         wholes = {} if self.whole is None else dict.fromkeys(_whole_modules(roots), self.whole)
-        return replace(self, roots=roots, wholes=wholes, of_modules=of_modules or {})
+        return replace(self, roots=roots, wholes=wholes, of_modules=of_modules or {}, warned=set())
 
     def on(self, problem: Problem, tape: Tape | None = None, recording: bool = False) -> Problem:
         """The problem whose gradients follow the rules.
@@ -150,6 +152,12 @@ class Rules:
             return answer
 
         return replace(problem, score=score)
+
+    def warn(self, message: str) -> None:
+        """Warns the caller of an attribution, once for all of its passes."""
+        if message not in self.warned:
+            self.warned.add(message)
+            warn_caller(message, UserWarning)
 
     def by_module(self) -> dict[nn.Module, ModuleRule]:
         """The modules that have a rule: those named here, and those with one as an attribute.
@@ -196,17 +204,13 @@ class _Mode(TorchFunctionMode):
         if self._tape is not None:
             self._tape.close()
         if self._rules.sought and not self._met:
-            warnings.warn(
-                f"no {self._rules.sought} of the model depends on the input: the result is the plain gradient",
-                UserWarning,
-                stacklevel=2,
+            self._rules.warn(
+                f"no {self._rules.sought} of the model depends on the input: the result is the plain gradient"
             )
         if idle := sorted({type(module).__name__ for module, used in self._used.items() if not used}):
-            warnings.warn(
+            self._rules.warn(
                 f"the rules set on {', '.join(idle)} change nothing, since no linear operation is in there: rules are "
-                "for convolutions, linear layers, average pooling, batch normalisation, and blocks that have them",
-                UserWarning,
-                stacklevel=2,
+                "for convolutions, linear layers, average pooling, batch normalisation, and blocks that have them"
             )
 
     @property
@@ -335,10 +339,7 @@ def _refuse_recomputing() -> None:
     """Raises `NoRule` inside of a part of the model whose activations will be computed again, without the rules."""
     hooks = torch._C._autograd._top_saved_tensors_default_hooks(True)
     if hooks is not None and hooks[0].__module__ == "torch.utils.checkpoint":
-        raise NoRule(
-            "the model computes activations again in the backward pass, where the rules do not hold; switch gradient "
-            "checkpointing off"
-        )
+        raise NoRule("activations are computed again in the backward pass: switch gradient checkpointing off")
 
 
 @contextmanager

@@ -14,14 +14,20 @@ from llm_attr.core.tensors import leaves
 from llm_attr.errors import NoGradient
 from llm_attr.llm.model import LanguageModel
 from llm_attr.llm.passes import forward_logits
+from llm_attr.llm.ways import kernel
 
 
 def refuse_broken_graph(language_model: LanguageModel) -> None:
-    """Refuses a model with quantised layers that give no gradients; one token goes through it if it has such weights.
+    """Refuses a model whose layers give no gradients; one token goes through it if it has quantised weights.
 
     Raises:
-        NoGradient: it has such a layer.
+        NoGradient: it has such a layer, or an attention kernel that has no backward pass here.
     """
+    if kernel(language_model) == "flex_attention" and language_model.device.type == "cpu":
+        raise NoGradient(
+            f"flex attention has no backward pass on a CPU, and {language_model.name} uses it; call "
+            'model.set_attn_implementation("sdpa") first, or load the model with attn_implementation="sdpa"'
+        )
     unusual = [(name, module) for name, module in language_model.model.named_modules() if has_unusual_weights(module)]
     if not unusual:
         return

@@ -36,7 +36,7 @@ def explained(lm: LanguageModel, method: str, **options: Any) -> LLMAttributionR
         ("kernel_shap", {"n_samples": 20}),
         ("lime", {"n_samples": 20}),
         ("pairwise_interactions", {}),
-        ("integrated_gradients", {"n_steps": 2}),
+        ("integrated_gradients", {"n_steps": 2, "token_rows": True}),
     ],
 )
 def test_a_result_comes_out_as_it_went_in_without_its_model(
