@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import warnings
 from collections.abc import Mapping
 from contextlib import nullcontext
 from dataclasses import replace
@@ -13,6 +12,7 @@ from torch import Tensor
 from torch.autograd.graph import save_on_cpu
 
 from llm_attr.attr.base import GradientAttribution, LayerAttribution, Layers, NeuronAttribution, renamed
+from llm_attr.core.caller import warn_caller
 from llm_attr.core.path import Attributed
 from llm_attr.core.problem import Problem
 from llm_attr.core.registry import registered
@@ -247,12 +247,11 @@ def _warn_where_scale_does_not_matter(products: Attributed) -> None:
             continue
         tolerance = max(_SCALE, 4 * torch.finfo(dtype).eps) / tensor.shape[-1] ** 0.5
         if _cancel(tensor[:1], tolerance) and _cancel(tensor, tolerance) and tensor.any():
-            warnings.warn(
+            warn_caller(
                 f"gradient x input sums to zero over each vector of tensor {i} {tuple(tensor.shape)}: the output does "
                 "not change when such a vector is scaled, as with a norm directly on it, hence gradient x input says "
                 "nothing about a token or position as a whole; use integrated gradients, or a later layer",
                 UserWarning,
-                stacklevel=3,
             )
             return
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import warnings
 from dataclasses import replace
 from typing import Any
 
@@ -17,6 +16,7 @@ from llm_attr.attr.base import (
     renamed,
 )
 from llm_attr.attr.grad_cam import places
+from llm_attr.core.caller import warn_caller
 from llm_attr.core.path import Attributed
 from llm_attr.core.problem import Problem
 from llm_attr.core.registry import registered
@@ -285,11 +285,10 @@ def _weighted(gradient: Tensor, weights: Tensor, mode: str) -> Tensor:
     if weights.dim() == 2:
         return gradient * weights.view(-1, *(1,) * (gradient.dim() - 1))
     if weights.dim() != gradient.dim() or not 3 <= gradient.dim() <= 5:
-        warnings.warn(
+        warn_caller(
             f"Grad-CAM of shape {tuple(weights.shape)} cannot be brought to the size of an input of shape "
             f"{tuple(gradient.shape)}, whose attribution is an empty tensor",
             UserWarning,
-            stacklevel=4,
         )
         return torch.empty(0, dtype=gradient.dtype, device=gradient.device)
     return gradient * LayerAttribution.interpolate(weights, tuple(gradient.shape[2:]), mode)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import warnings
 from collections.abc import Mapping
 from dataclasses import replace
 from typing import Any
@@ -12,6 +11,7 @@ from torch import nn
 
 from llm_attr.attr.base import GradientAttribution, LayerAttribution, Layers, NeuronAttribution, renamed
 from llm_attr.attr.baselines import named_baselines
+from llm_attr.core.caller import warn_caller
 from llm_attr.core.integral import Integral, PathInfo
 from llm_attr.core.path import Change, Walk, difference, per_example
 from llm_attr.core.problem import Problem
@@ -301,10 +301,9 @@ def _warn_of_no_way(moved: Tensors, batch: int) -> None:
     rows = still.nonzero().flatten().tolist()
     if rows:
         more = f" and {len(rows) - 10} more" if len(rows) > 10 else ""
-        warnings.warn(
+        warn_caller(
             f"input and baseline (or a layer's activations at both) are equal for the examples {rows[:10]}{more}, "
             "numbered from 0: there is no path between them, and all their attributions are zero; choose another "
             "baseline",
             UserWarning,
-            stacklevel=4,
         )

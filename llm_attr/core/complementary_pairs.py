@@ -6,7 +6,6 @@ Coalitions are written as signs z, 1 for features that are present and -1 for th
 
 from __future__ import annotations
 
-import warnings
 from abc import ABC, abstractmethod
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -19,6 +18,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from llm_attr.core.caller import warn_caller
 from llm_attr.core.coalitions import keys
 from llm_attr.core.play import CONFIDENT, Estimate
 from llm_attr.core.shapley import generator, positive, precise
@@ -138,11 +138,11 @@ class ComplementaryPairs(ABC):
         """Two for each pair, the empty and the full coalition among them; warns if they are too few to be good."""
         asked = self._asked if budget is None else budget
         if asked < min(2 * features, 1 << features):
-            warnings.warn(
+            warn_caller(
                 f"{asked} evaluations are fewer than two for each of the {features} features: those that they do not "
                 f"tell apart get equal shares, and the errors are large. About {4 * features} are good (n_samples or "
                 "budget), or join features by a feature_mask or a larger unit",
-                stacklevel=2,
+                UserWarning,
             )
         return min(2 * self.n_samples if budget is None else budget, 1 << features)
 

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import sys
 import threading
-import warnings
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from contextvars import ContextVar
@@ -270,9 +269,8 @@ class Evaluator:
         if size == 1:
             raise OutOfMemory(f"not even one piece of {self.description} fits into memory: {failure}") from failure
         if self._limit is None:
-            warnings.warn(
+            warn_caller(
                 f"{self.description}: {size} at a time did not fit into memory; going on with half as many",
                 RuntimeWarning,
-                stacklevel=2,
             )
         self._limit = size // 2

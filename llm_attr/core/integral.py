@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import warnings
 from dataclasses import dataclass, replace
 from math import ceil, isfinite, log2
 
 import torch
 from torch import Tensor
 
+from llm_attr.core.caller import warn_caller
 from llm_attr.core.path import Attributed, Change, Quadrature, Walk, difference, per_example, quadrature, weighted_sum
 from llm_attr.errors import InvalidTarget, InvalidValue
 
@@ -85,11 +85,10 @@ def refined(walk: Walk, steps: int, until: float) -> tuple[Attributed, PathInfo]
         row = _next_row(row, _midpoints(walk, intervals))
         intervals *= 2
     if worst > until:
-        warnings.warn(
+        warn_caller(
             f"after {intervals + 1} steps the completeness gap is still {worst:.2g} of the change of the output, more "
             f"than until={until:g}; is the output discontinuous, or the change very small?",
             RuntimeWarning,
-            stacklevel=5,
         )
     return row[best], PathInfo(intervals + 1, gaps[best])
 

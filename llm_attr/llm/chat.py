@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import warnings
 from collections.abc import Collection, Iterator, Mapping, Sequence
 from typing import Any, NamedTuple
 
 from jinja2 import TemplateError
 
+from llm_attr.core.caller import warn_caller
 from llm_attr.errors import InvalidType, InvalidValue
 from llm_attr.llm.model import LanguageModel
 from llm_attr.llm.tokenizer import check_characters
@@ -104,10 +104,10 @@ def places(
             f"found in them: {'; '.join(changed)}; render the template yourself and pass the text"
         )
     if changed:
-        warnings.warn(
+        warn_caller(
             f"the chat template of {language_model.name} does not show all messages as they are: {'; '.join(changed)}. "
             "Units are made of what it shows as it is; the rest of what it renders is always present",
-            stacklevel=2,
+            UserWarning,
         )
     return sorted(found, key=lambda place: place.start)
 

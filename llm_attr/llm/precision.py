@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-import warnings
-
 import torch
 
 from llm_attr.attr.base import Attribution
+from llm_attr.core.caller import warn_caller
 from llm_attr.core.registry import snake_case
 from llm_attr.llm.gradient_methods import inside
 
@@ -36,9 +35,8 @@ def warn_of_rounding(method: Attribution, dtype: torch.dtype) -> None:
     found = AGREEMENT.get(dtype, {}).get(snake_case(type(inner).__name__), 1.0)
     if found < ENOUGH:
         name = str(dtype).removeprefix("torch.")
-        warnings.warn(
+        warn_caller(
             f"{inner.get_name()} in {name} ranks tokens otherwise than in fp32: on SmolLM2-135M their rank correlation "
             f"is {found:.2f} (docs/precision.md); load the model in fp32, or use a method that is not below {ENOUGH}",
             UserWarning,
-            stacklevel=3,
         )

@@ -240,11 +240,9 @@ class LLMAttributionResult(PickledWithout):
         """Attributions of tokens, which can be summed."""
         if self.token_attr is None:
             raise UnsupportedMethod(f"{_NO_ROWS}, and so none of a part of them; {_ASK_FOR_ROWS}")
-        if self.provenance.get("attr_target", "log_prob") not in ADDITIVE:
-            raise UnsupportedMethod(
-                f"attributions of {self.provenance['attr_target']!r} do not add up over tokens, and this result does "
-                "not hold the table that they were computed from; explain log_prob, or the part alone"
-            )
+        if (scalar := self.provenance.get("attr_target", "log_prob")) not in ADDITIVE:
+            why = f"attributions of {scalar!r} do not add up over tokens, and this result does not hold their table"
+            raise UnsupportedMethod(f"{why}; explain log_prob, or the part alone")
         return self.token_attr
 
     def save(self, path: str | Path) -> None:

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import warnings
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 
 import torch
 from torch import Tensor
 
+from llm_attr.core.caller import warn_caller
 from llm_attr.core.evaluator import Evaluator
 from llm_attr.core.memory import is_out_of_memory
 from llm_attr.errors import LlmAttrError, NonFiniteScore
@@ -155,7 +155,7 @@ class Scorer:
         readings = self._read_whole(way, queries, evaluator)
         remember_way(self.language_model, way)
         if refusal is not None:
-            warnings.warn(f"{self.language_model.name}: {reason}; whole sequences take longer", UserWarning, 2)
+            warn_caller(f"{self.language_model.name}: {reason}; whole sequences take longer", UserWarning)
         return readings
 
     def _read_whole(self, way: Way, queries: list[Query], evaluator: Evaluator) -> list[Reading]:

@@ -5,7 +5,6 @@ from __future__ import annotations
 import hashlib
 import json
 import shutil
-import warnings
 from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -18,6 +17,7 @@ from safetensors.torch import save as bytes_of
 from torch import Tensor
 
 import llm_attr
+from llm_attr.core.caller import warn_caller
 from llm_attr.errors import BrokenFile, InvalidType, InvalidValue, NewerFile
 from llm_attr.llm import untrusted
 from llm_attr.llm.identity import differences
@@ -128,10 +128,8 @@ def load(path: str | Path, language_model: LanguageModel | None = None) -> LLMAt
         raise BrokenFile(f"{folder} does not hold a result of llm_attr: {error}") from error
     if language_model is not None and (other := differences(result.provenance, language_model)):
         made_with = str(result.provenance.get("model", "another model"))
-        warnings.warn(
-            f"{folder} was made with {made_with}, and {language_model.name} differs in: {', '.join(other)}",
-            UserWarning,
-            stacklevel=3,
+        warn_caller(
+            f"{folder} was made with {made_with}, and {language_model.name} differs in: {', '.join(other)}", UserWarning
         )
     return result
 

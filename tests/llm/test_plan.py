@@ -6,6 +6,7 @@ import random
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
+from functools import wraps
 from pathlib import Path
 from time import perf_counter
 from typing import Any
@@ -210,7 +211,12 @@ def test_time_is_measured_once(llama: LanguageModel, monkeypatch: pytest.MonkeyP
     first = plan(llama, TEXT, target=TARGET)
     assert first.seconds > 0
     assert plan(llama, TEXT, target=TARGET, method="saliency").seconds > 0
-    monkeypatch.setattr(type(llama.model), "forward", None)
+
+    @wraps(type(llama.model).forward)
+    def unwanted(*_: Any, **__: Any) -> None:
+        raise AssertionError("a plan ran the model")
+
+    monkeypatch.setattr(type(llama.model), "forward", unwanted)
     assert plan(llama, TEXT, target=TARGET).seconds == first.seconds
     assert all(parameter.grad is None for parameter in llama.model.parameters())
 
