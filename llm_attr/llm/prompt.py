@@ -47,7 +47,8 @@ class Prompt:
             text or `(message, start, end)` of a chat; in a dict, under names. Everything else is always present.
         absence: What happens to an absent unit. `delete`: it is taken out and the text tokenised again. `replace`: each
             of its tokens becomes `replacement`. `mask`: its tokens are dropped and the others keep their positions, as
-            under an attention mask.
+            under an attention mask. With ALiBi (BLOOM, Falcon) distances are counted over what is left, as the model
+            does under such a mask; models that a mask hides nothing from (recurrent ones) are refused.
         replacement: A token, or its id, for `replace`; by default the pad token, else that of the end of text.
         template_kwargs: Further arguments of the chat template (`tools`, `enable_thinking`, ...).
         documents: Where documents stand in the content; filled by `from_documents`.
