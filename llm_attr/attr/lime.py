@@ -14,10 +14,10 @@ from llm_attr.core.ablations import REFITS, WeightedSurrogate
 from llm_attr.core.evaluator import share_of
 from llm_attr.core.features import Features
 from llm_attr.core.ledger import Ledger
-from llm_attr.core.play import Stopping
 from llm_attr.core.problem import Problem
 from llm_attr.core.registry import registered
 from llm_attr.core.similarity import Distance, ExponentialKernel
+from llm_attr.core.stopping import Stopping
 from llm_attr.core.surrogate import OneByOne, Surrogate
 from llm_attr.errors import InvalidType
 from llm_attr.typing import Baselines, Coalitions, ForwardFunction, Target, TensorOrTensors

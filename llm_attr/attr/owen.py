@@ -9,9 +9,9 @@ from llm_attr.core.features import Features
 from llm_attr.core.hierarchy import Nested
 from llm_attr.core.ledger import Ledger
 from llm_attr.core.owen import HierarchicalOrders
-from llm_attr.core.play import Stopping
 from llm_attr.core.problem import Problem
 from llm_attr.core.registry import registered
+from llm_attr.core.stopping import Stopping
 from llm_attr.typing import Baselines, Target, TensorOrTensors
 
 

@@ -8,7 +8,7 @@ from collections.abc import Callable, Iterator
 import torch
 from torch import Tensor
 
-from llm_attr.core.play import Estimate
+from llm_attr.core.estimate import Estimate
 from llm_attr.core.shapley import generator, positive, precise
 from llm_attr.core.surrogate import Lasso, Surrogate, bootstrap
 from llm_attr.errors import InvalidValue

@@ -20,7 +20,7 @@ from torch import Tensor
 
 from llm_attr.core.caller import warn_caller
 from llm_attr.core.coalitions import keys
-from llm_attr.core.play import CONFIDENT, Estimate
+from llm_attr.core.estimate import CONFIDENT, Estimate
 from llm_attr.core.shapley import generator, positive, precise
 from llm_attr.core.surrogate import t_quantile
 from llm_attr.typing import Coalitions, Values

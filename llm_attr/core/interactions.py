@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from llm_attr.core.banzhaf import RandomSubsets, banzhaf_values
-from llm_attr.core.play import Estimate
+from llm_attr.core.estimate import Estimate
 from llm_attr.core.shapley import (
     AllSubsets,
     chains,

@@ -7,8 +7,8 @@ from collections.abc import Iterator
 import torch
 
 from llm_attr.core.coalitions import each_left_out, full
+from llm_attr.core.estimate import Estimate
 from llm_attr.core.hierarchy import Group, Nested
-from llm_attr.core.play import Estimate
 from llm_attr.typing import Coalitions, Values
 
 

@@ -8,7 +8,7 @@ from typing import Literal, TypeAlias, get_args
 import torch
 from torch import Tensor
 
-from llm_attr.core.play import Estimate
+from llm_attr.core.estimate import Estimate
 from llm_attr.core.shapley import MOST_FEATURES, numbered, shapley_values, shown
 from llm_attr.errors import InvalidValue, TooManyFeatures, UnknownName
 from llm_attr.typing import Coalitions, Values

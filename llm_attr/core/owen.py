@@ -8,8 +8,8 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from llm_attr.core.estimate import Estimate
 from llm_attr.core.hierarchy import Group, Nested
-from llm_attr.core.play import Estimate
 from llm_attr.core.shapley import (
     MOST_FEATURES,
     chains,

@@ -16,11 +16,10 @@ from torch import Tensor
 
 from llm_attr.core import coalitions as designs
 from llm_attr.core.caller import warn_caller
-from llm_attr.core.estimate import CONFIDENT as CONFIDENT
-from llm_attr.core.estimate import Estimate as Estimate
+from llm_attr.core.estimate import Estimate
 from llm_attr.core.ledger import Ledger
 from llm_attr.core.meter import Bill, Meter
-from llm_attr.core.stopping import Stopping as Stopping
+from llm_attr.core.stopping import Stopping
 from llm_attr.errors import InvalidValue, NonFiniteValue
 from llm_attr.typing import Coalitions, Game, Values
 

@@ -10,8 +10,8 @@ from typing import Any, TypeAlias
 import torch
 from torch import Tensor
 
+from llm_attr.core.estimate import Estimate
 from llm_attr.core.leave_one_out import LeaveOneOut
-from llm_attr.core.play import Estimate
 from llm_attr.errors import InvalidShape, InvalidValue
 from llm_attr.typing import Coalitions, Tensors, Values
 

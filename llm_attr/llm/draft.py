@@ -22,7 +22,7 @@ from llm_attr.attr.token_paths import DiscretizedIntegratedGradients
 from llm_attr.core.coalitions import each_left_out
 from llm_attr.core.evaluator import Evaluator
 from llm_attr.core.noise import Streams
-from llm_attr.core.play import Stopping
+from llm_attr.core.stopping import Stopping
 from llm_attr.llm.attribution import LLMAttribution
 from llm_attr.llm.explain import Posed
 from llm_attr.llm.forecast import Call, Forecast

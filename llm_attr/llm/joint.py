@@ -9,7 +9,8 @@ import torch
 
 from llm_attr.core.evaluator import Evaluator
 from llm_attr.core.features import Features
-from llm_attr.core.play import Estimator, Foreseen, Stopping, play
+from llm_attr.core.play import Estimator, Foreseen, play
+from llm_attr.core.stopping import Stopping
 from llm_attr.llm.forecast import Forecast
 from llm_attr.llm.game import TextGame
 from llm_attr.llm.inputs import InterpretableInput

@@ -14,8 +14,9 @@ from transformers import GenerationConfig
 
 from llm_attr.attr.perturbation import PerturbationAttribution
 from llm_attr.core.features import Features
-from llm_attr.core.play import MOST_ROWS, Estimator, Stopping
+from llm_attr.core.play import MOST_ROWS, Estimator
 from llm_attr.core.registry import METHODS
+from llm_attr.core.stopping import Stopping
 from llm_attr.errors import InvalidValue, UnknownKeyword
 from llm_attr.llm.game import Inspector
 from llm_attr.llm.generation import GenArgs

@@ -8,7 +8,8 @@ import pytest
 import torch
 from torch import Tensor
 
-from llm_attr.core.play import Estimate, Estimator
+from llm_attr.core.estimate import Estimate
+from llm_attr.core.play import Estimator
 from llm_attr.core.shapley import numbered
 from llm_attr.typing import Coalitions, Values
 

@@ -9,9 +9,10 @@ import torch
 from torch import Tensor
 
 from llm_attr.core.banzhaf import MeanDifferences
+from llm_attr.core.estimate import CONFIDENT, Estimate
 from llm_attr.core.interactions import Pairs
 from llm_attr.core.owen import HierarchicalOrders
-from llm_attr.core.play import CONFIDENT, Estimate, Estimator
+from llm_attr.core.play import Estimator
 from llm_attr.core.shapley import AllSubsets, RandomOrders
 from tests.core.games import TableGame, each_number_of_seeds, estimated, random_game, sample, smooth_game
 

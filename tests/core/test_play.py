@@ -13,12 +13,14 @@ from llm_attr.attr import FeatureAblation, Owen, PermutationShapley, ShapleyValu
 from llm_attr.core import coalitions as designs
 from llm_attr.core import play as playing
 from llm_attr.core.banzhaf import MeanDifferences
+from llm_attr.core.estimate import Estimate
 from llm_attr.core.interactions import Pairs
 from llm_attr.core.leave_one_out import LeaveOneOut
 from llm_attr.core.ledger import Ledger
 from llm_attr.core.owen import HierarchicalOrders
-from llm_attr.core.play import Estimate, Estimator, Stopping, play
+from llm_attr.core.play import Estimator, play
 from llm_attr.core.shapley import AllSubsets, RandomOrders
+from llm_attr.core.stopping import Stopping
 from llm_attr.errors import InvalidValue, NonFiniteValue
 from llm_attr.typing import Coalitions, Values
 from tests.core.games import TableGame, random_game, sample, smooth_game
