@@ -6,9 +6,8 @@ from collections.abc import Iterator
 
 import torch
 
-from llm_attr.core.estimate import CONFIDENT, Estimate
+from llm_attr.core.estimate import Estimate, widening
 from llm_attr.core.shapley import MOST_FEATURES, AllSubsets, gains, generator, numbered, positive, precise
-from llm_attr.core.surrogate import t_quantile
 from llm_attr.typing import Coalitions, Values
 
 
@@ -93,7 +92,7 @@ def _differences(coalitions: Coalitions, values: Values) -> Estimate:
         found += sign * mean
         variance += torch.where(count < population, spread * (1 - count / population), 0)
     unknown = variance.isnan() | found.isnan() | variance.isinf()
-    wider = t_quantile(max(1, len(coalitions) - 2)) / CONFIDENT
+    wider = widening(max(1, len(coalitions) - 2))
     return Estimate(
         precise(torch.where(found.isnan(), 0, found), values),
         precise(torch.where(unknown, torch.inf, variance).sqrt() * wider, values),

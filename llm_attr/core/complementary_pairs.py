@@ -20,9 +20,8 @@ from torch import Tensor
 
 from llm_attr.core.caller import warn_caller
 from llm_attr.core.coalitions import keys
-from llm_attr.core.estimate import CONFIDENT, Estimate
+from llm_attr.core.estimate import Estimate, widening
 from llm_attr.core.shapley import generator, positive, precise
-from llm_attr.core.surrogate import t_quantile
 from llm_attr.typing import Coalitions, Values
 
 LISTED_SHARE = 4
@@ -94,9 +93,9 @@ class Fit(ABC):
         if freedom < 1:
             apart = self.values(full, halves) - 2 * full / features
             spread = ((apart**2).sum(0, keepdim=True) / count).sqrt()
-            return (spread * (t_quantile(count) / CONFIDENT)).repeat(features, 1)
+            return (spread * widening(count)).repeat(features, 1)
         moved = self.at_random[:, None] * self.apart(full, halves) ** 2
-        return (self.halves**2 @ moved).sqrt() * (t_quantile(freedom) / CONFIDENT)
+        return (self.halves**2 @ moved).sqrt() * widening(freedom)
 
 
 class ComplementaryPairs(ABC):

@@ -9,8 +9,7 @@ import torch
 from torch import Tensor
 
 from llm_attr.core.coalitions import BLOCK_ENTRIES
-from llm_attr.core.estimate import CONFIDENT, Estimate
-from llm_attr.core.surrogate import t_quantile
+from llm_attr.core.estimate import Estimate, widening
 from llm_attr.errors import InvalidValue, TooManyFeatures
 from llm_attr.typing import Coalitions, Values
 
@@ -167,7 +166,7 @@ def mean_and_error(samples: Tensor) -> Estimate:
     count = len(samples)
     if count < 2 or not samples.numel():
         return Estimate(samples.mean(0), torch.full_like(samples[0], torch.inf))
-    return Estimate(samples.mean(0), samples.std(0) * (t_quantile(count - 1) / CONFIDENT / count**0.5))
+    return Estimate(samples.mean(0), samples.std(0) * (widening(count - 1) / count**0.5))
 
 
 def shown(count: int) -> str:

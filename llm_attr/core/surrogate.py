@@ -205,19 +205,3 @@ def bootstrap(fit: Callable[[Tensor], Tensor], samples: int, times: int) -> Tens
 def pseudo_inverse(gram: Tensor) -> Tensor:
     """Of symmetric matrices `(..., features, features)`."""
     return torch.linalg.pinv(gram, hermitian=True, rtol=gram.shape[-1] * 1e-14)
-
-
-def t_quantile(freedom: int) -> float:
-    """The 97.5 % quantile of Student's t, to 0.1 %.
-
-    Source: M. Abramowitz and I. A. Stegun, Handbook of Mathematical Functions, 26.7.5; exact for 1 and 2.
-    """
-    if freedom < 3:
-        return (12.7062, 4.3027)[freedom - 1]
-    z, n = 1.959964, freedom
-    return (
-        z
-        + (z**3 + z) / (4 * n)
-        + (5 * z**5 + 16 * z**3 + 3 * z) / (96 * n**2)
-        + (3 * z**7 + 19 * z**5 + 17 * z**3 - 15 * z) / (384 * n**3)
-    )
