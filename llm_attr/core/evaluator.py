@@ -102,17 +102,28 @@ def share_of(description: str, start: int, stop: int, total: int) -> Iterator[No
 @contextmanager
 def shown(description: str) -> Iterator[None]:
     """A bar on standard error for what explanations inside tell of their progress."""
-    watch = _watch.get() or _Watch(None, None)
     with _bar(description, 1) as bar:
 
-        def observe(part: Progress) -> None:
+        def draw(part: Progress) -> None:
             bar.total, bar.n = part.total, part.done
             bar.refresh()
-            if watch.observer is not None:
-                watch.observer(part)
 
-        with watching(observe, watch.cancel):
+        with _also(draw):
             yield
+
+
+@contextmanager
+def _also(see: Callable[[Progress], None]) -> Iterator[None]:
+    """What explanations inside tell of their progress is seen here, then by whoever watches already."""
+    watch = _watch.get() or _Watch(None, None)
+
+    def observe(part: Progress) -> None:
+        see(part)
+        if watch.observer is not None:
+            watch.observer(part)
+
+    with watching(observe, watch.cancel):
+        yield
 
 
 def _bar(description: str, total: int) -> tqdm:
@@ -136,14 +147,8 @@ def priced(
         seconds: The most time.
         sure: Whether there will be as many; else it may end at any time before, and the most is told, later.
     """
-    watch, price = _watch.get() or _Watch(None, None), Price(description, quicker, most, seconds, sure)
-
-    def observe(part: Progress) -> None:
-        price.look(part)
-        if watch.observer is not None:
-            watch.observer(part)
-
-    with watching(observe, watch.cancel):
+    price = Price(description, quicker, most, seconds, sure)
+    with _also(price.look):
         yield price
 
 
