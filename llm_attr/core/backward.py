@@ -56,11 +56,12 @@ def held_for_this_pass() -> ExitStack | None:
 def derivatives(outputs: Tensor, inputs: Sequence[Tensor], *args: Any, **options: Any) -> tuple[Tensor | None, ...]:
     """As `torch.autograd.grad`; layers that run again in it meet the hooks that are held here, and no others."""
     holding, begun = holding_hooks() or held_for_this_pass(), list[int]()
+    if holding is None:
+        return torch.autograd.grad(outputs, inputs, *args, **options)
 
     def begin(_: Tensor) -> None:
-        if holding is not None:
-            begun.append(_number())
-            _passes[begun[-1]] = holding
+        begun.append(_number())
+        _passes[begun[-1]] = holding
 
     handle = outputs.register_hook(begin)
     try:
