@@ -201,8 +201,10 @@ def generation(sample: bool, seed: int | None, more: list[str] | None, **given: 
     asked = _given(**given, seed=seed) | named(more)
     if not (sample or asked):
         return None
-    greedy: dict[str, Any] = {"do_sample": False, "temperature": None, "top_p": None}
-    return {"max_new_tokens": 25, **({"do_sample": True} if sample else greedy), **asked}
+    from llm_attr.llm.generation import DEFAULT_GENERATION
+
+    sampled = {"max_new_tokens": DEFAULT_GENERATION["max_new_tokens"], "do_sample": True}
+    return {**(sampled if sample else DEFAULT_GENERATION), **asked}
 
 
 def check_outputs(html: Path | None, json: Path | None, save: Path | None = None) -> None:

@@ -92,7 +92,7 @@ class Verification:
         """How much the log-probabilities change where each entry of the embeddings is rounded up or down."""
         if self._lm.is_plain:
             return 0.0
-        embedding, drawn = self._lm.model.get_input_embeddings(), torch.Generator(device="cpu").manual_seed(0)
+        embedding, drawn = self._lm.embedding, torch.Generator(device="cpu").manual_seed(0)
         exact = embedding(WholePass(self._lm, Counter()).ids([query], fill).to(self._lm.device))
         changes = []
         for _ in range(NOISE_PASSES):
