@@ -16,7 +16,7 @@ from llm_attr.attr.base import (
     renamed,
 )
 from llm_attr.attr.grad_cam import places
-from llm_attr.core.caller import warn_caller
+from llm_attr.caller import warn_caller
 from llm_attr.core.path import Attributed
 from llm_attr.core.problem import Problem
 from llm_attr.core.registry import registered

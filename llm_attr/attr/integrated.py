@@ -11,7 +11,7 @@ from torch import nn
 
 from llm_attr.attr.base import GradientAttribution, LayerAttribution, Layers, NeuronAttribution, renamed
 from llm_attr.attr.baselines import named_baselines
-from llm_attr.core.caller import warn_caller
+from llm_attr.caller import warn_caller
 from llm_attr.core.integral import Integral, PathInfo
 from llm_attr.core.path import Change, Walk, difference, per_example
 from llm_attr.core.problem import Problem

@@ -48,6 +48,10 @@ def explain(
         str | None,
         typer.Option(help="token, word, sentence, paragraph, document or message [default: sentence, or document]."),
     ] = None,
+    pin: Annotated[
+        list[str] | None,
+        typer.Option(help="A message, by role or number, or a document, by name, always present; several times."),
+    ] = None,
     absence: Annotated[str, typer.Option(help="What happens to an absent unit: delete, replace or mask.")] = "delete",
     method: Annotated[str, typer.Option(help="A name from `llm-attr methods`.")] = "feature_ablation",
     option: Annotated[
@@ -99,7 +103,8 @@ def explain(
     method_named(method)
     rows = {"token_rows": True} if region is not None and method in gradient_methods() else {}
     options = rows | named(option) | _given(until=_number(until), budget=budget)
-    how = _given(unit=unit, absence=absence, template_kwargs=named(template) or None)
+    pinned = [_number(name) for name in pin] if pin and documents is None else pin
+    how = _given(unit=unit, pinned=pinned, absence=absence, template_kwargs=named(template) or None)
     prompt = _prompt(prompt_file, messages, documents, chat, system, how)
     asked: dict[str, Any] = {
         "method": method, "target": target, "scalar": scalar, "foil": foil, "gen_args": gen_args, **options,
@@ -222,6 +227,8 @@ def check_outputs(html: Path | None, json: Path | None, save: Path | None = None
         if option != "--save" and not folder.is_dir():
             raise InvalidValue(f"{option} {path}: there is no folder {folder}")
         place = next(each for each in (path.absolute(), *path.absolute().parents) if each.exists())
+        if not place.is_dir() and place != path.absolute():
+            raise InvalidValue(f"{option} {path} cannot be written: {place} is no folder")
         if not os.access(place, os.W_OK):
             raise InvalidValue(f"{option} {path} may not be written")
     if save is not None:

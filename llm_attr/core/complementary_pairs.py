@@ -18,7 +18,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from llm_attr.core.caller import warn_caller
+from llm_attr.caller import warn_caller
 from llm_attr.core.coalitions import keys
 from llm_attr.core.estimate import Estimate, widening
 from llm_attr.core.shapley import generator, positive, precise

@@ -15,7 +15,7 @@ from typing import TypeAlias, TypeVar
 import torch
 from tqdm.auto import tqdm
 
-from llm_attr.core.caller import warn_caller
+from llm_attr.caller import warn_caller
 from llm_attr.core.memory import is_out_of_memory, release
 from llm_attr.errors import Cancelled, OutOfMemory
 
@@ -180,10 +180,16 @@ class Price:
         if seconds <= LONG or self._is_told:
             return
         self._is_told = True
-        about = f"{seconds / 60:,.0f} minutes" if seconds < 7200 else f"{seconds / 3600:,.0f} hours"
+        about = _duration(seconds)
         most = "at most " if ends_before else ""
         quicker = self._quicker(LONG / seconds)
         warn_caller(f"{self._description} will take {most}about {about}: {most}{steps}. Quicker: {quicker}")
+
+
+def _duration(seconds: float) -> str:
+    """To a whole number of minutes or, from two hours on, of hours."""
+    amount, unit = (seconds / 60, "minute") if seconds < 7200 else (seconds / 3600, "hour")
+    return f"{amount:,.0f} {unit}" + ("" if round(amount) == 1 else "s")
 
 
 class Evaluator:

@@ -8,7 +8,7 @@ from math import ceil, isfinite, log2
 import torch
 from torch import Tensor
 
-from llm_attr.core.caller import warn_caller
+from llm_attr.caller import warn_caller
 from llm_attr.core.path import Attributed, Change, Quadrature, Walk, difference, per_example, quadrature, weighted_sum
 from llm_attr.errors import InvalidTarget, InvalidValue
 

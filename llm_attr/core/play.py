@@ -14,8 +14,8 @@ from typing import Protocol
 import torch
 from torch import Tensor
 
+from llm_attr.caller import warn_caller
 from llm_attr.core import coalitions as designs
-from llm_attr.core.caller import warn_caller
 from llm_attr.core.estimate import Estimate
 from llm_attr.core.ledger import Ledger
 from llm_attr.core.meter import Bill, Meter

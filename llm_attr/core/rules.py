@@ -14,9 +14,9 @@ import torch
 from torch import Tensor, nn
 from torch.overrides import TorchFunctionMode
 
+from llm_attr.caller import warn_caller
 from llm_attr.core.all_threads import uncompiled
 from llm_attr.core.batching import modules_of
-from llm_attr.core.caller import warn_caller
 from llm_attr.core.problem import Output, Problem
 from llm_attr.core.rule_audit import Audit, cover
 from llm_attr.core.rule_call import Call, Rule, depends, family_of, ruled

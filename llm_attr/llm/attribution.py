@@ -15,7 +15,6 @@ from llm_attr.core.evaluator import Evaluator, Price, priced
 from llm_attr.core.registry import METHODS, snake_case
 from llm_attr.errors import InvalidType, UnsupportedMethod
 from llm_attr.llm.alignment import pieces, token_spans
-from llm_attr.llm.bound import BoundPrompt
 from llm_attr.llm.forecast import Call, Forecast
 from llm_attr.llm.game import Inspector, empty_prompt_id, model_input_ids
 from llm_attr.llm.generation import GenArgs, arguments_of
@@ -313,7 +312,7 @@ class LLMAttribution(Attribution):
             "method": self._method,
             "attr_target": scalar.name,
             **scalar.about(self.language_model),
-            "unit": inp.unit if isinstance(inp, BoundPrompt) else "feature",
+            **inp.about(),
             "model": self.language_model.name,
             "dtype": str(self.language_model.dtype).removeprefix("torch."),
             "scoring": None if scorer.way is None else f"{scorer.way.kind} ({scorer.way.reason})",

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from itertools import pairwise
-from typing import Literal
+from typing import Any, Literal
 
 import torch
 from torch import Tensor
@@ -57,6 +57,7 @@ class BoundPrompt(PickledWithout, InterpretableInput):
         groups: Which document, message or name each unit belongs to.
         unit: What the units are.
         absence: What happens to an absent one.
+        changed: What the chat template left out or changed, a line for each message.
 
     A pickle holds no model: what comes out of it has its texts and units, and asks to be bound again for the rest.
     """
@@ -76,8 +77,9 @@ class BoundPrompt(PickledWithout, InterpretableInput):
         absence: Absence = "delete",
         replacement: int | str | None = None,
         special_tokens: bool = True,
+        changed: Sequence[str] = (),
     ) -> None:
-        self.text, self.unit, self.absence = text, unit, absence
+        self.text, self.unit, self.absence, self.changed = text, unit, absence, list(changed)
         self._language_model: LanguageModel | None = language_model
         self.contents, self._scopes = list(contents), list(scopes)
         self._special_tokens, self._pinned = special_tokens, list(pinned)
@@ -101,6 +103,10 @@ class BoundPrompt(PickledWithout, InterpretableInput):
         if self._language_model is None:
             raise InvalidValue("a prompt out of a pickle has no model; bind its Prompt again: Prompt(...).bind(lm)")
         return self._language_model
+
+    def about(self) -> dict[str, Any]:
+        """See `InterpretableInput.about`."""
+        return {"unit": self.unit} | ({"template_changes": self.changed} if self.changed else {})
 
     @property
     def context(self) -> list[str]:

@@ -7,7 +7,7 @@ from typing import Any, NamedTuple
 
 from jinja2 import TemplateError
 
-from llm_attr.core.caller import warn_caller
+from llm_attr.caller import warn_caller
 from llm_attr.errors import InvalidType, InvalidValue
 from llm_attr.llm.model import LanguageModel
 from llm_attr.llm.tokenizer import check_characters
@@ -70,13 +70,13 @@ def render(language_model: LanguageModel, messages: Messages, template_kwargs: M
 
 def places(
     language_model: LanguageModel, messages: Messages, rendered: str, template_kwargs: Mapping[str, Any] | None = None
-) -> list[Place]:
-    """Where the texts of the messages stand in the rendered text, in the order in which they stand there.
+) -> tuple[list[Place], list[str]]:
+    """Where the texts of the messages stand in the rendered text, in order, and what the template changes.
 
     The template is rendered once more with a marker for each text. Between the markers stands its own text; with the
     texts in their place it must make up the whole. Where it does not, since the template treats some texts in its own
     way, it is rendered with a marker for one text after the other. What it leaves out or changes has no place, which a
-    warning tells.
+    warning tells and the second list, with a line for each such message.
 
     Raises:
         InvalidValue: the template shows none of the texts as it is.
@@ -91,7 +91,7 @@ def places(
     contents = {number: entry for number, entry in enumerate(texts(messages)) if entry[1].strip()}
     found = _joined(marked(*contents), contents, rendered)
     if found is not None:
-        return [place._replace(role=str(messages[place.message]["role"])) for place in found]
+        return [place._replace(role=str(messages[place.message]["role"])) for place in found], []
     found, changed = [], list[str]()
     for number, (message, content) in contents.items():
         place, fate = _alone(marked(number), _marker(number), content, rendered)
@@ -109,7 +109,7 @@ def places(
             "Units are made of what it shows as it is; the rest of what it renders is always present",
             UserWarning,
         )
-    return sorted(found, key=lambda place: place.start)
+    return sorted(found, key=lambda place: place.start), changed
 
 
 def _marker(number: int) -> str:

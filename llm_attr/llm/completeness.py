@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from math import isfinite
 from typing import Any
 
@@ -23,12 +23,16 @@ class Completeness:
         gap: How far the two are apart, as a share of the change (or of a thousandth of the quantity, where the change
             is smaller).
         stderr: The standard error of the total, for random points.
+        token_totals: What those of each token of the answer sum to, where there are such.
+        token_changes: The change of each token.
     """
 
     total: float
     change: float
     gap: float
     stderr: float | None = None
+    token_totals: list[float] | None = None
+    token_changes: list[float] | None = None
 
     @classmethod
     def of(cls, total: float, change: float, largest: float = 0.0, stderr: float | None = None) -> Completeness | None:
@@ -65,10 +69,17 @@ def warning(about: Mapping[str, Any]) -> str | None:
     return f"{said}, {far}; {remedy}."
 
 
-def of_part(about: Mapping[str, Any]) -> dict[str, Any]:
-    """A result's provenance without what is true of the whole answer alone."""
+def of_part(about: Mapping[str, Any], tokens: slice) -> dict[str, Any]:
+    """A result's provenance for some tokens of its answer: without what is true of the whole answer alone."""
     whole = {"completeness", "convergence_delta", "token_convergence_delta"}
-    return {name: value for name, value in about.items() if name not in whole}
+    found = {name: value for name, value in about.items() if name not in whole}
+    known = about.get("completeness", {})
+    if "token_totals" in known:
+        totals, changes = known["token_totals"][tokens], known["token_changes"][tokens]
+        part = Completeness.of(sum(totals), sum(changes))
+        if part is not None:
+            found["completeness"] = replace(part, token_totals=totals, token_changes=changes).to_dict()
+    return found
 
 
 _REMEDIES = {

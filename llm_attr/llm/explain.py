@@ -58,7 +58,7 @@ def explain(
     prompt: One,
     *,
     tokenizer: TokenizerLike | None = None,
-    unit: str = "sentence",
+    unit: str | None = None,
     method: str = "feature_ablation",
     target: Answer = None,
     scalar: ScalarLike = "log_prob",
@@ -74,7 +74,7 @@ def explain(
     prompt: One,
     *,
     tokenizer: TokenizerLike | None = None,
-    unit: str = "sentence",
+    unit: str | None = None,
     method: str = "feature_ablation",
     target: Answer = None,
     scalar: list[Any],
@@ -90,7 +90,7 @@ def explain(
     prompt: list[str] | list[Messages] | list[Prompt] | list[One],
     *,
     tokenizer: TokenizerLike | None = None,
-    unit: str = "sentence",
+    unit: str | None = None,
     method: str = "feature_ablation",
     target: Answer | Sequence[Answer] = None,
     scalar: ScalarLike = "log_prob",
@@ -106,7 +106,7 @@ def explain(
     prompt: list[str] | list[Messages] | list[Prompt] | list[One],
     *,
     tokenizer: TokenizerLike | None = None,
-    unit: str = "sentence",
+    unit: str | None = None,
     method: str = "feature_ablation",
     target: Answer | Sequence[Answer] = None,
     scalar: list[Any],
@@ -121,7 +121,7 @@ def explain(
     prompt: One | Sequence[One],
     *,
     tokenizer: TokenizerLike | None = None,
-    unit: str = "sentence",
+    unit: str | None = None,
     method: str = "feature_ablation",
     target: Answer | Sequence[Answer] = None,
     scalar: ScalarLike | list[Any] = "log_prob",
@@ -135,7 +135,7 @@ def explain(
         model: A `LanguageModel`, or a transformers model with its `tokenizer` beside it.
         prompt: A text, the messages of a chat, or a `Prompt` (which brings its own units); or a list of these.
         tokenizer: The tokenizer of a transformers model.
-        unit: `token`, `word`, `sentence`, `paragraph` or `message`.
+        unit: `token`, `word`, `sentence` (the default), `paragraph` or `message`, of a text or messages.
         method: A name out of `llm_attr.methods()`.
         target: The answer to explain: text, token ids, or what `model.generate` returned for the prompt, as a whole or
             one row (ids that begin with the whole prompt are such a row). None lets the model generate it. With a list
@@ -163,6 +163,7 @@ def explain(
     Raises:
         UnknownName: there is no such method, unit or scalar.
         InvalidTarget: the foil is the answer, or the region is not in it.
+        InvalidValue: a unit is named beside a `Prompt`.
         UnknownKeyword: nothing takes one of the options.
         EmptyPrompt: there is nothing to attribute to.
 
@@ -205,7 +206,7 @@ def posed_by(
     prompt: One | Sequence[One],
     *,
     tokenizer: TokenizerLike | None = None,
-    unit: str = "sentence",
+    unit: str | None = None,
     method: str = "feature_ablation",
     target: Answer | Sequence[Answer] = None,
     scalar: ScalarLike | list[Any] = "log_prob",
@@ -236,7 +237,11 @@ def posed_by(
     wrapper.language_model = language_model
 
     def with_units(one: Any) -> Prompt | InterpretableInput:
-        return one if isinstance(one, Prompt | InterpretableInput) else Prompt(one, unit=unit)
+        if not isinstance(one, Prompt | InterpretableInput):
+            return Prompt(one, unit=unit or "sentence")
+        if unit is not None:
+            raise InvalidValue(f"a {type(one).__name__} brings its own units; name unit={unit!r} where it is made")
+        return one
 
     refuse_one_id(target)
     many = is_many(prompt)

@@ -54,7 +54,7 @@ class Explained:
             [layer[0] for layer in whole.errors],
             [] if tokens is None else tokens.errors,
             {name: values for name, values in asked.items() if values is not None} if deltas else {},
-            _completeness(whole, ends) if divides else None,
+            _completeness(whole, tokens, ends) if divides else None,
         )
 
 
@@ -65,7 +65,17 @@ def _deltas(sums: UnitSums, ends: Ends | None, chosen: slice) -> list[float] | N
     return None if sums.deltas is None else sums.deltas.tolist()
 
 
-def _completeness(sums: UnitSums, ends: Ends | None) -> Completeness | None:
+def _completeness(sums: UnitSums, tokens: UnitSums | None, ends: Ends | None) -> Completeness | None:
+    """That of the whole answer, with the sums and changes of the tokens."""
+    found = _of_whole(sums, ends)
+    deltas = None if tokens is None else _deltas(tokens, ends, slice(1, None))
+    if found is None or tokens is None or deltas is None:
+        return found
+    changes = [total - delta for total, delta in zip(tokens.totals.tolist(), deltas, strict=True)]
+    return replace(found, token_totals=tokens.totals.tolist(), token_changes=changes)
+
+
+def _of_whole(sums: UnitSums, ends: Ends | None) -> Completeness | None:
     total = float(sums.totals[0])
     if ends is not None:
         low, high = float(ends[0][0]), float(ends[1][0])

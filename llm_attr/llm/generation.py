@@ -75,6 +75,8 @@ def generate(language_model: LanguageModel, prompt: Sequence[int], gen_args: Gen
     inputs = {} if language_model.is_plain else {"input_ids": ids, "attention_mask": torch.ones_like(ids)}
     if inputs and _asked(language_model, arguments, "pad_token_id") is None and language_model.end_ids:
         arguments["pad_token_id"] = min(language_model.end_ids)
+    if _asked(language_model, arguments, "stop_strings") is not None:
+        arguments.setdefault("tokenizer", language_model.tokenizer)
     try:
         with language_model.inference(), language_model.drawing(seed):
             output = language_model.model.generate(*(() if inputs else (ids,)), **inputs, **arguments)

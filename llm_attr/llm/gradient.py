@@ -20,7 +20,6 @@ from llm_attr.core.registry import snake_case
 from llm_attr.errors import InvalidType, UnsupportedMethod
 from llm_attr.llm.alignment import pieces, token_spans
 from llm_attr.llm.answer_score import LOG_PROB
-from llm_attr.llm.bound import BoundPrompt
 from llm_attr.llm.broken_graph import refuse_broken_graph
 from llm_attr.llm.explained import Explained
 from llm_attr.llm.generation import GenArgs
@@ -298,7 +297,7 @@ class LLMGradientAttribution(Attribution):
             "method": snake_case(type(self.attr_method).__name__),
             "attr_target": scalar.name,
             **scalar.about(self.language_model),
-            "unit": inp.unit if isinstance(inp, BoundPrompt) else "feature",
+            **inp.about(),
             "model": self.language_model.name,
             "dtype": str(self.language_model.dtype).removeprefix("torch."),
             "per_input": not self.attr_method.multiplies_by_inputs,

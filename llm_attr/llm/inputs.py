@@ -77,6 +77,10 @@ class InterpretableInput(ABC):
         """Attributions of the features `(..., features)` as attributions of the values `(..., values)`."""
         return itp_attr
 
+    def about(self) -> dict[str, Any]:
+        """What a result's provenance says of the input."""
+        return {"unit": "feature"}
+
     def placed(self, language_model: LanguageModel) -> Placed:
         """The tokens of the whole prompt and the feature that each belongs to, which gradients need to know.
 

@@ -39,8 +39,14 @@ def view(result: LLMAttributionResult) -> AttributionView:
         error_name="bootstrap error" if result.provenance.get("errors") == "bootstrap" else "standard error",
         unit_name=str(result.provenance.get("unit", "unit")),
         interactions=_pairs(result),
-        warnings=tuple(said for said in [warning(result.provenance)] if said),
+        warnings=tuple(said for said in (warning(result.provenance), _template(result)) if said),
     )
+
+
+def _template(result: LLMAttributionResult) -> str | None:
+    """What the chat template did to the messages, if it did not show all as they are."""
+    changed = result.provenance.get("template_changes")
+    return f"The chat template does not show all messages as they are: {'; '.join(changed)}." if changed else None
 
 
 def levels(result: LLMAttributionResult, *others: LLMAttributionResult) -> Levels:

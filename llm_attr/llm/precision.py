@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 
 from llm_attr.attr.base import Attribution
-from llm_attr.core.caller import warn_caller
+from llm_attr.caller import warn_caller
 from llm_attr.core.registry import snake_case
 from llm_attr.llm.gradient_methods import inside
 

@@ -145,10 +145,10 @@ class Prompt:
         """The prompt in the text and tokens of a model."""
         if isinstance(self.content, str):
             text, start = self.content, len(beginning(language_model.tokenizer, self.content))
-            found = [Place("", 0, start, len(text), start)]
+            found, changed = [Place("", 0, start, len(text), start)], list[str]()
         else:
             text = render(language_model, self.content, self.template_kwargs)
-            found = places(language_model, self.content, text, self.template_kwargs)
+            found, changed = places(language_model, self.content, text, self.template_kwargs)
         return BoundPrompt(
             language_model,
             text,
@@ -160,6 +160,7 @@ class Prompt:
             absence=self.absence,
             replacement=self.replacement,
             special_tokens=isinstance(self.content, str),
+            changed=changed,
         )
 
     def _check(self) -> None:

@@ -232,7 +232,7 @@ class LLMAttributionResult(PickledWithout):
             region=(first + tokens.start, first + tokens.stop),
             context=self.context,
             groups=map(asdict, self.groups),
-            provenance=of_part(self.provenance),
+            provenance=of_part(self.provenance, tokens),
             table=table,
         )
 

@@ -8,7 +8,7 @@ from dataclasses import dataclass, field, replace
 import torch
 from torch import Tensor
 
-from llm_attr.core.caller import warn_caller
+from llm_attr.caller import warn_caller
 from llm_attr.core.evaluator import Evaluator
 from llm_attr.core.memory import is_out_of_memory
 from llm_attr.errors import LlmAttrError, NonFiniteScore

@@ -17,7 +17,7 @@ from safetensors.torch import save as bytes_of
 from torch import Tensor
 
 import llm_attr
-from llm_attr.core.caller import warn_caller
+from llm_attr.caller import warn_caller
 from llm_attr.errors import BrokenFile, InvalidType, InvalidValue, NewerFile
 from llm_attr.llm import untrusted
 from llm_attr.llm.identity import differences

@@ -130,12 +130,23 @@ def _vocabulary(language_model: LanguageModel) -> int:
     return int(known or vocabulary_size(language_model.tokenizer) or 1 << 31)
 
 
+def _is_whole(dtype: torch.dtype | np.dtype[Any]) -> bool:
+    """Whether numbers of this type are whole."""
+    if isinstance(dtype, torch.dtype):
+        return not (dtype.is_floating_point or dtype.is_complex or dtype == torch.bool)
+    return np.issubdtype(dtype, np.integer)
+
+
 def _ids(target: Any, vocabulary: int) -> list[int]:
     refuse_one_id(target)
     if isinstance(target, Tensor | np.ndarray):
         if target.ndim != 1:
             raise InvalidShape(
                 f"a target of token ids must have one axis (tokens,); got the shape {tuple(target.shape)}"
+            )
+        if len(target) and not _is_whole(target.dtype):
+            raise InvalidType(
+                f"target must be a text or token ids, which are whole numbers; got numbers of {target.dtype}"
             )
         target = target.tolist()
     if not are_ids(target):

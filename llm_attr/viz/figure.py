@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import re
 import unicodedata
-import warnings
 from collections.abc import Sequence
 from functools import cache
 from pathlib import Path
@@ -16,6 +15,7 @@ from weakref import WeakSet
 
 import numpy as np
 
+from llm_attr.caller import warn_caller
 from llm_attr.errors import InvalidType, InvalidValue, MissingExtra
 from llm_attr.viz.colour import colormap
 from llm_attr.viz.legible import label, legible_line, shortened
@@ -243,12 +243,11 @@ def line(text: object, *, exact: bool = False) -> str:
         shown = "".join(_CONTROLS.get(each, each) if each in missing else each for each in shown)
         missing -= _CONTROLS.keys()
     for kind in sorted(set(map(_kind, missing))):
-        warnings.warn(
+        warn_caller(
             f"no installed font draws {kind}, shown as \ufffd in pictures: install one that does (for example Noto "
             "Sans CJK for Chinese, Japanese and Korean), or give its file to "
             "matplotlib.font_manager.fontManager.addfont",
             UserWarning,
-            stacklevel=2,
         )
     return "".join("\ufffd" if character in missing else character for character in shown)
 

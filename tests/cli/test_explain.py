@@ -189,6 +189,10 @@ def test_a_sampled_answer_a_system_message_and_the_precision(folder: str, tmp_pa
     assert LLMAttributionResult.load(saved).output_ids == first.output_ids
     explain(*asked, *sampled, *chat, "--seed", "4", given=given)
     assert LLMAttributionResult.load(saved).output_ids != first.output_ids
+    explain(*asked, *chat, "--pin", "system", given=given)
+    assert "Be brief." not in LLMAttributionResult.load(saved).input_tokens
+    with pytest.raises(UnknownName, match="message or document to pin"):
+        explain(*asked, *chat, "--pin", "sistem", given=given)
 
 
 @pytest.mark.parametrize(
@@ -213,9 +217,9 @@ def test_options_of_generation_that_say_nothing_are_bad_usage(arguments: list[st
 @pytest.mark.parametrize("option", ["--html", "--json", "--save"])
 def test_where_to_write_is_looked_at_before_the_work(option: str, tmp_path: Path) -> None:
     (tmp_path / "file").write_text("x", encoding="utf-8")
-    wrong = [tmp_path / "file"] if option == "--save" else [tmp_path, tmp_path / "nowhere" / "x"]
-    for path in wrong:
-        with pytest.raises(InvalidValue, match=r"is a folder|there is no folder|is no saved result"):
+    saving = [tmp_path / "file", tmp_path / "file" / "x"]
+    for path in saving if option == "--save" else [tmp_path, tmp_path / "nowhere" / "x"]:
+        with pytest.raises(InvalidValue, match=r"is a folder|there is no folder|is no saved result|file is no folder"):
             explain("explain", "--model", "no/such/model", "--prompt-file", "-", option, str(path), given="He. It.")
     for command in ("view", "compare"):
         if option != "--save":

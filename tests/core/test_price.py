@@ -37,6 +37,14 @@ def test_a_long_one_is_told_once_with_what_is_quicker(clock: list[float]) -> Non
     assert told[0].filename == __file__
 
 
+@pytest.mark.parametrize(
+    ("count", "duration"), [(40, "1 minute:"), (50, "2 minutes:"), (3590, "120 minutes:"), (3600, "2 hours:")]
+)
+def test_a_duration_is_a_whole_number(clock: list[float], count: int, duration: str) -> None:
+    with pytest.warns(RuntimeWarning, match=f"will take about {duration}"), priced("a method", str):
+        work(clock, 2.0, count)
+
+
 @pytest.mark.parametrize(("seconds", "count"), [(0.1, 590), (2.0, 29), (50.0, 1)])
 def test_a_short_one_is_not(clock: list[float], seconds: float, count: int) -> None:
     with warnings.catch_warnings():

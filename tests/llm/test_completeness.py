@@ -90,7 +90,10 @@ def test_each_quantity_has_its_own(lm: LanguageModel) -> None:
             torch.testing.assert_close(found.provenance[name], alone.provenance[name], rtol=1e-3, atol=1e-4)
         assert len(found.provenance["convergence_delta"]) == 1
         assert len(found.provenance["token_convergence_delta"]) == len(found.output_tokens)
-        assert found.provenance["completeness"] == pytest.approx(alone.provenance["completeness"], rel=1e-3)
+        own, expected = found.provenance["completeness"], alone.provenance["completeness"]
+        assert own.keys() == expected.keys()
+        for name, value in expected.items():
+            assert own[name] == pytest.approx(value, rel=1e-3, abs=1e-4)
 
 
 def test_random_methods_have_the_error_of_their_mean(lm: LanguageModel) -> None:
@@ -131,9 +134,21 @@ def test_an_incomplete_explanation_says_so_first(lm: LanguageModel, tmp_path: An
     fine = explain(lm, TEXT, until=0.01, **kw)
     assert fine.gap <= 0.01
     assert "Incomplete" not in render(fine.view()) + fine.to_html()
-    part = rough.for_output(slice(0, 2))
-    assert part.gap is None
     assert explain(lm, TEXT, target=TARGET, method="saliency").gap is None
+
+
+@pytest.mark.parametrize("method", PATHS)
+def test_a_part_of_the_answer_has_its_own_gap(lm: LanguageModel, method: str) -> None:
+    kw: dict[str, Any] = {"target": TARGET, "method": method, "unit": "token", "baseline": 1}
+    result = explain(lm, TEXT, token_rows=True, **kw, **PATHS[method])
+    change = change_of(lm, result, 1)
+    for part, tokens in ((result.for_output(slice(1, 4)), slice(1, 4)), (result.for_output(slice(0, 3)), slice(0, 3))):
+        moved, total = float(change[tokens].sum()), float(part.seq_attr.sum())
+        assert part.provenance["completeness"]["change"] == pytest.approx(moved, rel=1e-3, abs=1e-4)
+        assert part.gap == pytest.approx(abs(total - moved) / abs(moved), rel=1e-3, abs=1e-3)
+    again = result.for_output(slice(1, 4)).for_output(slice(1, 2))
+    assert again.provenance["completeness"]["change"] == pytest.approx(float(change[2]), rel=1e-3, abs=1e-4)
+    assert "token_totals" not in explain(lm, TEXT, token_rows=False, **kw, **PATHS[method]).provenance["completeness"]
 
 
 def test_sequential_paths_have_the_gap_of_their_positions(lm: LanguageModel) -> None:

@@ -9,9 +9,10 @@ import pytest
 import torch
 
 import llm_attr
-from llm_attr import Prompt
+from llm_attr import Prompt, explain
 from llm_attr.errors import EmptyPrompt, InvalidType, InvalidValue, UnknownName
 from llm_attr.llm.bound import BoundPrompt
+from llm_attr.viz.terminal import render
 from tests.llm.test_prompt import CHATML, with_template
 from tests.reference.scoring import answer_log_probs
 
@@ -120,6 +121,13 @@ def test_characters_of_a_message_that_is_shown_in_part() -> None:
 def test_turns_that_the_template_drops() -> None:
     prompt = told(LAST_ONLY, CHAT, r"message 0 \(system\) is left out; message 1 \(user\) is left out; message 2")
     assert prompt.values == ["What does he repair?"]
+    lm = with_template(LAST_ONLY)
+    for method in ("feature_ablation", "saliency"):
+        with pytest.warns(UserWarning, match="does not show all messages"):
+            result = explain(lm, CHAT, method=method, target="Violins.")
+        assert result.provenance["template_changes"][0] == "message 0 (system) is left out"
+        assert "message 0 (system) is left out" in render(result.view(), width=400)
+    assert "template_changes" not in explain(with_template(CHATML), CHAT, target="Violins.").provenance
 
 
 def test_a_message_that_the_template_changes_is_always_present() -> None:

@@ -152,6 +152,12 @@ def test_regions_as_text(lm: LanguageModel) -> None:
     assert torch.equal(named.seq_attr, after.seq_attr)
 
 
+def test_a_unit_beside_a_prompt_is_refused(lm: LanguageModel) -> None:
+    for prompt in (Prompt(TEXT, unit="word"), [TEXT, Prompt(TEXT, unit="word")]):
+        with pytest.raises(InvalidValue, match="a Prompt brings its own units; name unit='token' where it is made"):
+            llm_attr.explain(lm, prompt, unit="token")
+
+
 def test_unknown_names(lm: LanguageModel) -> None:
     listed = ", ".join(llm_attr.methods())
     with pytest.raises(UnknownName, match=rf"'feature_ablatoin' \(did you mean .*\); accepted: .*{listed}"):

@@ -103,7 +103,7 @@ def test_an_answer_that_says_the_prompt(lm: LanguageModel) -> None:
         (True, InvalidType, "target must be a text"),
         ([True], InvalidType, "target must be a text"),
         (torch.tensor([True]), InvalidType, "target must be a text"),
-        (np.array([5.0]), InvalidType, "target must be a text"),
+        (np.array([5.0]), InvalidType, "which are whole numbers; got numbers of float64"),
         (np.zeros((2, 30), dtype=np.int64), InvalidShape, r"outputs\[i : i \+ 1\]"),
         (torch.zeros(1, 1, 2, dtype=torch.long), InvalidShape, "one axis"),
         ([[5, 6]], InvalidType, "target must be a text"),
@@ -151,6 +151,14 @@ def test_what_generate_cannot_be_asked_for(
 ) -> None:
     with pytest.raises(error, match=message):
         explained(lm, method, gen_args=gen_args)
+
+
+def test_strings_that_end_an_answer(lm: LanguageModel) -> None:
+    free = explained(lm, gen_args={"max_new_tokens": 12, "do_sample": False})
+    ending = lm.tokenizer.decode(free.output_ids[5:6])
+    cut = explained(lm, gen_args={"max_new_tokens": 12, "do_sample": False, "stop_strings": [ending]})
+    assert cut.output_ids == free.output_ids[: len(cut.output_ids)]
+    assert len(cut.output_ids) < len(free.output_ids)
 
 
 @pytest.mark.parametrize("method", METHODS)

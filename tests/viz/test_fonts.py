@@ -80,6 +80,7 @@ def test_what_no_font_draws_is_said(text: str, shown: str, said: list[str], have
     with pytest.warns(UserWarning, match="no installed font draws .*addfont") as told:
         assert line(text) == shown
     assert [re.findall("draws (.*), shown", str(each.message))[0] for each in told] == said
+    assert {each.filename for each in told} == {__file__}
 
 
 @pytest.mark.parametrize("has", [True, False])
