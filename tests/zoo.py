@@ -9,6 +9,7 @@ from functools import cache
 from pathlib import Path
 from typing import Any
 
+import pytest
 import torch
 from tokenizers import AddedToken, Tokenizer, decoders, normalizers, pre_tokenizers, processors, trainers
 from tokenizers import models as subwords
@@ -270,3 +271,11 @@ def tokenizer_of(kind: str) -> Any:
     """The tokenizer of a kind; the same one for all tests."""
     with quiet():
         return TOKENIZERS[kind]()
+
+
+def need_attention_in(dtype: torch.dtype) -> None:
+    """Skips a test where torch has no attention of this type (ATEN_CPU_CAPABILITY=default where there is AMX)."""
+    try:
+        torch.nn.functional.scaled_dot_product_attention(*[torch.rand(1, 1, 256, 16, dtype=dtype)] * 3)
+    except RuntimeError as refusal:
+        pytest.skip(f"torch has no attention in {dtype} here: {refusal}")

@@ -163,7 +163,7 @@ def explain(
     Raises:
         UnknownName: there is no such method, unit or scalar.
         InvalidTarget: the foil is the answer, or the region is not in it.
-        InvalidValue: a unit is named beside a `Prompt`.
+        InvalidValue: a unit is named, and every prompt is a `Prompt`.
         UnknownKeyword: nothing takes one of the options.
         EmptyPrompt: there is nothing to attribute to.
 
@@ -237,15 +237,14 @@ def posed_by(
     wrapper.language_model = language_model
 
     def with_units(one: Any) -> Prompt | InterpretableInput:
-        if not isinstance(one, Prompt | InterpretableInput):
-            return Prompt(one, unit=unit or "sentence")
-        if unit is not None:
-            raise InvalidValue(f"a {type(one).__name__} brings its own units; name unit={unit!r} where it is made")
-        return one
+        return one if isinstance(one, Prompt | InterpretableInput) else Prompt(one, unit=unit or "sentence")
 
     refuse_one_id(target)
     many = is_many(prompt)
-    inputs = for_each(with_units, prompt) if is_many(prompt) else [with_units(prompt)]
+    given = list(prompt) if is_many(prompt) else [prompt]
+    if unit is not None and all(isinstance(one, Prompt | InterpretableInput) for one in given):
+        raise InvalidValue(f"a {type(given[0]).__name__} brings its own units; name unit={unit!r} where it is made")
+    inputs = for_each(with_units, given) if many else [with_units(prompt)]
     if isinstance(wrapper, LLMGradientAttribution) and all(map(_says_nothing_of_absence, inputs)):
         options = {"baseline": line_break(language_model)} | options
     return Posed(wrapper, inputs, target if many else [target], scalars, options)

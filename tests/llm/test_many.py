@@ -113,7 +113,8 @@ PROMPTS: dict[str, list[Any]] = {
 def test_a_result_for_each_prompt(lm: LanguageModel, case: str, target: Any) -> None:
     prompts = PROMPTS[case]
     each = [TARGET, [7, 9], None, torch.tensor([5])][: len(prompts)] if target == "each" else [target] * len(prompts)
-    found = llm_attr.explain(lm, prompts, target=each if target == "each" else target, unit="sentence")
+    unit = None if case == "prompts" else "sentence"
+    found = llm_attr.explain(lm, prompts, target=each if target == "each" else target, unit=unit)
     assert isinstance(found, list)
     expected = [llm_attr.explain(lm, prompt, target=one) for prompt, one in zip(prompts, each, strict=True)]
     assert all(close(first, second) for first, second in zip(found, expected, strict=True))

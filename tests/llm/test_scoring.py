@@ -454,6 +454,7 @@ def test_cancelling_stops_before_the_next_pass(family: str, monkeypatch: pytest.
     assert reports[-1] < len(VARIANTS)
 
 
+@pytest.mark.filterwarnings("ignore:.*pack_vnni2")  # torch, under ATEN_CPU_CAPABILITY=default where there is AMX
 @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float64])
 def test_other_precisions(dtype: torch.dtype) -> None:
     lm = language_model("llama")

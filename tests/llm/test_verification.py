@@ -19,7 +19,7 @@ from llm_attr.llm.verification import NOISE_PASSES, Verification
 from llm_attr.llm.ways import way_for
 from tests.llm.test_scoring import ANSWER, VARIANTS
 from tests.reference.scoring import leave_one_out
-from tests.zoo import TREE_FAMILIES, tiny_model, tokenizer_of
+from tests.zoo import TREE_FAMILIES, need_attention_in, tiny_model, tokenizer_of
 
 QUERIES = [Query(variant, ANSWER) for variant in VARIANTS]
 
@@ -45,6 +45,7 @@ def model(family: str, dtype: torch.dtype, size: float = 1.0, seed: int = 0) -> 
 @pytest.mark.parametrize("family", TREE_FAMILIES)
 @pytest.mark.parametrize("size", [0.5, 1.0, 1.5])
 def test_an_honest_tree_is_not_condemned(family: str, dtype: torch.dtype, size: float) -> None:
+    need_attention_in(dtype)
     for seed in range(2):
         way = scored(model(family, dtype, size, seed)).way
         assert way is not None

@@ -22,7 +22,7 @@ from llm_attr.attr import FeatureAblation, LLMAttribution
 from llm_attr.llm.model import as_language_model
 from tests.reference.absence import masked_log_probs, owners
 from tests.reference.scoring import answer_log_probs, leave_one_out
-from tests.zoo import quiet, tiny_model, tokenizer_of
+from tests.zoo import need_attention_in, quiet, tiny_model, tokenizer_of
 
 TEXT = "Dave lives in Palm Coast. He is a lawyer. What does he like?"
 SENTENCES = ["Dave lives in Palm Coast.", "He is a lawyer.", "What does he like?"]
@@ -221,6 +221,7 @@ def test_a_pipeline_keeps_its_parts(pipe: Any) -> None:
     assert as_language_model(pipe, other).tokenizer is other
 
 
+@pytest.mark.filterwarnings("ignore:.*pack_vnni2")  # torch, under ATEN_CPU_CAPABILITY=default where there is AMX
 @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
 @pytest.mark.parametrize("family", ["llama", "gpt2", "gemma3", "bloom"])
 @pytest.mark.parametrize("absence", ["delete", "mask"])
@@ -237,10 +238,7 @@ def test_half_precision(dtype: torch.dtype, family: str, absence: str) -> None:
 @pytest.mark.parametrize("kernel", ["sdpa", "eager"])
 @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16], ids=str)
 def test_half_precision_goes_by_prefix_tree(kernel: str, dtype: torch.dtype) -> None:
-    try:
-        torch.nn.functional.scaled_dot_product_attention(*[torch.rand(1, 1, 256, 16, dtype=dtype)] * 3)
-    except RuntimeError as refusal:  # under ATEN_CPU_CAPABILITY=default on a processor that could do more
-        pytest.skip(f"torch has no attention in {dtype} here: {refusal}")
+    need_attention_in(dtype)
     model = tiny_model("llama", kernel).to(dtype)
     result = llm_attr.explain(model, TEXT, tokenizer=tokenizer(), target=TARGET)
     assert result.provenance["scoring"] == "prefix tree (attention by explicit positions)"
@@ -253,6 +251,7 @@ def accelerator() -> Iterator[Any]:
     AcceleratorState._reset_state(reset_partial_state=True)
 
 
+@pytest.mark.filterwarnings("ignore:.*pack_vnni2")  # torch, under ATEN_CPU_CAPABILITY=default where there is AMX
 @pytest.mark.parametrize("family", ["llama", "gpt2", "bloom"])
 @pytest.mark.parametrize("absence", ["delete", "mask"])
 @pytest.mark.parametrize("cached", [True, False])
@@ -267,6 +266,7 @@ def test_autocast_by_accelerate(accelerator: Any, family: str, absence: str, cac
     assert (attributions[1:] - plain[1:]).abs().max() < 0.6
 
 
+@pytest.mark.filterwarnings("ignore:.*pack_vnni2")  # torch, under ATEN_CPU_CAPABILITY=default where there is AMX
 def test_autocast_of_the_caller() -> None:
     model = tiny_model("llama")
     with torch.autocast("cpu", dtype=torch.bfloat16), untouched(model):
