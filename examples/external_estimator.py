@@ -22,8 +22,8 @@ from torch import Tensor
 
 from llm_attr.attr import Banzhaf, ShapleyValues
 from llm_attr.core.evaluator import Evaluator
-from llm_attr.core.features import Features
-from llm_attr.core.game import TensorGame
+from llm_attr.core.game.features import Features
+from llm_attr.core.game.tensor_game import TensorGame
 from llm_attr.core.problem import Problem
 
 Masks = NDArray[np.bool_]

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 import torch
 from torch import Tensor, nn
 
-from llm_attr.llm.embedded import model_folder
+from llm_attr.models.catalogue import model_folder
 
 if TYPE_CHECKING:
     from transformers import BertModel, PreTrainedTokenizerBase

@@ -7,29 +7,29 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from llm_attr.core.evaluator import Progress, watching
-    from llm_attr.llm.compare import Comparison, compare
+    from llm_attr.llm.results.comparison import Comparison, compare
     from llm_attr.llm.explain import explain, methods
-    from llm_attr.llm.model import LanguageModel, load_model
-    from llm_attr.llm.plan import Plan, plan
-    from llm_attr.llm.prompt import Prompt
-    from llm_attr.llm.region import Region
-    from llm_attr.llm.result import LLMAttributionResult
+    from llm_attr.llm.model.language_model import LanguageModel, load_model
+    from llm_attr.llm.cost.plan import Plan, plan
+    from llm_attr.llm.prompt.prompt import Prompt
+    from llm_attr.llm.target.region import Region
+    from llm_attr.llm.results.result import LLMAttributionResult
 
 __version__ = "0.1.0"
 
 _WHERE = {
-    "Comparison": "llm_attr.llm.compare",
-    "LLMAttributionResult": "llm_attr.llm.result",
-    "LanguageModel": "llm_attr.llm.model",
-    "Plan": "llm_attr.llm.plan",
+    "Comparison": "llm_attr.llm.results.comparison",
+    "LLMAttributionResult": "llm_attr.llm.results.result",
+    "LanguageModel": "llm_attr.llm.model.language_model",
+    "Plan": "llm_attr.llm.cost.plan",
     "Progress": "llm_attr.core.evaluator",
-    "Prompt": "llm_attr.llm.prompt",
-    "Region": "llm_attr.llm.region",
-    "compare": "llm_attr.llm.compare",
+    "Prompt": "llm_attr.llm.prompt.prompt",
+    "Region": "llm_attr.llm.target.region",
+    "compare": "llm_attr.llm.results.comparison",
     "explain": "llm_attr.llm.explain",
-    "load_model": "llm_attr.llm.model",
+    "load_model": "llm_attr.llm.model.language_model",
     "methods": "llm_attr.llm.explain",
-    "plan": "llm_attr.llm.plan",
+    "plan": "llm_attr.llm.cost.plan",
     "watching": "llm_attr.core.evaluator",
 }
 _SUBPACKAGES = {"attr", "core", "errors", "llm", "viz"}

@@ -337,7 +337,7 @@ def test_the_extras_exist() -> None:
     tables = (bootstrap.ROOT / "pyproject.toml").read_text(encoding="utf-8")
     for extra in {extra for extras in bootstrap.EXTRAS.values() for extra in extras}:
         assert f"\n{extra} = [" in tables
-    assert json.dumps(bootstrap.MODEL) in (bootstrap.ROOT / "llm_attr/llm/embedded.py").read_text(encoding="utf-8")
+    assert json.dumps(bootstrap.MODEL) in (bootstrap.ROOT / "llm_attr/models/catalogue.py").read_text(encoding="utf-8")
 
 
 def test_whoever_ran_the_tests_has_what_the_demo_and_the_docs_need() -> None:

@@ -7,9 +7,9 @@ from typing import Any
 import torch
 
 from llm_attr.attr.perturbation import PerturbationAttribution
-from llm_attr.core.features import Features
-from llm_attr.core.leave_one_out import LeaveOneOut
-from llm_attr.core.ledger import Ledger
+from llm_attr.core.game.features import Features
+from llm_attr.core.estimators.leave_one_out import LeaveOneOut
+from llm_attr.core.game.ledger import Ledger
 from llm_attr.core.problem import Problem
 from llm_attr.core.registry import registered
 from llm_attr.typing import Baselines, Target, TensorOrTensors

@@ -13,7 +13,7 @@ from typing import Any, ParamSpec, TypeAlias, TypeVar
 from torch import Tensor, nn
 
 from llm_attr.core.evaluator import Evaluator
-from llm_attr.core.path import Attributed, Change, Walk, per_example
+from llm_attr.core.path.walk import Attributed, Change, Walk, per_example
 from llm_attr.core.problem import Problem
 from llm_attr.core.site import Site
 from llm_attr.core.tensors import as_tensors

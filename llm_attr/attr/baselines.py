@@ -8,7 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from llm_attr.core.path import accumulator
+from llm_attr.core.path.walk import accumulator
 from llm_attr.core.site import Site
 from llm_attr.errors import InvalidType, InvalidValue, UnknownName
 

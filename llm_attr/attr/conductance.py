@@ -10,8 +10,8 @@ import torch
 from torch import Tensor, nn
 
 from llm_attr.attr.base import GradientAttribution, LayerAttribution, NeuronAttribution, renamed
-from llm_attr.core.integral import Integral
-from llm_attr.core.path import Attributed, Change, Walk, by_point, difference, per_example, quadrature
+from llm_attr.core.path.integral import Integral
+from llm_attr.core.path.walk import Attributed, Change, Walk, by_point, difference, per_example, quadrature
 from llm_attr.core.problem import Problem
 from llm_attr.core.registry import registered
 from llm_attr.core.site import Site

@@ -9,7 +9,7 @@ from typing import Any
 from torch import Tensor, nn
 
 from llm_attr.attr.base import GradientAttribution, LayerAttribution
-from llm_attr.core.path import Attributed
+from llm_attr.core.path.walk import Attributed
 from llm_attr.core.problem import Gradients, Problem
 from llm_attr.core.registry import registered
 from llm_attr.core.site import Site

@@ -13,7 +13,7 @@ from torch.autograd.graph import save_on_cpu
 
 from llm_attr.attr.base import GradientAttribution, LayerAttribution, Layers, NeuronAttribution, renamed
 from llm_attr.caller import warn_caller
-from llm_attr.core.path import Attributed
+from llm_attr.core.path.walk import Attributed
 from llm_attr.core.problem import Problem
 from llm_attr.core.registry import registered
 from llm_attr.typing import ForwardFunction, NeuronSelector, Target, TensorOrTensors, Tensors

@@ -7,8 +7,8 @@ from typing import Any
 from torch import nn
 
 from llm_attr.attr.base import GradientAttribution, LayerAttribution, NeuronAttribution, renamed
-from llm_attr.core.expectation import Expectation, Inspect, RandomLines
-from llm_attr.core.noise import Draws
+from llm_attr.core.path.expectation import Expectation, Inspect, RandomLines
+from llm_attr.core.path.noise import Draws
 from llm_attr.core.problem import Problem
 from llm_attr.core.registry import registered
 from llm_attr.core.site import Site

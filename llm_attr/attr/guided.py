@@ -17,11 +17,11 @@ from llm_attr.attr.base import (
 )
 from llm_attr.attr.grad_cam import places
 from llm_attr.caller import warn_caller
-from llm_attr.core.path import Attributed
+from llm_attr.core.path.walk import Attributed
 from llm_attr.core.problem import Problem
 from llm_attr.core.registry import registered
-from llm_attr.core.rule_library import DECONVOLUTION, GUIDED
-from llm_attr.core.rules import Rules
+from llm_attr.core.rules.tables import DECONVOLUTION, GUIDED
+from llm_attr.core.rules.engine import Rules
 from llm_attr.core.site import Site
 from llm_attr.typing import ForwardFunction, NeuronSelector, Target, TensorOrTensors
 

@@ -12,8 +12,8 @@ from torch import nn
 from llm_attr.attr.base import GradientAttribution, LayerAttribution, Layers, NeuronAttribution, renamed
 from llm_attr.attr.baselines import named_baselines
 from llm_attr.caller import warn_caller
-from llm_attr.core.integral import Integral, PathInfo
-from llm_attr.core.path import Change, Walk, difference, per_example
+from llm_attr.core.path.integral import Integral, PathInfo
+from llm_attr.core.path.walk import Change, Walk, difference, per_example
 from llm_attr.core.problem import Problem
 from llm_attr.core.registry import registered
 from llm_attr.core.site import Site

@@ -12,8 +12,8 @@ from typing import Any, TypeAlias
 import torch
 from torch import Tensor, nn
 
-from llm_attr.core.descent import Descent
-from llm_attr.core.surrogate import LeastSquares, Linear, Surrogate, sklearn_fitted, sklearn_model
+from llm_attr.core.estimators.descent import Descent
+from llm_attr.core.estimators.surrogate import LeastSquares, Linear, Surrogate, sklearn_fitted, sklearn_model
 from llm_attr.core.tensors import exact
 from llm_attr.errors import InvalidShape, InvalidValue
 

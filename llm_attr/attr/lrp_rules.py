@@ -14,8 +14,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from llm_attr.core.rule_call import Call, ruled
-from llm_attr.core.rule_formulas import wide
+from llm_attr.core.rules.call import Call, ruled
+from llm_attr.core.rules.formulas import wide
 from llm_attr.typing import Tensors
 
 

@@ -10,7 +10,7 @@ from typing import Any, TypeAlias, TypeVar
 import torch
 from torch import Tensor
 
-from llm_attr.core.path import accumulator
+from llm_attr.core.path.walk import accumulator
 from llm_attr.core.tensors import exact_device
 from llm_attr.errors import InvalidType, InvalidValue
 

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 from llm_attr.attr.base import GradientAttribution
 from llm_attr.attr.baselines import vocabulary as vocabulary_of
-from llm_attr.core.path import (
+from llm_attr.core.path.walk import (
     Attributed,
     Change,
     Points,
@@ -26,7 +26,7 @@ from llm_attr.core.problem import Gradients, Problem
 from llm_attr.core.registry import registered
 from llm_attr.core.site import Site
 from llm_attr.core.tensors import in_slots
-from llm_attr.core.word_path import WordPaths
+from llm_attr.core.path.word_path import WordPaths
 from llm_attr.errors import InvalidShape, InvalidValue, UnknownName
 from llm_attr.typing import Baselines, ForwardFunction, Target, TensorOrTensors, Tensors
 

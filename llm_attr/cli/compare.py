@@ -28,8 +28,8 @@ def compare(
 ) -> None:
     """Show explanations of the same prompt beside each other, and how far they agree; needs no model."""
     check_outputs(html, json)
-    from llm_attr.llm.compare import compare as compared
-    from llm_attr.llm.result import LLMAttributionResult
+    from llm_attr.llm.results.comparison import compare as compared
+    from llm_attr.llm.results.result import LLMAttributionResult
 
     found = compared([LLMAttributionResult.load(path) for path in results], name or None, share_scale=share_scale)
     found.show()

@@ -14,8 +14,8 @@ import typer
 from llm_attr.errors import InvalidValue
 
 if TYPE_CHECKING:
-    from llm_attr.llm.prompt import Prompt
-    from llm_attr.llm.result import LLMAttributionResult
+    from llm_attr.llm.prompt.prompt import Prompt
+    from llm_attr.llm.results.result import LLMAttributionResult
 
 PromptFile = Annotated[
     str | None, typer.Option(help="The prompt, or the question, as a text file; - is standard input.")
@@ -97,8 +97,8 @@ def explain(
     check_outputs(html, json, save)
     from llm_attr.llm.explain import explain as run
     from llm_attr.llm.explain import method_named
-    from llm_attr.llm.gradient_methods import gradient_methods
-    from llm_attr.llm.model import load_model
+    from llm_attr.llm.gradients.methods import gradient_methods
+    from llm_attr.llm.model.language_model import load_model
 
     method_named(method)
     rows = {"token_rows": True} if region is not None and method in gradient_methods() else {}
@@ -111,7 +111,7 @@ def explain(
     }  # fmt: skip
     loaded = load_model(model, **_given(dtype=dtype))
     if plan:
-        from llm_attr.llm.plan import plan as planned
+        from llm_attr.llm.cost.plan import plan as planned
 
         typer.echo(planned(loaded, prompt, **asked))
         return
@@ -130,7 +130,7 @@ def view(
 ) -> None:
     """Show a saved result again, or a part of its answer; needs no model."""
     check_outputs(html, json)
-    from llm_attr.llm.result import LLMAttributionResult
+    from llm_attr.llm.results.result import LLMAttributionResult
 
     _show(LLMAttributionResult.load(result), region, html, json)
 
@@ -161,7 +161,7 @@ def _prompt(
     system: str | None,
     options: dict[str, Any],
 ) -> Prompt:
-    from llm_attr.llm.prompt import Prompt
+    from llm_attr.llm.prompt.prompt import Prompt
 
     if (prompt_file is None) == (messages is None):
         raise typer.BadParameter("give either --prompt-file or --messages")
@@ -206,7 +206,7 @@ def generation(sample: bool, seed: int | None, more: list[str] | None, **given: 
     asked = _given(**given, seed=seed) | named(more)
     if not (sample or asked):
         return None
-    from llm_attr.llm.generation import DEFAULT_GENERATION
+    from llm_attr.llm.target.generation import DEFAULT_GENERATION
 
     sampled = {"max_new_tokens": DEFAULT_GENERATION["max_new_tokens"], "do_sample": True}
     return {**(sampled if sample else DEFAULT_GENERATION), **asked}
@@ -232,7 +232,7 @@ def check_outputs(html: Path | None, json: Path | None, save: Path | None = None
         if not os.access(place, os.W_OK):
             raise InvalidValue(f"{option} {path} may not be written")
     if save is not None:
-        from llm_attr.llm.stored import refuse_other
+        from llm_attr.llm.results.storage import refuse_other
 
         refuse_other(save)
 

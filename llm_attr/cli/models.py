@@ -12,7 +12,7 @@ app = typer.Typer(help="The embedded models: real ones that need no account and 
 @app.command("list")
 def list_models() -> None:
     """Print each model's name, what it is, its licence and whether it has been fetched."""
-    from llm_attr.llm.embedded import CATALOGUE, is_fetched
+    from llm_attr.models.catalogue import CATALOGUE, is_fetched
 
     width = max(map(len, CATALOGUE))
     for model in CATALOGUE.values():
@@ -23,6 +23,6 @@ def list_models() -> None:
 @app.command()
 def fetch(name: Annotated[str, typer.Argument(help="A name from `llm-attr models list`.")]) -> None:
     """Fetch a model, convert it once and print the folder that it lies in."""
-    from llm_attr.llm.embedded import fetch_model
+    from llm_attr.models.catalogue import fetch_model
 
     typer.echo(fetch_model(name))

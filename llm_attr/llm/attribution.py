@@ -14,24 +14,24 @@ from llm_attr.attr.perturbation import PerturbationAttribution
 from llm_attr.core.evaluator import Evaluator, Price, priced
 from llm_attr.core.registry import METHODS, snake_case
 from llm_attr.errors import InvalidType, UnsupportedMethod
-from llm_attr.llm.alignment import pieces, token_spans
-from llm_attr.llm.forecast import Call, Forecast
-from llm_attr.llm.game import Inspector, empty_prompt_id, model_input_ids
-from llm_attr.llm.generation import GenArgs, arguments_of
-from llm_attr.llm.identity import identity
-from llm_attr.llm.inputs import InterpretableInput, TextTokenInput
-from llm_attr.llm.joint import Found, Played, Subject, played
+from llm_attr.llm.prompt.alignment import pieces, token_spans
+from llm_attr.llm.model.cost import Call, Forecast
+from llm_attr.llm.scoring.text_game import Inspector, empty_prompt_id, model_input_ids
+from llm_attr.llm.target.generation import GenArgs, arguments_of
+from llm_attr.llm.model.fingerprint import identity
+from llm_attr.llm.prompt.interpretable import InterpretableInput, TextTokenInput
+from llm_attr.llm.scoring.batch import Found, Played, Subject, played
 from llm_attr.llm.many import answers_of, naming
-from llm_attr.llm.model import LanguageModel
-from llm_attr.llm.options import Options
-from llm_attr.llm.passes import positions_that_fit
-from llm_attr.llm.prompt import Prompt
-from llm_attr.llm.result import LLMAttributionResult
-from llm_attr.llm.scalar import Scalar, ScalarLike, scalar_of
-from llm_attr.llm.speed import speed_of
-from llm_attr.llm.table import Attributions, Table, owners
-from llm_attr.llm.target import Answer, answer_ids
-from llm_attr.llm.tokenizer import TokenizerLike
+from llm_attr.llm.model.language_model import LanguageModel
+from llm_attr.llm.scoring.options import Options
+from llm_attr.llm.scoring.passes import positions_that_fit
+from llm_attr.llm.prompt.prompt import Prompt
+from llm_attr.llm.results.result import LLMAttributionResult
+from llm_attr.llm.target.scalar import Scalar, ScalarLike, scalar_of
+from llm_attr.llm.model.speed import speed_of
+from llm_attr.llm.results.table import Attributions, Table, owners
+from llm_attr.llm.target.answer import Answer, answer_ids
+from llm_attr.llm.model.tokenizer import TokenizerLike
 
 UNSEEN = 4096
 """Variants whose preparation alone takes so long that their price is told before the first pass."""

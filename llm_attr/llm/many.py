@@ -7,7 +7,7 @@ from contextlib import contextmanager
 from typing import Any, TypeGuard, TypeVar
 
 from llm_attr.errors import InvalidShape, LlmAttrError
-from llm_attr.llm.target import Answer, are_ids
+from llm_attr.llm.target.answer import Answer, are_ids
 
 One = TypeVar("One")
 Found = TypeVar("Found")

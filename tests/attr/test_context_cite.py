@@ -9,7 +9,7 @@ from sklearn.preprocessing import StandardScaler
 from torch import Tensor
 
 from llm_attr.attr import ContextCite
-from llm_attr.core.ablations import AblationLasso
+from llm_attr.core.estimators.random_ablations import AblationLasso
 from llm_attr.errors import InvalidValue
 
 pytestmark = pytest.mark.usefixtures("one_thread")

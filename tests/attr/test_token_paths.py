@@ -10,8 +10,8 @@ from llm_attr.attr import (
     LayerIntegratedGradients,
     SequentialIntegratedGradients,
 )
-from llm_attr.core.path import quadrature
-from llm_attr.core.word_path import WordPaths
+from llm_attr.core.path.walk import quadrature
+from llm_attr.core.path.word_path import WordPaths
 from llm_attr.errors import InvalidShape, InvalidType, InvalidValue, UnknownName
 from tests.reference import token_paths as plain
 

@@ -21,10 +21,10 @@ from torch import Tensor
 
 import llm_attr
 from llm_attr.attr import LLMAttribution
-from llm_attr.core.kernel_shap import AdditiveRegression
-from llm_attr.core.odd_shap import OddRegression
-from llm_attr.core.shapley import RandomOrders
-from llm_attr.llm.result import LLMAttributionResult
+from llm_attr.core.estimators.kernel_shap import AdditiveRegression
+from llm_attr.core.estimators.odd_shap import OddRegression
+from llm_attr.core.estimators.shapley import RandomOrders
+from llm_attr.llm.results.result import LLMAttributionResult
 from tests.benchmarks.exact_games import REPEATS, Found, evaluations_until, exact_game
 from tests.benchmarks.jobs import OURS, RAG12, TMPL6, TMPL10, Job
 from tests.benchmarks.measure import Side, compare, report

@@ -19,7 +19,7 @@ import torch
 from torch import Tensor, nn
 
 from llm_attr import attr
-from llm_attr.llm.embedded import model_folder
+from llm_attr.models.catalogue import model_folder
 from tests.benchmarks.measure import Side, compare, report
 from tests.benchmarks.test_feature_ablation import Cnn, relative_difference
 

@@ -5,8 +5,8 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from llm_attr.core.banzhaf import MeanDifferences
-from llm_attr.core.shapley import AllSubsets
+from llm_attr.core.estimators.banzhaf import MeanDifferences
+from llm_attr.core.estimators.shapley import AllSubsets
 from llm_attr.errors import InvalidValue, TooManyFeatures
 from tests.core.games import TableGame, all_of, as_rows, estimated, random_game, sample
 from tests.reference.shapley import banzhaf

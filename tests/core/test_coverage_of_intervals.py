@@ -8,12 +8,12 @@ import pytest
 import torch
 from torch import Tensor
 
-from llm_attr.core.banzhaf import MeanDifferences
-from llm_attr.core.estimate import CONFIDENT, Estimate
-from llm_attr.core.interactions import Pairs
-from llm_attr.core.owen import HierarchicalOrders
-from llm_attr.core.play import Estimator
-from llm_attr.core.shapley import AllSubsets, RandomOrders
+from llm_attr.core.estimators.banzhaf import MeanDifferences
+from llm_attr.core.game.estimate import CONFIDENT, Estimate
+from llm_attr.core.estimators.interactions import Pairs
+from llm_attr.core.estimators.owen import HierarchicalOrders
+from llm_attr.core.game.driver import Estimator
+from llm_attr.core.estimators.shapley import AllSubsets, RandomOrders
 from tests.core.games import TableGame, each_number_of_seeds, estimated, random_game, sample, smooth_game
 
 GROUPS = [[0, 1, 2], [3, [4, 5]], [6, 7]]

@@ -5,7 +5,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from llm_attr.core.features import Features
+from llm_attr.core.game.features import Features
 from llm_attr.errors import InvalidShape, InvalidType
 
 X, Y = torch.zeros(2, 3), torch.zeros(2, 2, 2)

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 from llm_attr.attr import FeatureAblation
 from llm_attr.core import batching
-from llm_attr.core.game import uses_batch_statistics
+from llm_attr.core.game.tensor_game import uses_batch_statistics
 from llm_attr.errors import InvalidShape, InvalidType, InvalidValue, OutOfMemory
 
 X = torch.randn(3, 6, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
@@ -57,7 +57,7 @@ def test_few_features(features: int) -> None:
 
 
 def test_blocks_of_the_design_share_one_settling(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("llm_attr.core.coalitions.BLOCK_ENTRIES", 12)
+    monkeypatch.setattr("llm_attr.core.game.coalitions.BLOCK_ENTRIES", 12)
     forward = Counted(linear)
     torch.testing.assert_close(FeatureAblation(forward).attribute(X, target=1), X * WEIGHTS[:, 1])
     assert forward.sizes == [3, 6, 3, 6, 6]

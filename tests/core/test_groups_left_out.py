@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from llm_attr.attr import FeatureAblation, GroupAblation
-from llm_attr.core.leave_one_out import GroupsLeftOut, LeaveOneOut
+from llm_attr.core.estimators.leave_one_out import GroupsLeftOut, LeaveOneOut
 from llm_attr.errors import InvalidValue
 from tests.core.games import estimated, random_game, sample
 

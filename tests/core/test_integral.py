@@ -10,10 +10,10 @@ import torch
 from torch import Tensor
 
 from llm_attr.attr import IntegratedGradients, LayerIntegratedGradients, NeuronIntegratedGradients, PathInfo
-from llm_attr.core import integral as integral_module
+from llm_attr.core.path import integral as integral_module
 from llm_attr.core.evaluator import Evaluator, Progress, watching
-from llm_attr.core.integral import Integral
-from llm_attr.core.path import QUADRATURES, Walk
+from llm_attr.core.path.integral import Integral
+from llm_attr.core.path.walk import QUADRATURES, Walk
 from llm_attr.core.problem import Problem
 from llm_attr.errors import InvalidTarget, InvalidValue, NonFiniteGradient, UnknownName
 from tests.reference.integrated import integrated_gradients

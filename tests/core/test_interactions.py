@@ -9,8 +9,8 @@ from hypothesis import strategies as st
 from torch import Tensor
 
 from llm_attr.attr import PairwiseInteractions
-from llm_attr.core.interactions import Index, Pairs
-from llm_attr.core.shapley import AllSubsets
+from llm_attr.core.estimators.interactions import Index, Pairs
+from llm_attr.core.estimators.shapley import AllSubsets
 from llm_attr.errors import InvalidValue, TooManyFeatures, UnknownName
 from tests.core.games import TableGame, all_of, estimated, random_game, sample
 from tests.reference.shapley import faith_banzhaf, shapley_interaction

@@ -1,8 +1,8 @@
 import pytest
 import torch
 
-from llm_attr.core.coalitions import each_left_out
-from llm_attr.core.ledger import Ledger
+from llm_attr.core.game.coalitions import each_left_out
+from llm_attr.core.game.ledger import Ledger
 from llm_attr.typing import Coalitions, Values
 
 

@@ -5,8 +5,8 @@ from typing import get_args
 import pytest
 import torch
 
-from llm_attr.core.local_shapley import Neighbourhoods, Others
-from llm_attr.core.shapley import AllSubsets
+from llm_attr.core.estimators.local_shapley import Neighbourhoods, Others
+from llm_attr.core.estimators.shapley import AllSubsets
 from llm_attr.errors import InvalidValue, TooManyFeatures, UnknownName
 from tests.core.games import as_rows, estimated, random_game, sample
 from tests.reference.shapley import local_shapley

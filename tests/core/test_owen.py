@@ -7,8 +7,8 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from llm_attr.core.owen import HierarchicalOrders
-from llm_attr.core.shapley import RandomOrders
+from llm_attr.core.estimators.owen import HierarchicalOrders
+from llm_attr.core.estimators.shapley import RandomOrders
 from llm_attr.errors import InvalidType, InvalidValue, TooManyFeatures
 from tests.core.games import all_of, as_rows, estimated, random_game, sample
 from tests.reference.shapley import owen

@@ -10,17 +10,17 @@ import torch
 from torch import Tensor
 
 from llm_attr.attr import FeatureAblation, Owen, PermutationShapley, ShapleyValues, ShapleyValueSampling
-from llm_attr.core import coalitions as designs
-from llm_attr.core import play as playing
-from llm_attr.core.banzhaf import MeanDifferences
-from llm_attr.core.estimate import Estimate
-from llm_attr.core.interactions import Pairs
-from llm_attr.core.leave_one_out import LeaveOneOut
-from llm_attr.core.ledger import Ledger
-from llm_attr.core.owen import HierarchicalOrders
-from llm_attr.core.play import Estimator, play
-from llm_attr.core.shapley import AllSubsets, RandomOrders
-from llm_attr.core.stopping import Stopping
+from llm_attr.core.game import coalitions as designs
+from llm_attr.core.game import driver as playing
+from llm_attr.core.estimators.banzhaf import MeanDifferences
+from llm_attr.core.game.estimate import Estimate
+from llm_attr.core.estimators.interactions import Pairs
+from llm_attr.core.estimators.leave_one_out import LeaveOneOut
+from llm_attr.core.game.ledger import Ledger
+from llm_attr.core.estimators.owen import HierarchicalOrders
+from llm_attr.core.game.driver import Estimator, play
+from llm_attr.core.estimators.shapley import AllSubsets, RandomOrders
+from llm_attr.core.game.stopping import Stopping
 from llm_attr.errors import InvalidValue, NonFiniteValue
 from llm_attr.typing import Coalitions, Values
 from tests.core.games import TableGame, random_game, sample, smooth_game
@@ -93,7 +93,7 @@ def test_blocks_of_a_fixed_design_are_all_asked(
     """With a ledger too, whose samples would be one block."""
     expected = played(random_game(5), estimator)
     monkeypatch.setattr(designs, "BLOCK_ENTRIES", entries)
-    monkeypatch.setattr("llm_attr.core.shapley.BLOCK_ENTRIES", entries)
+    monkeypatch.setattr("llm_attr.core.estimators.shapley.BLOCK_ENTRIES", entries)
     game = random_game(5)
     found = play(game, estimator, 5, keep=True, ledger=ledger and ledger())
     assert len(found.coalitions) == len(found.values) == estimator.evaluations(5) == len(set(game.asked))

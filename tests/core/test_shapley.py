@@ -8,11 +8,11 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor
 
-from llm_attr.core import coalitions as designs
-from llm_attr.core.kernel_shap import AdditiveRegression
-from llm_attr.core.owen import HierarchicalOrders
-from llm_attr.core.play import play
-from llm_attr.core.shapley import AllSubsets, RandomOrders, shown
+from llm_attr.core.game import coalitions as designs
+from llm_attr.core.estimators.kernel_shap import AdditiveRegression
+from llm_attr.core.estimators.owen import HierarchicalOrders
+from llm_attr.core.game.driver import play
+from llm_attr.core.estimators.shapley import AllSubsets, RandomOrders, shown
 from llm_attr.errors import InvalidValue, TooManyFeatures
 from tests.core.games import TableGame, all_of, as_rows, estimated, random_game, sample
 from tests.reference.shapley import shapley, shapley_over_subsets
@@ -140,7 +140,7 @@ def test_orders_are_those_of_the_global_stream_or_of_the_seed() -> None:
 
 @pytest.mark.parametrize("entries", [1, 7, 40, 10**6])
 def test_blocks_do_not_matter(entries: int, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("llm_attr.core.shapley.BLOCK_ENTRIES", entries)
+    monkeypatch.setattr("llm_attr.core.estimators.shapley.BLOCK_ENTRIES", entries)
     rows = torch.cat(list(AllSubsets().rounds(5)))
     assert torch.equal(rows, all_of(5))
     assert designs.keys(rows) == sorted(set(designs.keys(rows)), key=designs.keys(rows).index)

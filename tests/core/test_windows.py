@@ -11,8 +11,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor
 
-from llm_attr.core.play import play
-from llm_attr.core.windows import Windows, WindowsLeftOut, covering
+from llm_attr.core.game.driver import play
+from llm_attr.core.estimators.windows import Windows, WindowsLeftOut, covering
 from llm_attr.errors import InvalidShape, InvalidValue
 
 X, Y = torch.zeros(2, 5), torch.zeros(2, 3, 4)

@@ -15,12 +15,12 @@ from torch import Tensor
 import llm_attr
 from llm_attr import LanguageModel, Prompt
 from llm_attr.core.evaluator import Evaluator
-from llm_attr.core.features import Features
+from llm_attr.core.game.features import Features
 from llm_attr.errors import ContextTooLong, EmptyPrompt, InvalidValue, UnknownName
-from llm_attr.llm import passes
-from llm_attr.llm.bound import Absence, BoundPrompt
-from llm_attr.llm.game import TextGame
-from llm_attr.llm.scoring import Scorer
+from llm_attr.llm.scoring import passes
+from llm_attr.llm.prompt.bound import Absence, BoundPrompt
+from llm_attr.llm.scoring.text_game import TextGame
+from llm_attr.llm.scoring.scorer import Scorer
 from tests.llm.test_prompt import CHATML
 from tests.reference.absence import masked_log_probs, owners, text_without
 from tests.reference.scoring import answer_log_probs, leave_one_out
@@ -145,7 +145,7 @@ def test_exact(kind: str, unit: str, absence: Absence) -> None:
 
 
 def test_every_unit_is_there() -> None:
-    assert set(PROMPTS) == set(llm_attr.llm.prompt.UNITS)
+    assert set(PROMPTS) == set(llm_attr.llm.prompt.prompt.UNITS)
 
 
 MASKED = [family for family in FAMILIES if family != "mamba"]

@@ -10,7 +10,7 @@ from tokenizers import models as subwords
 from transformers import PreTrainedTokenizerFast
 
 from llm_attr.errors import UnalignedTokenizer
-from llm_attr.llm.alignment import align, token_texts
+from llm_attr.llm.prompt.alignment import align, token_texts
 from tests.llm.test_units import unicode_text
 from tests.zoo import TOKENIZERS, byte_level, tokenizer_of
 

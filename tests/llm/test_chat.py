@@ -13,8 +13,8 @@ from hypothesis import strategies as st
 import llm_attr
 from llm_attr import LanguageModel, Prompt
 from llm_attr.errors import InvalidType, InvalidValue
-from llm_attr.llm.bound import BoundPrompt, Group
-from llm_attr.llm.chat import render
+from llm_attr.llm.prompt.bound import BoundPrompt, Group
+from llm_attr.llm.prompt.chat import render
 from tests.llm.test_prompt import ALTERNATING, CHAT, CHATML, STRIPPING, WITH_DEFAULT_SYSTEM, with_template
 from tests.llm.test_units import unicode_text
 from tests.reference.scoring import answer_log_probs

@@ -10,7 +10,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from llm_attr import LanguageModel, explain
-from llm_attr.llm.scalar import Contrast, contrast
+from llm_attr.llm.target.scalar import Contrast, contrast
 from tests.llm.test_scalar import FAMILIES, FOIL, TARGET, TEXT, ids_of, leave_one_out, model_of, slow
 
 

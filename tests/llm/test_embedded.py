@@ -26,7 +26,8 @@ import pytest
 import torch
 
 from llm_attr.errors import FetchFailed, MissingExtra, UnknownName
-from llm_attr.llm import embedded, wheel
+from llm_attr.models import catalogue as embedded
+from llm_attr.models import wheel
 
 MEMBER = "tiny_model/tiny.gguf"
 ROOT = Path(__file__).resolve().parents[2]
@@ -314,7 +315,8 @@ def test_an_unknown_name_lists_those_that_exist() -> None:
 CHILD = """
     import sys, time
     from pathlib import Path
-    from llm_attr.llm import embedded, wheel
+    from llm_attr.models import catalogue as embedded
+    from llm_attr.models import wheel
 
     def convert(gguf_file, folder):
         (folder / "model.safetensors").write_bytes(b"half")

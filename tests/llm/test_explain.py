@@ -25,7 +25,7 @@ from llm_attr.errors import (
     UnknownName,
     UnsupportedMethod,
 )
-from llm_attr.llm.model import as_language_model
+from llm_attr.llm.model.language_model import as_language_model
 from tests.reference.scoring import answer_log_probs, distinct_prefixes, leave_one_out, text_log_probs
 from tests.zoo import tiny, tokenizer_of
 

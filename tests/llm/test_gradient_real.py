@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from llm_attr import LLMAttributionResult, Prompt, explain
-from llm_attr.llm.model import LanguageModel
+from llm_attr.llm.model.language_model import LanguageModel
 from tests.zoo import tiny
 
 pytestmark = pytest.mark.real

@@ -21,7 +21,7 @@ import llm_attr
 from llm_attr import LLMAttributionResult as Result
 from llm_attr import Prompt
 from llm_attr.errors import BrokenFile, NewerFile, UnknownKeyword, UnknownName
-from llm_attr.llm import stored
+from llm_attr.llm.results import storage as stored
 from tests.llm.test_stored import DOCUMENTS, TARGET, by_hand
 from tests.zoo import tiny
 

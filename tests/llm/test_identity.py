@@ -21,7 +21,7 @@ from torch.nn.utils import parametrizations
 
 import llm_attr
 from llm_attr import LanguageModel
-from llm_attr.llm.identity import (
+from llm_attr.llm.model.fingerprint import (
     OFFLOADED,
     SHARDED,
     UNREADABLE,
@@ -177,7 +177,7 @@ def test_all_quantities_of_an_answer_are_told_of_by_one_look(
     lm: LanguageModel, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     looks: list[Any] = []
-    monkeypatch.setattr("llm_attr.llm.identity.weights_hash", lambda model: str(looks.append(model)))
+    monkeypatch.setattr("llm_attr.llm.model.fingerprint.weights_hash", lambda model: str(looks.append(model)))
     llm_attr.explain(lm, "Dave is old.", target=" Yes", method="saliency", scalar=["prob", "logit", "entropy"])
     assert len(looks) == 1
 

@@ -11,10 +11,10 @@ import torch
 
 from llm_attr import LLMAttributionResult, Prompt, explain
 from llm_attr.attr import Lime, LLMAttribution, SkLearnRidge, TextTemplateInput
-from llm_attr.core.play import play
+from llm_attr.core.game.driver import play
 from llm_attr.core.registry import METHODS
 from llm_attr.errors import InvalidValue, UnknownKeyword, UnsupportedMethod
-from llm_attr.llm.model import LanguageModel
+from llm_attr.llm.model.language_model import LanguageModel
 from tests.core.games import TableGame, all_of
 from tests.reference.scoring import answer_log_probs
 from tests.zoo import tiny

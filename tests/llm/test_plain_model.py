@@ -17,7 +17,7 @@ import llm_attr
 import llm_attr.attr as ours
 from llm_attr import LanguageModel, LLMAttributionResult, Prompt
 from llm_attr.errors import EmptyPrompt, InvalidType, InvalidValue, NoRule, NotALanguageModel, UnsupportedMethod
-from llm_attr.llm.gradient_methods import gradient_methods
+from llm_attr.llm.gradients.methods import gradient_methods
 from tests.zoo import tiny
 
 LETTERS = "abcdefghijklmnopqrstuvwxyzADHPTW .,?!"

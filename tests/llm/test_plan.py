@@ -22,7 +22,7 @@ from llm_attr import Prompt, cli, explain, plan
 from llm_attr.attr import ProductBaselines, TextTemplateInput
 from llm_attr.core.registry import snake_case
 from llm_attr.errors import ContextTooLong, InvalidTarget, InvalidValue, LlmAttrError, UnknownKeyword, UnknownName
-from llm_attr.llm.model import LanguageModel
+from llm_attr.llm.model.language_model import LanguageModel
 from tests.benchmarks.jobs import RAG12, TMPL10, TOKEN54, Job
 from tests.zoo import tiny
 
@@ -324,7 +324,7 @@ def watched_memory() -> Iterator[list[int]]:
 
 def test_the_command_line_prints_it_and_explains_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     lm = tiny("llama", "byte_bos")
-    monkeypatch.setattr("llm_attr.llm.model.load_model", lambda name: lm)
+    monkeypatch.setattr("llm_attr.llm.model.language_model.load_model", lambda name: lm)
     monkeypatch.setattr("llm_attr.llm.explain.explain", None)
     (tmp_path / "p.txt").write_text(TEXT, encoding="utf-8")
     arguments = ["explain", "--prompt-file", str(tmp_path / "p.txt"), "--target", TARGET, "--plan"]

@@ -12,8 +12,8 @@ from llm_attr import cli, explain
 from llm_attr.attr import LLMAttribution
 from llm_attr.core import evaluator as running
 from llm_attr.core.registry import METHODS
-from llm_attr.llm.model import LanguageModel
-from llm_attr.llm.options import Options
+from llm_attr.llm.model.language_model import LanguageModel
+from llm_attr.llm.scoring.options import Options
 from tests.zoo import tiny
 
 TEXT = "Dave sails. Mira bakes bread. It rained. Who sails?"

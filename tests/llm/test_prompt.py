@@ -13,8 +13,8 @@ from hypothesis import strategies as st
 
 from llm_attr import LanguageModel, Prompt
 from llm_attr.errors import EmptyPrompt, InvalidShape, InvalidType, InvalidValue, UnalignedTokenizer, UnknownName
-from llm_attr.llm.bound import BoundPrompt
-from llm_attr.llm.chat import render
+from llm_attr.llm.prompt.bound import BoundPrompt
+from llm_attr.llm.prompt.chat import render
 from tests.llm.test_units import unicode_text
 from tests.zoo import tiny_model, tokenizer_of
 

@@ -16,8 +16,8 @@ import llm_attr
 from llm_attr import LanguageModel, LLMAttributionResult
 from llm_attr.attr import TextTemplateInput
 from llm_attr.errors import EmptyTarget, InvalidTarget, InvalidType, InvalidValue, UnsupportedMethod
-from llm_attr.llm.alignment import UNFINISHED, pieces, token_spans
-from llm_attr.llm.region import Region
+from llm_attr.llm.prompt.alignment import UNFINISHED, pieces, token_spans
+from llm_attr.llm.target.region import Region
 from tests.reference.scoring import text_log_probs
 from tests.zoo import TOKENIZERS, tiny, tokenizer_of
 

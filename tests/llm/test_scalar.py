@@ -13,7 +13,7 @@ from torch import Tensor
 import llm_attr
 from llm_attr import LanguageModel, LLMAttributionResult, Prompt, explain
 from llm_attr.attr import FeatureAblation, LLMAttribution, TextTemplateInput
-from llm_attr.core import coalitions as designs
+from llm_attr.core.game import coalitions as designs
 from llm_attr.errors import (
     ContextTooLong,
     InvalidShape,
@@ -24,7 +24,7 @@ from llm_attr.errors import (
     UnknownName,
     UnsupportedMethod,
 )
-from llm_attr.llm.scalar import NAMES, Scalar, contrast, kl, scalar_of, scalars_of
+from llm_attr.llm.target.scalar import NAMES, Scalar, contrast, kl, scalar_of, scalars_of
 from tests.reference.scalar import next_logits, quantity
 from tests.zoo import CONTEXT, VOCABULARY, tiny
 
@@ -206,7 +206,7 @@ def test_packs_and_parts_change_nothing(lm: LanguageModel, per_eval: int, name: 
     expected = explain(lm, TEXT, target=TARGET, scalar=name)
     found = explain(lm, TEXT, target=TARGET, scalar=name, perturbations_per_eval=per_eval)
     torch.testing.assert_close(found.seq_attr, expected.seq_attr, rtol=1e-3, atol=1e-3)
-    monkeypatch.setattr("llm_attr.llm.passes.positions_that_fit", lambda _: 3)
+    monkeypatch.setattr("llm_attr.llm.scoring.passes.positions_that_fit", lambda _: 3)
     packed = explain(lm, TEXT, target=TARGET, scalar=name)
     assert packed.provenance["passes"] > 5
     torch.testing.assert_close(packed.seq_attr, expected.seq_attr, rtol=1e-3, atol=1e-3)

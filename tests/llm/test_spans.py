@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 import llm_attr
 from llm_attr import LanguageModel, Prompt
 from llm_attr.errors import EmptyPrompt, InvalidType, InvalidValue
-from llm_attr.llm.bound import BoundPrompt
+from llm_attr.llm.prompt.bound import BoundPrompt
 from llm_attr.viz.view import Group
 from tests.llm.test_prompt import CHATML, STRIPPING, with_template
 from tests.llm.test_units import unicode_text

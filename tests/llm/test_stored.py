@@ -19,9 +19,9 @@ import llm_attr
 from llm_attr import LanguageModel, LLMAttributionResult, Prompt
 from llm_attr.attr import TextTemplateInput
 from llm_attr.errors import InvalidType, InvalidValue, UnsupportedMethod
-from llm_attr.llm import stored
-from llm_attr.llm.identity import identity
-from llm_attr.llm.table import Table
+from llm_attr.llm.results import storage as stored
+from llm_attr.llm.model.fingerprint import identity
+from llm_attr.llm.results.table import Table
 from tests.zoo import byte_level, tiny, tiny_model
 
 TARGET = " He likes fishing 日."

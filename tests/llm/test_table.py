@@ -15,7 +15,7 @@ from torch import Tensor
 import llm_attr
 from llm_attr import LanguageModel, LLMAttributionResult, Prompt
 from llm_attr.attr import FeatureAblation, LLMAttribution, ProductBaselines, TextTemplateInput, TextTokenInput
-from llm_attr.core.features import Features
+from llm_attr.core.game.features import Features
 from llm_attr.errors import (
     InvalidShape,
     InvalidType,
@@ -25,7 +25,7 @@ from llm_attr.errors import (
     UnknownName,
     UnsupportedMethod,
 )
-from llm_attr.llm.table import Table, owners
+from llm_attr.llm.results.table import Table, owners
 from tests.reference.scoring import text_log_probs
 from tests.zoo import tiny
 

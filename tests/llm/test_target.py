@@ -13,7 +13,7 @@ from transformers import GenerationConfig
 import llm_attr
 from llm_attr import LanguageModel
 from llm_attr.errors import InvalidShape, InvalidType, InvalidValue
-from llm_attr.llm.generation import arguments_of, most_new_tokens
+from llm_attr.llm.target.generation import arguments_of, most_new_tokens
 from tests.zoo import CONTEXT, tiny
 
 TEXT = "Aksel repairs violins. What does Aksel do?"

@@ -15,7 +15,7 @@ import torch
 
 import llm_attr
 from llm_attr import LanguageModel
-from llm_attr.llm.prompt import Prompt
+from llm_attr.llm.prompt.prompt import Prompt
 from tests.reference.scoring import answer_log_probs
 from tests.zoo import tiny, tiny_model, tokenizer_of
 
@@ -127,7 +127,7 @@ class Raise:
 @pytest.mark.parametrize("call", ["given", "generated", "uncached"])
 @pytest.mark.parametrize("make", [lambda: tiny("llama"), with_dropout])
 def test_when_the_model_raises(make: Any, call: str, error: BaseException, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("llm_attr.llm.passes.positions_that_fit", lambda _: 1)
+    monkeypatch.setattr("llm_attr.llm.scoring.passes.positions_that_fit", lambda _: 1)
     lm = make()
     llm_attr.explain(lm, TEXT, **CALLS["given"])
     handle = lm.model.register_forward_pre_hook(Raise(error, 3))

@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from llm_attr.llm.units import SPLITTERS
+from llm_attr.llm.prompt.units import SPLITTERS
 
 unicode_text = st.text(
     st.one_of(

@@ -19,7 +19,7 @@ from transformers import AutoModelForCausalLM, pipeline
 import llm_attr
 from llm_attr import LanguageModel, Prompt
 from llm_attr.attr import FeatureAblation, LLMAttribution
-from llm_attr.llm.model import as_language_model
+from llm_attr.llm.model.language_model import as_language_model
 from tests.reference.absence import masked_log_probs, owners
 from tests.reference.scoring import answer_log_probs, leave_one_out
 from tests.zoo import need_attention_in, quiet, tiny_model, tokenizer_of

@@ -8,7 +8,7 @@ import pytest
 
 import llm_attr.attr
 from llm_attr.attr import InternalInfluence, LayerConductance, NeuronConductance
-from llm_attr.core.path import QUADRATURES
+from llm_attr.core.path.walk import QUADRATURES
 from tests.parity.layers import MOVED, assert_equal, captums, described, neurons, random, sites
 from tests.parity.models import mlp
 

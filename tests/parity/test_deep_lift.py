@@ -12,11 +12,11 @@ from torch.nn import functional as F
 
 import llm_attr.attr
 from llm_attr.attr import DeepLift, DeepLiftShap, LayerDeepLift
-from llm_attr.core.contrast import Contrast
+from llm_attr.core.rules.deep_lift import Contrast
 from llm_attr.core.evaluator import Evaluator
-from llm_attr.core.path import Walk
+from llm_attr.core.path.walk import Walk
 from llm_attr.core.problem import Problem
-from llm_attr.core.rule_library import DEEP_LIFT_OF_CAPTUM
+from llm_attr.core.rules.tables import DEEP_LIFT_OF_CAPTUM
 from llm_attr.errors import InvalidShape, InvalidType, NoRule
 from tests.parity.layers import Case, assert_equal, captums, described, random
 from tests.parity.models import made
@@ -251,7 +251,7 @@ def test_the_input_of_a_relu_is_complete_unlike_captums() -> None:
 
 
 def test_pairs_are_averaged_in_any_chunks(monkeypatch: pytest.MonkeyPatch) -> None:
-    from llm_attr.core import path
+    from llm_attr.core.path import walk as path
 
     case = CASES["images"]
     given = {**options(case, return_convergence_delta=True), "baselines": states(case)}

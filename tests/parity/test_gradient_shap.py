@@ -13,7 +13,7 @@ from torch import Tensor
 
 import llm_attr.attr
 from llm_attr.attr import GradientShap, LayerGradientShap, NeuronGradientShap
-from llm_attr.core import path
+from llm_attr.core.path import walk as path
 from tests.parity.layers import IDS, MOVED, Case, assert_equal, captums, described, neurons, random, sites
 
 pytestmark = pytest.mark.usefixtures("one_thread")

@@ -13,7 +13,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from llm_attr.attr import IntegratedGradients, LayerAttribution, LayerIntegratedGradients, NeuronIntegratedGradients
-from llm_attr.core.path import QUADRATURES
+from llm_attr.core.path.walk import QUADRATURES
 from llm_attr.core.tensors import leaves
 from tests.parity.layers import IDS, MOVED, X, assert_equal, captums, neurons, random, sites
 from tests.parity.models import cnn, made, mlp

@@ -12,7 +12,7 @@ from torch import Tensor
 from torch.futures import Future
 
 from llm_attr.attr import ShapleyValues, ShapleyValueSampling
-from llm_attr.core.ledger import Ledger
+from llm_attr.core.game.ledger import Ledger
 from tests.parity.models import LSTM, Encoder, TwoInputs, cnn, made, mlp
 
 with warnings.catch_warnings():

@@ -11,7 +11,7 @@ import pytest
 import torch
 
 from llm_attr.errors import InvalidShape, InvalidType, InvalidValue, MissingExtra
-from llm_attr.llm.result import LLMAttributionResult
+from llm_attr.llm.results.result import LLMAttributionResult
 from llm_attr.viz.interactive import Selection, numbers, widget_module
 from llm_attr.viz.legible import printed
 from llm_attr.viz.scale import Scale, extent
@@ -103,7 +103,7 @@ def check_panel(it: Any, panel: int, view: AttributionView, tokens: tuple[int, i
 
 def test_nothing_is_imported_before_it_is_used() -> None:
     code = (
-        "import sys, llm_attr, llm_attr.viz, llm_attr.viz.text, llm_attr.viz.interactive, llm_attr.llm.result\n"
+        "import sys, llm_attr, llm_attr.viz, llm_attr.viz.text, llm_attr.viz.interactive, llm_attr.llm.results.result\n"
         "print({'anywidget', 'traitlets', 'IPython', 'ipywidgets'} & set(sys.modules))"
     )
     assert subprocess.run([sys.executable, "-c", code], capture_output=True, text=True).stdout == "set()\n"

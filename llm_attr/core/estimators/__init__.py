@@ -1,0 +1,1 @@
+"""One published estimator a file."""

@@ -1,0 +1,1 @@
+"""Features, coalitions and the game that they play."""

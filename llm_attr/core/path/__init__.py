@@ -1,0 +1,1 @@
+"""Integrating a gradient along a path."""

@@ -1,0 +1,173 @@
+"""Expected gradients: gradient times difference, at random points of random lines from a baseline to a noisy input."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, replace
+from typing import TypeAlias
+
+import torch
+from torch import Tensor
+
+from llm_attr.core.path.noise import Draws, as_distributions, as_stdevs, drawn, noisy
+from llm_attr.core.path.walk import (
+    Attributed,
+    Change,
+    Points,
+    Walk,
+    accumulator,
+    between,
+    by_point,
+    per_example,
+    weighted_sum,
+)
+from llm_attr.core.problem import Gradients, Problem
+from llm_attr.core.estimators.shapley import positive
+from llm_attr.core.site import Site
+from llm_attr.core.tensors import as_tensors
+from llm_attr.typing import BaselineDistribution, TensorOrTensors, Tensors
+
+Inspect: TypeAlias = Callable[[Tensors], None]
+"""Is shown the attributions of some samples, `(batch, samples, *features)` for each tensor, a chunk at a time."""
+
+
+@dataclass(frozen=True)
+class RandomLines:
+    """Lines from a baseline to a noisy input, some for each example, and a point on each of them.
+
+    Attributes:
+        low: The baselines, `(batch, samples, *features)` for each input.
+        high: The noisy inputs, of the same shapes.
+        alphas: `(batch, samples)` how far from the baseline the point is, as a share of the line.
+    """
+
+    low: Tensors
+    high: Tensors
+    alphas: Tensor
+
+    @classmethod
+    def drawn(
+        cls,
+        inputs: TensorOrTensors,
+        baselines: BaselineDistribution,
+        samples: int,
+        stdevs: float | tuple[float, ...],
+        draws: Draws,
+    ) -> RandomLines:
+        """Draws noise for each input, then a baseline for each, then the points."""
+        tensors = as_tensors(inputs)
+        batch, samples = len(tensors[0]), positive("n_samples", samples)
+        deviations, states = as_stdevs(stdevs, tensors), as_distributions(baselines, inputs)
+        high = noisy(tensors, samples, deviations, draws)
+        low = drawn(states, batch, samples, draws)
+        return cls(low, high, draws.uniform(batch * samples).view(batch, samples))
+
+    @property
+    def samples(self) -> int:
+        """The number of lines of each example."""
+        return self.alphas.shape[1]
+
+    def lows(self, start: int, stop: int) -> Tensors:
+        """The baselines of the samples start to stop, as stacked batches."""
+        return tuple(_stacked(low, start, stop) for low in self.low)
+
+    def highs(self, start: int, stop: int) -> Tensors:
+        """The noisy inputs of the samples start to stop, as stacked batches."""
+        return tuple(_stacked(high, start, stop) for high in self.high)
+
+    def points(self, start: int, stop: int) -> Tensors:
+        """The points of the samples start to stop, as stacked batches."""
+        alphas = _stacked(self.alphas, start, stop)
+        ends = zip(self.lows(start, stop), self.highs(start, stop), strict=True)
+        return tuple(between(low, high, alphas.view(-1, *(1,) * (low.dim() - 1))) for low, high in ends)
+
+    def differences(self, start: int, stop: int) -> Tensors:
+        """Noisy input less baseline of the samples start to stop, as stacked batches."""
+        return _differences(self.lows(start, stop), self.highs(start, stop))
+
+    def changes(self, problem: Problem, sites: Sequence[Site]) -> Points:
+        """What passes the sites for the noisy inputs less what passes for the baselines, as stacked batches."""
+
+        def between_ends(start: int, stop: int) -> Tensors:
+            low, _ = problem.read(sites, self.lows(start, stop), True, stop - start)
+            high, _ = problem.read(sites, self.highs(start, stop), True, stop - start)
+            return _differences(low, high)
+
+        return between_ends
+
+    def at_layer(self, walk: Walk, sites: Sequence[Site]) -> RandomLines:
+        """The lines between what passes the sites for the baselines and for the noisy inputs."""
+
+        def passing(points: Points) -> Tensors:
+            calls = walk.each_call(points, self.samples, lambda x, copies: walk.problem.read(sites, x, True, copies)[0])
+            parts = [[by_point(tensor, copies) for tensor in tensors] for copies, tensors in calls]
+            return tuple(torch.cat(pieces).transpose(0, 1) for pieces in zip(*parts, strict=True))
+
+        return replace(self, low=passing(self.lows), high=passing(self.highs))
+
+
+@dataclass(frozen=True)
+class Expectation:
+    """The mean of gradient times difference over random lines.
+
+    Attributes:
+        walk: Evaluates the gradients.
+        lines: Where.
+        differences: What the gradients are multiplied by, stacked as the points are.
+        inspect: Is shown the products of each call, `(batch, samples, *features)` for each tensor.
+    """
+
+    walk: Walk
+    lines: RandomLines
+    differences: Points
+    inspect: Inspect | None = None
+
+    def of_gradient(self) -> Attributed:
+        """The mean of the gradient alone."""
+        return self._mean(self.walk.gradients(self.lines.points, self.lines.samples))
+
+    def of_product(self, multiply: bool = True) -> tuple[Attributed, Tensor]:
+        """The mean of gradient times difference, and `(samples * batch,)` its sum for each line.
+
+        Args:
+            multiply: False gives the mean of the gradient alone, with the same sums.
+        """
+        sums: list[Tensor] = []
+        return self._mean(self._products(sums, multiply)), torch.cat(sums)
+
+    def delta(self, sums: Tensor) -> Tensor:
+        """`(batch * samples,)`, the lines of an example in a row: how far the sums are from the change of the output.
+
+        Raises:
+            InvalidTarget: the score is not one number for each example.
+        """
+        samples = self.lines.samples
+        change = Change(*(self.walk.scores(ends, samples) for ends in (self.lines.lows, self.lines.highs)))
+        return by_point(change.delta(sums), samples).t().flatten()
+
+    def _mean(self, found: Iterator[tuple[int, Gradients]]) -> Attributed:
+        count = self.lines.samples
+        return weighted_sum(found, torch.full((count,), 1 / count, dtype=torch.float64, device="cpu"))
+
+    def _products(self, sums: list[Tensor], multiply: bool) -> Iterator[tuple[int, Gradients]]:
+        start = 0
+        for copies, part in self.walk.gradients(self.lines.points, self.lines.samples):
+            differences = self.differences(start, start + copies)
+            products = tuple(
+                gradient.to(accumulator(gradient.dtype)) * difference
+                for gradient, difference in zip(part.gradients, differences, strict=True)
+            )
+            sums.append(per_example(products, copies * self.walk.problem.batch))
+            if self.inspect is not None:
+                self.inspect(tuple(by_point(product, copies).transpose(0, 1) for product in products))
+            yield copies, replace(part, gradients=products) if multiply else part
+            start += copies
+
+
+def _differences(lows: Tensors, highs: Tensors) -> Tensors:
+    return tuple(high.to(accumulator(high.dtype)) - low for low, high in zip(lows, highs, strict=True))
+
+
+def _stacked(tensor: Tensor, start: int, stop: int) -> Tensor:
+    """`(batch, samples, ...)` -> the samples start to stop, `((stop - start) * batch, ...)`."""
+    return tensor[:, start:stop].transpose(0, 1).flatten(0, 1)

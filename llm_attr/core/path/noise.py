@@ -1,0 +1,240 @@
+"""Random draws and torch's streams behind them: noise on inputs, baselines from a distribution, points of a path."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from inspect import signature
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from llm_attr.core.path.walk import accumulator
+from llm_attr.core.tensors import as_baselines, as_tensors, can_move
+from llm_attr.errors import InvalidShape, InvalidType, InvalidValue
+from llm_attr.typing import BaselineDistribution, TensorOrTensors, Tensors
+
+
+@dataclass(frozen=True, eq=False)
+class Streams:
+    """The states of torch's random streams: of the CPU, and of each accelerator once one is in use."""
+
+    cpu: Tensor
+    devices: tuple[Tensor, ...]
+
+    @classmethod
+    def now(cls) -> Streams:
+        """As they are."""
+        module = _accelerator()
+        if module is None:
+            return cls(torch.get_rng_state(), ())
+        if module is torch.mps:
+            return cls(torch.get_rng_state(), (module.get_rng_state(),))
+        return cls(torch.get_rng_state(), tuple(module.get_rng_state(i) for i in range(module.device_count())))
+
+    def __eq__(self, other: object) -> bool:
+        if not isinstance(other, Streams) or len(self.devices) != len(other.devices):
+            return False
+        pairs = zip((self.cpu, *self.devices), (other.cpu, *other.devices), strict=True)
+        return all(torch.equal(*pair) for pair in pairs)
+
+    def restore(self) -> None:
+        """Puts them back."""
+        torch.set_rng_state(self.cpu)
+        module: Any = _accelerator() if self.devices else None
+        for number, state in enumerate(self.devices):
+            module.set_rng_state(state) if module is torch.mps else module.set_rng_state(state, number)
+
+
+@contextmanager
+def streams_kept(seed: int | None = None) -> Iterator[None]:
+    """Draws from a seed, or on from where torch's streams are; all of them are put back at the end."""
+    before = Streams.now()
+    try:
+        if seed is not None:
+            torch.default_generator.manual_seed(seed)
+            module = _accelerator()
+            if module is not None:
+                module.manual_seed(seed) if module is torch.mps else module.manual_seed_all(seed)
+        yield
+    finally:
+        before.restore()
+
+
+def _accelerator() -> Any:
+    """Torch's module of the accelerator of this machine; None where there is none, or nothing has used it so far."""
+    if not torch.accelerator.is_available():
+        return None
+    module = torch.get_device_module(torch.accelerator.current_accelerator())
+    return module if getattr(module, "is_initialized", lambda: True)() else None
+
+
+@dataclass(frozen=True)
+class Draws:
+    """Where random numbers come from.
+
+    Attributes:
+        generator: What draws all of them, on the CPU; None: the global streams, noise from torch's on the device of the
+            inputs, all else from numpy's.
+    """
+
+    generator: torch.Generator | None = None
+
+    @classmethod
+    def of(cls, seed: int | None) -> Draws:
+        """Draws that the seed determines; None: from the global streams.
+
+        Raises:
+            InvalidType: the seed is no whole number.
+        """
+        if seed is None:
+            return cls()
+        if isinstance(seed, bool) or not isinstance(seed, int):
+            raise InvalidType(f"seed must be a whole number or None; got {type(seed).__name__}")
+        return cls(torch.Generator().manual_seed(seed))
+
+    def noise(self, shape: Sequence[int], stdev: float, device: torch.device) -> Tensor:
+        """Normal numbers of mean 0."""
+        if self.generator is None:
+            return torch.normal(0.0, torch.full(tuple(shape), stdev, device=device, dtype=torch.float32))
+        return (
+            torch.randn(tuple(shape), generator=self.generator, dtype=torch.float32, device="cpu")
+            .mul_(stdev)
+            .to(device)
+        )
+
+    def choice(self, among: int, count: int) -> Tensor:
+        """`(count,)` whole numbers below `among`, all equally likely."""
+        if self.generator is None:
+            return torch.from_numpy(np.random.choice(among, count))
+        return torch.randint(among, (count,), generator=self.generator, device="cpu")
+
+    def uniform(self, count: int) -> Tensor:
+        """`(count,)` numbers between 0 and 1, in double precision."""
+        if self.generator is None:
+            return torch.from_numpy(np.random.uniform(0, 1, count))
+        return torch.rand(count, generator=self.generator, dtype=torch.float64, device="cpu")
+
+    def seed(self) -> int | None:
+        """A seed for draws that are made elsewhere; None where the global streams are drawn from."""
+        return None if self.generator is None else int(torch.randint(2**62, (), generator=self.generator, device="cpu"))
+
+
+def as_stdevs(stdevs: float | tuple[float, ...], inputs: Tensors) -> tuple[float, ...]:
+    """One standard deviation for each input.
+
+    Raises:
+        InvalidShape: a tuple of another length than the inputs.
+        InvalidValue: one of them is no number of at least 0.
+        InvalidType: noise for whole numbers, which stay whole.
+    """
+    given = stdevs if isinstance(stdevs, tuple) else (stdevs,) * len(inputs)
+    if len(given) != len(inputs):
+        raise InvalidShape(f"stdevs must be one for each of the {len(inputs)} inputs; got {len(given)}")
+    for i, (stdev, x) in enumerate(zip(given, inputs, strict=True)):
+        if isinstance(stdev, bool) or not isinstance(stdev, int | float) or not 0 <= stdev < float("inf"):
+            raise InvalidValue(f"stdevs must be numbers of at least 0; got {stdev!r}")
+        if stdev and not can_move(x):
+            raise InvalidType(
+                f"input {i} holds {x.dtype}, to which no noise can be added; convert it to floating point, give it "
+                "stdevs=0, or attribute to a layer behind the embedding with the embeddings as inputs"
+            )
+    return tuple(float(stdev) for stdev in given)
+
+
+def noisy(inputs: Tensors, samples: int, stdevs: Sequence[float], draws: Draws) -> Tensors:
+    """`(batch, samples, *features)` for each input: its copies, each with other noise. Whole numbers get none."""
+
+    def one(x: Tensor, stdev: float) -> Tensor:
+        copies = x.detach().repeat_interleave(samples, 0)
+        if can_move(x):
+            noise = draws.noise(copies.shape, stdev, x.device)
+            copies = (copies.to(torch.promote_types(x.dtype, noise.dtype)) + noise).to(x.dtype)
+        return copies.unflatten(0, (len(x), samples))
+
+    return tuple(one(x, stdev) for x, stdev in zip(inputs, stdevs, strict=True))
+
+
+def as_distributions(baselines: BaselineDistribution, inputs: TensorOrTensors) -> Tensors:
+    """The states to draw baselines from: `(states, *features)` for each input, of its type and on its device.
+
+    Args:
+        baselines: A tensor, a number, a tuple of these, or a function that gives one; a function that takes an argument
+            gets the inputs, in the caller's form.
+        inputs: The inputs.
+
+    Raises:
+        InvalidType: there are none, or they are neither tensors nor numbers.
+        InvalidShape: their number, or the shape of one, does not fit the inputs.
+    """
+    given = _called(baselines, inputs) if callable(baselines) else baselines
+    if given is None:
+        raise InvalidType("baselines must be given: a tensor (states, *features), one for each input, or a function")
+    tensors = as_tensors(inputs)
+    parts = given if isinstance(given, tuple) else (given,)
+    if len(parts) != len(tensors):
+        raise InvalidShape(f"baselines must be one for each of the {len(tensors)} inputs; got {len(parts)}")
+    return tuple(_states(part, x, i) for i, (part, x) in enumerate(zip(parts, tensors, strict=True)))
+
+
+def _called(function: Callable[..., TensorOrTensors], inputs: TensorOrTensors) -> TensorOrTensors:
+    try:
+        signature(function).bind(inputs)
+    except TypeError:
+        return function()
+    except ValueError:
+        pass
+    return function(inputs)
+
+
+def _states(value: Any, x: Tensor, index: int) -> Tensor:
+    if not isinstance(value, Tensor):
+        return as_baselines((value,), (x,))[0].expand(1, *x.shape[1:])
+    if value.dim() == 0 or not len(value) or value.shape[1:] != x.shape[1:]:
+        raise InvalidShape(
+            f"baseline {index} must be states of the shape {tuple(x.shape[1:])}, one or more; got {tuple(value.shape)}"
+        )
+    return value.detach().to(x.device, x.dtype)
+
+
+def drawn(distributions: Tensors, batch: int, samples: int, draws: Draws) -> Tensors:
+    """`(batch, samples, *features)` for each input: states of its distribution, each equally likely."""
+    rows = [draws.choice(len(states), batch * samples).to(states.device) for states in distributions]
+    return tuple(x[row].unflatten(0, (batch, samples)) for x, row in zip(distributions, rows, strict=True))
+
+
+@dataclass(frozen=True)
+class Moments:
+    """Mean and variance of some samples, in at least fp32.
+
+    Attributes:
+        count: How many samples there are.
+        mean: `(batch, *features)`.
+        variance: `(batch, *features)` the mean squared distance from the mean.
+    """
+
+    count: int
+    mean: Tensor
+    variance: Tensor
+
+    @classmethod
+    def of(cls, samples: Tensor) -> Moments:
+        """The moments along the second axis of `(batch, samples, *features)`."""
+        wide = samples.to(accumulator(samples.dtype))
+        mean = wide.mean(1)
+        return cls(samples.shape[1], mean, (wide - mean.unsqueeze(1)).square().mean(1))
+
+    def joined(self, other: Moments) -> Moments:
+        """The moments of both together.
+
+        Source: T. F. Chan, G. H. Golub and R. J. LeVeque, Updating Formulae and a Pairwise Algorithm for Computing
+        Sample Variances, 1979, equation 2.1.
+        """
+        count = self.count + other.count
+        share = other.count / count
+        apart = other.mean - self.mean
+        variance = self.variance + share * (other.variance - self.variance) + share * (1 - share) * apart.square()
+        return Moments(count, self.mean + share * apart, variance)

@@ -1,0 +1,1 @@
+"""Backward rules: DeepLIFT, LRP, guided gradients."""

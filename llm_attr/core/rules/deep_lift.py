@@ -1,0 +1,109 @@
+"""Inputs against baselines: multipliers of many pairs, and their mean over the baselines of each example."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, replace
+from typing import TypeAlias
+
+import torch
+from torch import Tensor
+
+from llm_attr.core.path.walk import Attributed, Change, Walk, accumulator, by_point, per_example, weighted_sum
+from llm_attr.core.problem import Gradients
+from llm_attr.core.rules.engine import Rules, Tape
+from llm_attr.errors import InvalidTarget
+from llm_attr.typing import Tensors
+
+Combine: TypeAlias = Callable[[Tensors, Tensors, Tensors], Tensors]
+"""`(multipliers, inputs, baselines) -> attributions`, `(rows, *features)` each."""
+
+
+def times_change(multipliers: Tensors, inputs: Tensors, baselines: Tensors) -> Tensors:
+    """`m (x - b)`, in at least fp32."""
+    trios = zip(multipliers, inputs, baselines, strict=True)
+    return tuple(m.to(accumulator(m.dtype)) * (x.to(accumulator(x.dtype)) - b) for m, x, b in trios)
+
+
+def multipliers_only(multipliers: Tensors, inputs: Tensors, baselines: Tensors) -> Tensors:
+    """`m`."""
+    return multipliers
+
+
+@dataclass(frozen=True)
+class Contrast:
+    """Every example against each of some baselines.
+
+    Attributes:
+        walk: Of the problem without rules.
+        rules: With a run of the baseline to compare with.
+        baselines: `(states, batch or 1, *features)` for each input.
+        combine: From multipliers to attributions.
+    """
+
+    walk: Walk
+    rules: Rules
+    baselines: Tensors
+    combine: Combine = times_change
+
+    @property
+    def states(self) -> int:
+        """The number of baselines."""
+        return len(self.baselines[0])
+
+    def mean(self) -> Attributed:
+        """The mean attribution over the baselines.
+
+        Raises:
+            NoRule: the model does something that the rules cannot follow.
+        """
+        return self._mean([])
+
+    def mean_and_delta(self) -> tuple[Attributed, Tensor]:
+        """The same, and `(batch * states,)` the delta of each pair, the pairs of an example in a row.
+
+        Raises:
+            NoRule: the model does something that the rules cannot follow.
+            InvalidTarget: the score is not one number for each example.
+        """
+        pairs: list[tuple[Gradients, Gradients]] = []
+        found = self._mean(pairs)
+        deltas = torch.cat([self._delta(low, high) for low, high in pairs])
+        return found, by_point(deltas, self.states).t().flatten()
+
+    def _mean(self, pairs: list[tuple[Gradients, Gradients]]) -> Attributed:
+        found = self._attributions(pairs)
+        if self.states == 1:
+            ((_, only),) = found
+            return replace(Attributed.of(only.gradients, only.slots), dtypes=tuple(x.dtype for x in only.at))
+        return weighted_sum(found, torch.full((self.states,), 1 / self.states, dtype=torch.float64, device="cpu"))
+
+    def _attributions(self, pairs: list[tuple[Gradients, Gradients]]) -> Iterator[tuple[int, Gradients]]:
+        for copies, (low, high) in self.walk.each_call(self._ends, self.states, self._pair):
+            pairs.append((low, high))
+            yield copies, replace(high, gradients=self.combine(high.gradients, high.at, low.at))
+
+    def _delta(self, low: Gradients, high: Gradients) -> Tensor:
+        total = per_example(times_change(high.gradients, high.at, low.at), len(high.at[0]))
+        if high.scores.numel() != len(total):
+            raise InvalidTarget(
+                f"a delta needs one output for each of the {len(total)} examples; got {tuple(high.scores.shape)}"
+            )
+        return Change(*(found.scores.flatten().to(accumulator(found.scores.dtype)) for found in (low, high))).delta(
+            total
+        )
+
+    def _ends(self, start: int, stop: int) -> Tensors:
+        """The inputs, then the baselines, of the states start to stop."""
+        problem = self.walk.problem
+        copies = stop - start
+        high = tuple(x if copies == 1 else x.repeat(copies, *(1,) * (x.dim() - 1)) for x in problem.inputs)
+        pairs = zip(self.baselines, problem.inputs, strict=True)
+        return high + tuple(b[start:stop].expand(copies, *x.shape).flatten(0, 1) for b, x in pairs)
+
+    def _pair(self, ends: Tensors, copies: int) -> tuple[Gradients, Gradients]:
+        count, tape = len(ends) // 2, Tape()
+        low = self.rules.on(self.walk.problem, tape, recording=True).at(ends[count:], copies)
+        high = self.rules.on(self.walk.problem, tape).gradients(ends[:count], copies)
+        self.walk.evaluator.advance(copies)
+        return low, high

@@ -1,0 +1,248 @@
+"""Ways back through softmax, norms and attention in closed form, so that their values are those of the native kernels.
+
+With a reference r (DeepLift) the multipliers m are such that `sum(m (x - r))` is the change of the result.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from llm_attr.core.rules.call import Call, Rule, casting, scaled
+from llm_attr.typing import Tensors
+
+
+def wide(tensor: Tensor) -> Tensor:
+    """In at least fp32."""
+    dtype = tensor.dtype
+    return tensor if dtype in _WIDE else tensor.to(torch.promote_types(dtype, torch.float32))
+
+
+_WIDE = (torch.float32, torch.float64)
+
+
+def logarithmic_mean(y: Tensor, r: Tensor, log_y: Tensor, log_r: Tensor) -> Tensor:
+    """`(y - r) / (log y - log r)`, between the two; zero where one of them is."""
+    apart = (log_y - log_r).abs()
+    share = torch.where(apart == 0, 1.0, -torch.expm1(-apart) / apart)
+    return (torch.maximum(y, r) * share).nan_to_num(0.0)
+
+
+def probabilities_mean(scores: Tensor, then: Tensor, dim: int) -> Tensor:
+    """The logarithmic mean of the softmax of two tensors of scores."""
+    logs = [torch.log_softmax(wide(each), dim) for each in (scores, then)]
+    return logarithmic_mean(logs[0].exp(), logs[1].exp(), *logs)
+
+
+def through_softmax(gradient: Tensor, mean: Tensor, dim: int) -> Tensor:
+    """`l (g - sum(g l) / sum(l))`: the softmax gradient with the mean probabilities l."""
+    total = mean.sum(dim, True)
+    return mean * (gradient - ((gradient * mean).sum(dim, True) / total).nan_to_num(0.0))
+
+
+def softmax(call: Call) -> Any:
+    """Softmax against a reference."""
+    (x,), (then,) = call.now, call.reference or ()
+    dim = _dim(call)
+    mean = probabilities_mean(x, then, dim)
+    return call.answer(lambda gradient: (through_softmax(wide(gradient), mean, dim).to(x.dtype),))
+
+
+def log_softmax(call: Call) -> Any:
+    """`s - logsumexp(s)` against a reference, whose second part moves by the mean probabilities."""
+    (x,), (then,) = call.now, call.reference or ()
+    dim = _dim(call)
+    mean = probabilities_mean(x, then, dim)
+    share = mean / mean.sum(dim, True)
+    return call.answer(lambda gradient: ((gradient - share * wide(gradient).sum(dim, True)).to(x.dtype),))
+
+
+def logsumexp(call: Call) -> Any:
+    """The logarithm of a sum of exponentials against a reference."""
+    (x,), (then,) = call.now, call.reference or ()
+    dims, keep = call.option("dim", 1), call.option("keepdim", 2, False)
+    dims = (dims,) if isinstance(dims, int) else tuple(dims)
+    logs = [wide(each) - torch.logsumexp(wide(each), dims, True) for each in (x, then)]
+    mean = logarithmic_mean(logs[0].exp(), logs[1].exp(), *logs)
+    share = mean / mean.sum(dims, True)
+
+    def back(gradient: Tensor) -> Tensors:
+        for dim in () if keep else sorted(each % x.dim() for each in dims):
+            gradient = gradient.unsqueeze(dim)
+        return ((gradient * share).to(x.dtype),)
+
+    return call.answer(back)
+
+
+def softmax_of_captum(call: Call) -> Any:
+    """Captum's convention, for comparison only: the rescaled gradient less its mean over the whole batch."""
+    (x,), (then,) = call.now, call.reference or ()
+    dy, dx = call.run(x) - call.run(then), x - then
+    near = dx.abs() < 1e-10
+
+    def back(gradient: Tensor) -> Tensors:
+        rescaled = torch.where(near, gradient, gradient * dy / dx)
+        return (rescaled - rescaled.sum() / rescaled.numel(),)
+
+    return call.answer(back)
+
+
+def _dim(call: Call) -> int:
+    dim = call.option("dim", 1)
+    tensor = call.tensors[0]
+    return (0 if tensor.dim() in (0, 1, 3) else 1) if dim is None else int(dim)
+
+
+@dataclass(frozen=True)
+class Norm:
+    """A norm over some axes: `(x - mean) n w + b`, `n = (variance + eps) ** -1/2`.
+
+    Attributes:
+        dims: The axes.
+        centred: Whether the mean is taken off.
+        eps: What is added to the variance.
+    """
+
+    dims: tuple[int, ...]
+    centred: bool
+    eps: float
+
+    def parts(self, x: Tensor) -> Tensors:
+        """What is normalised, and by what factor."""
+        u = wide(x)
+        u = u - u.mean(self.dims, True) if self.centred else u
+        return u, torch.rsqrt(u.square().mean(self.dims, True) + self.eps)
+
+    def back(self, x: Tensor, then: Tensor | None) -> Callable[[Tensor], Tensor]:
+        """From the gradient of `u n`; without a reference n is a constant."""
+        u, n = self.parts(x)
+        if then is None:
+            return lambda gradient: self._off_mean(gradient * n)
+        u0, n0 = self.parts(then)
+        share, middle, sides = 2 * n * n0 / (n + n0), (u * n + u0 * n0) / (n + n0), u + u0
+        slope = -((n * n0) ** 2) / (n + n0)
+
+        def against(gradient: Tensor) -> Tensor:
+            of_variance = (gradient * middle).sum(self.dims, True) * slope
+            return self._off_mean(gradient * share + of_variance * sides / _count(x, self.dims))
+
+        return against
+
+    def _off_mean(self, gradient: Tensor) -> Tensor:
+        return gradient - gradient.mean(self.dims, True) if self.centred else gradient
+
+
+def _count(x: Tensor, dims: tuple[int, ...]) -> int:
+    return torch.Size([x.shape[dim] for dim in dims]).numel()
+
+
+def last_axes_norm(call: Call) -> Any:
+    """Layer norm and RMS norm."""
+    _one(call)
+    centred = call.family == "layer_norm"
+    dims = tuple(range(-len(call.option("normalized_shape", 1)), 0))
+    weight, eps = call.option("weight", 2), call.option("eps", 4 if centred else 3)
+    (x,) = call.now
+    eps = eps if eps is not None else 1e-5 if centred else torch.finfo(x.dtype).eps
+    back = Norm(dims, centred, eps).back(x, call.reference[0] if call.reference else None)
+    factor = 1.0 if weight is None else wide(weight)
+    return call.answer(lambda gradient: (back(wide(gradient) * factor).to(x.dtype),))
+
+
+def group_norm(call: Call) -> Any:
+    """Group norm, and instance norm without running statistics."""
+    _one(call)
+    (x,) = call.now
+    if call.family == "instance_norm":
+        groups, weight, eps = x.shape[1], call.option("weight", 3), call.option("eps", 7, 1e-5)
+        if not call.option("use_input_stats", 5, True):
+            return call.native()
+    else:
+        groups, weight, eps = call.option("num_groups", 1), call.option("weight", 2), call.option("eps", 4, 1e-5)
+    norm = Norm((2,), True, eps)
+    then = None if call.reference is None else call.reference[0].reshape(len(x), groups, -1)
+    back = norm.back(x.reshape(len(x), groups, -1), then)
+    factor = 1.0 if weight is None else wide(weight).view(1, -1, *(1,) * (x.dim() - 2))
+
+    def grouped(gradient: Tensor) -> Tensors:
+        return (back((wide(gradient) * factor).reshape(len(x), groups, -1)).view_as(x).to(x.dtype),)
+
+    return call.answer(grouped)
+
+
+def _one(call: Call) -> None:
+    if len(call.moved) != 1:
+        raise call.refuse("its weights depend on the input; no rule covers that")
+
+
+_ATTENTION = ("query", "key", "value", "attn_mask", "dropout_p", "is_causal", "scale", "enable_gqa")
+
+
+def attention_shares(query: float, key: float, value: float) -> Rule:
+    """The fused kernel with shares of the gradients of its factors."""
+
+    def rule(call: Call) -> Any:
+        options = {**dict(zip(_ATTENTION, call.positional, strict=False)), **call.arguments}
+        _check_attention(call, options)
+        for name, share in (("query", query), ("key", key), ("value", value)):
+            if share != 1 and options[name].requires_grad:
+                options[name] = scaled(options[name], share)
+        return call.func(**options)
+
+    return rule
+
+
+def attention(call: Call) -> Any:
+    """Scaled dot product attention against a reference: two products and a softmax."""
+    names = dict(zip(_ATTENTION, range(len(_ATTENTION)), strict=True))
+    options = {name: call.option(name, place) for name, place in names.items()}
+    _check_attention(call, options)
+    old = dict(zip(call.moved, call.reference or (), strict=True))
+    places = [call.place(name, names[name]) for name in _ATTENTION[:3]]
+    q, k, v = (wide(call.leaves[place].detach()) for place in places)
+    q0, k0, v0 = (wide(old.get(place, call.leaves[place].detach())) for place in places)
+    shares = q.shape[-3] // k.shape[-3] if options["enable_gqa"] else 1
+    k, v, k0, v0 = (each.repeat_interleave(shares, -3) if shares > 1 else each for each in (k, v, k0, v0))
+    scale = q.shape[-1] ** -0.5 if options["scale"] is None else options["scale"]
+    with casting(q.device, as_now=False):
+        scores, then = (_masked((a @ b.transpose(-2, -1)) * scale, options) for a, b in ((q, k), (q0, k0)))
+    chosen = (torch.softmax(scores, -1).nan_to_num(0.0) + torch.softmax(then, -1).nan_to_num(0.0)) / 2
+    mean = probabilities_mean(scores, then, -1)
+    middles = [(a + b) / 2 for a, b in ((q, q0), (k, k0), (v, v0))]
+
+    def back(gradient: Tensor) -> tuple[Tensor, ...]:
+        g = wide(gradient)
+        of_scores = through_softmax(g @ middles[2].transpose(-2, -1), mean, -1) * scale
+        found = (of_scores @ middles[1], of_scores.transpose(-2, -1) @ middles[0], chosen.transpose(-2, -1) @ g)
+        by_place = dict(zip(places, found, strict=True))
+        return tuple(_as(by_place[i], call.leaves[i], shares) for i in call.moved)
+
+    return call.answer(back)
+
+
+def _masked(scores: Tensor, options: dict[str, Any]) -> Tensor:
+    mask = options["attn_mask"]
+    if options["is_causal"]:
+        mask = torch.ones(scores.shape[-2:], dtype=torch.bool, device=scores.device).tril()
+    if mask is None:
+        return scores
+    return scores.masked_fill(~mask, float("-inf")) if mask.dtype == torch.bool else scores + mask.detach()
+
+
+def _as(gradient: Tensor, tensor: Tensor, shares: int) -> Tensor:
+    """Of the shape and type of a factor, whose heads may be shared and whose axes may have been repeated."""
+    if shares > 1 and gradient.shape[-3] != tensor.shape[-3]:
+        gradient = gradient.unflatten(-3, (-1, shares)).sum(-3)
+    return gradient.sum_to_size(tensor.shape).to(tensor.dtype)
+
+
+def _check_attention(call: Call, options: dict[str, Any]) -> None:
+    if options.get("dropout_p"):
+        raise call.refuse("dropout is on; put the model into evaluation mode: model.eval()")
+    mask = options.get("attn_mask")
+    if isinstance(mask, Tensor) and mask.requires_grad:
+        raise call.refuse("its mask depends on the input; no rule covers that")

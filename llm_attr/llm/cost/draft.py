@@ -1,0 +1,284 @@
+"""What an explanation would ask of a model: the same code runs, and calls are counted instead of made."""
+
+from __future__ import annotations
+
+import pickle
+import random
+from collections.abc import Callable, Hashable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from copy import copy
+from dataclasses import dataclass, replace
+from functools import partial, reduce
+from math import ceil
+from typing import Any
+
+import numpy as np
+from torch import Tensor
+
+from llm_attr.attr.base import Attribution
+from llm_attr.attr.baselines import vocabulary
+from llm_attr.attr.noise_tunnel import NoiseTunnel
+from llm_attr.attr.token_paths import DiscretizedIntegratedGradients
+from llm_attr.core.game.coalitions import each_left_out
+from llm_attr.core.evaluator import Evaluator
+from llm_attr.core.path.noise import Streams
+from llm_attr.core.game.stopping import Stopping
+from llm_attr.llm.attribution import LLMAttribution
+from llm_attr.llm.explain import Posed
+from llm_attr.llm.model.cost import Call, Forecast
+from llm_attr.llm.cost.foreseen_score import ForeseenScore
+from llm_attr.llm.gradients.forward_mode import has_forward_mode
+from llm_attr.llm.scoring.text_game import TextGame
+from llm_attr.llm.target.generation import GenArgs, arguments_of, most_new_tokens
+from llm_attr.llm.gradient import OF_CALL, LLMGradientAttribution, check_call, together
+from llm_attr.llm.gradients.methods import RANDOM, is_embedding, sites_of
+from llm_attr.llm.gradients.run import GradientRun
+from llm_attr.llm.prompt.interpretable import Placed
+from llm_attr.llm.scoring.batch import Subject, played
+from llm_attr.llm.many import answers_of
+from llm_attr.llm.model.language_model import LanguageModel
+from llm_attr.llm.scoring.options import Options
+from llm_attr.llm.scoring.passes import positions_that_fit
+from llm_attr.llm.prompt.prompt import Prompt
+from llm_attr.llm.target.scalar import Scalar
+from llm_attr.llm.scoring.scorer import Scorer
+from llm_attr.llm.target.answer import Answer, answer_ids
+
+NOBODY = -1
+"""Stands for the tokens of an answer that is not there yet: no token of a prompt is equal to it."""
+
+LENGTHS = 32
+"""Of how many lengths an answer that is not there yet is tried, where a longer one may take fewer passes."""
+
+
+@dataclass(frozen=True)
+class Draft:
+    """What is known of an explanation.
+
+    Attributes:
+        forecast: The calls of the model.
+        exact: Whether these are the ones.
+        answer_tokens: See `Plan`.
+        check_positions: See `Plan`.
+        evaluations: See `Plan`.
+        rows: Those of forward mode.
+        recompute: Whether activations are computed again.
+        most_seconds: When it ends in any case.
+    """
+
+    forecast: Forecast
+    exact: bool
+    answer_tokens: int
+    check_positions: int = 0
+    evaluations: int = 0
+    rows: int = 0
+    recompute: bool = False
+    most_seconds: float = float("inf")
+
+    def joined(self, other: Draft) -> Draft:
+        """Both, one after the other."""
+        return Draft(
+            self.forecast.joined(other.forecast),
+            self.exact and other.exact,
+            self.answer_tokens + other.answer_tokens,
+            rows=self.rows + other.rows,
+            recompute=self.recompute or other.recompute,
+        )
+
+    def either(self, other: Draft) -> Draft:
+        """What is enough for both."""
+        return Draft(
+            self.forecast.either(other.forecast),
+            self.exact and other.exact,
+            max(self.answer_tokens, other.answer_tokens),
+            rows=max(self.rows, other.rows),
+            recompute=self.recompute or other.recompute,
+        )
+
+
+def of_games(posed: Posed, wrapper: LLMAttribution) -> Draft:
+    """Of methods that play games."""
+    language_model = wrapper.language_model
+    subjects, options = wrapper.posed(posed.inputs, posed.scalars, **posed.options)
+    targets = answers_of(posed.target, len(subjects))
+    answers = [_answer(language_model, s.prompt, t, options.gen_args) for s, t in zip(subjects, targets, strict=True)]
+    subjects = [s.answered(language_model, a, options.scalars) for s, a in zip(subjects, answers, strict=True)]
+    tokens, stopping = sum(map(len, answers)), options.stopping
+    never = "top 1 stable" if stopping.wants_certainty else None  # no value of a forecast is larger than another
+    fixed = replace(options, inspect=None, show_progress=False, until=never)
+    if stopping.seconds is not None or (stopping.wants_certainty and not _limited(stopping)):
+        return _bounded(language_model, subjects, fixed, stopping, tokens)
+    forecast = Forecast()
+    with _streams() as drawn:
+        groups = list(played(language_model, subjects, fixed, Evaluator("plan", 0), forecast))
+    if drawn:
+        return _bounded(language_model, subjects, fixed, stopping, tokens)
+    scorers = [group[0].games[0].scorer for group in groups]
+    checks, variants = sum(s.counter.check_positions for s in scorers), sum(s.variants for s in scorers)
+    certain = all(target is not None for target in targets) and not stopping.wants_certainty
+    return Draft(forecast, certain, tokens, checks, variants)
+
+
+def _limited(stopping: Stopping) -> bool:
+    return stopping.evaluations is not None or stopping.metered is not None
+
+
+def _bounded(
+    language_model: LanguageModel, subjects: Sequence[Subject], options: Options, stopping: Stopping, tokens: int
+) -> Draft:
+    """As if all coalitions that may be asked for had nothing in common."""
+    forecast, evaluations, longest = Forecast(), 0, 0
+    with _streams():
+        for subject in subjects:
+            length, answer = _longest(language_model, subject), len(subject.answer)
+            foils = [scalar.contrast for scalar in subject.scalars if scalar.contrast is not None]
+            longer = max([answer, *(len(foil.foil) for foil in foils)])
+            rows = longer + longer // 4
+            queries = (options.most(subject.features.count) * options.trials + 1) * (1 + len(foils))
+            packs = ceil((length + longer - 1) / positions_that_fit(language_model))
+            forecast.forward.add(Call(length + longer - 1, rows), queries)
+            forecast.forward.calls += queries * (packs - 1) + any(s.needs_reference for s in subject.scalars)
+            evaluations, longest = evaluations + queries, max(longest, length + longer - 1)
+    forecast.context = longest
+    load = forecast.forward
+    load.calls = min(load.calls, stopping.passes or load.calls)
+    load.positions = min(load.positions, stopping.positions or load.positions)
+    return Draft(forecast, False, tokens, longest, evaluations, most_seconds=stopping.seconds or float("inf"))
+
+
+def _longest(language_model: LanguageModel, subject: Subject) -> int:
+    """The most positions of a variant, if what each absent feature adds adds up."""
+    game = TextGame(
+        subject.inp.sampled(), subject.features, subject.answer, Scorer(language_model), Evaluator("plan", 0)
+    )
+    prompt = len(subject.prompt)
+    ends = [v.end for block in each_left_out(subject.features.count) for v in game.variants(block)]
+    return prompt + sum(max(0, end - prompt) for end in ends)
+
+
+def of_gradients(posed: Posed, wrapper: LLMGradientAttribution) -> Draft:
+    """Of methods of gradients."""
+    options = dict(posed.options)
+    gen_args = options.pop("gen_args", None)
+    of_call = {name: options.pop(name) for name in OF_CALL & options.keys()}
+    check_call(of_call)
+    if isinstance(wrapper.attr_method, RANDOM) and options.get("seed") is None:
+        options["seed"] = 0
+    token_rows, ask = of_call.get("token_rows", True), partial(_one, wrapper, options, of_call)
+    language_model, drafts = wrapper.language_model, []
+    for inp, target in zip(posed.inputs, answers_of(posed.target, len(posed.inputs)), strict=True):
+        bound = inp.bind(language_model) if isinstance(inp, Prompt) else inp
+        placed = bound.placed(language_model)
+        answer = _answer(language_model, placed.ids, target, gen_args, token=0)
+        for group in together(posed.scalars):
+            scalars = [posed.scalars[place] for place in group]
+            tried = partial(_grouping, wrapper, options, of_call, placed, answer, scalars)
+            lengths = [len(answer)] if target is not None else _lengths(len(answer), tried)
+            rows = [False, True] if token_rows and any(scalar.waits for scalar in scalars) else [token_rows]
+            both = Draft.joined if len(scalars) > 1 else Draft.either
+            draft = partial(_one_or_two, ask, language_model, placed)
+            ways = [[draft(answer[:n], scalars, row) for row in rows] for n in lengths]
+            each = [replace(reduce(both, way), answer_tokens=way[0].answer_tokens) for way in ways]
+            drafts.append(replace(reduce(Draft.either, each), exact=each[-1].exact and target is not None))
+    return reduce(Draft.joined, drafts)
+
+
+def _one_or_two(ask: Callable[..., Draft], language_model: LanguageModel, *asked: Any) -> Draft:
+    """Where nothing is known of the model's forward mode: it may be tried, then done without."""
+    draft = ask(*asked, True)
+    if not draft.rows or has_forward_mode(language_model):
+        return draft
+    return replace(draft.joined(ask(*asked, False)), answer_tokens=draft.answer_tokens, exact=False)
+
+
+def _one(
+    wrapper: LLMGradientAttribution,
+    options: Mapping[str, Any],
+    of_call: Mapping[str, Any],
+    placed: Placed,
+    answer: tuple[int, ...],
+    scalars: Sequence[Scalar],
+    token_rows: bool,
+    forward_mode: bool,
+) -> Draft:
+    """Of one prompt, answer and the quantities that share passes."""
+    forecast, lm = Forecast(), wrapper.language_model
+    score = partial(ForeseenScore, forecast=forecast)
+    asked = LLMGradientAttribution(_without_search(wrapper.attr_method), lm.tokenizer)
+    run = asked.posed(placed, answer, scalars, of_call.get("baseline"), options, score=score, forward_mode=forward_mode)
+    run.explained(token_rows)
+    known = is_embedding(sites_of(wrapper.attr_method, lm), lm) and options.get("until") is None
+    recompute = run.recomputes(of_call.get("gradient_checkpointing"))
+    exact = known and not any(scalar.waits for scalar in scalars)
+    return Draft(forecast, exact, len(answer), rows=run.counter.forward_mode, recompute=recompute)
+
+
+def _without_search(method: Attribution) -> Attribution:
+    """The same without the search for a path through the vocabulary, whose length does not depend on it."""
+    if isinstance(method, NoiseTunnel):
+        return NoiseTunnel(_without_search(method.attribution_method))
+    if isinstance(method, DiscretizedIntegratedGradients) and method.layer is not None:
+        made, words = copy(method), vocabulary(method.layer.layer)
+        made.vocabulary = words[:1] if isinstance(words, Tensor) else words
+        return made
+    return method
+
+
+def _answer(
+    language_model: LanguageModel,
+    prompt: Sequence[int],
+    target: Answer,
+    gen_args: GenArgs | None,
+    token: int = NOBODY,
+) -> tuple[int, ...]:
+    """The answer, or as many tokens as it may have."""
+    if target is not None:
+        return answer_ids(language_model, prompt, target, gen_args)
+    language_model.check_length(len(prompt), 1)
+    return (token,) * most_new_tokens(language_model, arguments_of(gen_args), len(prompt))
+
+
+def _grouping(
+    wrapper: LLMGradientAttribution,
+    options: Mapping[str, Any],
+    of_call: Mapping[str, Any],
+    placed: Placed,
+    answer: tuple[int, ...],
+    scalars: Sequence[Scalar],
+    length: int,
+) -> Hashable:
+    """How the tokens of an answer so long are explained: longer ones that are explained alike take no less."""
+    score = partial(ForeseenScore, forecast=Forecast())
+    run = wrapper.posed(placed, answer[:length], scalars, of_call.get("baseline"), options, score=score)
+    if not isinstance(run, GradientRun):
+        return length
+    groups = [len(passage.scored) for passage in run.passages()]
+    return run.forward_rule(len(scalars)) is not None, len(groups), groups[0] if len(groups) > 1 else 0
+
+
+def _lengths(most: int, grouping: Callable[[int], Hashable]) -> list[int]:
+    """The lengths that an answer may have, the longest last; of those that are explained alike the longest."""
+    tried = sorted({max(1, round(most * k / LENGTHS)) for k in range(1, LENGTHS + 1)})
+    return sorted({grouping(length): length for length in tried}.values())
+
+
+@contextmanager
+def _streams() -> Iterator[list[str]]:
+    """Puts the global streams of random numbers back at the end, and names those that were drawn from."""
+    drawn: list[str] = []
+    before = _states()
+    try:
+        yield drawn
+    finally:
+        drawn += [name for name, state in _states().items() if not _same(state, before[name])]
+        random.setstate(before["random"])
+        np.random.set_state(before["numpy"])
+        before["torch"].restore()
+
+
+def _states() -> dict[str, Any]:
+    return {"random": random.getstate(), "numpy": np.random.get_state(), "torch": Streams.now()}
+
+
+def _same(state: Any, before: Any) -> bool:
+    return state == before if isinstance(state, Streams) else pickle.dumps(state) == pickle.dumps(before)

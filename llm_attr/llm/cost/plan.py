@@ -1,0 +1,159 @@
+"""What an explanation will cost, before anything is spent."""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
+from typing import Any
+
+from llm_attr.core.evaluator import watching
+from llm_attr.llm.attribution import LLMAttribution
+from llm_attr.llm.cost.draft import Draft, of_games, of_gradients
+from llm_attr.llm.explain import One, posed_by
+from llm_attr.llm.model.cost import Call
+from llm_attr.llm.model.language_model import LanguageModel
+from llm_attr.llm.scoring.passes import call_bytes
+from llm_attr.llm.gradients.checkpointing import kept_bytes
+from llm_attr.llm.target.region import Region, RegionName
+from llm_attr.llm.model.speed import speed_of
+
+LOSS_COPIES = 4
+"""Tensors of the size of the logits in a backward pass: logits, in fp32, their softmax, and their derivative."""
+
+
+@dataclass(frozen=True)
+class Plan:
+    """What an explanation will cost.
+
+    Attributes:
+        method: The name of the method.
+        exact: Whether the numbers of passes and positions are those that will be counted; else none will be larger.
+        answer_tokens: Tokens of the answers; the most there may be where they are not generated yet.
+        passes: Calls of the model's forward, without those that generate an answer.
+        backward: Backward passes over a graph.
+        forward_mode: Rows that go through the model with their derivative in one direction.
+        positions: Token positions that go through the body of the model, padding included.
+        head_rows: Positions that go on through the output head.
+        check_positions: The most positions of comparisons of a new model's prefix trees with whole sequences.
+        evaluations: Variants of prompts that are scored, each with each answer or foil behind it; 0 for gradients.
+        peak_bytes: About the most memory at a time, beside the weights.
+        seconds: About how long it takes on this machine; None: not measured.
+
+    Example:
+        >>> Plan("saliency", True, 3, passes=2, backward=1, positions=20).passes
+        2
+    """
+
+    method: str
+    exact: bool
+    answer_tokens: int
+    passes: int = 0
+    backward: int = 0
+    forward_mode: int = 0
+    positions: int = 0
+    head_rows: int = 0
+    check_positions: int = 0
+    evaluations: int = 0
+    peak_bytes: int = 0
+    seconds: float | None = None
+
+    def to_dict(self) -> dict[str, Any]:
+        """All numbers by name."""
+        return asdict(self)
+
+    def __str__(self) -> str:
+        """A line for each number."""
+        most = "" if self.exact else "at most "
+        time = "not measured" if self.seconds is None else f"{most}about {_duration(self.seconds)}"
+        lines = [
+            ("method", self.method),
+            ("answer tokens", f"{self.answer_tokens:,}"),
+            ("forward passes", f"{most}{_number(self.passes)}"),
+            ("backward passes", f"{most}{_number(self.backward)}"),
+            ("forward-mode rows", f"{most}{_number(self.forward_mode)}"),
+            ("token positions", f"{most}{_number(self.positions)}"),
+            ("check positions", f"at most {_number(self.check_positions)}"),
+            ("head rows", f"{most}{_number(self.head_rows)}"),
+            ("evaluations", f"{most}{_number(self.evaluations)}"),
+            ("memory", f"about {self.peak_bytes / 1e6:,.0f} MB beside the weights"),
+            ("time", time),
+        ]
+        return "\n".join(f"{name + ':':18} {value}" for name, value in lines)
+
+
+def plan(
+    model: LanguageModel | Any,
+    prompt: One | Sequence[One],
+    *,
+    region: RegionName | Region | None = None,
+    measure: bool = True,
+    **asked: Any,
+) -> Plan:
+    """What `explain` with the same arguments will cost; nothing is generated, and the random streams stay as they are.
+
+    The numbers are exact for a given answer and a design of coalitions or points that is known beforehand: fixed ones,
+    and samples with a seed of their own, also under a budget of evaluations, passes or positions. They are upper bounds
+    for an answer that is not generated yet (which is taken to be as long as it may be), for `until`, for a time as
+    budget, for what is drawn from the global streams, and for layers other than the embedding layer.
+
+    Args:
+        model: See `explain`.
+        prompt: See `explain`.
+        region: See `explain`; it costs nothing where each token is explained anyway.
+        measure: Whether the time is estimated, for which a few short passes go through a model the first time; False:
+            nothing does.
+        **asked: The other arguments of `explain`.
+
+    Raises:
+        LlmAttrError: as in `explain`.
+
+    Example:
+        >>> print(plan(load_model("smollm2-135m"), "Aksel repairs violins. Who?", target=" Aksel"))  # doctest: +SKIP
+    """
+    posed = posed_by(model, prompt, region=None if region is None else Region.of(region), **asked)
+    language_model = posed.wrapper.language_model
+    with warnings.catch_warnings(), watching():
+        warnings.simplefilter("ignore")
+        wrapper = posed.wrapper
+        draft = of_games(posed, wrapper) if isinstance(wrapper, LLMAttribution) else of_gradients(posed, wrapper)
+    forecast, seconds = draft.forecast, None
+    if measure:
+        speed = speed_of(language_model, backward=forecast.backward.calls > 0)
+        seconds = min(speed.seconds(forecast, draft.recompute), draft.most_seconds)
+    return Plan(
+        method=asked.get("method", "feature_ablation"),
+        exact=draft.exact,
+        answer_tokens=draft.answer_tokens,
+        passes=forecast.forward.calls,
+        backward=forecast.backward.calls,
+        forward_mode=draft.rows,
+        positions=forecast.forward.positions,
+        head_rows=forecast.forward.head_rows,
+        check_positions=draft.check_positions,
+        evaluations=draft.evaluations,
+        peak_bytes=_peak(language_model, draft),
+        seconds=seconds,
+    )
+
+
+def _peak(language_model: LanguageModel, draft: Draft) -> int:
+    """About the most bytes at a time."""
+    forecast, config = draft.forecast, language_model.text_config
+    positions, rows = forecast.forward.largest
+    most = call_bytes(language_model, Call(positions + forecast.context, rows))
+    if forecast.forward_mode.calls:
+        most += call_bytes(language_model, forecast.forward_mode.largest)
+    positions, rows = forecast.backward.largest
+    logits = LOSS_COPIES * 4 * rows * config.vocab_size
+    return max(most, kept_bytes(language_model, positions, draft.recompute) + logits)
+
+
+def _number(value: int) -> str:
+    return f"{value:,}" if value < 10**15 else f"{value:.1e}"
+
+
+def _duration(seconds: float) -> str:
+    if seconds < 120:
+        return f"{seconds:.2g} s" if seconds < 10 else f"{seconds:.0f} s"
+    return f"{seconds / 60:,.0f} min" if seconds < 7200 else f"{seconds / 3600:,.0f} h"

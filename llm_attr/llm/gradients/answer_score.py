@@ -1,0 +1,278 @@
+"""The score of an answer as a function of what passes layers of the model: what gradients of a generation are of."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from contextlib import ExitStack
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from llm_attr.core.backward import held
+from llm_attr.core.path.walk import accumulator
+from llm_attr.core.site import Site, reading, replaced
+from llm_attr.core.tensors import Slot, split_by
+from llm_attr.errors import NoGradient
+from llm_attr.llm.model.language_model import LanguageModel
+from llm_attr.llm.scoring.passes import Counter, forward_logits
+from llm_attr.llm.gradients.jacobian import Together, kernels, one_by_one
+from llm_attr.llm.target.scalar import Contrast, Scalar
+from llm_attr.typing import Tensors
+
+LOG_PROB = Scalar("log_prob")
+
+
+@dataclass(frozen=True)
+class Passage:
+    """The part of an answer whose tokens are scored in one pass, behind the prompt and what comes before it.
+
+    Attributes:
+        prompt: Token ids of the prompt.
+        answer: Token ids of the answer up to the last one that is scored.
+        first: The first token of the answer that is scored.
+    """
+
+    prompt: tuple[int, ...]
+    answer: tuple[int, ...]
+    first: int = 0
+
+    @property
+    def ids(self) -> tuple[int, ...]:
+        """What the model reads."""
+        return (*self.prompt, *self.answer[:-1])
+
+    @property
+    def rows(self) -> range:
+        """The positions whose outputs predict the scored tokens."""
+        return range(len(self.prompt) - 1 + self.first, len(self.prompt) - 1 + len(self.answer))
+
+    @property
+    def places(self) -> Tensor:
+        """The places in the answer of the scored tokens."""
+        return torch.arange(self.first, len(self.answer), device="cpu")
+
+    @property
+    def scored(self) -> tuple[int, ...]:
+        """The tokens that are scored."""
+        return self.answer[self.first :]
+
+
+class AnswerScore:
+    """Quantities of the tokens of an answer `(rows, scored tokens)`, as a function of what passes some layers.
+
+    One forward pass for all tokens and quantities, through the model's own head at their positions alone.
+
+    Args:
+        language_model: Model and tokenizer, in evaluation mode.
+        passage: Prompt, answer and the tokens that are scored.
+        sites: The layers whose tensors are moved.
+        places: The positions that are moved, of the embedding layer; the others stay as they are. None: all positions
+            of other layers.
+        scalars: The quantities, bound to the answer.
+        counter: Where passes and positions are counted.
+        at_prompt: Whether the first point that will be asked for is the prompt itself.
+        passing: Whether no other point will be, and derivatives by a layer are those through the other layers too.
+
+    Attributes:
+        slots: Which of the moved tensors belong to which layer.
+        log_probs: `(scored tokens,)` in nats after the whole prompt, once a pass has shown them.
+    """
+
+    def __init__(
+        self,
+        language_model: LanguageModel,
+        passage: Passage,
+        sites: Sequence[Site],
+        places: Sequence[int] | None,
+        scalars: Sequence[Scalar],
+        counter: Counter,
+        at_prompt: bool = False,
+        passing: bool = False,
+    ) -> None:
+        self.language_model, self.passage, self.sites, self.counter = language_model, passage, sites, counter
+        self.scalars, self._at_prompt, self._passing = tuple(scalars), at_prompt, passing
+        self.log_probs: Tensor | None = None
+        self._places = None if places is None else torch.tensor(list(places), device="cpu")
+        self._whole, self.slots = self._read(passage.ids)
+
+    @property
+    def activations(self) -> Tensors:
+        """What passes the layers, `(1, positions, *features)` each, in at least fp32."""
+        return self._moved(self._whole)
+
+    def activations_of(self, prompt: Sequence[int]) -> Tensors:
+        """The same for another prompt of the same length."""
+        return self._moved(self._read((*prompt, *self.passage.ids[len(prompt) :]))[0])
+
+    def __call__(self, *moved: Tensor) -> Tensors:
+        """For each quantity, with these in the place of what passes the layers, `(rows, positions, *features)` each."""
+        ids = torch.tensor([self.passage.ids], device="cpu").expand(len(moved[0]), -1)
+        put = tuple(self._put(part, whole) for part, whole in zip(moved, self._whole, strict=True))
+        with ExitStack() as stack:
+            if self._places is not None:
+                stack.enter_context(held())
+            for site, part in zip(self.sites, split_by(put, self.slots), strict=True):
+                stack.enter_context(replaced(site, part, passing=self._passing))
+            logits = self._logits(ids).float()
+        if self._at_prompt:
+            self._note(logits)
+        scored = torch.tensor(self.passage.scored, device=logits.device)
+        return tuple(scalar.read(logits, scored, self.passage.places) for scalar in self.scalars)
+
+    def logits(self) -> Tensor:
+        """`(1, scored tokens, vocabulary)` in fp32, after the whole prompt."""
+        with torch.no_grad():
+            logits = self._logits(torch.tensor([self.passage.ids], device="cpu")).float()
+        self._note(logits)
+        return logits
+
+    def _note(self, logits: Tensor) -> None:
+        """Reads the log-probabilities off the first logits."""
+        if self.log_probs is None:
+            scored = torch.tensor(self.passage.scored, device=logits.device)
+            self.log_probs = LOG_PROB.read(logits[:1].detach(), scored)[0].cpu()
+
+    def count_backward(self, rows: int) -> None:
+        """Notes that so many numbers of the last points went back through the model."""
+        self.counter.backward += rows
+
+    def count_forward_mode(self, rows: int) -> None:
+        """Notes that so many directions went along with the last point."""
+        self.counter.forward_mode += rows
+
+    def _read(self, ids: Sequence[int]) -> tuple[Tensors, tuple[Slot, ...]]:
+        """What passes the layers: of the embedding layer what it says of the ids, of others what a pass shows."""
+        asked = torch.tensor([list(ids)], device="cpu")
+        if self._places is not None:
+            embedding = self.language_model.embedding
+            with torch.no_grad():
+                return (embedding(asked.to(self.language_model.device)),), (Slot(1, single=True),)
+        with torch.no_grad(), ExitStack() as stack:
+            readings = [stack.enter_context(reading(site, movable=True)) for site in self.sites]
+            self._note(self._logits(asked).float())
+        return tuple(tensor for found in readings for tensor in found.tensors), tuple(r.slot for r in readings)
+
+    def _moved(self, whole: Tensors) -> Tensors:
+        places = self._places
+        chosen = whole if places is None else tuple(tensor[:, places.to(tensor.device)] for tensor in whole)
+        return tuple(tensor.to(accumulator(tensor.dtype)) for tensor in chosen)
+
+    def _put(self, moved: Tensor, whole: Tensor) -> Tensor:
+        moved = moved.to(whole.dtype)
+        if self._places is None:
+            return moved
+        return whole.expand(len(moved), *whole.shape[1:]).index_copy(1, self._places.to(whole.device), moved)
+
+    def _logits(self, ids: Tensor) -> Tensor:
+        rows = self.passage.rows
+        self.counter.add(ids.numel(), len(ids) * len(rows))
+        ids = ids.to(self.language_model.device)
+        mask = torch.ones_like(ids)
+        return forward_logits(self.language_model, rows, input_ids=ids, attention_mask=mask, use_cache=False)
+
+
+class ContrastScore:
+    """The score of an answer less that of a foil, token beside token: two passes for each point.
+
+    Args:
+        answer: The score of the answer.
+        foil: That of the foil, over the same prompt.
+        contrast: Which tokens stand beside each other.
+    """
+
+    def __init__(self, answer: AnswerScore, foil: AnswerScore, contrast: Contrast) -> None:
+        self._foil, self._contrast, self._answer = foil, contrast, answer
+        self.passage, self.slots, self.counter = answer.passage, answer.slots, answer.counter
+        self.scalars, self.activations, self.activations_of = answer.scalars, answer.activations, answer.activations_of
+
+    @property
+    def log_probs(self) -> Tensor | None:
+        """Those of the answer."""
+        return self._answer.log_probs
+
+    def count_backward(self, rows: int) -> None:
+        """Through both passes."""
+        self._answer.count_backward(rows)
+        self._foil.count_backward(rows)
+
+    def count_forward_mode(self, rows: int) -> None:
+        """Along both passes."""
+        self._answer.count_forward_mode(rows)
+        self._foil.count_forward_mode(rows)
+
+    def __call__(self, *moved: Tensor) -> Tensors:
+        """`(rows, answer tokens)` in nats."""
+        (own,), (other,) = self._answer(*moved), self._foil(*moved)
+        return (self._contrast.rows(own, other),)
+
+
+class Entries:
+    """Numbers of an answer with a row for each: row `k * rows + r` is entry r at point k.
+
+    The rows of a point are alike and share one forward pass, over whose graph all go back together, or one by one.
+
+    Args:
+        score: That of the tokens.
+        chosen: For each entry the place of its quantity, and 0 for the whole answer or 1 + t for scored token t.
+        together: Whether, and how many, go back together.
+    """
+
+    def __init__(
+        self, score: AnswerScore | ContrastScore, chosen: Sequence[tuple[int, int]], together: Together
+    ) -> None:
+        self._chosen, self.score, self.rows, self.together = tuple(chosen), score, len(chosen), together
+
+    def __call__(self, *moved: Tensor) -> Tensor:
+        """`(points * rows,)`, from tensors of `(points * rows, positions, *features)`."""
+        if self.rows > 1:
+            return _Shared.apply(self, *moved)
+        values = self.values(*moved)[:, 0]
+        if values.requires_grad:
+            values.register_hook(lambda gradient: self.score.count_backward(1))
+        return values
+
+    def values(self, *moved: Tensor) -> Tensor:
+        """`(points, rows)`, from tensors of `(points, positions, *features)`."""
+        found = list(zip(self.score.scalars, self.score(*moved), strict=True))
+        if torch.is_grad_enabled() and any(tensor.requires_grad for tensor in moved):
+            _refuse_independent(found)
+        worth = [worth_of(scalar, values) for scalar, values in found]
+        return torch.stack([worth[scalar][:, entry] for scalar, entry in self._chosen], 1)
+
+
+def worth_of(scalar: Scalar, values: Tensor) -> Tensor:
+    """`(rows, 1 + tokens)`: what is attributed, the whole answer first; `(rows, 1)` of one number for the answer."""
+    return values[:, None] if values.dim() == 1 else scalar.payoff(values)
+
+
+def _refuse_independent(found: Sequence[tuple[Scalar, Tensor]]) -> None:
+    for scalar, values in found:
+        if not values.requires_grad:
+            raise NoGradient(
+                f"the scalar {scalar.label} does not depend on what is moved by operations that can be differentiated; "
+                "is there a detach(), a no_grad, an argmax or a number without a graph on the way?"
+            )
+
+
+class _Shared(torch.autograd.Function):
+    """Entries from one row of each point, and their derivatives by a row for each."""
+
+    @staticmethod
+    def forward(ctx: Any, entries: Entries, *moved: Tensor) -> Tensor:
+        points = [tensor[:: entries.rows].detach().requires_grad_() for tensor in moved]
+        wanted = any(ctx.needs_input_grad)
+        ctx.batched = wanted and entries.together.fits(len(points[0]))
+        with torch.set_grad_enabled(wanted), kernels(ctx.batched):
+            values = entries.values(*points)
+        ctx.entries, ctx.values, ctx.points, ctx.graph_inside = entries, values, points, values
+        return values.detach().flatten()
+
+    @staticmethod
+    def backward(ctx: Any, *upstream: Tensor) -> tuple[Any, ...]:
+        directions = torch.diag_embed(upstream[0].view(ctx.values.shape)).transpose(0, 1)
+        derivatives = ctx.entries.together.derivatives if ctx.batched else one_by_one
+        found = derivatives(ctx.values, ctx.points, directions)
+        ctx.entries.score.count_backward(ctx.entries.rows)
+        return None, *(each.transpose(0, 1).flatten(0, 1) for each in found)

@@ -1,0 +1,81 @@
+"""Gradient checkpointing for one explanation: the activations of a block are computed again when they are needed."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from contextvars import ContextVar
+from functools import partial, wraps
+from typing import Any
+
+import torch
+from torch.utils.checkpoint import checkpoint
+from transformers.modeling_layers import GradientCheckpointingLayer
+
+from llm_attr.core.shared_context import until_the_last
+from llm_attr.core.memory import free_bytes
+from llm_attr.llm.model.language_model import LanguageModel
+
+MEMORY_SHARE = 2
+"""Activations may take this part of the free memory before they are computed again instead."""
+
+
+_wanted: ContextVar[bool] = ContextVar("llm_attr_recomputing", default=False)
+
+
+@contextmanager
+def recomputing(language_model: LanguageModel) -> Iterator[None]:
+    """The blocks of the model keep only their inputs for the backward pass, in this thread; put back at the end."""
+    token = _wanted.set(True)
+    try:
+        with _with_a_choice(language_model.model):
+            yield
+    finally:
+        _wanted.reset(token)
+
+
+@until_the_last
+@contextmanager
+def _with_a_choice(model: Any) -> Iterator[None]:
+    """The blocks ask each thread whether it wants them computed again."""
+    blocks = [block for block in model.modules() if isinstance(block, GradientCheckpointingLayer)]
+    before = [(block, vars(block).get("forward")) for block in blocks]
+    try:
+        for block in blocks:
+            block.forward = _asking(block.forward)
+        yield
+    finally:
+        for block, forward in before:
+            vars(block).pop("forward", None)
+            if forward is not None:
+                block.forward = forward
+
+
+def _asking(forward: Callable[..., Any]) -> Callable[..., Any]:
+    @wraps(forward)
+    def asked(*args: Any, **kwargs: Any) -> Any:
+        if _wanted.get() and torch.is_grad_enabled():
+            return checkpoint(partial(forward, **kwargs), *args, use_reentrant=False)
+        return forward(*args, **kwargs)
+
+    return asked
+
+
+def is_short_of_memory(language_model: LanguageModel, positions: int) -> bool:
+    """Whether what a backward pass over so many positions keeps would take too much of the free memory."""
+    return kept_bytes(language_model, positions) > free_bytes(language_model.device) // MEMORY_SHARE
+
+
+def kept_bytes(language_model: LanguageModel, positions: int, recompute: bool = False) -> int:
+    """What a backward pass over so many positions needs of the forward pass, about.
+
+    Args:
+        language_model: The model.
+        positions: Of all rows.
+        recompute: Whether the blocks keep only their inputs.
+    """
+    config, width = language_model.text_config, language_model.dtype.itemsize
+    inner = getattr(config, "intermediate_size", 0) or 4 * config.hidden_size
+    block = (12 * config.hidden_size + 4 * inner) * width
+    inputs = config.num_hidden_layers * config.hidden_size * width
+    return int(positions * (block + inputs if recompute else block * config.num_hidden_layers))

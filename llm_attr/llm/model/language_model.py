@@ -1,0 +1,298 @@
+"""A transformers model with its tokenizer, neither of them changed."""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager, nullcontext
+from functools import cached_property
+from pathlib import Path
+from pickle import UnpicklingError
+from threading import Lock
+from types import SimpleNamespace
+from typing import Any, cast
+
+import torch
+from safetensors import SafetensorError
+from torch import nn
+from transformers import AutoModelForCausalLM, AutoTokenizer, PreTrainedTokenizerBase
+
+from llm_attr.core.shared_context import until_the_last
+from llm_attr.core.path.noise import streams_kept
+from llm_attr.errors import ContextTooLong, InvalidType, InvalidValue, NotALanguageModel, UnknownName
+from llm_attr.models.catalogue import CATALOGUE, LANGUAGE_MODEL, model_folder
+from llm_attr.llm.model.tokenizer import PlainTokenizer, TokenizerLike, decode, encode, special_id
+
+
+class LanguageModel:
+    """A decoder-only model and its tokenizer, as explanations see them.
+
+    Args:
+        model: A transformers causal language model, already loaded, on whatever devices and in whatever precision. Or a
+            module of your own whose `forward(ids)` gives an object with `.logits` `(batch, tokens, vocabulary)`, each
+            of what is before it alone, and that has `generate(ids, **gen_args)`; its sequences are scored whole.
+        tokenizer: Its tokenizer, of transformers or with the methods of `PlainTokenizer`.
+        name: What the model is called in results; by default the name it was loaded under.
+
+    Raises:
+        NotALanguageModel: the model does not give next-token logits, or is an encoder-decoder.
+
+    Example:
+        >>> from llm_attr import LanguageModel
+        >>> lm = LanguageModel(model, tokenizer)  # doctest: +SKIP
+    """
+
+    def __init__(self, model: Any, tokenizer: TokenizerLike, name: str | None = None) -> None:
+        self.is_plain = is_plain(model)
+        if not self.is_plain:
+            _refuse_others(model)
+        if not isinstance(tokenizer, PreTrainedTokenizerBase | PlainTokenizer):
+            raise InvalidType(
+                f"tokenizer must be a transformers tokenizer, or have encode, decode, convert_ids_to_tokens and "
+                f"__call__; got {type(tokenizer).__name__}"
+            )
+        self.model: Any = model
+        self.tokenizer: Any = tokenizer
+        self.name = name or getattr(model, "name_or_path", "") or type(model).__name__
+
+    def __repr__(self) -> str:
+        return f"LanguageModel({self.name!r}, {type(self.model).__name__}, {self.dtype}, {self.device})"
+
+    @property
+    def device(self) -> torch.device:
+        """Where token ids go: the device of the input embeddings, or of the first part that is not offloaded."""
+        places: list[Any] = list((getattr(self.model, "hf_device_map", None) or {}).values())
+        for place in places:
+            if place not in ("cpu", "disk"):
+                return torch.device(place)
+        if self.is_plain:
+            own = getattr(self.model, "device", None)
+            return cast(torch.device, torch.device(own) if own else next(self.model.parameters()).device)
+        weight: Any = self.embedding.weight
+        return torch.device("cpu") if weight.is_meta else weight.device
+
+    @property
+    def dtype(self) -> torch.dtype:
+        """The precision of the weights."""
+        dtype = getattr(self.model, "dtype", None)
+        weights = (weight.dtype for weight in self.model.parameters() if weight.is_floating_point())
+        return dtype if isinstance(dtype, torch.dtype) else next(weights, torch.float32)
+
+    @property
+    def embedding(self) -> nn.Module:
+        """The layer that embeds token ids; of a plain model that does not tell, the one that two ids are seen to reach.
+
+        Raises:
+            NotALanguageModel: there is none.
+        """
+        if hasattr(self.model, "get_input_embeddings"):
+            return cast(nn.Module, self.model.get_input_embeddings())
+        if self._embedding is None:
+            raise NotALanguageModel(
+                f"no nn.Embedding of {self.name} takes the token ids; let get_input_embeddings() tell what embeds "
+                "them, or take a method that needs no gradients"
+            )
+        return self._embedding
+
+    @cached_property
+    def _embedding(self) -> nn.Embedding | None:
+        found, ids = list[nn.Embedding](), torch.tensor([[1, 0]], device=self.device)
+
+        def look(module: nn.Module, given: tuple[Any, ...]) -> None:
+            if isinstance(module, nn.Embedding) and given and torch.equal(given[0], ids):
+                found.append(module)
+
+        with ExitStack() as stack, self.inference():
+            for module in self.model.modules():
+                if isinstance(module, nn.Embedding):
+                    stack.callback(module.register_forward_pre_hook(look).remove)
+            self.model(ids)
+        return found[0] if found else None
+
+    @cached_property
+    def text_config(self) -> Any:
+        """The configuration of the text decoder; of a plain model about what its weights say."""
+        return _guessed(self.model) if self.is_plain else self.model.config.get_text_config(decoder=True)
+
+    @property
+    def context_length(self) -> int | None:
+        """Positions that the model was made for; None where nothing bounds them."""
+        length = getattr(self.text_config, "max_position_embeddings", None)
+        return int(length) if length else None
+
+    @property
+    def forward_keywords(self) -> frozenset[str]:
+        """The keywords that the model's own forward takes, behind PEFT wrappers, accelerate's hooks and torch.compile.
+
+        Those that count positions are left out where an adapter puts learned tokens in front of the prompt. Of a plain
+        model they are those that mean the same for all: the attention mask, and that no cache is wanted.
+        """
+        if self.is_plain:
+            parameters = inspect.signature(self.model.forward).parameters
+            takes_all = any(parameter.kind is parameter.VAR_KEYWORD for parameter in parameters.values())
+            return _PLAIN_KEYWORDS if takes_all else _PLAIN_KEYWORDS & parameters.keys()
+        base = self.model.get_base_model() if hasattr(self.model, "get_base_model") else self.model
+        base = getattr(base, "_orig_mod", base)
+        keywords = frozenset(inspect.signature(type(base).forward).parameters)
+        learned = getattr(getattr(self.model, "active_peft_config", None), "is_prompt_learning", False)
+        return keywords - {"logits_to_keep", "position_ids", "past_key_values"} if learned else keywords
+
+    @property
+    def takes_mask(self) -> bool:
+        """Whether the model's forward takes an attention mask by its name."""
+        return not self.is_plain or "attention_mask" in inspect.signature(self.model.forward).parameters
+
+    @property
+    def layers(self) -> dict[str, nn.Module]:
+        """All modules by their names, which torch.compile does not change here."""
+        return {name.replace("_orig_mod.", ""): module for name, module in self.model.named_modules()}
+
+    @property
+    def end_ids(self) -> frozenset[int]:
+        """Tokens that end a generation."""
+        config = getattr(self.model, "generation_config", None)
+        ends = getattr(config, "eos_token_id", None)
+        ends = special_id(self.tokenizer, "eos") if ends is None else ends
+        return frozenset() if ends is None else frozenset([ends] if isinstance(ends, int) else ends)
+
+    def encode(self, text: str, *, special_tokens: bool) -> list[int]:
+        """The ids of a text, see `tokenizer.encode`."""
+        return encode(self.tokenizer, text, special_tokens=special_tokens)
+
+    def decode(self, ids: list[int] | torch.Tensor) -> str:
+        """The text of ids, special tokens included and white space untouched."""
+        return decode(self.tokenizer, ids.tolist() if isinstance(ids, torch.Tensor) else ids)
+
+    def check_length(self, prompt: int, answer: int) -> None:
+        """Refuses what does not fit into the context.
+
+        Raises:
+            ContextTooLong: prompt and answer need more positions than the model has.
+        """
+        if self.context_length is not None and prompt + answer - 1 > self.context_length:
+            raise ContextTooLong(
+                f"the prompt of {prompt} tokens and the answer of {answer} need {prompt + answer - 1} positions; "
+                f"{self.name} has {self.context_length}; shorten the prompt"
+            )
+
+    @contextmanager
+    def inference(self) -> Iterator[None]:
+        """Without gradients and dropout; everything is put back at the end."""
+        with torch.no_grad(), self.evaluating():
+            yield
+
+    @contextmanager
+    def evaluating(self) -> Iterator[None]:
+        """Without dropout; everything is put back at the end."""
+        with _evaluating(self.model):
+            yield
+
+    @contextmanager
+    def drawing(self, seed: int | None) -> Iterator[None]:
+        """Draws from the seed, and leaves torch's generators as they were; else from these; one thread at a time."""
+        with _one_draws, nullcontext() if seed is None else streams_kept(seed):
+            yield
+
+
+def load_model(name: str | Path, **from_pretrained: Any) -> LanguageModel:
+    """Loads a language model with its tokenizer.
+
+    Args:
+        name: An embedded model (`smollm2-135m`: SmolLM2-135M-Instruct, Q4_1 weights de-quantised to fp32), fetched and
+            converted on first use; or a local folder, or the name of a model on the hub.
+        **from_pretrained: Passed on to transformers' `from_pretrained` (`dtype`, `device_map`, `revision`, ...).
+
+    Returns:
+        A `LanguageModel` with `.model`, `.tokenizer` and `.name`.
+
+    Raises:
+        FetchFailed: an embedded model is not in the cache and could not be fetched.
+        InvalidValue: there is no such model.
+        NotALanguageModel: the embedded model of this name is of another kind.
+
+    Example:
+        >>> import llm_attr
+        >>> lm = llm_attr.load_model("smollm2-135m")  # doctest: +SKIP
+    """
+    entry = CATALOGUE.get(str(name))
+    if entry is not None and entry.kind != LANGUAGE_MODEL:
+        language = ", ".join(each.name for each in CATALOGUE.values() if each.kind == LANGUAGE_MODEL)
+        raise NotALanguageModel(f"{name} is an embedded {entry.kind}; load_model takes language models ({language})")
+    source = str(name) if entry is None else str(model_folder(entry.name))
+    dtype = from_pretrained.get("dtype")
+    if isinstance(dtype, str) and dtype != "auto" and not isinstance(getattr(torch, dtype, None), torch.dtype):
+        raise UnknownName("dtype", dtype, ["auto", "float32", "bfloat16", "float16"])
+    shared = {key: from_pretrained[key] for key in ("revision", "token", "trust_remote_code") if key in from_pretrained}
+    try:
+        tokenizer = AutoTokenizer.from_pretrained(source, **shared)
+        model = AutoModelForCausalLM.from_pretrained(source, **from_pretrained)
+    except OSError as error:
+        raise InvalidValue(
+            f"no model {str(name)!r}: it is neither an embedded model ({', '.join(CATALOGUE)}), nor a folder of a "
+            f"model, nor reachable on the hub: {error}"
+        ) from error
+    except (ValueError, KeyError, SafetensorError, UnpicklingError) as error:
+        raise InvalidValue(f"{str(name)!r} holds no causal language model that can be loaded: {error}") from error
+    return LanguageModel(model.eval(), tokenizer, str(name))
+
+
+def as_language_model(model: Any, tokenizer: TokenizerLike | None = None) -> LanguageModel:
+    """A `LanguageModel` from what the user has: one already, a pipeline, or a model and its tokenizer."""
+    if isinstance(model, LanguageModel):
+        return model if tokenizer is None else LanguageModel(model.model, tokenizer, model.name)
+    if hasattr(model, "preprocess") and hasattr(model, "tokenizer"):
+        return LanguageModel(model.model, tokenizer or model.tokenizer)
+    if isinstance(model, str | Path):
+        raise InvalidType(f"model must be loaded: pass llm_attr.load_model({str(model)!r})")
+    if tokenizer is None:
+        raise InvalidType("a model needs its tokenizer beside it: tokenizer=...; or pass a LanguageModel")
+    return LanguageModel(model, tokenizer)
+
+
+_one_draws = Lock()
+
+
+@until_the_last
+@contextmanager
+def _evaluating(model: Any) -> Iterator[None]:
+    """All modules in evaluation mode."""
+    training = [module for module in model.modules() if module.training]
+    for module in training:
+        module.training = False
+    try:
+        yield
+    finally:
+        for module in training:
+            module.training = True
+
+
+_PLAIN_KEYWORDS = frozenset({"attention_mask", "use_cache"})
+
+
+def is_plain(model: Any) -> bool:
+    """Whether this is a language model that is not of transformers."""
+    of_transformers = hasattr(model, "can_generate") or hasattr(getattr(model, "config", None), "get_text_config")
+    return isinstance(model, nn.Module) and callable(getattr(model, "generate", None)) and not of_transformers
+
+
+def _guessed(model: nn.Module) -> SimpleNamespace:
+    """What a configuration would say of a model's size, for estimates of memory."""
+    weights = [weight for weight in model.parameters() if weight.dim() > 1]
+    embeddings = [module.weight for module in model.modules() if isinstance(module, nn.Embedding)] or weights
+    vocabulary, hidden = max((weight.shape[:2] for weight in embeddings), key=lambda shape: shape[0], default=(1, 1))
+    return SimpleNamespace(
+        vocab_size=int(vocabulary), hidden_size=int(hidden), num_hidden_layers=max(1, len(weights) // 6)
+    )
+
+
+def _refuse_others(model: Any) -> None:
+    config = getattr(model, "config", None)
+    if getattr(config, "is_encoder_decoder", False):
+        raise NotALanguageModel(
+            f"{type(model).__name__} is an encoder-decoder; a decoder-only causal language model is needed"
+        )
+    if config is None or not callable(getattr(model, "can_generate", None)) or not model.can_generate():
+        raise NotALanguageModel(
+            f"a transformers causal language model (AutoModelForCausalLM) is needed; got {type(model).__name__}, "
+            "which gives no next-token logits"
+        )

@@ -1,0 +1,124 @@
+"""How quick a model is on this machine, measured once."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from functools import partial
+from time import perf_counter
+from typing import Any
+from weakref import WeakKeyDictionary
+
+import torch
+from torch import Tensor
+
+from llm_attr.core.site import Site, replaced
+from llm_attr.llm.model.cost import Forecast, Load
+from llm_attr.llm.gradients.forward_mode import ROW_COST
+from llm_attr.llm.model.language_model import LanguageModel
+from llm_attr.llm.scoring.passes import forward_logits
+
+PROBE = 48
+"""Positions of a measured pass."""
+
+ROUNDS = 2
+"""How often each is measured; the quickest counts."""
+
+
+@dataclass(frozen=True)
+class Speed:
+    """What a pass takes, in seconds.
+
+    Attributes:
+        call: A call of the model, whatever goes through it.
+        position: A token position, beside that.
+        head_row: A row of the output head, beside that.
+        backward: What a backward pass takes, in forward passes.
+    """
+
+    call: float
+    position: float
+    head_row: float
+    backward: float
+
+    def seconds(self, forecast: Forecast, recompute: bool = False) -> float:
+        """What these calls take.
+
+        Args:
+            forecast: The calls.
+            recompute: Whether a backward pass runs the forward pass again.
+        """
+        again = self.backward + (1 if recompute else 0)
+        loads = ((forecast.forward, 1.0), (forecast.backward, again), (forecast.forward_mode, ROW_COST))
+        return sum(share * self._of(load) for load, share in loads)
+
+    def _of(self, load: Load) -> float:
+        return load.calls * self.call + load.positions * self.position + load.head_rows * self.head_row
+
+
+_known: WeakKeyDictionary[Any, dict[tuple[Any, ...], Speed]] = WeakKeyDictionary()
+
+
+def speed_of(language_model: LanguageModel, backward: bool) -> Speed:
+    """The speed of a model, from a few short passes through it the first time.
+
+    Args:
+        language_model: The model.
+        backward: Whether a backward pass is measured too.
+    """
+    model = language_model.model
+    setting = (language_model.dtype, str(language_model.device), torch.get_num_threads(), backward)
+    known = _known.setdefault(model, {})
+    if setting not in known:
+        known[setting] = _measured(language_model, backward)
+    return known[setting]
+
+
+def _measured(language_model: LanguageModel, backward: bool) -> Speed:
+    length = min(PROBE, language_model.context_length or PROBE)
+    with language_model.evaluating():
+        with torch.no_grad():
+            _timed(language_model, 1, 1)
+            least, body, whole = (_timed(language_model, *size) for size in ((1, 1), (length, 1), (length, length)))
+        share = _backward(language_model, length) / max(whole, 1e-9) if backward else 0.0
+    more = max(1, length - 1)
+    position, row = max(0.0, body - least) / more, max(0.0, whole - body) / more
+    return Speed(max(0.0, least - position - row), position, row, share)
+
+
+def _timed(language_model: LanguageModel, positions: int, rows: int) -> float:
+    ids = torch.zeros(1, positions, dtype=torch.long, device=language_model.device)
+    return _quickest(lambda: _logits(language_model, rows, ids))
+
+
+def _backward(language_model: LanguageModel, length: int) -> float:
+    """Seconds of a backward pass down to the embeddings."""
+    with torch.no_grad():
+        ids = torch.zeros(1, length, dtype=torch.long, device=language_model.device)
+        embedding = language_model.embedding
+        embedded = embedding(ids)
+    found = []
+    for _ in range(ROUNDS):
+        with torch.inference_mode(False), torch.enable_grad():
+            moved = embedded.detach().clone().requires_grad_()
+            with replaced(Site(embedding), (moved,)):
+                score = _logits(language_model, length, ids).float().logsumexp(-1).sum()
+            found.append(_quickest(partial(torch.autograd.grad, score, moved), 1))
+    return min(found)
+
+
+def _logits(language_model: LanguageModel, rows: int, ids: Tensor) -> Tensor:
+    kept = range(ids.shape[1] - rows, ids.shape[1])
+    mask = torch.ones_like(ids)
+    return forward_logits(language_model, kept, input_ids=ids, attention_mask=mask, use_cache=False)
+
+
+def _quickest(run: Callable[[], Any], rounds: int = ROUNDS) -> float:
+    found = []
+    for _ in range(rounds):
+        start = perf_counter()
+        run()
+        if torch.cuda.is_available():
+            torch.cuda.synchronize()
+        found.append(perf_counter() - start)
+    return min(found)

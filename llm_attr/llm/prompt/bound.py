@@ -1,0 +1,249 @@
+"""A prompt in the text and tokens of one model: units that can be absent."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from itertools import pairwise
+from typing import Any, Literal
+
+import torch
+from torch import Tensor
+
+from llm_attr.errors import EmptyPrompt, InvalidValue
+from llm_attr.llm.prompt.alignment import Alignment, align, first_character, owners
+from llm_attr.llm.prompt.interpretable import InterpretableInput, Placed, check_width, token_id
+from llm_attr.llm.model.language_model import LanguageModel
+from llm_attr.core.pickled import PickledWithout
+from llm_attr.llm.scoring.prefix_tree import Variant
+from llm_attr.llm.model.tokenizer import special_id
+from llm_attr.llm.prompt.units import SPLITTERS, Span
+from llm_attr.viz.view import Group
+
+Absence = Literal["delete", "replace", "mask"]
+
+Owner = tuple[str, str, int]
+"""Kind, label and number of what a unit is a part of; units of one owner form a group."""
+
+
+@dataclass(frozen=True)
+class Scope:
+    """A part of the text in which units are found: a document, a text of a message, or a whole text.
+
+    Attributes:
+        owner: Kind, label and number of the document or message.
+        start: Its first character.
+        end: One past its last.
+    """
+
+    owner: Owner
+    start: int
+    end: int
+
+    def part_of(self, start: int, end: int) -> Span:
+        """The characters of a token that are in the scope."""
+        return max(start, self.start), min(end, self.end)
+
+
+class BoundPrompt(PickledWithout, InterpretableInput):
+    """A prompt as one text and the spans of its units, ready for a model; made by `Prompt.bind`.
+
+    Attributes:
+        text: The whole text that the model gets, template included.
+        spans: The characters of each unit, in order; of tokens that share a character the last has it.
+        values: The text of each unit.
+        contents: The characters that are the user's: the text, or the content of each message.
+        groups: Which document, message or name each unit belongs to.
+        unit: What the units are.
+        absence: What happens to an absent one.
+        changed: What the chat template left out or changed, a line for each message.
+
+    A pickle holds no model: what comes out of it has its texts and units, and asks to be bound again for the rest.
+    """
+
+    shared = ("_language_model",)
+
+    def __init__(
+        self,
+        language_model: LanguageModel,
+        text: str,
+        *,
+        contents: Sequence[Span],
+        scopes: Sequence[Scope],
+        unit: str,
+        spans: Sequence[tuple[str, Span]] | None = None,
+        pinned: Sequence[Span] = (),
+        absence: Absence = "delete",
+        replacement: int | str | None = None,
+        special_tokens: bool = True,
+        changed: Sequence[str] = (),
+    ) -> None:
+        self.text, self.unit, self.absence, self.changed = text, unit, absence, list(changed)
+        self._language_model: LanguageModel | None = language_model
+        self.contents, self._scopes = list(contents), list(scopes)
+        self._special_tokens, self._pinned = special_tokens, list(pinned)
+        self._replacement = self._replacing(replacement) if absence == "replace" else None
+        if absence == "mask" and not language_model.takes_mask:
+            raise InvalidValue(
+                f"absence='mask' needs a model whose forward takes an attention_mask, and that of "
+                f"{language_model.name} names none; use absence='delete' or absence='replace'"
+            )
+        found = (
+            [(span, self._owner_of_span(span, name)) for name, span in spans] if spans is not None else self._units()
+        )
+        if not found:
+            raise EmptyPrompt(f"the prompt holds no {unit} to attribute to")
+        self.spans: list[Span] = [span for span, _ in found]
+        self.values = [text[start:end] for start, end in self.spans]
+        self.groups = _groups([group for _, group in found])
+
+    @property
+    def _lm(self) -> LanguageModel:
+        if self._language_model is None:
+            raise InvalidValue("a prompt out of a pickle has no model; bind its Prompt again: Prompt(...).bind(lm)")
+        return self._language_model
+
+    def about(self) -> dict[str, Any]:
+        """See `InterpretableInput.about`."""
+        return {"unit": self.unit} | ({"template_changes": self.changed} if self.changed else {})
+
+    @property
+    def context(self) -> list[str]:
+        """The text before, between and after the units, one piece more than there are units."""
+        ends = [0, *(end for _, end in self.spans)]
+        starts = [*(start for start, _ in self.spans), len(self.text)]
+        return [self.text[end : max(start, end)] for end, start in zip(ends, starts, strict=True)]
+
+    def to_tensor(self) -> Tensor:
+        """`(1, units)` of ones."""
+        return torch.ones(1, len(self.spans), dtype=torch.float32, device="cpu")
+
+    def to_model_input(self, perturbed_tensor: Tensor | None = None) -> Tensor:
+        """Token ids `(1, tokens)` without the absent units; where they stand is told by `variant`."""
+        present = [True] * len(self.spans)
+        if perturbed_tensor is not None:
+            check_width(perturbed_tensor, len(self.spans))
+            present = (perturbed_tensor[0] != 0).tolist()
+        return torch.tensor([self.variant(present).tokens], dtype=torch.long, device="cpu")
+
+    def placed(self, language_model: LanguageModel) -> Placed:
+        """The tokens of the whole prompt and the unit that each belongs to.
+
+        All that is the user's and not pinned moves, whatever the units are, so that their attributions agree in their
+        sums.
+        """
+        spans = self._alignment.spans
+        moving = tuple(_touches(span, self.contents) and not _touches(span, self._pinned) for span in spans)
+        return Placed(self._alignment.ids, tuple(self._owners), self._replacement, moving)
+
+    def variant(self, present: Sequence[bool]) -> Variant:
+        """Tokens and positions of the prompt with these units present."""
+        if self.absence == "delete" and self.unit != "token":
+            return Variant.plain(self._lm.encode(self.without(present), special_tokens=self._special_tokens))
+        here = [owner < 0 or present[owner] for owner in self._owners]
+        ids = self._alignment.ids
+        if self._replacement is not None:
+            return Variant.plain([token if kept else self._replacement for token, kept in zip(ids, here, strict=True)])
+        kept = [place for place, is_here in enumerate(here) if is_here]
+        tokens = tuple(ids[place] for place in kept)
+        closed = self.absence == "delete" or len(kept) == len(ids)
+        return Variant.plain(tokens) if closed else Variant(tokens, tuple(kept), len(ids))
+
+    def without(self, present: Sequence[bool]) -> str:
+        """The text without the absent units and the white space that goes with them."""
+        pieces, after = [], 0
+        for start, end in self.contents:
+            inside = [i for i, span in enumerate(self.spans) if start <= span[0] and span[1] <= end]
+            pieces += [self.text[after:start], self._rest(start, end, inside, present)]
+            after = end
+        return "".join([*pieces, self.text[after:]])
+
+    def _rest(self, start: int, end: int, units: Sequence[int], present: Sequence[bool]) -> str:
+        """What is left of one content."""
+        ends = [self.spans[i][1] for i in units]
+        starts = [*(self.spans[i][0] for i in units), end]
+        rest = self.text[start : starts[0]]
+        for unit, unit_end, following in zip(units, ends, starts[1:], strict=True):
+            gap = self.text[unit_end:following]
+            rest = rest + self.values[unit] + gap if present[unit] else _closed(rest, gap, last=following == end)
+        return rest
+
+    def _units(self) -> list[tuple[Span, Owner]]:
+        if self.unit == "token":
+            scopes = [(span, self._scope_of_token(span)) for span in self._alignment.spans]
+            return _disjoint([(scope.part_of(*span), scope.owner) for span, scope in scopes if scope is not None])
+        found = []
+        for scope in self._scopes:
+            part = self.text[scope.start : scope.end]
+            whole = [(0, len(part))] if part.strip() else []
+            spans = whole if self.unit in ("document", "message") else SPLITTERS[self.unit](part)
+            found += [((scope.start + a, scope.start + b), scope.owner) for a, b in spans]
+        return found
+
+    @cached_property
+    def _alignment(self) -> Alignment:
+        return align(self._lm.tokenizer, self.text, special_tokens=self._special_tokens)
+
+    @cached_property
+    def _owners(self) -> list[int]:
+        """The unit that each token belongs to, or -1."""
+        if self.unit == "token":
+            numbers = iter(range(len(self.spans)))
+            return [-1 if self._scope_of_token(span) is None else next(numbers) for span in self._alignment.spans]
+        return owners(self.text, self._alignment.spans, self.spans)
+
+    def _scope_of_token(self, span: Span) -> Scope | None:
+        first = first_character(self.text, *span)
+        first = span[0] if first is None else first
+        return next((s for s in self._scopes if span[0] < span[1] and s.start <= first < s.end), None)
+
+    def _owner_of_span(self, span: Span, name: str) -> Owner:
+        if name:
+            return "span", name, 0
+        return next((s.owner for s in self._scopes if s.start <= span[0] < s.end), ("text", "", 0))
+
+    def _replacing(self, replacement: int | str | None) -> int:
+        if replacement is not None:
+            return token_id(self._lm.tokenizer, replacement)
+        token = special_id(self._lm.tokenizer, "pad", "eos")
+        if token is not None:
+            return token
+        raise InvalidValue(
+            f"the tokenizer of {self._lm.name} has neither a pad nor an EOS token; say what stands for absent tokens "
+            "with replacement=..."
+        )
+
+
+def _closed(before: str, after: str, *, last: bool) -> str:
+    """Joins what a deleted unit leaves; of the white space on its sides that with more lines stays, none at an end."""
+    if last and not after.strip():
+        return (before.rstrip() or before) + after
+    if not before.strip():
+        return before + after.lstrip()
+    left, right = before[len(before.rstrip()) :], after[: len(after) - len(after.lstrip())]
+    return before.rstrip() + max(left, right, key=_width) + after.lstrip()
+
+
+def _width(space: str) -> tuple[int, bool]:
+    return space.count("\n"), bool(space)
+
+
+def _disjoint(units: list[tuple[Span, Owner]]) -> list[tuple[Span, Owner]]:
+    """Units whose spans do not overlap: of tokens that share a character the last has it."""
+    following = [*(span[0] for span, _ in units[1:]), None]
+    return [
+        ((start, end if after is None else min(end, max(start, after))), owner)
+        for ((start, end), owner), after in zip(units, following, strict=True)
+    ]
+
+
+def _touches(span: Span, others: Sequence[Span]) -> bool:
+    return any(span[0] < end and start < span[1] for start, end in others)
+
+
+def _groups(owners: Sequence[Owner]) -> list[Group]:
+    """Runs of units with the same owner; units of a plain text are in no group."""
+    edges = [i for i, owner in enumerate(owners) if i == 0 or owner != owners[i - 1]]
+    runs = [(*owners[first], first, stop) for first, stop in pairwise([*edges, len(owners)])]
+    return [Group(label, kind, first, stop) for kind, label, _, first, stop in runs if kind != "text"]

@@ -1,0 +1,1 @@
+"""What an explanation gives: numbers, files, tables, views."""

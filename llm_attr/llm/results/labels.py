@@ -1,0 +1,138 @@
+"""In what explanations of the same text differ, and names that tell them apart."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from typing import TYPE_CHECKING, Any, TypeAlias
+
+from llm_attr.llm.target.scalar import UNITS
+
+if TYPE_CHECKING:
+    from llm_attr.llm.results.unit_alignment import CommonUnits
+    from llm_attr.llm.results.result import LLMAttributionResult
+
+Aspect: TypeAlias = "Callable[[LLMAttributionResult], str]"
+"""What a result says of itself in one respect, "" for nothing."""
+
+_SHOWN = 32  # characters of an answer or a foil in a name
+
+
+def distinct_names(results: Sequence[LLMAttributionResult]) -> list[str]:
+    """A name for each result: its method, and of those with the same method what else differs, at last a number.
+
+    What more than half of all results have in common is not told.
+    """
+    names = [method(result) for result in results]
+    for aspect in (*_ASPECTS, *_of_options(results), *_ASPECTS_OF_COST):
+        told = [aspect(result) for result in results]
+        for name in {name for name in names if names.count(name) > 1}:
+            same = [place for place, other in enumerate(names) if other == name]
+            if len({told[place] for place in same}) > 1:
+                for place in same:
+                    usual = 2 * told.count(told[place]) > len(told)
+                    names[place] = name if usual or not told[place] else f"{name}, {told[place]}"
+    seen: dict[str, int] = {}
+    numbered = []
+    for name in names:
+        seen[name] = seen.get(name, 0) + 1
+        numbered.append(f"{name} ({seen[name]})" if names.count(name) > 1 else name)
+    return numbered
+
+
+def differences(results: Sequence[LLMAttributionResult], units: CommonUnits) -> dict[str, list[str]]:
+    """What differs, apart from the methods: a text for each result, by aspect."""
+    told = {name: [tell(result) for result in results] for name, tell in _TOLD.items()}
+    told["units"] = [_units(result, units, place) for place, result in enumerate(results)]
+    return {name: texts for name, texts in told.items() if len(set(texts)) > 1}
+
+
+def method(result: LLMAttributionResult) -> str:
+    """The name of a result's method, for reading."""
+    return str(result.provenance.get("method", "attribution")).replace("_", " ")
+
+
+def _answer(result: LLMAttributionResult) -> str:
+    return repr(_short(result.output_text.strip()))
+
+
+def _foil(result: LLMAttributionResult) -> str:
+    return f"against {_short(str(result.provenance['foil']).strip())!r}" if "foil" in result.provenance else ""
+
+
+def _scalar(result: LLMAttributionResult) -> str:
+    found = str(result.provenance.get("attr_target", "log_prob"))
+    if found == "callable":
+        return f"of {result.provenance.get('function')}"
+    return "" if found in ("log_prob", "contrast") else found
+
+
+def _part(result: LLMAttributionResult) -> str:
+    return f"part {_short(result.output_text.strip())!r}" if result.region else ""
+
+
+def _model(result: LLMAttributionResult) -> str:
+    return str(result.provenance.get("model", ""))
+
+
+def _dtype(result: LLMAttributionResult) -> str:
+    return str(result.provenance.get("dtype", ""))
+
+
+def _by_unit(result: LLMAttributionResult) -> str:
+    return f"by {result.provenance['unit']}" if "unit" in result.provenance else ""
+
+
+def _of_options(results: Sequence[LLMAttributionResult]) -> list[Aspect]:
+    """An aspect for each option that a method was given."""
+
+    def aspect(name: str) -> Aspect:
+        return lambda result: f"{name} {_short(str(_options(result)[name]))}" if name in _options(result) else ""
+
+    return [aspect(name) for name in sorted({name for result in results for name in _options(result)})]
+
+
+def _options(result: LLMAttributionResult) -> Mapping[str, Any]:
+    own = {name: result.provenance[name] for name in ("layer",) if name in result.provenance}
+    return {**own, **result.provenance.get("options", {}), **({} if result.table is None else result.table.options)}
+
+
+def _variants(result: LLMAttributionResult) -> str:
+    return f"{result.provenance['variants']} variants" if "variants" in result.provenance else ""
+
+
+def _passes(result: LLMAttributionResult) -> str:
+    return f"{result.provenance['passes']} passes" if "passes" in result.provenance else ""
+
+
+_ASPECTS: tuple[Aspect, ...] = (_model, _foil, _scalar, _part, _answer, _by_unit, _dtype)
+_ASPECTS_OF_COST: tuple[Aspect, ...] = (_variants, _passes)
+
+
+def _quantity(result: LLMAttributionResult) -> str:
+    found = str(result.provenance.get("attr_target", "log_prob"))
+    return f"value of {result.provenance.get('function')}" if found == "callable" else UNITS.get(found, found)
+
+
+def _around(result: LLMAttributionResult) -> str:
+    """The text that is no unit, without white space."""
+    return "not known" if result.context is None else "".join("".join(result.context).split())
+
+
+_TOLD: dict[str, Aspect] = {
+    "model": lambda result: _model(result) or "not known",
+    "precision": lambda result: _dtype(result) or "not known",
+    "answer": lambda result: result.output_text,
+    "foil": lambda result: str(result.provenance.get("foil", "none")),
+    "quantity": _quantity,
+    "text around the units": _around,
+}
+
+
+def _units(result: LLMAttributionResult, units: CommonUnits, place: int) -> str:
+    own, kind = len(result.input_tokens), str(result.provenance.get("unit", "unit"))
+    summed = "" if own == len(units.texts) else f", summed to {len(units.texts)}"
+    return f"{own} {kind}{'s' * (own != 1)}{summed}"
+
+
+def _short(text: str) -> str:
+    return text if len(text) <= _SHOWN else text[: _SHOWN - 1].rstrip() + "…"

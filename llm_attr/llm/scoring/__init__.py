@@ -1,0 +1,1 @@
+"""Scores of many variants of a prompt in few token positions."""

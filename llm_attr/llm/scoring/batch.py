@@ -1,0 +1,230 @@
+"""Games of several prompts whose variants are scored together, so that what they share is computed once."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, replace
+
+import torch
+
+from llm_attr.core.evaluator import Evaluator
+from llm_attr.core.game.features import Features
+from llm_attr.core.game.driver import Estimator, Foreseen, play
+from llm_attr.core.game.stopping import Stopping
+from llm_attr.llm.model.cost import Forecast
+from llm_attr.llm.scoring.text_game import TextGame
+from llm_attr.llm.prompt.interpretable import InterpretableInput
+from llm_attr.llm.many import naming
+from llm_attr.llm.model.language_model import LanguageModel
+from llm_attr.llm.scoring.options import Options
+from llm_attr.llm.scoring.prefix_tree import Query, Variant
+from llm_attr.llm.target.scalar import Scalar, payoff
+from llm_attr.llm.scoring.scorer import Scorer
+from llm_attr.typing import Coalitions, Values
+
+JOINT_TOKENS = 1 << 18
+"""Tokens of all the variants that are held and scored together: many passes' worth."""
+
+
+@dataclass(frozen=True)
+class Subject:
+    """A prompt whose answer is explained.
+
+    Attributes:
+        inp: The prompt in its units.
+        features: Which units form a feature.
+        prompt: Token ids of the whole prompt.
+        answer: Token ids of the answer.
+        number: Its place among several prompts, by which errors call it; None if it is alone.
+        scalars: What is asked of the answer, bound to it.
+    """
+
+    inp: InterpretableInput
+    features: Features
+    prompt: tuple[int, ...]
+    answer: tuple[int, ...] = ()
+    number: int | None = None
+    scalars: tuple[Scalar, ...] = ()
+
+    @property
+    def whole(self) -> Variant:
+        """The whole prompt."""
+        return Variant.plain(self.prompt)
+
+    def answered(self, language_model: LanguageModel, answer: tuple[int, ...], scalars: Sequence[Scalar]) -> Subject:
+        """The same with this answer, of which these scalars are asked.
+
+        Raises:
+            ContextTooLong: the prompt and the answer, or a foil, do not fit into the model's context.
+            LlmAttrError: as in `Scalar.bound`.
+        """
+        bound = tuple(scalar.bound(language_model, answer, self.prompt) for scalar in scalars)
+        for each in (answer, *(scalar.contrast.foil for scalar in bound if scalar.contrast is not None)):
+            language_model.check_length(len(self.prompt), len(each))
+        return replace(self, answer=answer, scalars=bound)
+
+    def tokens(self, options: Options) -> int:
+        """About how many tokens all its variants have, with the answer and its foils behind them."""
+        foils = sum(len(scalar.contrast.foil) for scalar in self.scalars if scalar.contrast is not None)
+        return options.evaluations(self.features) * (len(self.prompt) + len(self.answer) - 1 + foils)
+
+
+@dataclass(frozen=True, eq=False)
+class Found:
+    """What the games of a prompt gave for one scalar.
+
+    Attributes:
+        scalar: The scalar.
+        values: fp32 `(trials, coalitions, answer tokens)`.
+        whole: fp32 `(answer tokens,)` after the whole prompt.
+        per_token: False if it is one number for the whole answer; `answer tokens` is 1 then.
+    """
+
+    scalar: Scalar
+    values: Values
+    whole: Values
+    per_token: bool
+
+
+@dataclass(frozen=True, eq=False)
+class Played:
+    """What the games of a prompt gave.
+
+    Attributes:
+        subject: The prompt.
+        games: One for each trial.
+        prompts: How many prompts were scored together with it, itself included.
+        coalitions: Bool `(coalitions, features)`.
+        found: What they gave for each scalar.
+        log_probs: fp32 `(answer tokens,)` after the whole prompt, in nats.
+        n_samples: The size of the sample, as the method counts it; None for a fixed design.
+        met: Whether they are as sure as was asked for; None: nobody asked.
+    """
+
+    subject: Subject
+    games: Sequence[TextGame]
+    prompts: int
+    coalitions: Coalitions
+    found: Sequence[Found]
+    log_probs: Values
+    n_samples: int | None
+    met: bool | None
+
+
+def played(
+    language_model: LanguageModel,
+    subjects: Sequence[Subject],
+    options: Options,
+    evaluator: Evaluator,
+    forecast: Forecast | None = None,
+) -> Iterator[list[Played]]:
+    """The games of all prompts, as many prompts at a time as are scored together.
+
+    Those that wait for a run on the whole prompt are played one at a time: each holds the distributions of that run.
+    With a forecast they are played without the model, see `Scorer`.
+    """
+    group: list[Subject] = []
+    tokens = 0
+    for subject in subjects:
+        size = subject.tokens(options)
+        alone = any(scalar.needs_reference for scalar in subject.scalars)
+        if group and (alone or tokens + size > JOINT_TOKENS):
+            yield _Group(language_model, group, options, evaluator, forecast).played()
+            group, tokens = [], 0
+        group.append(subject)
+        tokens += size
+    yield _Group(language_model, group, options, evaluator, forecast).played()
+
+
+class _Group:
+    """Prompts that share a scorer; one that has too many tokens for it is played block by block."""
+
+    def __init__(
+        self,
+        language_model: LanguageModel,
+        subjects: Sequence[Subject],
+        options: Options,
+        evaluator: Evaluator,
+        forecast: Forecast | None,
+    ) -> None:
+        self._scorer = Scorer(language_model, options.cached, options.perturbations_per_eval, forecast=forecast)
+        self._options, self._evaluator = options, evaluator
+        subjects = [self._with_references(subject) for subject in subjects]
+        self._games = [
+            (subject, self._trials(subject), Foreseen(options.estimator, subject.features.count))
+            for subject in subjects
+        ]
+
+    def played(self) -> list[Played]:
+        evaluations = sum(self._options.evaluations(subject.features) for subject, *_ in self._games)
+        expected = self._evaluator.done + evaluations
+        tokens = sum(subject.tokens(self._options) for subject, *_ in self._games)
+        if tokens <= JOINT_TOKENS and not self._options.stopping.adaptive:
+            self._prefill()
+        found = [self._played(*one) for one in self._games]
+        self._evaluator.advance(expected - self._evaluator.done)
+        return found
+
+    def _with_references(self, subject: Subject) -> Subject:
+        """The subject whose scalars have the run on the whole prompt where they compare with it."""
+        if not any(scalar.needs_reference for scalar in subject.scalars):
+            return subject
+        with naming(subject.number):
+            found = self._scorer.distributions(Query(subject.whole, subject.answer), self._evaluator)
+        scalars = [replace(each, reference=found) if each.needs_reference else each for each in subject.scalars]
+        return replace(subject, scalars=tuple(scalars))
+
+    def _trials(self, subject: Subject) -> list[TextGame]:
+        shared = (self._options.inspect, set[Variant](), subject.scalars)
+        return [
+            TextGame(subject.inp.sampled(), subject.features, subject.answer, self._scorer, self._evaluator, *shared)
+            for _ in range(self._options.trials)
+        ]
+
+    def _prefill(self) -> None:
+        """Scores the designs of all prompts in one go; the games then find their coalitions known."""
+        queries: list[Query] = []
+        for subject, games, estimator in self._games:
+            with naming(subject.number):
+                design = torch.cat(estimator.ahead)
+                own = [query for game in games for each in game.variants(design) for query in game.asked(each)]
+                self._scorer.check_lengths(own)
+            queries += [*own, *games[0].asked(subject.whole)]
+        self._scorer.learn(queries, self._evaluator)
+
+    def _played(self, subject: Subject, games: Sequence[TextGame], estimator: Estimator) -> Played:
+        def trials(coalitions: Coalitions) -> Values:
+            return torch.stack([game(coalitions) for game in games], 1)
+
+        def deciding(values: Values) -> Values:
+            named = zip(games[0].split(values), subject.scalars, games[0].per_token, strict=True)
+            whole = [payoff(part, scalar.name, per_token)[..., :1].mean(1) for part, scalar, per_token in named]
+            return torch.cat(whole, 1)
+
+        stopping = self._options.stopping
+        meter = None if stopping.metered is None else _Meter(self._scorer, subject, games, stopping)
+        with naming(subject.number):
+            asked = play(trials, estimator, subject.features.count, stopping, deciding, keep=True, meter=meter)
+            whole = games[0].split(games[0].worth([subject.whole])[0])
+            log_probs = self._scorer.score(games[0].asked(subject.whole)[:1], self._evaluator)[0]
+        each = games[0].split(asked.values.transpose(0, 1))
+        found = list(map(Found, subject.scalars, each, whole, games[0].per_token))
+        sampled = asked.n_samples, asked.met
+        return Played(subject, games, len(self._games), asked.coalitions, found, log_probs, *sampled)
+
+
+class _Meter:
+    """What the games of a prompt cost, in the unit of the budget; the run on the whole prompt included."""
+
+    def __init__(self, scorer: Scorer, subject: Subject, games: Sequence[TextGame], stopping: Stopping) -> None:
+        self._scorer, self._subject, self._games = scorer, subject, games
+        self._unit = "passes" if stopping.positions is None else "positions"
+        self._before = getattr(scorer.counter, self._unit)
+
+    def spent(self) -> int:
+        return int(getattr(self._scorer.counter, self._unit)) - int(self._before)
+
+    def price(self, coalitions: Coalitions) -> int:
+        queries = [query for game in self._games for each in game.variants(coalitions) for query in game.asked(each)]
+        queries += self._games[0].asked(self._subject.whole)
+        return int(getattr(self._scorer.price(queries, self._games[0].evaluator), self._unit))

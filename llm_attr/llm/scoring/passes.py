@@ -1,0 +1,326 @@
+"""Passes through a language model that score variants of prompts: over a prefix tree, or whole sequences."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from math import ceil
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+from transformers import DynamicCache
+
+from llm_attr.core.evaluator import Evaluator
+from llm_attr.core.memory import free_bytes, is_out_of_memory
+from llm_attr.errors import NotALanguageModel
+from llm_attr.llm.model.cost import Call
+from llm_attr.llm.model.language_model import LanguageModel
+from llm_attr.llm.scoring.prefix_tree import Ints, PrefixTree, Query
+from llm_attr.llm.scoring.readout import Reading, Readout
+from llm_attr.llm.scoring.strategy import Way, kernel
+
+CPU_POSITIONS = 256
+CUDA_POSITIONS = 8192
+"""New token positions of one pass: beyond these a larger pass is no faster."""
+
+HALVES = (torch.bfloat16, torch.float16)
+
+MEMORY_SHARE = 4
+"""One pass may take a quarter of the free memory."""
+
+
+@dataclass
+class Counter:
+    """What scoring has cost; none of it depends on the machine.
+
+    Attributes:
+        passes: Calls of the model.
+        positions: Token positions that went through the body of the model, padding included.
+        head_rows: Positions that went on through the output head.
+        check_positions: Positions of the comparisons of a new model's first tree with a whole sequence.
+        backward: Backward passes over a graph.
+        forward_mode: Rows that went through the model with their derivative in one direction.
+    """
+
+    passes: int = 0
+    positions: int = 0
+    head_rows: int = 0
+    check_positions: int = 0
+    backward: int = 0
+    forward_mode: int = 0
+
+    def add(self, positions: int, head_rows: int) -> None:
+        """Counts one pass."""
+        self.passes += 1
+        self.positions += positions
+        self.head_rows += head_rows
+
+
+class TreeRefused(Exception):
+    """The model's forward has raised an error over a prefix tree."""
+
+    def __init__(self, error: Exception) -> None:
+        first = next(iter(str(error).strip().splitlines()), "")
+        super().__init__(f"{type(error).__name__}: {first[:160]}")
+        self.error = error
+
+
+class TreePass:
+    """Scores the queries of a prefix tree, each node once, in packs of consecutive nodes.
+
+    A pack is one row of tokens with explicit positions and a mask by which each sees its ancestors; the keys and
+    values of the ancestors of its first node come from the packs before.
+    """
+
+    def __init__(self, language_model: LanguageModel, queries: Sequence[Query], way: Way, counter: Counter) -> None:
+        self._lm, self._way, self._counter = language_model, way, counter
+        self._tree = tree = PrefixTree.of(queries)
+        self._readout = Readout(queries)
+        self._order = np.argsort(tree.predictors, kind="stable")
+        self._sorted = tree.predictors[self._order]
+        self._held: Ints = np.empty(0, dtype=np.int64)
+        self._layers: list[tuple[Tensor, Tensor]] = []
+        self._finished = np.sort(tree.last)
+        self._starts: list[int] = []
+
+    def run(self, evaluator: Evaluator) -> list[Reading]:
+        """What is read for each query."""
+
+        def evaluate(start: int, stop: int) -> int:
+            self._pack(start, stop)
+            done = np.searchsorted(self._finished, [start, stop])
+            evaluator.advance(int(done[1] - done[0]))
+            return start
+
+        self._starts += evaluator.run(len(self._tree), self._pack_size(), evaluate)
+        return self._readout.readings()
+
+    def calls(self) -> list[Call]:
+        """The calls that `run` makes."""
+        size, count = self._pack_size(), len(self._tree)
+        self._starts += range(0, count, size)
+        edges = [*self._starts, count]
+        rows = np.searchsorted(np.unique(self._sorted), edges)
+        return [Call(int(n), int(h)) for n, h in zip(np.diff(edges), np.diff(rows), strict=True)]
+
+    def witness(self, queries: Sequence[Query]) -> int:
+        """The query by which to judge the others: the one that leans most on what they share with it.
+
+        It has gaps if any has, else took keys and values from an earlier pack if any did, else is among the longest;
+        of several such it stands last.
+        """
+        gaps = np.array([query.variant.has_gaps for query in queries])
+        lengths = np.array([query.length for query in queries])
+        return int(np.lexsort((self._tree.last, lengths * 4 >= lengths.max() * 3, self._leaning, gaps))[-1])
+
+    def shape(self, query: int) -> frozenset[str]:
+        """What this one asked of the model: a `sequence`, `branches`, and `context` from an earlier pack."""
+        found = {"sequence": True, "branches": len(self._tree.stops) > 1, "context": self._leaning[query]}
+        return frozenset(name for name, holds in found.items() if holds)
+
+    @property
+    def _leaning(self) -> NDArray[np.bool_]:
+        """Bool `(queries,)`: whether a pack began between the first and the last node of each."""
+        first, last = (np.searchsorted(self._starts, ends, "right") for ends in (self._tree.root, self._tree.last))
+        return first < last
+
+    @property
+    def dtype(self) -> torch.dtype:
+        """The precision in which the model computed: under autocast its values have fewer digits than their type."""
+        values = self._layers[0][1]
+        halves = (half for half in HALVES if torch.equal(values, values.to(half).to(values.dtype)))
+        return next(halves, values.dtype)
+
+    def _pack_size(self) -> int:
+        packs = ceil(len(self._tree) / positions_that_fit(self._lm))
+        return ceil(len(self._tree) / packs)
+
+    def _pack(self, start: int, stop: int) -> None:
+        nodes, context = np.arange(start, stop), self._tree.ancestors(start)
+        seen = np.concatenate([context, nodes])
+        first, last = np.searchsorted(self._sorted, [start, stop])
+        rows, which = np.unique(self._sorted[first:last], return_inverse=True)
+        cache = self._cache(context)
+        inputs = {
+            "input_ids": self._on_device(self._tree.tokens[nodes]),
+            "position_ids": self._on_device(self._tree.positions[nodes]),
+            "attention_mask": self._masks(nodes, seen),
+        }
+        try:
+            logits = forward_logits(self._lm, (rows - start).tolist(), **inputs, past_key_values=cache, use_cache=True)
+        except (TypeError, ValueError, RuntimeError, IndexError, KeyError) as error:
+            if is_out_of_memory(error):
+                raise
+            raise TreeRefused(error) from error
+        self._readout.take(logits[0], torch.from_numpy(which), torch.from_numpy(self._order[first:last]))
+        self._counter.add(len(nodes), len(rows))
+        self._held = seen
+        self._layers = [(layer.keys, layer.values) for layer in cache.layers]
+
+    def _cache(self, context: Ints) -> DynamicCache:
+        cache = DynamicCache()
+        index = torch.from_numpy(np.searchsorted(self._held, context))
+        for number, (keys, values) in enumerate(self._layers if len(context) else ()):
+            at = index.to(keys.device)
+            cache.update(keys.index_select(-2, at), values.index_select(-2, at), number)
+        return cache
+
+    def _masks(self, nodes: Ints, seen: Ints) -> Any:
+        dtype = self._lm.dtype
+        masks: dict[str | None, Tensor] = {}
+        for kind, window in self._way.windows:
+            mask = self._tree.visible(nodes, seen, window)
+            if kernel(self._lm) == "eager":
+                mask = torch.zeros(mask.shape, dtype=dtype, device="cpu").masked_fill_(~mask, torch.finfo(dtype).min)
+            masks[kind] = mask[None, None].to(self._lm.device)
+        return masks.get(None, masks)
+
+    def _on_device(self, values: Ints) -> Tensor:
+        return torch.from_numpy(values)[None].to(self._lm.device)
+
+
+class WholePass:
+    """Scores each query as one whole sequence without cache, several of about one length at a time.
+
+    Args:
+        language_model: Model and tokenizer.
+        counter: Where passes and positions are counted.
+        plain: Whether each goes alone, and through the output head at all positions: nothing else can change it.
+    """
+
+    def __init__(self, language_model: LanguageModel, counter: Counter, plain: bool = False) -> None:
+        self._lm, self._counter, self._plain = language_model, counter, plain
+
+    def run(self, queries: Sequence[Query], evaluator: Evaluator) -> list[Reading]:
+        """What is read for each query."""
+        readings: dict[int, Reading] = {}
+        for group in self.groups(queries):
+
+            def evaluate(start: int, stop: int, group: list[int] = group) -> None:
+                part = group[start:stop]
+                readings.update(zip(part, self.batch([queries[i] for i in part]), strict=True))
+                evaluator.advance(len(part))
+
+            for _ in evaluator.run(len(group), len(group), evaluate):
+                pass
+        return [readings[i] for i in range(len(queries))]
+
+    def shapes(self, queries: Sequence[Query]) -> list[frozenset[str]]:
+        """What each asks of the model: a `sequence`, a `first` or `last` row of a batch, `gaps` under the mask."""
+        batches = [group for group in self.groups(queries) if len(group) > 1]
+        first, last = {group[0] for group in batches}, {group[-1] for group in batches}
+        asked = [
+            {"sequence": True, "first": i in first, "last": i in last, "gaps": query.variant.has_gaps}
+            for i, query in enumerate(queries)
+        ]
+        return [frozenset(name for name, holds in each.items() if holds) for each in asked]
+
+    def calls(self, queries: Sequence[Query]) -> list[Call]:
+        """The calls that `run` makes."""
+        return [self.call([queries[i] for i in group]) for group in self.groups(queries)]
+
+    def call(self, queries: Sequence[Query]) -> Call:
+        """The one call that `batch` and `logits` make."""
+        places = {place for query in queries for place in query.positions[-len(query.answer) :]}
+        longest = max(query.length for query in queries)
+        return Call(len(queries) * longest, len(queries) * (longest if self._plain else len(places)))
+
+    def batch(self, queries: Sequence[Query], fill: int = 0) -> list[Reading]:
+        """What is read for each query of one call, padded on the right; `fill`: the token where none is."""
+        readout = Readout(queries)
+        logits, rows = self.logits(queries, fill)
+        readout.take(logits, rows, torch.arange(len(rows), device="cpu"))
+        return readout.readings()
+
+    def ids(self, queries: Sequence[Query], fill: int = 0) -> Tensor:
+        """`(queries, positions)` token ids of one call."""
+        ids = torch.full((len(queries), max(query.length for query in queries)), fill, dtype=torch.int64, device="cpu")
+        for row, query in enumerate(queries):
+            ids[row, list(query.positions)] = torch.tensor(query.tokens, device="cpu")
+        return ids
+
+    def logits(self, queries: Sequence[Query], fill: int = 0) -> tuple[Tensor, Tensor]:
+        """`(rows, vocabulary)` of one call, and the row that predicts each token of the answers, one after another."""
+        ids, device = self.ids(queries, fill), self._lm.device
+        mask = torch.zeros_like(ids)
+        for row, query in enumerate(queries):
+            mask[row, list(query.positions)] = 1
+        counts = torch.tensor([len(query.answer) for query in queries], device="cpu")
+        places = [place for query in queries for place in query.positions[-len(query.answer) :]]
+        kept, columns = torch.tensor(places, device="cpu").unique(return_inverse=True)
+        inputs = {"input_ids": ids.to(device), "attention_mask": mask.to(device), "use_cache": False}
+        if "position_ids" in self._lm.forward_keywords and any(query.variant.has_gaps for query in queries):
+            inputs["position_ids"] = torch.arange(ids.shape[1], device=device).expand(len(ids), -1)
+        logits = forward_logits(self._lm, kept.tolist(), self._plain, **inputs)
+        self._counter.add(ids.numel(), ids.numel() if self._plain else len(queries) * len(kept))
+        return logits.flatten(0, 1), torch.arange(len(queries), device="cpu").repeat_interleave(counts) * len(
+            kept
+        ) + columns
+
+    def groups(self, queries: Sequence[Query]) -> list[list[int]]:
+        """The queries of each call."""
+        room = 0 if self._plain else positions_that_fit(self._lm)
+        groups: list[list[int]] = []
+        shortest = 0
+        for i in sorted(range(len(queries)), key=lambda i: queries[i].length):
+            size, spread = queries[i].length, len(queries[i].answer) // 4
+            if groups and size - shortest <= spread and (len(groups[-1]) + 1) * size <= room:
+                groups[-1].append(i)
+            else:
+                groups.append([i])
+                shortest = size
+        return groups
+
+
+def forward_logits(
+    language_model: LanguageModel, rows: Sequence[int], everywhere: bool = False, **inputs: Any
+) -> Tensor:
+    """`(batch, rows, vocabulary)`: the model's own logits at these positions and at no others, where it can do that.
+
+    With `everywhere` they are chosen of those at all positions. The positions go to the model as a list: the output
+    head of a divided model lies on another device than its inputs, to which every tensor among the keywords is moved.
+    """
+    if language_model.is_plain:
+        return _plain_logits(language_model, **inputs)[:, list(rows)]
+    if "logits_to_keep" in language_model.forward_keywords and not everywhere:
+        return language_model.model(**inputs, logits_to_keep=list(rows), return_dict=True).logits
+    logits = language_model.model(**inputs, return_dict=True).logits
+    length = inputs["input_ids"].shape[1]
+    return logits[:, [row - length for row in rows]]  # from the end: an adapter may have put tokens in front
+
+
+def _plain_logits(language_model: LanguageModel, input_ids: Tensor, **inputs: Any) -> Tensor:
+    """`(batch, positions, vocabulary)` of a model that is not of transformers.
+
+    Raises:
+        NotALanguageModel: it gives no such logits.
+    """
+    output = language_model.model(
+        input_ids, **{name: given for name, given in inputs.items() if name in language_model.forward_keywords}
+    )
+    logits = getattr(output, "logits", None)
+    if not isinstance(logits, Tensor) or logits.dim() != 3 or logits.shape[:2] != input_ids.shape:
+        found = f"logits of the shape {tuple(logits.shape)}" if isinstance(logits, Tensor) else type(output).__name__
+        raise NotALanguageModel(
+            f"forward of {language_model.name} must give an object with logits (batch, tokens, vocabulary) for ids "
+            f"{tuple(input_ids.shape)}; got {found}"
+        )
+    return logits
+
+
+def positions_that_fit(language_model: LanguageModel) -> int:
+    """How many token positions one pass may have on this device with the memory that is free now."""
+    device = language_model.device
+    most = CUDA_POSITIONS if device.type == "cuda" else CPU_POSITIONS
+    return max(16, min(most, free_bytes(device) // MEMORY_SHARE // call_bytes(language_model, Call(1, 1))))
+
+
+def call_bytes(language_model: LanguageModel, call: Call) -> int:
+    """What a call without gradients takes beside the weights, about."""
+    config, width = language_model.text_config, language_model.dtype.itemsize
+    head = config.vocab_size * (width + 8)
+    body = config.hidden_size * width * (2 * config.num_hidden_layers + 24)
+    return int(call.positions * body + call.head_rows * head)

@@ -1,0 +1,111 @@
+"""What is read of the logits that predict the tokens of answers, as passes bring them."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from llm_attr.llm.scoring.prefix_tree import Query
+from llm_attr.llm.target.scalar import Scalar
+
+ROWS_IN_CACHE = 8
+"""Rows of logits that are looked at together: few enough that they stay in the cache of a CPU."""
+
+
+@dataclass(frozen=True)
+class Reading:
+    """What was read for a query.
+
+    Attributes:
+        log_probs: fp32 `(answer tokens,)` in nats.
+        scalars: For each scalar of the query fp32 `(answer tokens,)`, or `()` for a number for the whole answer.
+    """
+
+    log_probs: Tensor
+    scalars: tuple[Tensor, ...] = ()
+
+
+class Readout:
+    """Takes logits as they come, in any order, and keeps of them what the queries ask for.
+
+    Pairs are the tokens of the first query's answer, then those of the next, and so on. Quantities of single tokens are
+    read at once, a few rows at a time; a function of a whole answer waits for the last of its rows, and only the rows
+    of answers that are not complete are held.
+    """
+
+    def __init__(self, queries: Sequence[Query]) -> None:
+        self._queries = queries
+        counts = torch.tensor([len(query.answer) for query in queries], device="cpu")
+        self._stops = counts.cumsum(0)
+        self._query = torch.arange(len(queries), device="cpu").repeat_interleave(counts)
+        self._place = torch.arange(len(self._query), device="cpu") - (self._stops - counts)[self._query]
+        self._tokens = torch.tensor([token for query in queries for token in query.answer], device="cpu")
+        self._log_probs = torch.full((len(self._query),), torch.nan, dtype=torch.float32, device="cpu")
+        self._values: dict[Scalar, Tensor] = {}
+        self._called: dict[tuple[int, Scalar], Tensor] = {}
+        self._waiting: dict[int, dict[int, Tensor]] = {}
+        self._reading = any(query.scalars for query in queries)
+
+    def take(self, logits: Tensor, rows: Tensor, pairs: Tensor) -> None:
+        """Reads the `(rows, vocabulary)` logits of some pairs `(pairs,)`, of which pair i has row `rows[i]`."""
+        self._log_probs[pairs] = log_probs(logits, rows, self._tokens[pairs])
+        if not self._reading:
+            return
+        numbers = self._query[pairs]
+        for query in numbers.unique().tolist():
+            own = (numbers == query).nonzero().flatten()
+            self._read(query, logits, rows[own], self._place[pairs[own]])
+
+    def readings(self) -> list[Reading]:
+        """What was read for each query."""
+        found = []
+        for number, part in enumerate(self._parts(self._log_probs)):
+            scalars = tuple(self._of(scalar, number) for scalar in self._queries[number].scalars)
+            found.append(Reading(part, scalars))
+        return found
+
+    def _parts(self, values: Tensor) -> tuple[Tensor, ...]:
+        return values.tensor_split(self._stops[:-1])
+
+    def _of(self, scalar: Scalar, query: int) -> Tensor:
+        return self._called[query, scalar] if scalar.waits else self._parts(self._values[scalar])[query]
+
+    def _read(self, query: int, logits: Tensor, rows: Tensor, places: Tensor) -> None:
+        """Reads the logits of some tokens of one query."""
+        scalars = self._queries[query].scalars
+        start = int(self._stops[query]) - len(self._queries[query].answer)
+        for scalar in scalars:
+            if not scalar.waits:
+                values = self._values.setdefault(scalar, torch.full_like(self._log_probs, torch.nan))
+                for some, at in zip(rows.split(ROWS_IN_CACHE), places.split(ROWS_IN_CACHE), strict=True):
+                    values[start + at] = self._at(scalar, logits, some, start, at)
+        if any(scalar.waits for scalar in scalars):
+            self._wait(query, logits, rows, places)
+
+    def _at(self, scalar: Scalar, logits: Tensor, rows: Tensor, start: int, places: Tensor) -> Tensor:
+        chosen = logits[rows.to(logits.device)].float()[None]
+        return scalar.read(chosen, self._tokens[start + places].to(logits.device), places)[0].cpu()
+
+    def _wait(self, query: int, logits: Tensor, rows: Tensor, places: Tensor) -> None:
+        """Calls the functions of an answer if these are its last rows; else holds them."""
+        answer, scalars = self._queries[query].answer, self._queries[query].scalars
+        held = self._waiting.setdefault(query, {})
+        held.update(zip(places.tolist(), logits[rows.to(logits.device)], strict=True))
+        if len(held) == len(answer):
+            ids = torch.tensor(answer, device=logits.device)
+            for scalar in scalars:
+                if scalar.waits:
+                    whole = torch.stack([held[place] for place in range(len(answer))]).float()
+                    self._called[query, scalar] = scalar.read(whole[None], ids)[0].cpu()
+            del self._waiting[query]
+
+
+def log_probs(logits: Tensor, rows: Tensor, tokens: Tensor) -> Tensor:
+    """`(pairs,)` log-probabilities in fp32 on the CPU of token i under the logits of row i, `(rows, vocabulary)`."""
+    rows, tokens = rows.to(logits.device), tokens.to(logits.device)
+    normalisers = [part.float().logsumexp(-1) for part in logits.split(ROWS_IN_CACHE)]
+    chosen = logits[rows, tokens].float()
+    return (chosen - torch.cat(normalisers)[rows]).cpu() if normalisers else chosen.cpu()

@@ -1,0 +1,162 @@
+"""A prompt as a game: a coalition of units is worth what is asked of the answer, as its log-probabilities."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+
+import torch
+from torch import Tensor
+
+from llm_attr.core.game.coalitions import keys
+from llm_attr.core.evaluator import Evaluator
+from llm_attr.core.game.features import Features
+from llm_attr.errors import EmptyPrompt, InvalidShape, InvalidType
+from llm_attr.llm.prompt.bound import BoundPrompt
+from llm_attr.llm.prompt.interpretable import InterpretableInput
+from llm_attr.llm.model.language_model import LanguageModel
+from llm_attr.llm.scoring.prefix_tree import Query, Variant
+from llm_attr.llm.scoring.readout import Reading
+from llm_attr.llm.target.scalar import Scalar
+from llm_attr.llm.scoring.scorer import Scorer
+from llm_attr.llm.model.tokenizer import special_id
+from llm_attr.typing import Coalitions, Values
+
+Inspector = Callable[[str, str, list[float]], None]
+
+
+class TextGame:
+    """What each token of an answer is worth when only the units of a coalition are in the prompt.
+
+    Args:
+        inp: The prompt in its units.
+        features: Which units form a feature.
+        answer: The token ids that are scored.
+        scorer: Model, and what is known of it; games of other prompts and answers may share it.
+        evaluator: Runs the passes.
+        inspect: Called once for each variant: its text, the answer's text, and the probabilities of the whole answer
+            and of each token.
+        inspected: The variants that have been shown to it; games that share this set show each variant once.
+        scalars: What is asked of the answer, bound to it; the foils of contrasts are scored beside it.
+
+    Attributes:
+        stand_in: The token that stood for a prompt without any text, if that came up.
+        per_token: For each scalar, once it has been read, whether it is a number for each token or one for all.
+    """
+
+    def __init__(
+        self,
+        inp: InterpretableInput,
+        features: Features,
+        answer: tuple[int, ...],
+        scorer: Scorer,
+        evaluator: Evaluator,
+        inspect: Inspector | None = None,
+        inspected: set[Variant] | None = None,
+        scalars: Sequence[Scalar] = (Scalar("log_prob"),),
+    ) -> None:
+        self.inp, self.features, self.answer = inp, features, answer
+        self.scorer, self.evaluator, self._inspect = scorer, evaluator, inspect
+        self.scalars, self.per_token = tuple(scalars), tuple[bool, ...]()
+        self._read = tuple(scalar for scalar in self.scalars if not scalar.is_of_log_probs)
+        self._foils = tuple(scalar.contrast.foil for scalar in self.scalars if scalar.contrast is not None)
+        self._variants: dict[bytes, Variant] = {}
+        self._tensor = inp.to_tensor()
+        self._inspected: set[Variant] = set() if inspected is None else inspected
+        self.stand_in: int | None = None
+
+    def __call__(self, coalitions: Coalitions) -> Values:
+        """`(coalitions, entries)`: the values of one scalar after the other, see `split`."""
+        return self.worth(self.variants(coalitions))
+
+    def worth(self, variants: Sequence[Variant]) -> Values:
+        """`(variants, entries)` of these variants of the prompt."""
+        readings = self.scorer.read([query for variant in variants for query in self.asked(variant)], self.evaluator)
+        step = 1 + len(self._foils)
+        answers = readings[::step]
+        foils = iter([torch.stack([found.log_probs for found in readings[i::step]]) for i in range(1, step)])
+        log_probs = torch.stack([found.log_probs for found in answers])
+        if self._inspect is not None:
+            self._show(variants, log_probs, self._inspect)
+        each = {scalar: self._stacked(scalar, answers, i) for i, scalar in enumerate(self._read)}
+        for scalar in self.scalars:
+            if scalar.contrast is not None:
+                each[scalar] = scalar.contrast.rows(log_probs, next(foils))
+        parts = [each.get(scalar, log_probs) for scalar in self.scalars]
+        self.per_token = tuple(part.dim() == 2 for part in parts)
+        return torch.cat([part if part.dim() == 2 else part[:, None] for part in parts], 1)
+
+    def split(self, values: Values) -> list[Values]:
+        """`(..., entries)` -> for each scalar `(..., answer tokens)`, or `(..., 1)` where it is a number for all."""
+        return list(values.split([len(self.answer) if each else 1 for each in self.per_token], -1))
+
+    def variants(self, coalitions: Coalitions) -> list[Variant]:
+        """What is left of the prompt for each coalition."""
+        names = keys(coalitions)
+        for name, coalition in zip(names, coalitions, strict=True):
+            if name not in self._variants:
+                self._variants[name] = self.variant(coalition)
+        return [self._variants[name] for name in names]
+
+    def asked(self, variant: Variant) -> list[Query]:
+        """What is scored after a variant: the answer, and the foils."""
+        foils = [Query(variant, foil) for foil in self._foils]
+        return [Query(variant, self.answer, self._read), *foils]
+
+    def variant(self, coalition: Coalitions) -> Variant:
+        """The tokens of the prompt in which only the features of the coalition `(features,)` are present."""
+        present = coalition[self.features.owner[0]]
+        language_model = self.scorer.language_model
+        if isinstance(self.inp, BoundPrompt):
+            variant = self.inp.variant(present.flatten().tolist())
+        else:
+            tensor = self._tensor * present.to(self._tensor.dtype)
+            variant = Variant.plain(model_input_ids(language_model, self.inp, tensor))
+        if variant.tokens:
+            return variant
+        self.stand_in = empty_prompt_id(language_model)
+        last = max(0, (variant.length or 0) - 1)
+        return Variant((self.stand_in,), (last,), last + 1)
+
+    def _stacked(self, scalar: Scalar, readings: Sequence[Reading], number: int) -> Tensor:
+        """`(variants, answer tokens)` or `(variants,)` of one scalar."""
+        found = [reading.scalars[number] for reading in readings]
+        before = self.per_token[self.scalars.index(scalar)] if self.per_token else bool(found[0].dim())
+        if any(bool(each.dim()) != before for each in found):
+            raise InvalidShape(
+                f"the scalar {scalar.label} gives a number for each token after some variants of the prompt, and one "
+                "for the whole answer after others; it must always give the same"
+            )
+        return torch.stack(found)
+
+    def _show(self, variants: Sequence[Variant], scores: Tensor, inspect: Inspector) -> None:
+        language_model, answer = self.scorer.language_model, list(self.answer)
+        for variant, log_probs in zip(variants, scores, strict=True):
+            if variant not in self._inspected:
+                self._inspected.add(variant)
+                probabilities = torch.cat([log_probs.sum()[None], log_probs]).exp().tolist()
+                inspect(language_model.decode(list(variant.tokens)), language_model.decode(answer), probabilities)
+
+
+def model_input_ids(language_model: LanguageModel, inp: InterpretableInput, present: Tensor | None = None) -> list[int]:
+    """Token ids of the prompt with these features present, `(1, features)`."""
+    model_input = inp.to_model_input(present)
+    if isinstance(model_input, str):
+        return language_model.encode(model_input, special_tokens=True)
+    if isinstance(model_input, Tensor):
+        return list(model_input.flatten().tolist())
+    raise InvalidType(f"to_model_input must give a text or token ids; got {type(model_input).__name__}")
+
+
+def empty_prompt_id(language_model: LanguageModel) -> int:
+    """What stands for an empty prompt: the token of the beginning of text, else that of its end.
+
+    Raises:
+        EmptyPrompt: the tokenizer has neither.
+    """
+    token = special_id(language_model.tokenizer, "bos", "eos")
+    if token is not None:
+        return token
+    raise EmptyPrompt(
+        f"without its units the prompt is empty, and the tokenizer of {language_model.name} has neither a BOS nor "
+        "an EOS token that could stand for it; keep some text outside the units"
+    )

@@ -1,0 +1,1 @@
+"""What is explained: an answer, a region of it, a quantity."""

@@ -1,0 +1,158 @@
+"""Which answer is explained: one that is given, or one that the model generates."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from operator import index
+from typing import Any, Protocol, TypeAlias, TypeGuard
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from llm_attr.errors import EmptyTarget, InvalidShape, InvalidTarget, InvalidType, InvalidValue, NotALanguageModel
+from llm_attr.llm.target.generation import GenArgs, generate, until_end
+from llm_attr.llm.model.language_model import LanguageModel
+from llm_attr.llm.model.tokenizer import vocabulary_size
+
+
+class Generated(Protocol):
+    """What `model.generate(..., return_dict_in_generate=True)` gives."""
+
+    sequences: Tensor
+
+
+Answer: TypeAlias = str | Tensor | NDArray[Any] | Sequence[int] | Generated | None
+"""Text, token ids, what `model.generate` returned (prompt and answer in one), or None for the model's own answer."""
+
+
+def answer_ids(
+    language_model: LanguageModel, prompt: Sequence[int], target: Answer, gen_args: GenArgs | None = None
+) -> tuple[int, ...]:
+    """The token ids of the answer; generated where no target is given.
+
+    Args:
+        language_model: Model and tokenizer.
+        prompt: Token ids of the whole prompt.
+        target: The answer as text (tokenised without special tokens), as ids, as what `model.generate` returned for
+            this prompt, or None. Ids that begin with the whole prompt are such a generation, as `outputs[0]` is, and
+            what follows the prompt is the answer.
+        gen_args: Arguments of `generate`, and `seed` for sampling; only without a target.
+
+    Raises:
+        EmptyTarget: there is no token to explain.
+        InvalidType: the target has another type.
+        InvalidShape: what was generated is not one sequence, or is shorter than the prompt.
+        InvalidTarget: what was generated begins with another prompt.
+        InvalidValue: both a target and gen_args were given, or an id is no token of the model.
+    """
+    if target is None:
+        ids = generate(language_model, prompt, gen_args)
+    elif gen_args is not None:
+        raise InvalidValue("gen_args say how an answer is generated; leave them out where a target is given")
+    elif isinstance(target, str):
+        ids = language_model.encode(target, special_tokens=False)
+    elif (sequences := _sequences(target)) is not None:
+        ids = _after(prompt, sequences, language_model)
+    else:
+        ids = _ids(target, _vocabulary(language_model))
+        if prompt and len(ids) > len(prompt) and ids[: len(prompt)] == list(prompt):
+            ids = until_end(ids[len(prompt) :], language_model)
+    if not ids:
+        raise EmptyTarget(
+            f"the target {target!r} holds no token" if target is not None else "the model generated no token"
+        )
+    return tuple(ids)
+
+
+def is_id(given: Any) -> bool:
+    """Whether this is a whole number, in Python, NumPy or torch, as token ids are."""
+    if isinstance(given, bool | np.bool_) or (isinstance(given, Tensor) and (given.dim() or given.dtype == torch.bool)):
+        return False
+    try:
+        index(given)
+    except TypeError:
+        return False
+    return True
+
+
+def are_ids(given: Any) -> TypeGuard[Sequence[int]]:
+    """Whether this is a list of token ids."""
+    return isinstance(given, Sequence) and not isinstance(given, str) and all(map(is_id, given))
+
+
+def refuse_one_id(target: Any) -> None:
+    """Refuses a number as an answer: it may be meant as a token, or as the place of one.
+
+    Raises:
+        InvalidType: the target is a number.
+    """
+    if is_id(target):
+        raise InvalidType(f"target={target!r} is a number; for an answer of this one token pass [{index(target)}]")
+
+
+def _sequences(target: Any) -> Tensor | None:
+    """The prompts and answers of a generation, if the target is one."""
+    found = getattr(target, "sequences", target)
+    if isinstance(found, np.ndarray):
+        found = torch.from_numpy(found)
+    return found if isinstance(found, Tensor) and (found.dim() == 2 or hasattr(target, "sequences")) else None
+
+
+def _after(prompt: Sequence[int], sequences: Tensor, language_model: LanguageModel) -> list[int]:
+    """What a generation adds to the prompt."""
+    if sequences.dim() != 2 or len(sequences) != 1 or sequences.shape[1] < len(prompt):
+        raise InvalidShape(
+            f"a target that model.generate returned must be of the shape (1, tokens) and begin with the prompt's "
+            f"{len(prompt)} tokens; got the shape {tuple(sequences.shape)}"
+            + ("; of several answers pass one, outputs[i : i + 1]" if len(sequences) > 1 else "")
+        )
+    ids = _ids(sequences[0], _vocabulary(language_model))
+    for place, (expected, given) in enumerate(zip(prompt, ids, strict=False)):
+        if expected != given:
+            raise InvalidTarget(
+                f"the target, a generated sequence, does not begin with the prompt: token {place} is {given} "
+                f"({language_model.decode([given])!r}), and in the prompt {expected} "
+                f"({language_model.decode([expected])!r}); generate from this very prompt, or pass the answer alone"
+            )
+    return until_end(ids[len(prompt) :], language_model)
+
+
+def _vocabulary(language_model: LanguageModel) -> int:
+    """How many tokens the model knows; some models have more of them than their tokenizer."""
+    known = getattr(language_model.text_config, "vocab_size", None)
+    if language_model.is_plain:
+        try:
+            known = getattr(language_model.embedding, "num_embeddings", None)
+        except NotALanguageModel:
+            known = None
+    return int(known or vocabulary_size(language_model.tokenizer) or 1 << 31)
+
+
+def _is_whole(dtype: torch.dtype | np.dtype[Any]) -> bool:
+    """Whether numbers of this type are whole."""
+    if isinstance(dtype, torch.dtype):
+        return not (dtype.is_floating_point or dtype.is_complex or dtype == torch.bool)
+    return np.issubdtype(dtype, np.integer)
+
+
+def _ids(target: Any, vocabulary: int) -> list[int]:
+    refuse_one_id(target)
+    if isinstance(target, Tensor | np.ndarray):
+        if target.ndim != 1:
+            raise InvalidShape(
+                f"a target of token ids must have one axis (tokens,); got the shape {tuple(target.shape)}"
+            )
+        if len(target) and not _is_whole(target.dtype):
+            raise InvalidType(
+                f"target must be a text or token ids, which are whole numbers; got numbers of {target.dtype}"
+            )
+        target = target.tolist()
+    if not are_ids(target):
+        raise InvalidType(f"target must be a text, a 1-D tensor, array or list of token ids, or None; got {target!r}")
+    ids = [index(token) for token in target]
+    wrong = [token for token in ids if not 0 <= token < vocabulary]
+    if wrong:
+        raise InvalidValue(f"target holds {wrong[0]}, which is no token id: the model has {vocabulary} tokens")
+    return ids

@@ -1,0 +1,112 @@
+"""How a model answers a prompt by itself."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any, TypeAlias
+
+import torch
+from torch import Tensor
+from transformers import GenerationConfig
+
+from llm_attr.errors import InvalidType, InvalidValue, LlmAttrError
+from llm_attr.llm.model.language_model import LanguageModel
+
+GenArgs: TypeAlias = Mapping[str, Any] | GenerationConfig
+"""Arguments of `model.generate`, and `seed` for sampling; or a `GenerationConfig`."""
+
+DEFAULT_GENERATION: dict[str, Any] = {"max_new_tokens": 25, "do_sample": False, "temperature": None, "top_p": None}
+"""Greedy, as Captum's default."""
+
+
+def arguments_of(gen_args: GenArgs | None) -> dict[str, Any]:
+    """The arguments of `generate`, and `seed`; greedy where nothing is given.
+
+    Raises:
+        InvalidType: they are neither a dict nor a GenerationConfig.
+    """
+    if isinstance(gen_args, GenerationConfig):
+        return {"generation_config": gen_args}
+    if gen_args is not None and not isinstance(gen_args, Mapping):
+        raise InvalidType(f"gen_args are a dict of arguments of generate, or a GenerationConfig; got {gen_args!r}")
+    return dict(gen_args or DEFAULT_GENERATION)
+
+
+def most_new_tokens(language_model: LanguageModel, arguments: Mapping[str, Any], prompt: int) -> int:
+    """The most tokens that an answer may have: what is asked for, within the model's context.
+
+    Args:
+        language_model: Model and tokenizer.
+        arguments: Those of `generate`.
+        prompt: How many tokens the prompt has.
+
+    Raises:
+        InvalidValue: less than one is asked for.
+    """
+    most = _asked(language_model, arguments, "max_new_tokens")
+    if most is None:
+        most = max(1, (_asked(language_model, arguments, "max_length") or 20) - prompt)
+    if not isinstance(most, int) or most < 1:
+        raise InvalidValue(f"max_new_tokens must be a whole number of at least 1; got {most!r}")
+    room = language_model.context_length
+    return most if room is None else min(most, room - prompt + 1)
+
+
+def generate(language_model: LanguageModel, prompt: Sequence[int], gen_args: GenArgs | None = None) -> list[int]:
+    """The model's own answer to the prompt: new tokens only, with the token that ended it if the model gave one.
+
+    Sampling draws from the seed in `gen_args` and leaves torch's generator as it was; without a seed it draws from
+    torch's generator, as `model.generate` does, so that `torch.manual_seed` holds and each call gives another answer.
+    Where `max_new_tokens` would lead beyond the model's context, it ends there.
+
+    Raises:
+        ContextTooLong: the prompt leaves no room for an answer.
+        InvalidType: `gen_args` are of another type.
+        InvalidValue: `generate` refuses them, or they ask for several answers.
+    """
+    language_model.check_length(len(prompt), 1)
+    arguments = arguments_of(gen_args)
+    seed = arguments.pop("seed", None)
+    most = most_new_tokens(language_model, arguments, len(prompt))
+    if most < (_asked(language_model, arguments, "max_new_tokens") or 0):
+        arguments["max_new_tokens"] = most
+    _refuse_several(_asked(language_model, arguments, "num_return_sequences"))
+    ids = torch.tensor([list(prompt)], device=language_model.device)
+    inputs = {} if language_model.is_plain else {"input_ids": ids, "attention_mask": torch.ones_like(ids)}
+    if inputs and _asked(language_model, arguments, "pad_token_id") is None and language_model.end_ids:
+        arguments["pad_token_id"] = min(language_model.end_ids)
+    if _asked(language_model, arguments, "stop_strings") is not None:
+        arguments.setdefault("tokenizer", language_model.tokenizer)
+    try:
+        with language_model.inference(), language_model.drawing(seed):
+            output = language_model.model.generate(*(() if inputs else (ids,)), **inputs, **arguments)
+    except (TypeError, ValueError) as error:
+        if isinstance(error, LlmAttrError):
+            raise
+        raise InvalidValue(f"model.generate failed with gen_args of {', '.join(arguments)}: {error}") from error
+    sequences = output if isinstance(output, Tensor) else output.sequences
+    _refuse_several(len(sequences))
+    return until_end(sequences[0, len(prompt) :].tolist(), language_model)
+
+
+def until_end(ids: list[int], language_model: LanguageModel) -> list[int]:
+    """Without what follows the first token that ends a generation."""
+    ends = [i for i, token in enumerate(ids) if token in language_model.end_ids]
+    return ids[: ends[0] + 1] if ends else ids
+
+
+def _asked(language_model: LanguageModel, arguments: Mapping[str, Any], name: str) -> Any:
+    """What `generate` goes by: its argument, else the configuration that it is given, else the model's own."""
+    if arguments.get(name) is not None:
+        return arguments[name]
+    own = getattr(language_model.model, "generation_config", None)
+    configs = (arguments.get("generation_config"), own)
+    return next((value for config in configs if (value := getattr(config, name, None)) is not None), None)
+
+
+def _refuse_several(answers: int | None) -> None:
+    if answers is not None and answers > 1:
+        raise InvalidValue(
+            f"num_return_sequences={answers} asks for {answers} answers, and one is explained at a time; generate them "
+            "with model.generate and explain each: target=outputs[i : i + 1]"
+        )

@@ -1,0 +1,167 @@
+"""Where a value stands in a text that holds JSON."""
+
+from __future__ import annotations
+
+import re
+from dataclasses import dataclass
+from json import JSONDecodeError, JSONDecoder
+
+from llm_attr.errors import InvalidTarget, InvalidValue
+from llm_attr.llm.prompt.units import Span
+
+Step = str | int
+"""The key of an object, or the place in an array."""
+
+_STEP = re.compile(r"""\.?([^.\[\]"'*?\s]+)|\[(-?\d+)\]|\["([^"]*)"\]|\['([^']*)'\]""")
+_SPACE = re.compile(r"[ \t\r\n]*")
+_BEGUN = re.compile(r"[-\w.+]*\s*")
+_OPENING = re.compile(r"[{\[]")
+_decoder = JSONDecoder()
+
+
+@dataclass(frozen=True)
+class JsonPath:
+    """A way to one value of a JSON document.
+
+    Attributes:
+        text: As the user wrote it.
+        steps: Keys and places from the outermost inwards.
+
+    Example:
+        >>> JsonPath.of("$.answers[0].name").steps
+        ('answers', 0, 'name')
+        >>> JsonPath.of("city").places('Here: {"city": "Oslo"}')
+        [(16, 20)]
+    """
+
+    text: str
+    steps: tuple[Step, ...]
+
+    @classmethod
+    def of(cls, text: str) -> JsonPath:
+        """Reads `$.answers[0].name`, `answers[0].name`, `$["a key"]`, or `$` for the whole document.
+
+        Raises:
+            InvalidValue: it is not of this form.
+        """
+        rest, steps = text.removeprefix("$"), list[Step]()
+        while rest:
+            found = _STEP.match(rest)
+            if found is None or (not steps and text.startswith("$") and rest[0] not in ".["):
+                raise InvalidValue(
+                    'a JSON path is written $.answers[0].name, with keys as .name or ["a name"] and places as [0] or '
+                    f"[-1], and names one value; got {text!r}"
+                )
+            key = next((part for part in (found[1], found[3], found[4]) if part is not None), None)
+            steps.append(int(found[2]) if key is None else key)
+            rest = rest[found.end() :]
+        if not text:
+            raise InvalidValue("a JSON path is written $.answers[0].name; got an empty text")
+        return cls(text, tuple(steps))
+
+    def places(self, text: str) -> list[Span]:
+        """The characters of the value in each JSON document of the text that has it, those of a text without quotes.
+
+        Documents are objects and arrays, wherever they begin, as behind words or in a fence; or the text itself. Of one
+        that is cut off at the end of the text, what came before counts.
+
+        Raises:
+            InvalidTarget: the text holds no JSON, or none with this value.
+        """
+        documents = _documents(text)
+        if not documents:
+            raise InvalidTarget(f"there is no JSON in the answer, so no {self.text!r}; it is {text[:200]!r}")
+        found, failures = list[Span](), list[str]()
+        for start in documents:
+            try:
+                found.append(_value(text, self._follow(text, start)))
+            except _Missing as missing:
+                failures.append(str(missing))
+        if not found:
+            raise InvalidTarget(
+                f"{self.text!r} is not in the JSON of the answer: {'; '.join(failures)}; the answer is {text[:200]!r}"
+            )
+        return found
+
+    def _follow(self, text: str, start: int) -> int:
+        """Where the value begins in the document that begins here."""
+        for done, step in enumerate(self.steps):
+            children = _children(text, start)
+            place = step + len(children) if isinstance(step, int) and step < 0 else step
+            if place not in children:
+                before = "$" + "".join(f"[{each!r}]" for each in self.steps[:done])
+                known = ", ".join(map(repr, children)) if text[start] == "{" else f"{len(children)} items"
+                raise _Missing(f"{before} has {known[:200] or 'no keys'}, and no {step!r}")
+            start = children[place]
+        return start
+
+
+class _Missing(Exception):
+    """A document has no such value."""
+
+
+def _documents(text: str) -> list[int]:
+    """Where each JSON document begins."""
+    found, at = list[int](), 0
+    while opening := _OPENING.search(text, at):
+        at = opening.start()
+        end = _end(text, at)
+        if end is not None:
+            found.append(at)
+        at = at + 1 if end is None else end
+    return found or ([_after_space(text, 0)] if _is_scalar(text) else [])
+
+
+def _is_scalar(text: str) -> bool:
+    """Whether the whole text is one JSON value."""
+    try:
+        _decoder.decode(text)
+    except (JSONDecodeError, RecursionError):
+        return False
+    return True
+
+
+def _end(text: str, start: int) -> int | None:
+    """Where the value that begins here ends, the end of the text if it is cut off there; None if it is no JSON."""
+    try:
+        return _decoder.raw_decode(text, start)[1]
+    except JSONDecodeError as error:
+        is_cut = _BEGUN.fullmatch(text, error.pos) or error.msg.startswith("Unterminated string")
+        return len(text) if is_cut else None
+    except RecursionError:
+        return None
+
+
+def _children(text: str, start: int) -> dict[Step, int]:
+    """Where the values of an object or array begin, by key or place; of a key that comes twice the last one."""
+    found = dict[Step, int]()
+    at = _after_space(text, start + 1) if text[start] in "{[" else len(text)
+    while at < len(text) and text[at] not in "]}":
+        key: Step = len(found)
+        if text[start] == "{":
+            end = _end(text, at)
+            if end in (None, len(text)):
+                break
+            key = _decoder.raw_decode(text, at)[0]
+            at = _after_space(text, _after_space(text, end) + 1)
+        end = _end(text, at) if at < len(text) else None
+        if end is None:
+            break
+        found[key] = at
+        at = _after_space(text, end)
+        at = _after_space(text, at + 1) if text[at : at + 1] == "," else at
+    return found
+
+
+def _value(text: str, start: int) -> Span:
+    """The characters of a value."""
+    try:
+        value, end = _decoder.raw_decode(text, start)
+    except JSONDecodeError:
+        raise _Missing("the answer is cut off before the value ends") from None
+    return (start + 1, end - 1) if isinstance(value, str) and value else (start, end)
+
+
+def _after_space(text: str, start: int) -> int:
+    found = _SPACE.match(text, start)
+    return len(text) if found is None else found.end()

@@ -1,0 +1,366 @@
+"""Which quantity of an answer is explained: a number for each of its tokens, and one for the whole."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
+from typing import Any, TypeAlias
+
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from llm_attr.core.memory import is_out_of_memory
+from llm_attr.core.tensors import exact
+from llm_attr.errors import InvalidShape, InvalidTarget, InvalidType, InvalidValue, LlmAttrError, UnknownName
+from llm_attr.llm.model.language_model import LanguageModel
+from llm_attr.llm.target.answer import Generated, answer_ids
+from llm_attr.typing import Values
+
+ScalarFunction: TypeAlias = Callable[[Tensor, Tensor], Any]
+"""From the logits that predict the answer, fp32 `(tokens, vocabulary)`, and its ids `(tokens,)`, to `(tokens,)`, whose
+sum is the worth of the whole answer, or to one number for the whole answer."""
+
+Foil: TypeAlias = str | Tensor | NDArray[Any] | Sequence[int] | Generated
+"""Another answer, as text, as token ids, or as what `model.generate` returned."""
+
+UNITS = {
+    "log_prob": "log-probability (nats)",
+    "prob": "probability",
+    "logit": "logit",
+    "entropy": "entropy (nats)",
+    "kl": "divergence from the reference (nats)",
+    "margin": "margin of the logit",
+    "contrast": "log-probability minus that of the foil (nats)",
+    "callable": "value of the function",
+}
+"""Every quantity by name, and what its numbers are."""
+
+ADDITIVE = UNITS.keys() - {"prob"}
+"""Those whose sum over the tokens is that of the answer."""
+
+NAMES = tuple(name for name in UNITS if name != "callable")
+"""Those that can be asked for by name."""
+
+
+@dataclass(frozen=True)
+class Contrast:
+    """Two answers to the same prompt, token beside token.
+
+    Tokens that both begin with, and tokens that both end with, stand beside each other. The rest of the foil is spread
+    evenly over the rest of the answer; where the answer has no rest, its token behind the place has the foil's, or its
+    last token.
+
+    Attributes:
+        answer: Token ids of the answer.
+        foil: Token ids of the foil.
+
+    Example:
+        >>> Contrast((5, 6, 9), (5, 7, 8, 9)).rows(torch.tensor([1.0, 2, 3]), torch.tensor([1.0, 10, 20, 1])).tolist()
+        [0.0, -28.0, 2.0]
+    """
+
+    answer: tuple[int, ...]
+    foil: tuple[int, ...]
+
+    def rows(self, answer: Tensor, foil: Tensor) -> Tensor:
+        """Scores `(..., answer tokens)` and `(..., foil tokens)` -> their difference `(..., answer tokens)`.
+
+        The sum of the differences is the difference of the sums.
+        """
+        start, end = self._start, self._end
+        differing = foil[..., start : foil.shape[-1] - end].sum(-1, keepdim=True)
+        first, stop = start, len(self.answer) - end
+        if first == stop:
+            first, stop = min(first, len(self.answer) - 1), min(first, len(self.answer) - 1) + 1
+        own = torch.arange(len(self.answer), device=answer.device)
+        share = ((own >= first) & (own < stop)).to(answer.dtype) / (stop - first)
+        between = torch.zeros_like(answer[..., : len(self.answer) - start - end])
+        beside = torch.cat([foil[..., :start], between, foil[..., foil.shape[-1] - end :]], -1)
+        return answer - beside - share * differing
+
+    @property
+    def _start(self) -> int:
+        """How many tokens both begin with."""
+        pairs = zip(self.answer, self.foil, strict=False)
+        return next((i for i, (one, other) in enumerate(pairs) if one != other), min(len(self.answer), len(self.foil)))
+
+    @property
+    def _end(self) -> int:
+        """How many of the other tokens both end with."""
+        rest = min(len(self.answer), len(self.foil)) - self._start
+        pairs = zip(self.answer[::-1], self.foil[::-1], strict=False)
+        return next((i for i, (one, other) in enumerate(pairs) if one != other or i == rest), rest)
+
+
+@dataclass(frozen=True, eq=False)
+class Scalar:
+    """A quantity of an answer, the same for every method.
+
+    ::
+
+        log_prob  log p_t                                    whole answer: the sum
+        prob      p_t                                        the product
+        logit     z_t[token]                                 the sum
+        margin    z_t[token] - max of the other z_t          the sum
+        entropy   - sum_v p_t[v] log p_t[v]                  the sum
+        kl        sum_v r_t[v] (log r_t[v] - log p_t[v])     the sum
+        contrast  log p_t less that of the foil              the sum: log p(answer) - log p(foil)
+
+    where z_t are the logits that predict token t, p_t is their softmax, and r_t is the reference.
+
+    Attributes:
+        name: One of these, or `callable`.
+        function: That of a callable.
+        reference: fp32 `(tokens, vocabulary)` log-probabilities r of `kl`; None: those after the whole prompt.
+        foil: What a `contrast` is with.
+        contrast: The answer beside its foil, once the answer is known.
+
+    Raises:
+        UnknownName: there is no such quantity.
+        InvalidValue: a contrast without a foil.
+        InvalidShape: the reference is no matrix.
+    """
+
+    name: str
+    function: ScalarFunction | None = None
+    reference: Tensor | None = None
+    foil: Foil | None = None
+    contrast: Contrast | None = None
+
+    def __post_init__(self) -> None:
+        if self.name not in NAMES and not (self.name == "callable" and self.function is not None):
+            raise UnknownName("scalar", self.name, [*NAMES, "a function of (logits, ids)"])
+        if self.name == "contrast" and self.foil is None:
+            raise InvalidValue("a contrast needs the answer that it is with: foil='...'")
+        if self.reference is not None and self.reference.dim() != 2:
+            raise InvalidShape(
+                f"the reference of kl must be log-probabilities (tokens, vocabulary); got the shape "
+                f"{tuple(self.reference.shape)}"
+            )
+
+    @property
+    def label(self) -> str:
+        """What it is called: the name of the quantity, or of the function."""
+        return self.name if self.function is None else getattr(self.function, "__name__", type(self.function).__name__)
+
+    @property
+    def needs_reference(self) -> bool:
+        """Whether a run on the whole prompt has to come first."""
+        return self.name == "kl" and self.reference is None
+
+    @property
+    def is_of_log_probs(self) -> bool:
+        """Whether it follows from the log-probabilities of the tokens alone."""
+        return self.name in ("log_prob", "prob", "contrast")
+
+    def about(self, language_model: LanguageModel) -> dict[str, str]:
+        """What its name leaves open: the text of the `foil`, the name of the `function`."""
+        if self.contrast is not None:
+            return {"foil": language_model.decode(list(self.contrast.foil))}
+        return {} if self.function is None else {"function": self.label}
+
+    def bound(self, language_model: LanguageModel, answer: tuple[int, ...], prompt: Sequence[int] = ()) -> Scalar:
+        """The same for this answer to a prompt.
+
+        A foil is read as a target is, see `answer_ids`; where the answer ends with a token that ends a generation,
+        so does the foil.
+
+        Raises:
+            InvalidTarget: the foil is the answer.
+            EmptyTarget: the foil holds no token.
+            InvalidShape: the reference is of another number of tokens.
+        """
+        if self.reference is not None and len(self.reference) != len(answer):
+            raise InvalidShape(
+                f"the reference of kl has {len(self.reference)} tokens, and the answer {len(answer)}; give the "
+                "log-probabilities that predict each token of the answer"
+            )
+        if self.foil is None:
+            return self
+        foil = answer_ids(language_model, prompt, self.foil)
+        if isinstance(self.foil, str) and answer[-1] in language_model.end_ids and foil[-1] != answer[-1]:
+            foil = (*foil, answer[-1])
+        if foil == answer:
+            raise InvalidTarget(
+                f"the foil is the answer itself, {language_model.decode(list(answer))!r}: nothing is to be contrasted; "
+                "give another answer"
+            )
+        return replace(self, contrast=Contrast(answer, foil))
+
+    @property
+    def waits(self) -> bool:
+        """Whether it is read of all tokens of an answer together."""
+        return self.function is not None
+
+    def read(self, logits: Tensor, ids: Tensor, places: Tensor | None = None) -> Tensor:
+        """The quantity of each token, differentiably; a callable may give one of the whole answer.
+
+        Of `prob` and `contrast` these are the log-probabilities, see `payoff` and `Contrast.rows`.
+
+        Args:
+            logits: fp32 `(rows, tokens, vocabulary)`, those that predict each token.
+            ids: `(tokens,)`.
+            places: `(tokens,)` the place of each in the answer, for a reference; None: they are the whole answer.
+
+        Returns:
+            `(rows, tokens)`, or `(rows,)`.
+
+        Raises:
+            InvalidShape: the reference or what a callable gave is of another shape.
+            InvalidType: a callable gave no number.
+            InvalidValue: a callable gave NaN or infinity, or failed.
+        """
+        if self.function is not None:
+            return torch.stack([_called(self.function, self.label, row, ids) for row in logits])
+        if self.name == "kl":
+            return self._divergence(logits, places)
+        return _READ.get(self.name, _log_prob)(logits, ids)
+
+    def payoff(self, values: Values, per_token: bool = True) -> Values:
+        """The worth of the whole answer first, then of each token, see `payoff`."""
+        return payoff(values, self.name, per_token)
+
+    def _divergence(self, logits: Tensor, places: Tensor | None) -> Tensor:
+        if self.reference is None:
+            raise InvalidValue(
+                "kl has no reference yet: give log-probabilities, or let a run on the whole prompt be it"
+            )
+        reference = self.reference if places is None else self.reference[places.to(self.reference.device)]
+        reference = reference.to(logits.device)
+        if reference.shape != logits.shape[1:]:
+            raise InvalidShape(
+                f"the reference of kl must be log-probabilities over the {logits.shape[2]} tokens of the model; got "
+                f"the shape {tuple(self.reference.shape)}"
+            )
+        weight = reference.exp()
+        return _weighted(weight, reference).sum(-1) - _weighted(weight, logits.log_softmax(-1)).sum(-1)
+
+
+def kl(reference: Tensor | None = None) -> Scalar:
+    """The divergence KL(reference || p) of the next-token distribution at each token of the answer, in nats.
+
+    Args:
+        reference: Log-probabilities `(tokens, vocabulary)` that predict each token; None: those after the whole prompt.
+    """
+    return Scalar("kl", reference=None if reference is None else reference.detach().float())
+
+
+def contrast(foil: Foil) -> Scalar:
+    """The difference log p(answer) - log p(foil): what speaks for the answer and against the foil, in nats.
+
+    Rows of tokens stand beside each other as `Contrast` says.
+    """
+    return Scalar("contrast", foil=foil)
+
+
+ScalarLike: TypeAlias = str | ScalarFunction | Scalar
+"""A quantity by its name, a function of logits and ids, or a `Scalar` such as `kl(reference)`."""
+
+
+def scalar_of(given: Any, foil: Foil | None = None) -> Scalar:
+    """What a user asks for.
+
+    Args:
+        given: A `ScalarLike`.
+        foil: Makes a contrast of `log_prob`.
+
+    Raises:
+        UnknownName: there is no such quantity; names the nearest.
+        InvalidType: it is neither a name nor a function.
+        InvalidValue: a contrast without a foil, or a foil for what has none.
+    """
+    if foil is not None:
+        if given not in ("log_prob", "contrast"):
+            raise InvalidValue(f"a foil goes with the scalars 'log_prob' and 'contrast'; got {given!r}")
+        return contrast(foil)
+    if isinstance(given, Scalar):
+        return given
+    if isinstance(given, str):
+        return Scalar(given)
+    if callable(given):
+        return Scalar("callable", given)
+    raise InvalidType(f"a scalar is one of {', '.join(NAMES)}, or a function of (logits, ids); got {given!r}")
+
+
+def scalars_of(given: Any, foil: Foil | None = None) -> list[Scalar]:
+    """What a user asks for at a time: one `ScalarLike`, or a list of them.
+
+    In a list the foil is that of `contrast`.
+
+    Raises:
+        InvalidValue: the list is empty, or a foil stands beside a list without a contrast.
+        LlmAttrError: as in `scalar_of`.
+    """
+    if not isinstance(given, list | tuple):
+        return [scalar_of(given, foil)]
+    if not given or (foil is not None and "contrast" not in given):
+        raise InvalidValue(
+            f"a list of scalars holds at least one, and 'contrast' where there is a foil; got {list(given)!r}"
+        )
+    return [scalar_of(each, foil if isinstance(each, str) and each == "contrast" else None) for each in given]
+
+
+def payoff(values: Values, name: str, per_token: bool = True) -> Values:
+    """What the tokens are worth `(..., tokens)` -> what is attributed `(..., 1 + tokens)`, the whole answer first.
+
+    Args:
+        values: As `Scalar.read` gives them; for a number for the whole answer `(..., 1)`, which stays.
+        name: That of the scalar.
+        per_token: False for a number for the whole answer.
+    """
+    if not per_token:
+        return values
+    both = torch.cat([values.sum(-1, keepdim=True), values], -1)
+    return exact(both).exp().float().to(both.device) if name == "prob" else both
+
+
+def _chosen(logits: Tensor, ids: Tensor) -> Tensor:
+    return logits.gather(-1, ids.expand(logits.shape[:-1])[..., None])[..., 0]
+
+
+def _log_prob(logits: Tensor, ids: Tensor) -> Tensor:
+    return _chosen(logits, ids) - logits.logsumexp(-1)
+
+
+def _margin(logits: Tensor, ids: Tensor) -> Tensor:
+    others = logits.scatter(-1, ids.expand(logits.shape[:-1])[..., None], -torch.inf)
+    return _chosen(logits, ids) - others.amax(-1)
+
+
+def _entropy(logits: Tensor, ids: Tensor) -> Tensor:
+    log_probs = logits.log_softmax(-1)
+    return -_weighted(log_probs.exp(), log_probs).sum(-1)
+
+
+def _weighted(weight: Tensor, log_probs: Tensor) -> Tensor:
+    """The product, in which nothing times minus infinity is nothing."""
+    return weight * log_probs.masked_fill(weight == 0, 0)
+
+
+_READ: dict[str, Callable[[Tensor, Tensor], Tensor]] = {"logit": _chosen, "margin": _margin, "entropy": _entropy}
+
+
+def _called(function: ScalarFunction, label: str, logits: Tensor, ids: Tensor) -> Tensor:
+    """What a user's function says of one answer."""
+    try:
+        found = function(logits, ids)
+    except (ArithmeticError, AttributeError, LookupError, RuntimeError, TypeError, ValueError) as error:
+        if is_out_of_memory(error) or isinstance(error, LlmAttrError):
+            raise
+        raise InvalidValue(
+            f"the scalar {label} failed on logits {tuple(logits.shape)} and ids {tuple(ids.shape)}: "
+            f"{type(error).__name__}: {error}"
+        ) from error
+    if isinstance(found, int | float):
+        found = logits.new_tensor(float(found))
+    if not isinstance(found, Tensor) or found.is_complex():
+        raise InvalidType(f"the scalar {label} must give a tensor (tokens,) or a number; got {type(found).__name__}")
+    if found.shape not in ((), ids.shape):
+        raise InvalidShape(
+            f"the scalar {label} must give the shape ({len(ids)},), a number for each token of the answer, or one "
+            f"number for the whole; got the shape {tuple(found.shape)}"
+        )
+    if not found.isfinite().all():
+        raise InvalidValue(f"the scalar {label} gave NaN or infinity; an attribution needs numbers")
+    return found.float()

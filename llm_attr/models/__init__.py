@@ -1,0 +1,1 @@
+"""Embedded real models, for demos and tests."""
