@@ -7,13 +7,13 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from llm_attr.core.evaluator import Progress, watching
-    from llm_attr.llm.results.comparison import Comparison, compare
+    from llm_attr.llm.cost.plan import Plan, plan
     from llm_attr.llm.explain import explain, methods
     from llm_attr.llm.model.language_model import LanguageModel, load_model
-    from llm_attr.llm.cost.plan import Plan, plan
     from llm_attr.llm.prompt.prompt import Prompt
-    from llm_attr.llm.target.region import Region
+    from llm_attr.llm.results.comparison import Comparison, compare
     from llm_attr.llm.results.result import LLMAttributionResult
+    from llm_attr.llm.target.region import Region
 
 __version__ = "0.1.0"
 

@@ -36,7 +36,8 @@ Each message says what is wrong, what was given and what is accepted.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
+from contextlib import contextmanager
 from difflib import get_close_matches
 from typing import Any
 
@@ -177,3 +178,25 @@ class Cancelled(LlmAttrError):
 def _nearest(given: object, accepted: Iterable[str]) -> str:
     match = get_close_matches(str(given), list(accepted), n=1)
     return f" (did you mean {match[0]!r}?)" if match else ""
+
+
+def positive(name: str, value: int) -> int:
+    """The value, if it is a whole number of at least 1.
+
+    Raises:
+        InvalidValue: it is not.
+    """
+    if isinstance(value, bool) or not isinstance(value, int) or value < 1:
+        raise InvalidValue(f"{name} must be a whole number of at least 1; got {value!r}")
+    return value
+
+
+@contextmanager
+def about_prompt(number: int | None) -> Iterator[None]:
+    """Errors inside say which prompt they are about; those of one that is alone (None) do not."""
+    try:
+        yield
+    except LlmAttrError as error:
+        if number is not None:
+            error.args = (f"prompt {number}: {error}", *error.args[1:])
+        raise

@@ -142,11 +142,11 @@ visualization.visualize_text([record])
 # %%
 import numpy as np
 import torch
-from image_classifier import as_input, photograph  # examples/image_classifier.py
+from llm_attr.attr import LayerAttribution, LayerGradCam, Lime
 from models import image_classifier  # examples/models.py
 from superpixels import superpixels  # examples/superpixels.py
 
-from llm_attr.attr import LayerAttribution, LayerGradCam, Lime
+from image_classifier import as_input, photograph  # examples/image_classifier.py
 
 model, photo = image_classifier(), photograph()
 image = as_input(photo)
@@ -235,10 +235,10 @@ show(figure)
 # ### Bars of several methods
 
 # %%
-from tabular import patients, trained  # examples/tabular.py
-
 from llm_attr.attr import FeatureAblation, KernelShap, ShapleyValues
 from llm_attr.viz.tabular import plot_bars, plot_waterfall
+
+from tabular import patients, trained  # examples/tabular.py
 
 torch.manual_seed(0)
 train, test = patients()
@@ -299,9 +299,8 @@ show(figure)
 # ## The colour scale
 
 # %%
-from matplotlib import pyplot as plt
-
 from llm_attr.viz.colour import DARK, LIGHT, colormap
+from matplotlib import pyplot as plt
 
 figure, axes = plt.subplots(2, 1, figsize=(8, 1.6), layout="constrained")
 for place, (name, scale) in zip(axes, {"LIGHT": LIGHT, "DARK": DARK}.items(), strict=True):

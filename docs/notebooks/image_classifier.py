@@ -22,8 +22,9 @@
 
 # %%
 import torch
-from image_classifier import NAMES, as_input, photograph  # examples/image_classifier.py
 from models import image_classifier  # examples/models.py
+
+from image_classifier import NAMES, as_input, photograph  # examples/image_classifier.py
 
 torch.manual_seed(0)
 model, photo = image_classifier(), photograph()

@@ -22,6 +22,7 @@
 
 # %%
 import torch
+
 from tabular import patients, trained  # examples/tabular.py
 
 torch.manual_seed(0)

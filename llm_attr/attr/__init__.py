@@ -92,14 +92,19 @@ from llm_attr.attr.statistics import (
 from llm_attr.attr.summarizer import ClassSummarizer, Summarizer
 from llm_attr.attr.token_paths import DiscretizedIntegratedGradients, SequentialIntegratedGradients
 from llm_attr.core.game.data_game import InputRole
-from llm_attr.core.path.integral import PathInfo
 from llm_attr.core.game.ledger import Ledger
+from llm_attr.core.path.integral import PathInfo
 from llm_attr.core.site import Site
 
 if TYPE_CHECKING:
     from llm_attr.llm.attribution import LLMAttribution
     from llm_attr.llm.gradient import LLMGradientAttribution
-    from llm_attr.llm.prompt.interpretable import InterpretableInput, ProductBaselines, TextTemplateInput, TextTokenInput
+    from llm_attr.llm.prompt.interpretable import (
+        InterpretableInput,
+        ProductBaselines,
+        TextTemplateInput,
+        TextTokenInput,
+    )
     from llm_attr.llm.results.result import LLMAttributionResult
 
 _FROM_LLM = {

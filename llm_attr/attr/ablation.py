@@ -7,8 +7,8 @@ from typing import Any
 import torch
 
 from llm_attr.attr.perturbation import PerturbationAttribution
-from llm_attr.core.game.features import Features
 from llm_attr.core.estimators.leave_one_out import LeaveOneOut
+from llm_attr.core.game.features import Features
 from llm_attr.core.game.ledger import Ledger
 from llm_attr.core.problem import Problem
 from llm_attr.core.registry import registered

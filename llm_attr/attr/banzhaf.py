@@ -8,9 +8,9 @@ from llm_attr.attr.perturbation import PerturbationAttribution
 from llm_attr.core.estimators.banzhaf import MeanDifferences
 from llm_attr.core.game.features import Features
 from llm_attr.core.game.ledger import Ledger
+from llm_attr.core.game.stopping import Stopping
 from llm_attr.core.problem import Problem
 from llm_attr.core.registry import registered
-from llm_attr.core.game.stopping import Stopping
 from llm_attr.typing import Baselines, Target, TensorOrTensors
 
 

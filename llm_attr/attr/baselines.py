@@ -8,8 +8,8 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from llm_attr.core.path.walk import accumulator
 from llm_attr.core.site import Site
+from llm_attr.core.tensors import accumulator
 from llm_attr.errors import InvalidType, InvalidValue, UnknownName
 
 KINDS = ("zero", "mean", "pad", "mask")

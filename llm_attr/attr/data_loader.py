@@ -11,13 +11,12 @@ from torch import Tensor
 
 from llm_attr.attr.base import Attribution
 from llm_attr.attr.perturbation import PerturbationAttribution
-from llm_attr.core.game.data_game import DataGame, DataMetric, Reduce, ToMetric
 from llm_attr.core.evaluator import Evaluator
-from llm_attr.core.game.features import Features
+from llm_attr.core.game.data_game import DataGame, DataMetric, Reduce, ToMetric
 from llm_attr.core.game.driver import Estimator, estimated, play
-from llm_attr.core.estimators.shapley import positive
+from llm_attr.core.game.features import Features
 from llm_attr.core.tensors import as_baselines
-from llm_attr.errors import InvalidShape, UnknownKeyword, UnsupportedMethod
+from llm_attr.errors import InvalidShape, UnknownKeyword, UnsupportedMethod, positive
 from llm_attr.typing import Baselines, TensorOrTensors, Tensors, Values
 
 

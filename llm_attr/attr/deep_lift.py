@@ -10,10 +10,10 @@ import torch
 from torch import Tensor
 
 from llm_attr.attr.base import GradientAttribution
-from llm_attr.core.rules.deep_lift import Combine, Contrast, multipliers_only, times_change
 from llm_attr.core.path.noise import as_distributions
 from llm_attr.core.problem import Problem
 from llm_attr.core.registry import registered
+from llm_attr.core.rules.deep_lift import Combine, Contrast, multipliers_only, times_change
 from llm_attr.core.rules.tables import EPS, deep_lift_rules
 from llm_attr.errors import InvalidShape, InvalidType, InvalidValue
 from llm_attr.typing import BaselineDistribution, Baselines, ForwardFunction, Target, TensorOrTensors, Tensors

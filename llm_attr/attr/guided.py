@@ -20,8 +20,8 @@ from llm_attr.caller import warn_caller
 from llm_attr.core.path.walk import Attributed
 from llm_attr.core.problem import Problem
 from llm_attr.core.registry import registered
-from llm_attr.core.rules.tables import DECONVOLUTION, GUIDED
 from llm_attr.core.rules.engine import Rules
+from llm_attr.core.rules.tables import DECONVOLUTION, GUIDED
 from llm_attr.core.site import Site
 from llm_attr.typing import ForwardFunction, NeuronSelector, Target, TensorOrTensors
 

@@ -9,12 +9,12 @@ import torch
 from torch import Tensor
 
 from llm_attr.attr.perturbation import PerturbationAttribution
-from llm_attr.core.game.features import Features
 from llm_attr.core.estimators.kernel_shap import AdditiveRegression
+from llm_attr.core.game.features import Features
 from llm_attr.core.game.ledger import Ledger
+from llm_attr.core.game.stopping import Stopping
 from llm_attr.core.problem import Problem
 from llm_attr.core.registry import registered
-from llm_attr.core.game.stopping import Stopping
 from llm_attr.typing import Baselines, Target, TensorOrTensors
 
 SUREST_WEIGHT = 1e6

@@ -9,8 +9,8 @@ from torch import nn
 from llm_attr.attr.ablation import FeatureAblation
 from llm_attr.attr.base import LayerAttribution, NeuronAttribution, renamed
 from llm_attr.attr.perturbation import PerturbationAttribution
-from llm_attr.core.game.features import Features
 from llm_attr.core.estimators.leave_one_out import LeaveOneOut
+from llm_attr.core.game.features import Features
 from llm_attr.core.problem import Problem
 from llm_attr.core.registry import registered
 from llm_attr.core.site import Site

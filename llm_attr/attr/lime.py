@@ -11,14 +11,14 @@ from llm_attr.attr.linear_models import LinearModel
 from llm_attr.attr.original import Original, PerturbFunction, SimilarityFunction
 from llm_attr.attr.perturbation import PerturbationAttribution
 from llm_attr.core.estimators.random_ablations import REFITS, WeightedSurrogate
+from llm_attr.core.estimators.similarity import Distance, ExponentialKernel
+from llm_attr.core.estimators.surrogate import OneByOne, Surrogate
 from llm_attr.core.evaluator import share_of
 from llm_attr.core.game.features import Features
 from llm_attr.core.game.ledger import Ledger
+from llm_attr.core.game.stopping import Stopping
 from llm_attr.core.problem import Problem
 from llm_attr.core.registry import registered
-from llm_attr.core.estimators.similarity import Distance, ExponentialKernel
-from llm_attr.core.game.stopping import Stopping
-from llm_attr.core.estimators.surrogate import OneByOne, Surrogate
 from llm_attr.errors import InvalidType
 from llm_attr.typing import Baselines, Coalitions, ForwardFunction, Target, TensorOrTensors
 

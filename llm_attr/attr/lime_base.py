@@ -12,12 +12,11 @@ from torch import Tensor
 from llm_attr.attr.linear_models import Model
 from llm_attr.attr.original import PerturbFunction, SimilarityFunction
 from llm_attr.attr.perturbation import PerturbationAttribution
+from llm_attr.core.estimators.surrogate import loader
 from llm_attr.core.evaluator import Evaluator
 from llm_attr.core.problem import Problem
-from llm_attr.core.estimators.shapley import positive
-from llm_attr.core.estimators.surrogate import loader
 from llm_attr.core.tensors import as_tensors
-from llm_attr.errors import InvalidShape, InvalidType, InvalidValue
+from llm_attr.errors import InvalidShape, InvalidType, InvalidValue, positive
 from llm_attr.typing import ForwardFunction, Target, TensorOrTensors
 
 Transform: TypeAlias = Callable[..., Any]

@@ -5,9 +5,9 @@ from __future__ import annotations
 from typing import Any
 
 from llm_attr.attr.perturbation import PerturbationAttribution
+from llm_attr.core.estimators.local_shapley import Neighbourhoods, Others
 from llm_attr.core.game.features import Features
 from llm_attr.core.game.ledger import Ledger
-from llm_attr.core.estimators.local_shapley import Neighbourhoods, Others
 from llm_attr.core.problem import Problem
 from llm_attr.core.registry import registered
 from llm_attr.typing import Baselines, Target, TensorOrTensors

@@ -12,8 +12,8 @@ from llm_attr.attr.lrp_rules import PropagationRule, nonzero
 from llm_attr.core.path.walk import Attributed, per_example
 from llm_attr.core.problem import Gradients, Problem
 from llm_attr.core.registry import registered
-from llm_attr.core.rules.tables import LRP as RULES
 from llm_attr.core.rules.engine import Rules
+from llm_attr.core.rules.tables import LRP as RULES
 from llm_attr.core.tensors import as_tensors, split_by
 from llm_attr.errors import InvalidShape, InvalidTarget, InvalidType
 from llm_attr.typing import ForwardFunction, Target, TensorOrTensors

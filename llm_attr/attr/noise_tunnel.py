@@ -16,10 +16,9 @@ from llm_attr.core.evaluator import Evaluator, share_of
 from llm_attr.core.path.expectation import Inspect
 from llm_attr.core.path.noise import Draws, Moments, as_distributions, as_stdevs, drawn, noisy
 from llm_attr.core.registry import registered
-from llm_attr.core.estimators.shapley import positive
 from llm_attr.core.target import tile_target
 from llm_attr.core.tensors import as_tensors, in_form_of, leaves, tile, with_leaves
-from llm_attr.errors import InvalidType, UnknownName, UnsupportedMethod
+from llm_attr.errors import InvalidType, UnknownName, UnsupportedMethod, positive
 from llm_attr.typing import TensorOrTensors, Tensors
 
 _TYPES: dict[str, Callable[[Moments], Tensor]] = {

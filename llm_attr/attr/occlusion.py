@@ -6,10 +6,11 @@ from typing import Any
 
 from llm_attr.attr.perturbation import PerturbationAttribution
 from llm_attr.core.estimators.leave_one_out import LeaveOneOut
+from llm_attr.core.estimators.windows_left_out import WindowsLeftOut
 from llm_attr.core.game.ledger import Ledger
+from llm_attr.core.game.windows import Strides, Windows, WindowShapes
 from llm_attr.core.problem import Problem
 from llm_attr.core.registry import registered
-from llm_attr.core.estimators.windows import Strides, Windows, WindowShapes, WindowsLeftOut
 from llm_attr.typing import Baselines, Target, TensorOrTensors
 
 

@@ -10,10 +10,10 @@ import torch
 from torch import Tensor
 
 from llm_attr.core.estimators.random_ablations import Draw, Similarity
+from llm_attr.core.estimators.similarity import ExponentialKernel, Products
 from llm_attr.core.game.features import Features
 from llm_attr.core.game.tensor_game import points
 from llm_attr.core.problem import Problem
-from llm_attr.core.estimators.similarity import ExponentialKernel, Products
 from llm_attr.core.tensors import in_slots, map_tensors
 from llm_attr.errors import InvalidShape, InvalidType, InvalidValue
 from llm_attr.typing import Coalitions, Target, TensorOrTensors, Tensors

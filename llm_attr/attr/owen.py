@@ -5,13 +5,13 @@ from __future__ import annotations
 from typing import Any
 
 from llm_attr.attr.perturbation import PerturbationAttribution
+from llm_attr.core.estimators.owen import HierarchicalOrders
 from llm_attr.core.game.features import Features
 from llm_attr.core.game.hierarchy import Nested
 from llm_attr.core.game.ledger import Ledger
-from llm_attr.core.estimators.owen import HierarchicalOrders
+from llm_attr.core.game.stopping import Stopping
 from llm_attr.core.problem import Problem
 from llm_attr.core.registry import registered
-from llm_attr.core.game.stopping import Stopping
 from llm_attr.typing import Baselines, Target, TensorOrTensors
 
 

@@ -11,12 +11,12 @@ from torch import Tensor, nn
 
 from llm_attr.attr.base import LayerAttribution
 from llm_attr.attr.perturbation import PerturbationAttribution
-from llm_attr.core.game.features import Features
 from llm_attr.core.estimators.leave_one_out import LeaveOneOut
+from llm_attr.core.game.features import Features
 from llm_attr.core.game.ledger import Ledger
 from llm_attr.core.problem import Problem
+from llm_attr.core.random_state import generator
 from llm_attr.core.registry import registered
-from llm_attr.core.estimators.shapley import generator
 from llm_attr.core.site import Site
 from llm_attr.errors import InvalidShape, InvalidType
 from llm_attr.typing import ForwardFunction, Target, TensorOrTensors

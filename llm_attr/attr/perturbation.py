@@ -11,14 +11,14 @@ from typing import Any
 import torch
 
 from llm_attr.attr.base import Attribution
-from llm_attr.core.game.estimate import Estimate
 from llm_attr.core.evaluator import Evaluator
-from llm_attr.core.game.features import Ownership
-from llm_attr.core.game.tensor_game import TensorGame
-from llm_attr.core.game.ledger import Ledger
 from llm_attr.core.game.driver import Estimator, Played, check_finite, design, estimated, play
-from llm_attr.core.problem import Problem
+from llm_attr.core.game.estimate import Estimate
+from llm_attr.core.game.features import Ownership
+from llm_attr.core.game.ledger import Ledger
 from llm_attr.core.game.stopping import Stopping
+from llm_attr.core.game.tensor_game import TensorGame
+from llm_attr.core.problem import Problem
 from llm_attr.core.tensors import in_slots, leaves
 from llm_attr.errors import InvalidValue
 from llm_attr.typing import Coalitions, TensorOrTensors, Values

@@ -10,8 +10,7 @@ from typing import Any, TypeAlias, TypeVar
 import torch
 from torch import Tensor
 
-from llm_attr.core.path.walk import accumulator
-from llm_attr.core.tensors import exact_device
+from llm_attr.core.tensors import accumulator, exact_device
 from llm_attr.errors import InvalidType, InvalidValue
 
 StatValue: TypeAlias = Tensor | int | float | None

@@ -11,22 +11,12 @@ from torch import Tensor, nn
 
 from llm_attr.attr.base import GradientAttribution
 from llm_attr.attr.baselines import vocabulary as vocabulary_of
-from llm_attr.core.path.walk import (
-    Attributed,
-    Change,
-    Points,
-    Quadrature,
-    Walk,
-    accumulator,
-    per_example,
-    quadrature,
-    weighted_sum,
-)
+from llm_attr.core.path.walk import Attributed, Change, Points, Quadrature, Walk, per_example, quadrature, weighted_sum
+from llm_attr.core.path.word_path import WordPaths
 from llm_attr.core.problem import Gradients, Problem
 from llm_attr.core.registry import registered
 from llm_attr.core.site import Site
-from llm_attr.core.tensors import in_slots
-from llm_attr.core.path.word_path import WordPaths
+from llm_attr.core.tensors import accumulator, in_slots
 from llm_attr.errors import InvalidShape, InvalidValue, UnknownName
 from llm_attr.typing import Baselines, ForwardFunction, Target, TensorOrTensors, Tensors
 

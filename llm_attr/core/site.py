@@ -14,8 +14,8 @@ import torch
 from torch import Tensor, nn
 from torch.utils.hooks import RemovableHandle
 
-from llm_attr.core.shared_context import uncompiled
 from llm_attr.core.backward import held_for_this_pass, holding_hooks
+from llm_attr.core.shared_context import uncompiled
 from llm_attr.core.tensors import Slot, can_move, leaves, with_leaves
 from llm_attr.errors import InvalidShape, InvalidType, InvalidValue, LayerNotReached, SeveralCalls, UnknownName
 from llm_attr.typing import Tensors

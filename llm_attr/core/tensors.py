@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 
 from llm_attr.errors import InvalidShape, InvalidType
-from llm_attr.typing import Baselines, TensorOrTensors, Tensors
+from llm_attr.typing import Baselines, TensorOrTensors, Tensors, Values
 
 
 def as_tensors(inputs: TensorOrTensors, alike: bool = True) -> Tensors:
@@ -212,3 +212,13 @@ def tile(value: Any, copies: int, batch: int, by_example: bool = False) -> Any:
         return tensor.repeat(copies, *(1,) * (tensor.dim() - 1))
 
     return map_tensors(repeat, value)
+
+
+def accumulator(dtype: torch.dtype) -> torch.dtype:
+    """The type in which values of this type are interpolated and summed: at least fp32."""
+    return torch.promote_types(dtype, torch.float32)
+
+
+def precise(tensor: Tensor, like: Values) -> Tensor:
+    """In the type of the values, but at least fp32."""
+    return tensor.to(torch.promote_types(like.dtype, torch.float32))

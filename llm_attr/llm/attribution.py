@@ -13,25 +13,25 @@ from llm_attr.attr.base import Attribution
 from llm_attr.attr.perturbation import PerturbationAttribution
 from llm_attr.core.evaluator import Evaluator, Price, priced
 from llm_attr.core.registry import METHODS, snake_case
-from llm_attr.errors import InvalidType, UnsupportedMethod
-from llm_attr.llm.prompt.alignment import pieces, token_spans
+from llm_attr.errors import InvalidType, UnsupportedMethod, about_prompt
+from llm_attr.llm.many import answers_of
 from llm_attr.llm.model.cost import Call, Forecast
-from llm_attr.llm.scoring.text_game import Inspector, empty_prompt_id, model_input_ids
-from llm_attr.llm.target.generation import GenArgs, arguments_of
 from llm_attr.llm.model.fingerprint import identity
-from llm_attr.llm.prompt.interpretable import InterpretableInput, TextTokenInput
-from llm_attr.llm.scoring.batch import Found, Played, Subject, played
-from llm_attr.llm.many import answers_of, naming
 from llm_attr.llm.model.language_model import LanguageModel
-from llm_attr.llm.scoring.options import Options
-from llm_attr.llm.scoring.passes import positions_that_fit
+from llm_attr.llm.model.speed import speed_of
+from llm_attr.llm.model.tokenizer import TokenizerLike
+from llm_attr.llm.prompt.alignment import pieces, token_spans
+from llm_attr.llm.prompt.interpretable import InterpretableInput, TextTokenInput
 from llm_attr.llm.prompt.prompt import Prompt
 from llm_attr.llm.results.result import LLMAttributionResult
-from llm_attr.llm.target.scalar import Scalar, ScalarLike, scalar_of
-from llm_attr.llm.model.speed import speed_of
 from llm_attr.llm.results.table import Attributions, Table, owners
+from llm_attr.llm.scoring.batch import Found, Played, Subject, played
+from llm_attr.llm.scoring.options import Options
+from llm_attr.llm.scoring.passes import positions_that_fit
+from llm_attr.llm.scoring.text_game import Inspector, empty_prompt_id, model_input_ids
 from llm_attr.llm.target.answer import Answer, answer_ids
-from llm_attr.llm.model.tokenizer import TokenizerLike
+from llm_attr.llm.target.generation import GenArgs, arguments_of
+from llm_attr.llm.target.scalar import Scalar, ScalarLike, scalar_of
 
 UNSEEN = 4096
 """Variants whose preparation alone takes so long that their price is told before the first pass."""
@@ -176,7 +176,7 @@ class LLMAttribution(Attribution):
         shared = replace(self._options(**options), scalars=tuple(scalars))
         subjects = []
         for number, inp in enumerate(inputs):
-            with naming(number if len(inputs) > 1 else None):
+            with about_prompt(number if len(inputs) > 1 else None):
                 subjects.append(replace(self._subject(inp, shared), number=number if len(inputs) > 1 else None))
         return subjects, shared
 
@@ -255,7 +255,7 @@ class LLMAttribution(Attribution):
         answered: dict[int, Subject] = {}
         for i in sorted(range(len(subjects)), key=lambda i: targets[i] is None):
             evaluator.check()
-            with naming(subjects[i].number):
+            with about_prompt(subjects[i].number):
                 answer = answer_ids(self.language_model, subjects[i].prompt, targets[i], options.gen_args)
                 answered[i] = subjects[i].answered(self.language_model, answer, options.scalars)
         return [answered[i] for i in range(len(subjects))]

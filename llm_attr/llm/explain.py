@@ -10,21 +10,22 @@ from typing import Any, TypeAlias, overload
 from llm_attr.attr.base import Attribution
 from llm_attr.core.registry import summary
 from llm_attr.errors import InvalidValue, UnknownName
-from llm_attr.llm.gradients.absent_units import line_break
 from llm_attr.llm.attribution import LLMAttribution, text_methods
-from llm_attr.llm.prompt.chat import Messages
 from llm_attr.llm.gradient import LLMGradientAttribution
+from llm_attr.llm.gradients.absent_units import line_break
 from llm_attr.llm.gradients.methods import by_name, gradient_methods, named
-from llm_attr.llm.prompt.interpretable import InterpretableInput
 from llm_attr.llm.many import for_each, is_many
 from llm_attr.llm.model.language_model import LanguageModel, as_language_model
-from llm_attr.llm.scoring.options import Options, refuse_unknown
-from llm_attr.llm.prompt.prompt import Prompt
-from llm_attr.llm.target.region import Region, RegionName
-from llm_attr.llm.results.result import LLMAttributionResult
-from llm_attr.llm.target.scalar import Foil, Scalar, ScalarLike, scalars_of
-from llm_attr.llm.target.answer import Answer, refuse_one_id
 from llm_attr.llm.model.tokenizer import TokenizerLike
+from llm_attr.llm.prompt.chat import Messages
+from llm_attr.llm.prompt.interpretable import InterpretableInput
+from llm_attr.llm.prompt.keywords import refuse_unknown
+from llm_attr.llm.prompt.prompt import Prompt
+from llm_attr.llm.results.result import LLMAttributionResult
+from llm_attr.llm.scoring.options import Options
+from llm_attr.llm.target.answer import Answer, refuse_one_id
+from llm_attr.llm.target.region import Region, RegionName
+from llm_attr.llm.target.scalar import Foil, Scalar, ScalarLike, scalars_of
 
 
 def methods() -> dict[str, str]:

@@ -14,16 +14,15 @@ import torch
 from llm_attr.attr.base import Attribution
 from llm_attr.attr.noise_tunnel import NoiseTunnel
 from llm_attr.attr.token_paths import SequentialIntegratedGradients
-from llm_attr.core.shared_context import uncompiled
 from llm_attr.core.evaluator import priced, shown
 from llm_attr.core.registry import snake_case
+from llm_attr.core.shared_context import uncompiled
 from llm_attr.errors import InvalidType, UnsupportedMethod
-from llm_attr.llm.prompt.alignment import pieces, token_spans
 from llm_attr.llm.gradients.answer_score import LOG_PROB
+from llm_attr.llm.gradients.checkpointing import recomputing
 from llm_attr.llm.gradients.checks import refuse_broken_graph
-from llm_attr.llm.gradients.explained import Explained
-from llm_attr.llm.target.generation import GenArgs
 from llm_attr.llm.gradients.contrast import ContrastRun
+from llm_attr.llm.gradients.explained import Explained
 from llm_attr.llm.gradients.methods import (
     TEXT_DEFAULTS,
     inside,
@@ -34,18 +33,19 @@ from llm_attr.llm.gradients.methods import (
     sites_of,
     supported,
 )
-from llm_attr.llm.gradients.run import GradientRun
-from llm_attr.llm.model.fingerprint import identity
-from llm_attr.llm.prompt.interpretable import InterpretableInput, Placed, TextTokenInput
-from llm_attr.llm.many import answers_of, for_each
-from llm_attr.llm.model.language_model import LanguageModel
 from llm_attr.llm.gradients.precision import warn_of_rounding
-from llm_attr.llm.prompt.prompt import Prompt
-from llm_attr.llm.gradients.checkpointing import recomputing
-from llm_attr.llm.results.result import LLMAttributionResult
-from llm_attr.llm.target.scalar import Foil, Scalar, ScalarLike, scalar_of
-from llm_attr.llm.target.answer import Answer, answer_ids
+from llm_attr.llm.gradients.run import GradientRun
+from llm_attr.llm.many import answers_of, for_each
+from llm_attr.llm.model.fingerprint import identity
+from llm_attr.llm.model.language_model import LanguageModel
 from llm_attr.llm.model.tokenizer import TokenizerLike
+from llm_attr.llm.prompt.alignment import pieces, token_spans
+from llm_attr.llm.prompt.interpretable import InterpretableInput, Placed, TextTokenInput
+from llm_attr.llm.prompt.prompt import Prompt
+from llm_attr.llm.results.result import LLMAttributionResult
+from llm_attr.llm.target.answer import Answer, answer_ids
+from llm_attr.llm.target.generation import GenArgs
+from llm_attr.llm.target.scalar import Foil, Scalar, ScalarLike, scalar_of
 
 Run: TypeAlias = GradientRun | ContrastRun
 

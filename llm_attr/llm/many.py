@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any, TypeGuard, TypeVar
 
-from llm_attr.errors import InvalidShape, LlmAttrError
+from llm_attr.errors import InvalidShape, about_prompt
 from llm_attr.llm.target.answer import Answer, are_ids
 
 One = TypeVar("One")
@@ -35,17 +34,6 @@ def for_each(do: Callable[[One], Found], prompts: Iterable[One]) -> list[Found]:
     """What `do` gives for each prompt; an error says which prompt it is about."""
     found = []
     for number, prompt in enumerate(prompts):
-        with naming(number):
+        with about_prompt(number):
             found.append(do(prompt))
     return found
-
-
-@contextmanager
-def naming(number: int | None) -> Iterator[None]:
-    """Errors inside say which prompt they are about; those of one that is alone (None) do not."""
-    try:
-        yield
-    except LlmAttrError as error:
-        if number is not None:
-            error.args = (f"prompt {number}: {error}", *error.args[1:])
-        raise

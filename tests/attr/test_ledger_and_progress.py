@@ -9,8 +9,8 @@ import torch
 from torch import Tensor
 
 from llm_attr.attr import Banzhaf, FeatureAblation, Owen, PermutationShapley, ShapleyValues, ShapleyValueSampling
-from llm_attr.core.game import driver as playing
 from llm_attr.core.evaluator import Progress, watching
+from llm_attr.core.game import driver as playing
 from llm_attr.core.game.ledger import Ledger
 from llm_attr.errors import InvalidValue
 

@@ -14,8 +14,8 @@ from torch import Tensor
 
 import llm_attr
 from llm_attr.attr import LLMAttribution, ShapleyValues
-from llm_attr.core.game.driver import Estimator, play
 from llm_attr.core.estimators.shapley import shapley_values
+from llm_attr.core.game.driver import Estimator, play
 from llm_attr.core.game.stopping import Stopping
 from tests.benchmarks.jobs import OURS, Job
 from tests.core.games import TableGame

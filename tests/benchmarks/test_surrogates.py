@@ -17,8 +17,8 @@ import llm_attr
 from llm_attr.attr import KernelShap, Lime, LLMAttribution, ShapleyValues
 from llm_attr.core.estimators.kernel_shap import AdditiveRegression
 from llm_attr.core.estimators.odd_shap import OddRegression
-from llm_attr.core.game.driver import play
 from llm_attr.core.estimators.shapley import RandomOrders
+from llm_attr.core.game.driver import play
 from tests.benchmarks.jobs import OURS, RAG12, TMPL10, Job
 from tests.benchmarks.measure import Side, compare, report
 from tests.core.games import TableGame

@@ -8,9 +8,9 @@ import pytest
 import torch
 from torch import Tensor
 
-from llm_attr.core.game.estimate import Estimate
-from llm_attr.core.game.driver import Estimator
 from llm_attr.core.estimators.shapley import numbered
+from llm_attr.core.game.driver import Estimator
+from llm_attr.core.game.estimate import Estimate
 from llm_attr.typing import Coalitions, Values
 
 each_number_of_seeds = pytest.mark.parametrize(

@@ -3,8 +3,8 @@ import itertools
 import pytest
 import torch
 
-from llm_attr.core.game import coalitions
 from llm_attr.core.estimators.leave_one_out import LeaveOneOut
+from llm_attr.core.game import coalitions
 
 
 def test_full() -> None:

@@ -9,11 +9,11 @@ import torch
 from torch import Tensor
 
 from llm_attr.core.estimators.banzhaf import MeanDifferences
-from llm_attr.core.game.estimate import CONFIDENT, Estimate
 from llm_attr.core.estimators.interactions import Pairs
 from llm_attr.core.estimators.owen import HierarchicalOrders
-from llm_attr.core.game.driver import Estimator
 from llm_attr.core.estimators.shapley import AllSubsets, RandomOrders
+from llm_attr.core.game.driver import Estimator
+from llm_attr.core.game.estimate import CONFIDENT, Estimate
 from tests.core.games import TableGame, each_number_of_seeds, estimated, random_game, sample, smooth_game
 
 GROUPS = [[0, 1, 2], [3, [4, 5]], [6, 7]]

@@ -10,8 +10,8 @@ import torch
 from torch import Tensor
 
 from llm_attr.attr import IntegratedGradients, LayerIntegratedGradients, NeuronIntegratedGradients, PathInfo
-from llm_attr.core.path import integral as integral_module
 from llm_attr.core.evaluator import Evaluator, Progress, watching
+from llm_attr.core.path import integral as integral_module
 from llm_attr.core.path.integral import Integral
 from llm_attr.core.path.walk import QUADRATURES, Walk
 from llm_attr.core.problem import Problem

@@ -9,11 +9,11 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from llm_attr.core.estimators.paired_sampling import ComplementaryPairs
 from llm_attr.core.estimators.kernel_shap import AdditiveRegression
 from llm_attr.core.estimators.odd_shap import MOST_PAIRS, OddRegression
-from llm_attr.core.game.driver import play
+from llm_attr.core.estimators.paired_sampling import ComplementaryPairs
 from llm_attr.core.estimators.shapley import AllSubsets, RandomOrders, chains, of_chains
+from llm_attr.core.game.driver import play
 from llm_attr.core.game.stopping import Stopping
 from llm_attr.errors import InvalidValue
 from llm_attr.typing import Coalitions

@@ -5,12 +5,12 @@ from __future__ import annotations
 import pytest
 import torch
 
-from llm_attr.core.estimators.paired_sampling import ComplementaryPairs
-from llm_attr.core.game.estimate import CONFIDENT
 from llm_attr.core.estimators.kernel_shap import AdditiveRegression
 from llm_attr.core.estimators.odd_shap import OddRegression
-from llm_attr.core.game.driver import play
+from llm_attr.core.estimators.paired_sampling import ComplementaryPairs
 from llm_attr.core.estimators.shapley import AllSubsets
+from llm_attr.core.game.driver import play
+from llm_attr.core.game.estimate import CONFIDENT
 from llm_attr.core.game.stopping import Stopping
 from tests.core.games import TableGame, each_number_of_seeds, estimated, random_game, smooth_game
 

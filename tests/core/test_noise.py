@@ -10,16 +10,15 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from llm_attr.core.evaluator import Evaluator, Progress, share_of, watching
-from llm_attr.core.path.expectation import RandomLines
 from llm_attr.core.memory import is_out_of_memory
+from llm_attr.core.path.expectation import RandomLines
 from llm_attr.core.path.noise import Draws, Moments, as_distributions, as_stdevs, drawn, noisy
 from llm_attr.core.path.walk import Walk
 from llm_attr.core.problem import Problem
-from llm_attr.core.estimators.shapley import positive
 from llm_attr.core.site import Site
 from llm_attr.core.target import tile_target
 from llm_attr.core.tensors import tile
-from llm_attr.errors import InvalidShape, InvalidType, InvalidValue, OutOfMemory
+from llm_attr.errors import InvalidShape, InvalidType, InvalidValue, OutOfMemory, positive
 from tests.contract.models import assert_same
 
 CPU = torch.device("cpu")

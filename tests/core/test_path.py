@@ -15,7 +15,17 @@ from torch import Tensor, nn
 from llm_attr.core import batching
 from llm_attr.core.batching import copies_that_fit, uses_batch_statistics
 from llm_attr.core.evaluator import Evaluator
-from llm_attr.core.path.walk import QUADRATURES, Change, Quadrature, Walk, between, difference, line, per_example, quadrature
+from llm_attr.core.path.walk import (
+    QUADRATURES,
+    Change,
+    Quadrature,
+    Walk,
+    between,
+    difference,
+    line,
+    per_example,
+    quadrature,
+)
 from llm_attr.core.problem import Problem
 from llm_attr.core.site import Site
 from llm_attr.errors import InvalidShape, InvalidTarget, InvalidValue, NonFiniteGradient, OutOfMemory, UnknownName

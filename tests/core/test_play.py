@@ -10,16 +10,16 @@ import torch
 from torch import Tensor
 
 from llm_attr.attr import FeatureAblation, Owen, PermutationShapley, ShapleyValues, ShapleyValueSampling
-from llm_attr.core.game import coalitions as designs
-from llm_attr.core.game import driver as playing
 from llm_attr.core.estimators.banzhaf import MeanDifferences
-from llm_attr.core.game.estimate import Estimate
 from llm_attr.core.estimators.interactions import Pairs
 from llm_attr.core.estimators.leave_one_out import LeaveOneOut
-from llm_attr.core.game.ledger import Ledger
 from llm_attr.core.estimators.owen import HierarchicalOrders
-from llm_attr.core.game.driver import Estimator, play
 from llm_attr.core.estimators.shapley import AllSubsets, RandomOrders
+from llm_attr.core.game import coalitions as designs
+from llm_attr.core.game import driver as playing
+from llm_attr.core.game.driver import Estimator, play
+from llm_attr.core.game.estimate import Estimate
+from llm_attr.core.game.ledger import Ledger
 from llm_attr.core.game.stopping import Stopping
 from llm_attr.errors import InvalidValue, NonFiniteValue
 from llm_attr.typing import Coalitions, Values

@@ -13,14 +13,14 @@ from torch.nn import functional as F
 from torch.overrides import _get_current_function_mode_stack
 from torch.utils.checkpoint import checkpoint
 
-from llm_attr.core.rules.deep_lift import Contrast
 from llm_attr.core.evaluator import Evaluator
 from llm_attr.core.path.walk import Walk
 from llm_attr.core.problem import Gradients, Problem
 from llm_attr.core.rules.call import family_of
-from llm_attr.core.rules.tables import DEEP_LIFT, GUIDED, LRP
-from llm_attr.core.rules.engine import Rules, Tape
+from llm_attr.core.rules.deep_lift import Contrast
 from llm_attr.core.rules.elementwise import acts_on_each_entry
+from llm_attr.core.rules.engine import Rules, Tape
+from llm_attr.core.rules.tables import DEEP_LIFT, GUIDED, LRP
 from llm_attr.errors import NoGradient, NoRule
 
 pytestmark = pytest.mark.usefixtures("one_thread")

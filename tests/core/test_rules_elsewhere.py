@@ -12,12 +12,12 @@ from accelerate import cpu_offload
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from llm_attr.core.rules.deep_lift import Contrast
 from llm_attr.core.evaluator import Evaluator
 from llm_attr.core.path.walk import Walk
 from llm_attr.core.problem import Problem
-from llm_attr.core.rules.tables import DECONVOLUTION, DEEP_LIFT, GUIDED, LRP, deep_lift_rules
+from llm_attr.core.rules.deep_lift import Contrast
 from llm_attr.core.rules.engine import Rules, Tape
+from llm_attr.core.rules.tables import DECONVOLUTION, DEEP_LIFT, GUIDED, LRP, deep_lift_rules
 from llm_attr.errors import NoRule
 from tests.core.test_rules import LOW, WrittenGelu, X, gap, gradients, linear, random, relevance
 

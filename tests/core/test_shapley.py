@@ -8,11 +8,11 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor
 
-from llm_attr.core.game import coalitions as designs
 from llm_attr.core.estimators.kernel_shap import AdditiveRegression
 from llm_attr.core.estimators.owen import HierarchicalOrders
-from llm_attr.core.game.driver import play
 from llm_attr.core.estimators.shapley import AllSubsets, RandomOrders, shown
+from llm_attr.core.game import coalitions as designs
+from llm_attr.core.game.driver import play
 from llm_attr.errors import InvalidValue, TooManyFeatures
 from tests.core.games import TableGame, all_of, as_rows, estimated, random_game, sample
 from tests.reference.shapley import shapley, shapley_over_subsets

@@ -13,9 +13,9 @@ from sklearn.linear_model import LinearRegression, Ridge
 from torch import Tensor
 
 from llm_attr.core.estimators.descent import Descent
-from llm_attr.core.game.estimate import t_quantile
 from llm_attr.core.estimators.similarity import ExponentialKernel
 from llm_attr.core.estimators.surrogate import Lasso, LeastSquares, OneByOne, bootstrap, sklearn_model
+from llm_attr.core.game.estimate import t_quantile
 from llm_attr.errors import InvalidShape, InvalidValue, MissingExtra, UnknownKeyword, UnknownName
 from tests.reference.surrogates import weighted_least_squares
 

@@ -11,8 +11,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor
 
+from llm_attr.core.estimators.windows_left_out import WindowsLeftOut
 from llm_attr.core.game.driver import play
-from llm_attr.core.estimators.windows import Windows, WindowsLeftOut, covering
+from llm_attr.core.game.windows import Windows, covering
 from llm_attr.errors import InvalidShape, InvalidValue
 
 X, Y = torch.zeros(2, 5), torch.zeros(2, 3, 4)

@@ -18,8 +18,8 @@ from llm_attr.attr import (
     TextTokenInput,
 )
 from llm_attr.errors import InvalidValue, UnknownKeyword, UnsupportedMethod
-from llm_attr.llm.gradients.absent_units import line_break
 from llm_attr.llm.gradient import LLMGradientAttribution
+from llm_attr.llm.gradients.absent_units import line_break
 from llm_attr.llm.gradients.methods import named as gradient_method
 from llm_attr.llm.model.language_model import LanguageModel
 from llm_attr.viz.terminal import render

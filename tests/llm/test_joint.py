@@ -15,9 +15,10 @@ from llm_attr import LanguageModel, LLMAttributionResult, Progress, Prompt, watc
 from llm_attr.attr import FeatureAblation, LLMAttribution, ProductBaselines, TextTemplateInput, TextTokenInput
 from llm_attr.core.evaluator import Evaluator
 from llm_attr.errors import Cancelled, ContextTooLong, EmptyPrompt, InvalidShape, InvalidType, NonFiniteScore
+from llm_attr.llm.prompt.variant import Variant
 from llm_attr.llm.scoring import batch as joint
 from llm_attr.llm.scoring import passes
-from llm_attr.llm.scoring.prefix_tree import Query, Variant
+from llm_attr.llm.scoring.prefix_tree import Query
 from llm_attr.llm.scoring.scorer import Scorer
 from llm_attr.llm.scoring.strategy import way_for
 from tests.reference.scoring import answer_log_probs, distinct_prefixes

@@ -7,7 +7,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from llm_attr.llm.scoring.prefix_tree import PrefixTree, Query, Variant
+from llm_attr.llm.prompt.variant import Variant
+from llm_attr.llm.scoring.prefix_tree import PrefixTree, Query
 from tests.reference.scoring import distinct_prefixes
 
 tokens = st.lists(st.integers(0, 2), min_size=1, max_size=6)

@@ -9,8 +9,8 @@ import torch
 
 from llm_attr import LLMAttributionResult, Prompt, explain
 from llm_attr.attr import FeatureAblation, LLMAttribution, PermutationShapley, ShapleyValues
-from llm_attr.core.evaluator import Progress, watching
 from llm_attr.core.estimators.shapley import AllSubsets
+from llm_attr.core.evaluator import Progress, watching
 from llm_attr.errors import InvalidValue, TooManyFeatures, UnknownKeyword
 from llm_attr.llm.model.language_model import LanguageModel
 from tests.reference.scoring import answer_log_probs

@@ -18,8 +18,9 @@ from torch import Tensor
 from llm_attr import LanguageModel, Progress, watching
 from llm_attr.core.evaluator import Evaluator
 from llm_attr.errors import Cancelled, ContextTooLong, NonFiniteScore, OutOfMemory
+from llm_attr.llm.prompt.variant import Variant
 from llm_attr.llm.scoring import passes
-from llm_attr.llm.scoring.prefix_tree import PrefixTree, Query, Variant
+from llm_attr.llm.scoring.prefix_tree import PrefixTree, Query
 from llm_attr.llm.scoring.scorer import Scorer
 from llm_attr.llm.scoring.strategy import way_for
 from tests.reference.scoring import answer_log_probs, distinct_prefixes

@@ -19,8 +19,8 @@ import llm_attr
 from llm_attr import LanguageModel, LLMAttributionResult, Prompt
 from llm_attr.attr import TextTemplateInput
 from llm_attr.errors import InvalidType, InvalidValue, UnsupportedMethod
-from llm_attr.llm.results import storage as stored
 from llm_attr.llm.model.fingerprint import identity
+from llm_attr.llm.results import storage as stored
 from llm_attr.llm.results.table import Table
 from tests.zoo import byte_level, tiny, tiny_model
 

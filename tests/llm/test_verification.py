@@ -12,11 +12,12 @@ from torch import Tensor, nn
 
 from llm_attr import LanguageModel, Prompt, explain
 from llm_attr.core.evaluator import Evaluator
-from llm_attr.llm.scoring.passes import Counter, WholePass
+from llm_attr.llm.model.backend import Counter
+from llm_attr.llm.scoring.passes import WholePass
 from llm_attr.llm.scoring.prefix_tree import Query
 from llm_attr.llm.scoring.scorer import Scorer
-from llm_attr.llm.scoring.verification import NOISE_PASSES, Verification
 from llm_attr.llm.scoring.strategy import way_for
+from llm_attr.llm.scoring.verification import NOISE_PASSES, Verification
 from tests.llm.test_scoring import ANSWER, VARIANTS
 from tests.reference.scoring import leave_one_out
 from tests.zoo import TREE_FAMILIES, need_attention_in, tiny_model, tokenizer_of

@@ -12,10 +12,10 @@ from torch.nn import functional as F
 
 import llm_attr.attr
 from llm_attr.attr import DeepLift, DeepLiftShap, LayerDeepLift
-from llm_attr.core.rules.deep_lift import Contrast
 from llm_attr.core.evaluator import Evaluator
 from llm_attr.core.path.walk import Walk
 from llm_attr.core.problem import Problem
+from llm_attr.core.rules.deep_lift import Contrast
 from llm_attr.core.rules.tables import DEEP_LIFT_OF_CAPTUM
 from llm_attr.errors import InvalidShape, InvalidType, NoRule
 from tests.parity.layers import Case, assert_equal, captums, described, random

@@ -6,8 +6,11 @@ from collections.abc import Iterator
 
 import torch
 
+from llm_attr.core.estimators.shapley import MOST_FEATURES, AllSubsets, gains, numbered
 from llm_attr.core.game.estimate import Estimate, widening
-from llm_attr.core.estimators.shapley import MOST_FEATURES, AllSubsets, gains, generator, numbered, positive, precise
+from llm_attr.core.random_state import generator
+from llm_attr.core.tensors import precise
+from llm_attr.errors import positive
 from llm_attr.typing import Coalitions, Values
 
 

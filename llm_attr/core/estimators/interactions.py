@@ -11,19 +11,11 @@ import torch
 from torch import Tensor
 
 from llm_attr.core.estimators.banzhaf import RandomSubsets, banzhaf_values
+from llm_attr.core.estimators.shapley import AllSubsets, chains, mean_and_error, orders, shapley_values, subset_sizes
 from llm_attr.core.game.estimate import Estimate
-from llm_attr.core.estimators.shapley import (
-    AllSubsets,
-    chains,
-    generator,
-    mean_and_error,
-    orders,
-    positive,
-    precise,
-    shapley_values,
-    subset_sizes,
-)
-from llm_attr.errors import InvalidValue, UnknownName
+from llm_attr.core.random_state import generator
+from llm_attr.core.tensors import precise
+from llm_attr.errors import InvalidValue, UnknownName, positive
 from llm_attr.typing import Coalitions, Values
 
 Index: TypeAlias = Literal["shapley", "faith_banzhaf"]

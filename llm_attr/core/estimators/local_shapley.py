@@ -8,8 +8,8 @@ from typing import Literal, TypeAlias, get_args
 import torch
 from torch import Tensor
 
-from llm_attr.core.game.estimate import Estimate
 from llm_attr.core.estimators.shapley import MOST_FEATURES, numbered, shapley_values, shown
+from llm_attr.core.game.estimate import Estimate
 from llm_attr.errors import InvalidValue, TooManyFeatures, UnknownName
 from llm_attr.typing import Coalitions, Values
 

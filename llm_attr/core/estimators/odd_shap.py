@@ -7,8 +7,8 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from llm_attr.core.estimators.paired_sampling import ComplementaryPairs, Fit, Pairs
 from llm_attr.core.estimators.kernel_shap import LEAST_ALONE, AdditiveFit
+from llm_attr.core.estimators.paired_sampling import ComplementaryPairs, Fit, Pairs
 
 MOST_PAIRS = 1024
 """More pairs are fitted by an additive game alone; interactions take the cube of their number."""

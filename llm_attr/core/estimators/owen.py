@@ -8,21 +8,20 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from llm_attr.core.game.estimate import Estimate
-from llm_attr.core.game.hierarchy import Group, Nested
 from llm_attr.core.estimators.shapley import (
     MOST_FEATURES,
     chains,
-    generator,
     numbered,
     of_chains,
-    positive,
-    precise,
     shapley_values,
     shown,
     subset_shares,
 )
-from llm_attr.errors import TooManyFeatures
+from llm_attr.core.game.estimate import Estimate
+from llm_attr.core.game.hierarchy import Group, Nested
+from llm_attr.core.random_state import generator
+from llm_attr.core.tensors import precise
+from llm_attr.errors import TooManyFeatures, positive
 from llm_attr.typing import Coalitions, Values
 
 

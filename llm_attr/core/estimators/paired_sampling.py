@@ -21,7 +21,9 @@ from torch import Tensor
 from llm_attr.caller import warn_caller
 from llm_attr.core.game.coalitions import keys
 from llm_attr.core.game.estimate import Estimate, widening
-from llm_attr.core.estimators.shapley import generator, positive, precise
+from llm_attr.core.random_state import generator
+from llm_attr.core.tensors import precise
+from llm_attr.errors import positive
 from llm_attr.typing import Coalitions, Values
 
 LISTED_SHARE = 4

@@ -8,10 +8,11 @@ from collections.abc import Callable, Iterator
 import torch
 from torch import Tensor
 
-from llm_attr.core.game.estimate import Estimate
-from llm_attr.core.estimators.shapley import generator, positive, precise
 from llm_attr.core.estimators.surrogate import Lasso, Surrogate, bootstrap
-from llm_attr.errors import InvalidValue
+from llm_attr.core.game.estimate import Estimate
+from llm_attr.core.random_state import generator
+from llm_attr.core.tensors import precise
+from llm_attr.errors import InvalidValue, positive
 from llm_attr.typing import Coalitions, Values
 
 REFITS = 30

@@ -10,7 +10,9 @@ from torch import Tensor
 
 from llm_attr.core.game.coalitions import BLOCK_ENTRIES
 from llm_attr.core.game.estimate import Estimate, widening
-from llm_attr.errors import InvalidValue, TooManyFeatures
+from llm_attr.core.random_state import generator
+from llm_attr.core.tensors import precise
+from llm_attr.errors import TooManyFeatures, positive
 from llm_attr.typing import Coalitions, Values
 
 MOST_FEATURES = 20
@@ -172,20 +174,3 @@ def mean_and_error(samples: Tensor) -> Estimate:
 def shown(count: int) -> str:
     """A count for a message, however large."""
     return f"{count:,}" if count < 10**15 else f"over 10^{int((count.bit_length() - 1) * 0.30102)}"
-
-
-def precise(tensor: Tensor, like: Values) -> Tensor:
-    """In the type of the values, but at least fp32."""
-    return tensor.to(torch.promote_types(like.dtype, torch.float32))
-
-
-def generator(seed: int | None) -> torch.Generator | None:
-    """A source of random numbers of its own; None: torch's global stream."""
-    return None if seed is None else torch.Generator().manual_seed(seed)
-
-
-def positive(name: str, value: int) -> int:
-    """The value, if it is a whole number of at least 1."""
-    if isinstance(value, bool) or not isinstance(value, int) or value < 1:
-        raise InvalidValue(f"{name} must be a whole number of at least 1; got {value!r}")
-    return value

@@ -13,8 +13,8 @@ from torch import Tensor
 from llm_attr.core.evaluator import Evaluator
 from llm_attr.core.game.features import Features
 from llm_attr.core.game.tensor_game import points
-from llm_attr.core.path.noise import streams_kept
 from llm_attr.core.problem import as_output
+from llm_attr.core.random_state import streams_kept
 from llm_attr.core.tensors import as_tensors
 from llm_attr.errors import InvalidShape, InvalidType, InvalidValue
 from llm_attr.typing import Coalitions, ForwardFunction, Tensors, Values

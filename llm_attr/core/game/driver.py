@@ -16,9 +16,9 @@ from torch import Tensor
 
 from llm_attr.caller import warn_caller
 from llm_attr.core.game import coalitions as designs
+from llm_attr.core.game.budget import Bill, Meter
 from llm_attr.core.game.estimate import Estimate
 from llm_attr.core.game.ledger import Ledger
-from llm_attr.core.game.budget import Bill, Meter
 from llm_attr.core.game.stopping import Stopping
 from llm_attr.errors import InvalidValue, NonFiniteValue
 from llm_attr.typing import Coalitions, Game, Values

@@ -10,21 +10,11 @@ import torch
 from torch import Tensor
 
 from llm_attr.core.path.noise import Draws, as_distributions, as_stdevs, drawn, noisy
-from llm_attr.core.path.walk import (
-    Attributed,
-    Change,
-    Points,
-    Walk,
-    accumulator,
-    between,
-    by_point,
-    per_example,
-    weighted_sum,
-)
+from llm_attr.core.path.walk import Attributed, Change, Points, Walk, between, by_point, per_example, weighted_sum
 from llm_attr.core.problem import Gradients, Problem
-from llm_attr.core.estimators.shapley import positive
 from llm_attr.core.site import Site
-from llm_attr.core.tensors import as_tensors
+from llm_attr.core.tensors import accumulator, as_tensors
+from llm_attr.errors import positive
 from llm_attr.typing import BaselineDistribution, TensorOrTensors, Tensors
 
 Inspect: TypeAlias = Callable[[Tensors], None]

@@ -9,7 +9,16 @@ import torch
 from torch import Tensor
 
 from llm_attr.caller import warn_caller
-from llm_attr.core.path.walk import Attributed, Change, Quadrature, Walk, difference, per_example, quadrature, weighted_sum
+from llm_attr.core.path.walk import (
+    Attributed,
+    Change,
+    Quadrature,
+    Walk,
+    difference,
+    per_example,
+    quadrature,
+    weighted_sum,
+)
 from llm_attr.errors import InvalidTarget, InvalidValue
 
 MOST_STEPS = 4096

@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from inspect import signature
 from typing import Any
@@ -12,64 +11,9 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from llm_attr.core.path.walk import accumulator
-from llm_attr.core.tensors import as_baselines, as_tensors, can_move
+from llm_attr.core.tensors import accumulator, as_baselines, as_tensors, can_move
 from llm_attr.errors import InvalidShape, InvalidType, InvalidValue
 from llm_attr.typing import BaselineDistribution, TensorOrTensors, Tensors
-
-
-@dataclass(frozen=True, eq=False)
-class Streams:
-    """The states of torch's random streams: of the CPU, and of each accelerator once one is in use."""
-
-    cpu: Tensor
-    devices: tuple[Tensor, ...]
-
-    @classmethod
-    def now(cls) -> Streams:
-        """As they are."""
-        module = _accelerator()
-        if module is None:
-            return cls(torch.get_rng_state(), ())
-        if module is torch.mps:
-            return cls(torch.get_rng_state(), (module.get_rng_state(),))
-        return cls(torch.get_rng_state(), tuple(module.get_rng_state(i) for i in range(module.device_count())))
-
-    def __eq__(self, other: object) -> bool:
-        if not isinstance(other, Streams) or len(self.devices) != len(other.devices):
-            return False
-        pairs = zip((self.cpu, *self.devices), (other.cpu, *other.devices), strict=True)
-        return all(torch.equal(*pair) for pair in pairs)
-
-    def restore(self) -> None:
-        """Puts them back."""
-        torch.set_rng_state(self.cpu)
-        module: Any = _accelerator() if self.devices else None
-        for number, state in enumerate(self.devices):
-            module.set_rng_state(state) if module is torch.mps else module.set_rng_state(state, number)
-
-
-@contextmanager
-def streams_kept(seed: int | None = None) -> Iterator[None]:
-    """Draws from a seed, or on from where torch's streams are; all of them are put back at the end."""
-    before = Streams.now()
-    try:
-        if seed is not None:
-            torch.default_generator.manual_seed(seed)
-            module = _accelerator()
-            if module is not None:
-                module.manual_seed(seed) if module is torch.mps else module.manual_seed_all(seed)
-        yield
-    finally:
-        before.restore()
-
-
-def _accelerator() -> Any:
-    """Torch's module of the accelerator of this machine; None where there is none, or nothing has used it so far."""
-    if not torch.accelerator.is_available():
-        return None
-    module = torch.get_device_module(torch.accelerator.current_accelerator())
-    return module if getattr(module, "is_initialized", lambda: True)() else None
 
 
 @dataclass(frozen=True)

@@ -14,7 +14,7 @@ from torch import Tensor
 from llm_attr.core.batching import BATCH_ERRORS, copies_that_fit, uses_batch_statistics
 from llm_attr.core.evaluator import Evaluator
 from llm_attr.core.problem import Gradients, Problem, check_movable
-from llm_attr.core.tensors import Slot, in_slots, leaves
+from llm_attr.core.tensors import Slot, accumulator, in_slots, leaves
 from llm_attr.errors import InvalidShape, InvalidValue, NonFiniteGradient, OutOfMemory, UnknownName
 from llm_attr.typing import TensorOrTensors, Tensors
 
@@ -113,11 +113,6 @@ def between(low: Tensor, high: Tensor, share: Tensor) -> Tensor:
     """What is this share of the way from low to high, computed in at least fp32."""
     wide = accumulator(high.dtype)
     return torch.lerp(low.to(wide), high.to(wide), share.to(high.device, wide)).to(high.dtype)
-
-
-def accumulator(dtype: torch.dtype) -> torch.dtype:
-    """The type in which values of this type are interpolated and summed: at least fp32."""
-    return torch.promote_types(dtype, torch.float32)
 
 
 @dataclass(frozen=True)

@@ -9,9 +9,10 @@ from typing import TypeAlias
 import torch
 from torch import Tensor
 
-from llm_attr.core.path.walk import Attributed, Change, Walk, accumulator, by_point, per_example, weighted_sum
+from llm_attr.core.path.walk import Attributed, Change, Walk, by_point, per_example, weighted_sum
 from llm_attr.core.problem import Gradients
 from llm_attr.core.rules.engine import Rules, Tape
+from llm_attr.core.tensors import accumulator
 from llm_attr.errors import InvalidTarget
 from llm_attr.typing import Tensors
 

@@ -15,12 +15,12 @@ from torch import Tensor, nn
 from torch.overrides import TorchFunctionMode
 
 from llm_attr.caller import warn_caller
-from llm_attr.core.shared_context import uncompiled
 from llm_attr.core.batching import modules_of
 from llm_attr.core.problem import Output, Problem
 from llm_attr.core.rules.audit import Audit, cover
 from llm_attr.core.rules.call import Call, Rule, depends, family_of, ruled
 from llm_attr.core.rules.elementwise import acts_on_each_entry
+from llm_attr.core.shared_context import uncompiled
 from llm_attr.errors import NoRule
 from llm_attr.typing import ForwardFunction, Target, Tensors
 

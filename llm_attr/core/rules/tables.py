@@ -13,6 +13,7 @@ from torch.nn import functional as F
 
 from llm_attr.core.rules.audit import LINEAR, PRODUCTS, ROUTING, Audit
 from llm_attr.core.rules.call import Call, Rule, casting, scaled
+from llm_attr.core.rules.engine import Entry, Rules, Table
 from llm_attr.core.rules.formulas import (
     attention,
     attention_shares,
@@ -24,7 +25,6 @@ from llm_attr.core.rules.formulas import (
     softmax_of_captum,
     wide,
 )
-from llm_attr.core.rules.engine import Entry, Rules, Table
 from llm_attr.typing import Tensors
 
 EPS = 1e-10

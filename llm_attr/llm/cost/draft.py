@@ -19,30 +19,30 @@ from llm_attr.attr.base import Attribution
 from llm_attr.attr.baselines import vocabulary
 from llm_attr.attr.noise_tunnel import NoiseTunnel
 from llm_attr.attr.token_paths import DiscretizedIntegratedGradients
-from llm_attr.core.game.coalitions import each_left_out
 from llm_attr.core.evaluator import Evaluator
-from llm_attr.core.path.noise import Streams
+from llm_attr.core.game.coalitions import each_left_out
 from llm_attr.core.game.stopping import Stopping
+from llm_attr.core.random_state import Streams
 from llm_attr.llm.attribution import LLMAttribution
-from llm_attr.llm.explain import Posed
-from llm_attr.llm.model.cost import Call, Forecast
 from llm_attr.llm.cost.foreseen_score import ForeseenScore
-from llm_attr.llm.gradients.forward_mode import has_forward_mode
-from llm_attr.llm.scoring.text_game import TextGame
-from llm_attr.llm.target.generation import GenArgs, arguments_of, most_new_tokens
+from llm_attr.llm.explain import Posed
 from llm_attr.llm.gradient import OF_CALL, LLMGradientAttribution, check_call, together
+from llm_attr.llm.gradients.forward_mode import has_forward_mode
 from llm_attr.llm.gradients.methods import RANDOM, is_embedding, sites_of
 from llm_attr.llm.gradients.run import GradientRun
-from llm_attr.llm.prompt.interpretable import Placed
-from llm_attr.llm.scoring.batch import Subject, played
 from llm_attr.llm.many import answers_of
+from llm_attr.llm.model.cost import Call, Forecast
 from llm_attr.llm.model.language_model import LanguageModel
+from llm_attr.llm.prompt.interpretable import Placed
+from llm_attr.llm.prompt.prompt import Prompt
+from llm_attr.llm.scoring.batch import Subject, played
 from llm_attr.llm.scoring.options import Options
 from llm_attr.llm.scoring.passes import positions_that_fit
-from llm_attr.llm.prompt.prompt import Prompt
-from llm_attr.llm.target.scalar import Scalar
 from llm_attr.llm.scoring.scorer import Scorer
+from llm_attr.llm.scoring.text_game import TextGame
 from llm_attr.llm.target.answer import Answer, answer_ids
+from llm_attr.llm.target.generation import GenArgs, arguments_of, most_new_tokens
+from llm_attr.llm.target.scalar import Scalar
 
 NOBODY = -1
 """Stands for the tokens of an answer that is not there yet: no token of a prompt is equal to it."""

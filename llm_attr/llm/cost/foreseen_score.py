@@ -7,13 +7,12 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor, nn
 
-from llm_attr.core.path.walk import accumulator
 from llm_attr.core.site import Site
-from llm_attr.core.tensors import Slot
+from llm_attr.core.tensors import Slot, accumulator
 from llm_attr.llm.gradients.answer_score import Passage
+from llm_attr.llm.model.backend import Counter
 from llm_attr.llm.model.cost import NOTHING, Call, Forecast
 from llm_attr.llm.model.language_model import LanguageModel
-from llm_attr.llm.scoring.passes import Counter
 from llm_attr.llm.target.scalar import Scalar
 from llm_attr.typing import Tensors
 

@@ -11,12 +11,12 @@ from llm_attr.core.evaluator import watching
 from llm_attr.llm.attribution import LLMAttribution
 from llm_attr.llm.cost.draft import Draft, of_games, of_gradients
 from llm_attr.llm.explain import One, posed_by
+from llm_attr.llm.gradients.checkpointing import kept_bytes
 from llm_attr.llm.model.cost import Call
 from llm_attr.llm.model.language_model import LanguageModel
-from llm_attr.llm.scoring.passes import call_bytes
-from llm_attr.llm.gradients.checkpointing import kept_bytes
-from llm_attr.llm.target.region import Region, RegionName
 from llm_attr.llm.model.speed import speed_of
+from llm_attr.llm.scoring.passes import call_bytes
+from llm_attr.llm.target.region import Region, RegionName
 
 LOSS_COPIES = 4
 """Tensors of the size of the logits in a backward pass: logits, in fp32, their softmax, and their derivative."""

@@ -10,9 +10,9 @@ from torch import Tensor
 
 from llm_attr.errors import InvalidValue
 from llm_attr.llm.gradients.answer_score import AnswerScore, ContrastScore
-from llm_attr.llm.prompt.interpretable import Placed, token_id
 from llm_attr.llm.model.language_model import LanguageModel
 from llm_attr.llm.model.tokenizer import special_id
+from llm_attr.llm.prompt.interpretable import Placed, token_id
 from llm_attr.typing import Tensors
 
 

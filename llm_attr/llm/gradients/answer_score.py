@@ -11,13 +11,12 @@ import torch
 from torch import Tensor
 
 from llm_attr.core.backward import held
-from llm_attr.core.path.walk import accumulator
 from llm_attr.core.site import Site, reading, replaced
-from llm_attr.core.tensors import Slot, split_by
+from llm_attr.core.tensors import Slot, accumulator, split_by
 from llm_attr.errors import NoGradient
-from llm_attr.llm.model.language_model import LanguageModel
-from llm_attr.llm.scoring.passes import Counter, forward_logits
 from llm_attr.llm.gradients.jacobian import Together, kernels, one_by_one
+from llm_attr.llm.model.backend import Counter, forward_logits
+from llm_attr.llm.model.language_model import LanguageModel
 from llm_attr.llm.target.scalar import Contrast, Scalar
 from llm_attr.typing import Tensors
 

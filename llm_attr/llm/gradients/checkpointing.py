@@ -12,8 +12,8 @@ import torch
 from torch.utils.checkpoint import checkpoint
 from transformers.modeling_layers import GradientCheckpointingLayer
 
-from llm_attr.core.shared_context import until_the_last
 from llm_attr.core.memory import free_bytes
+from llm_attr.core.shared_context import until_the_last
 from llm_attr.llm.model.language_model import LanguageModel
 
 MEMORY_SHARE = 2

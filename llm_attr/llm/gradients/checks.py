@@ -12,9 +12,9 @@ from torch import Tensor, nn
 from llm_attr.core.site import Site, replaced
 from llm_attr.core.tensors import leaves
 from llm_attr.errors import NoGradient
-from llm_attr.llm.model.language_model import LanguageModel
-from llm_attr.llm.scoring.passes import forward_logits
-from llm_attr.llm.scoring.strategy import kernel
+from llm_attr.llm.model.attention import kernel
+from llm_attr.llm.model.backend import forward_logits
+from llm_attr.llm.model.language_model import LanguageModel, has_unusual_weights
 
 
 def refuse_broken_graph(language_model: LanguageModel) -> None:
@@ -46,14 +46,6 @@ def refuse_broken_graph(language_model: LanguageModel) -> None:
             f"{broken[0]!r} ({kind}), which are for inference alone; load the model in fp32, fp16 or bf16, or take a "
             "method that needs no gradients: feature_ablation, shapley_values, kernel_shap, context_cite, ..."
         )
-
-
-def has_unusual_weights(module: nn.Module) -> bool:
-    """Whether its weights are no tensor of floating point, as those of quantised layers."""
-    weight = getattr(module, "weight", None)
-    if weight is None:
-        return any("weight" in name for name in (*module._parameters, *module._buffers))
-    return not (isinstance(weight, Tensor) and weight.is_floating_point())
 
 
 def _note(

@@ -8,7 +8,7 @@ from torch import Tensor
 from llm_attr.errors import InvalidValue
 from llm_attr.llm.gradients.explained import Explained
 from llm_attr.llm.gradients.run import GradientRun
-from llm_attr.llm.scoring.passes import Counter
+from llm_attr.llm.model.backend import Counter
 from llm_attr.llm.target.scalar import Scalar
 
 

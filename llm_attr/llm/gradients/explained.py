@@ -7,8 +7,8 @@ from typing import TypeAlias
 
 from torch import Tensor
 
-from llm_attr.llm.results.completeness import Completeness
 from llm_attr.llm.gradients.unit_sums import UnitSums
+from llm_attr.llm.results.completeness import Completeness
 
 Ends: TypeAlias = tuple[Tensor, Tensor]
 """A quantity at the baseline and at the prompt: of the whole answer first, then of each token."""

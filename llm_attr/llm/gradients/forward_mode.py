@@ -18,13 +18,10 @@ from llm_attr.attr.integrated import IntegratedGradients, LayerIntegratedGradien
 from llm_attr.core.evaluator import Evaluator
 from llm_attr.core.path.walk import Quadrature, quadrature
 from llm_attr.llm.gradients.answer_score import Entries
-from llm_attr.llm.model.language_model import LanguageModel
 from llm_attr.llm.gradients.jacobian import lacks_a_rule, no_loops, plain_attention
-from llm_attr.llm.scoring.strategy import Setting, setting
+from llm_attr.llm.model.attention import Setting, setting
+from llm_attr.llm.model.language_model import LanguageModel
 from llm_attr.typing import Tensors
-
-ROW_COST = 1.8
-"""What a derivative along a direction costs, in forward (or backward) passes of a row."""
 
 _known: WeakKeyDictionary[Any, dict[Setting, bool]] = WeakKeyDictionary()
 

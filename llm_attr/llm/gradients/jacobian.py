@@ -13,12 +13,12 @@ import torch
 from torch import Tensor
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
-from llm_attr.core.shared_context import until_the_last
 from llm_attr.core.backward import derivatives
 from llm_attr.core.memory import free_bytes
+from llm_attr.core.shared_context import until_the_last
 from llm_attr.errors import NoGradient
+from llm_attr.llm.model.attention import Setting, setting
 from llm_attr.llm.model.language_model import LanguageModel
-from llm_attr.llm.scoring.strategy import Setting, setting
 from llm_attr.typing import Tensors
 
 MEMORY_SHARE = 16

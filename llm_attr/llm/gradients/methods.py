@@ -26,7 +26,7 @@ from llm_attr.core.site import Site
 from llm_attr.core.tensors import as_tensors, in_form_of
 from llm_attr.errors import InvalidType, UnknownName, UnsupportedMethod
 from llm_attr.llm.model.language_model import LanguageModel
-from llm_attr.llm.scoring.options import refuse_unknown
+from llm_attr.llm.prompt.keywords import refuse_unknown
 from llm_attr.typing import TensorOrTensors
 
 AT_INPUTS = (

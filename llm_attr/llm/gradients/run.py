@@ -24,8 +24,10 @@ from llm_attr.core.tensors import as_tensors, split_by
 from llm_attr.errors import NoGradient, UnsupportedMethod
 from llm_attr.llm.gradients.absent_units import AbsentUnits
 from llm_attr.llm.gradients.answer_score import AnswerScore, ContrastScore, Entries, Passage, worth_of
+from llm_attr.llm.gradients.checkpointing import is_short_of_memory
 from llm_attr.llm.gradients.explained import Ends, Explained
-from llm_attr.llm.gradients.forward_mode import ROW_COST, NoRule, entry_rows, has_forward_mode, noting_forward_mode, rule_of
+from llm_attr.llm.gradients.forward_mode import NoRule, entry_rows, has_forward_mode, noting_forward_mode, rule_of
+from llm_attr.llm.gradients.jacobian import Together, attention_share
 from llm_attr.llm.gradients.methods import (
     BY_RULES,
     GUIDED,
@@ -37,13 +39,12 @@ from llm_attr.llm.gradients.methods import (
     is_linear,
     sites_of,
 )
-from llm_attr.llm.prompt.interpretable import Placed
-from llm_attr.llm.model.language_model import LanguageModel
-from llm_attr.llm.scoring.passes import Counter
-from llm_attr.llm.gradients.checkpointing import is_short_of_memory
-from llm_attr.llm.gradients.jacobian import Together, attention_share
-from llm_attr.llm.target.scalar import ADDITIVE, Scalar
 from llm_attr.llm.gradients.unit_sums import Samples, UnitSums, by_unit
+from llm_attr.llm.model.backend import Counter
+from llm_attr.llm.model.language_model import LanguageModel
+from llm_attr.llm.model.speed import ROW_COST
+from llm_attr.llm.prompt.interpretable import Placed
+from llm_attr.llm.target.scalar import ADDITIVE, Scalar
 from llm_attr.typing import Tensors
 
 MEMORY_SHARE = 32

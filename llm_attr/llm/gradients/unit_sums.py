@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 import torch
 from torch import Tensor
 
-from llm_attr.core.path.walk import accumulator
+from llm_attr.core.tensors import accumulator
 from llm_attr.errors import InvalidShape
 from llm_attr.typing import Tensors
 

@@ -16,9 +16,9 @@ from torch import Tensor, nn
 from transformers import PreTrainedTokenizerBase
 
 import llm_attr
+from llm_attr.llm.model.attention import kernel
 from llm_attr.llm.model.language_model import LanguageModel
 from llm_attr.llm.model.tokenizer import TokenizerLike, vocabulary_size
-from llm_attr.llm.scoring.strategy import kernel
 
 SAMPLES, SAMPLE = 8, 2048
 """Runs of bytes, and bytes of a run, that stand for a larger weight."""

@@ -14,14 +14,14 @@ from typing import Any, cast
 
 import torch
 from safetensors import SafetensorError
-from torch import nn
+from torch import Tensor, nn
 from transformers import AutoModelForCausalLM, AutoTokenizer, PreTrainedTokenizerBase
 
+from llm_attr.core.random_state import streams_kept
 from llm_attr.core.shared_context import until_the_last
-from llm_attr.core.path.noise import streams_kept
 from llm_attr.errors import ContextTooLong, InvalidType, InvalidValue, NotALanguageModel, UnknownName
-from llm_attr.models.catalogue import CATALOGUE, LANGUAGE_MODEL, model_folder
 from llm_attr.llm.model.tokenizer import PlainTokenizer, TokenizerLike, decode, encode, special_id
+from llm_attr.models.catalogue import CATALOGUE, LANGUAGE_MODEL, model_folder
 
 
 class LanguageModel:
@@ -296,3 +296,11 @@ def _refuse_others(model: Any) -> None:
             f"a transformers causal language model (AutoModelForCausalLM) is needed; got {type(model).__name__}, "
             "which gives no next-token logits"
         )
+
+
+def has_unusual_weights(module: nn.Module) -> bool:
+    """Whether its weights are no tensor of floating point, as those of quantised layers."""
+    weight = getattr(module, "weight", None)
+    if weight is None:
+        return any("weight" in name for name in (*module._parameters, *module._buffers))
+    return not (isinstance(weight, Tensor) and weight.is_floating_point())

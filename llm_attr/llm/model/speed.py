@@ -13,10 +13,9 @@ import torch
 from torch import Tensor
 
 from llm_attr.core.site import Site, replaced
+from llm_attr.llm.model.backend import forward_logits
 from llm_attr.llm.model.cost import Forecast, Load
-from llm_attr.llm.gradients.forward_mode import ROW_COST
 from llm_attr.llm.model.language_model import LanguageModel
-from llm_attr.llm.scoring.passes import forward_logits
 
 PROBE = 48
 """Positions of a measured pass."""
@@ -122,3 +121,7 @@ def _quickest(run: Callable[[], Any], rounds: int = ROUNDS) -> float:
             torch.cuda.synchronize()
         found.append(perf_counter() - start)
     return min(found)
+
+
+ROW_COST = 1.8
+"""What a derivative along a direction costs, in forward (or backward) passes of a row."""

@@ -11,14 +11,14 @@ from typing import Any, Literal
 import torch
 from torch import Tensor
 
+from llm_attr.core.pickled import PickledWithout
 from llm_attr.errors import EmptyPrompt, InvalidValue
+from llm_attr.llm.model.language_model import LanguageModel
+from llm_attr.llm.model.tokenizer import special_id
 from llm_attr.llm.prompt.alignment import Alignment, align, first_character, owners
 from llm_attr.llm.prompt.interpretable import InterpretableInput, Placed, check_width, token_id
-from llm_attr.llm.model.language_model import LanguageModel
-from llm_attr.core.pickled import PickledWithout
-from llm_attr.llm.scoring.prefix_tree import Variant
-from llm_attr.llm.model.tokenizer import special_id
 from llm_attr.llm.prompt.units import SPLITTERS, Span
+from llm_attr.llm.prompt.variant import Variant
 from llm_attr.viz.view import Group
 
 Absence = Literal["delete", "replace", "mask"]

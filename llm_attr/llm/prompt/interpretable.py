@@ -19,8 +19,8 @@ from llm_attr.errors import (
     UnknownName,
     UnsupportedMethod,
 )
-from llm_attr.llm.prompt.alignment import align, owners, token_texts
 from llm_attr.llm.model.tokenizer import TokenizerLike, check_characters, encode, vocabulary_size
+from llm_attr.llm.prompt.alignment import align, owners, token_texts
 from llm_attr.llm.prompt.units import Span
 
 if TYPE_CHECKING:

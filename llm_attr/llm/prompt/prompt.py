@@ -9,10 +9,10 @@ from itertools import pairwise
 from typing import Any, TypeAlias, get_args
 
 from llm_attr.errors import EmptyPrompt, InvalidType, InvalidValue, UnknownName
-from llm_attr.llm.prompt.bound import Absence, BoundPrompt, Owner, Scope
-from llm_attr.llm.prompt.chat import Messages, Place, places, render, texts
 from llm_attr.llm.model.language_model import LanguageModel
 from llm_attr.llm.model.tokenizer import beginning, check_characters
+from llm_attr.llm.prompt.bound import Absence, BoundPrompt, Owner, Scope
+from llm_attr.llm.prompt.chat import Messages, Place, places, render, texts
 from llm_attr.llm.prompt.units import SPLITTERS, Span
 
 UNITS = ("token", *SPLITTERS, "document", "message", "span")

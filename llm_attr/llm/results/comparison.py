@@ -12,10 +12,10 @@ from torch import Tensor
 
 from llm_attr.core.agreement import rank_correlation, top_overlap
 from llm_attr.errors import InvalidShape, InvalidType, InvalidValue, MissingExtra
-from llm_attr.llm.results.unit_alignment import CommonUnits
-from llm_attr.llm.results.labels import differences, distinct_names
 from llm_attr.llm.results.json_text import json_text
+from llm_attr.llm.results.labels import differences, distinct_names
 from llm_attr.llm.results.result import LLMAttributionResult
+from llm_attr.llm.results.unit_alignment import CommonUnits
 from llm_attr.viz.comparison import ComparisonView
 
 if TYPE_CHECKING:

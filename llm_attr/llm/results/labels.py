@@ -8,8 +8,8 @@ from typing import TYPE_CHECKING, Any, TypeAlias
 from llm_attr.llm.target.scalar import UNITS
 
 if TYPE_CHECKING:
-    from llm_attr.llm.results.unit_alignment import CommonUnits
     from llm_attr.llm.results.result import LLMAttributionResult
+    from llm_attr.llm.results.unit_alignment import CommonUnits
 
 Aspect: TypeAlias = "Callable[[LLMAttributionResult], str]"
 """What a result says of itself in one respect, "" for nothing."""

@@ -11,16 +11,16 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor
 
+from llm_attr.core.pickled import PickledWithout
 from llm_attr.errors import InvalidShape, UnsupportedMethod
-from llm_attr.llm.results import view as picture
 from llm_attr.llm.prompt.alignment import pieces, spans_of
+from llm_attr.llm.prompt.units import Span
+from llm_attr.llm.results import view as picture
 from llm_attr.llm.results.completeness import of_part
 from llm_attr.llm.results.contribution import Contribution
 from llm_attr.llm.results.json_text import json_text
-from llm_attr.core.pickled import PickledWithout
 from llm_attr.llm.target.region import Region, RegionName
 from llm_attr.llm.target.scalar import ADDITIVE
-from llm_attr.llm.prompt.units import Span
 from llm_attr.viz.arcs import plot_arcs
 from llm_attr.viz.levels import plot_levels
 from llm_attr.viz.matrix import plot_token_values, plot_unit_values
@@ -33,8 +33,8 @@ if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
-    from llm_attr.llm.prompt.interpretable import InterpretableInput
     from llm_attr.llm.model.language_model import LanguageModel
+    from llm_attr.llm.prompt.interpretable import InterpretableInput
     from llm_attr.llm.results.table import Table
     from llm_attr.viz.widget import AttributionWidget
 

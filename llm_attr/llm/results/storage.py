@@ -19,8 +19,8 @@ from torch import Tensor
 import llm_attr
 from llm_attr.caller import warn_caller
 from llm_attr.errors import BrokenFile, InvalidType, InvalidValue, NewerFile
-from llm_attr.llm.results import untrusted
 from llm_attr.llm.model.fingerprint import differences
+from llm_attr.llm.results import untrusted
 from llm_attr.llm.results.result import LLMAttributionResult
 from llm_attr.llm.results.table import Table
 from llm_attr.llm.results.untrusted import count, listed, mapping, optional, pair, record, text, truth

@@ -12,12 +12,12 @@ import torch
 from torch import Tensor
 
 import llm_attr.attr  # noqa: F401  registers the methods
-from llm_attr.core.game.features import Features
 from llm_attr.core.game.driver import Estimator
+from llm_attr.core.game.features import Features
+from llm_attr.core.pickled import PickledWithout
 from llm_attr.core.registry import METHODS
 from llm_attr.errors import InvalidShape, InvalidType, InvalidValue, UnknownKeyword, UnknownName, UnsupportedMethod
 from llm_attr.llm.prompt.interpretable import InterpretableInput
-from llm_attr.core.pickled import PickledWithout
 from llm_attr.llm.target.scalar import UNITS, payoff
 from llm_attr.typing import Coalitions, Values
 

@@ -8,18 +8,19 @@ from dataclasses import dataclass, replace
 import torch
 
 from llm_attr.core.evaluator import Evaluator
-from llm_attr.core.game.features import Features
 from llm_attr.core.game.driver import Estimator, Foreseen, play
+from llm_attr.core.game.features import Features
 from llm_attr.core.game.stopping import Stopping
+from llm_attr.errors import about_prompt
 from llm_attr.llm.model.cost import Forecast
-from llm_attr.llm.scoring.text_game import TextGame
-from llm_attr.llm.prompt.interpretable import InterpretableInput
-from llm_attr.llm.many import naming
 from llm_attr.llm.model.language_model import LanguageModel
+from llm_attr.llm.prompt.interpretable import InterpretableInput
+from llm_attr.llm.prompt.variant import Variant
 from llm_attr.llm.scoring.options import Options
-from llm_attr.llm.scoring.prefix_tree import Query, Variant
-from llm_attr.llm.target.scalar import Scalar, payoff
+from llm_attr.llm.scoring.prefix_tree import Query
 from llm_attr.llm.scoring.scorer import Scorer
+from llm_attr.llm.scoring.text_game import TextGame
+from llm_attr.llm.target.scalar import Scalar, payoff
 from llm_attr.typing import Coalitions, Values
 
 JOINT_TOKENS = 1 << 18
@@ -169,7 +170,7 @@ class _Group:
         """The subject whose scalars have the run on the whole prompt where they compare with it."""
         if not any(scalar.needs_reference for scalar in subject.scalars):
             return subject
-        with naming(subject.number):
+        with about_prompt(subject.number):
             found = self._scorer.distributions(Query(subject.whole, subject.answer), self._evaluator)
         scalars = [replace(each, reference=found) if each.needs_reference else each for each in subject.scalars]
         return replace(subject, scalars=tuple(scalars))
@@ -185,7 +186,7 @@ class _Group:
         """Scores the designs of all prompts in one go; the games then find their coalitions known."""
         queries: list[Query] = []
         for subject, games, estimator in self._games:
-            with naming(subject.number):
+            with about_prompt(subject.number):
                 design = torch.cat(estimator.ahead)
                 own = [query for game in games for each in game.variants(design) for query in game.asked(each)]
                 self._scorer.check_lengths(own)
@@ -203,7 +204,7 @@ class _Group:
 
         stopping = self._options.stopping
         meter = None if stopping.metered is None else _Meter(self._scorer, subject, games, stopping)
-        with naming(subject.number):
+        with about_prompt(subject.number):
             asked = play(trials, estimator, subject.features.count, stopping, deciding, keep=True, meter=meter)
             whole = games[0].split(games[0].worth([subject.whole])[0])
             log_probs = self._scorer.score(games[0].asked(subject.whole)[:1], self._evaluator)[0]

@@ -3,25 +3,24 @@
 from __future__ import annotations
 
 import warnings
-from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, fields
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from inspect import signature
 from math import inf
 from typing import Any
 
 from torch import Tensor
-from transformers import GenerationConfig
 
 from llm_attr.attr.perturbation import PerturbationAttribution
-from llm_attr.core.game.features import Features
 from llm_attr.core.game.driver import MOST_ROWS, Estimator
-from llm_attr.core.registry import METHODS
+from llm_attr.core.game.features import Features
 from llm_attr.core.game.stopping import Stopping
+from llm_attr.core.registry import METHODS
 from llm_attr.errors import InvalidValue, UnknownKeyword
+from llm_attr.llm.prompt.interpretable import InterpretableInput
+from llm_attr.llm.prompt.keywords import refuse_unknown
 from llm_attr.llm.scoring.text_game import Inspector
 from llm_attr.llm.target.generation import GenArgs
-from llm_attr.llm.prompt.interpretable import InterpretableInput
-from llm_attr.llm.prompt.prompt import Prompt
 from llm_attr.llm.target.scalar import Scalar
 
 SAMPLES = (1000, 500, 250, 100, 50, 25, 10, 5, 2)
@@ -163,25 +162,3 @@ class Options:
     def features(self, inp: InterpretableInput) -> Features:
         """The features of an input, grouped by the mask if there is one."""
         return Features.of(self.feature_mask, (inp.to_tensor(),))
-
-
-def refuse_unknown(where: str, given: Iterable[str], accepted: Iterable[str]) -> None:
-    """Refuses keywords that nothing takes, and says of some where they belong.
-
-    Raises:
-        UnknownKeyword: there is one.
-    """
-    if unknown := set(given) - set(accepted):
-        raise UnknownKeyword(where, unknown, accepted, {name: _BELONGS[name] for name in unknown & _BELONGS.keys()})
-
-
-_BELONGS = {
-    **{name: f"gen_args={{{name!r}: ...}}" for name in GenerationConfig().to_dict() if not name.startswith("_")},
-    **{field.name: f"Prompt(..., {field.name}=...)" for field in fields(Prompt)},
-    **{name: f"load_model(..., {name}=...)" for name in ("device_map", "dtype", "torch_dtype", "revision")},
-    "documents": "Prompt.from_documents(question, documents)",
-    "messages": "the messages as the prompt",
-    "system": "a message of the role 'system', or Prompt.from_documents(..., system=...)",
-    "tools": "Prompt(..., template_kwargs={'tools': ...})",
-}
-"""Where keywords belong that say something else about an explanation."""

@@ -12,13 +12,15 @@ from llm_attr.caller import warn_caller
 from llm_attr.core.evaluator import Evaluator
 from llm_attr.core.memory import is_out_of_memory
 from llm_attr.errors import LlmAttrError, NonFiniteScore
+from llm_attr.llm.model.backend import Counter
 from llm_attr.llm.model.cost import Call, Forecast
 from llm_attr.llm.model.language_model import LanguageModel
-from llm_attr.llm.scoring.passes import Counter, TreePass, TreeRefused, WholePass
-from llm_attr.llm.scoring.prefix_tree import Query, Variant
+from llm_attr.llm.prompt.variant import Variant
+from llm_attr.llm.scoring.passes import TreePass, TreeRefused, WholePass
+from llm_attr.llm.scoring.prefix_tree import Query
 from llm_attr.llm.scoring.readout import Reading
-from llm_attr.llm.scoring.verification import Verification, sees_what_is_masked, witness
 from llm_attr.llm.scoring.strategy import Way, Whole, against_masks, remember_way, remember_whole, way_for, whole_for
+from llm_attr.llm.scoring.verification import Verification, sees_what_is_masked, witness
 
 
 @dataclass

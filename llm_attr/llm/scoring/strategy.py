@@ -6,8 +6,7 @@ from dataclasses import dataclass, replace
 from typing import Any, Literal
 from weakref import WeakKeyDictionary
 
-import torch
-
+from llm_attr.llm.model.attention import Setting, kernel, setting
 from llm_attr.llm.model.language_model import LanguageModel
 
 Kind = Literal["prefix tree", "whole sequences"]
@@ -68,9 +67,6 @@ class Whole:
         return replace(way, reason=f"{way.reason}; one at a time, since a batch changed one by {self.apart:.2g} nats")
 
 
-Setting = tuple[str, torch.dtype, bool, bool]
-"""Attention kernel, type of the weights, whether the caller has autocast on, whether positions have gaps."""
-
 _ways: WeakKeyDictionary[Any, dict[Setting, Way]] = WeakKeyDictionary()
 _wholes: WeakKeyDictionary[Any, dict[Setting, Whole]] = WeakKeyDictionary()
 
@@ -96,17 +92,6 @@ def remember_whole(language_model: LanguageModel, gaps: bool, whole: Whole) -> W
     """Keeps it for later explanations with the same model."""
     _wholes.setdefault(language_model.model, {})[setting(language_model, gaps)] = whole
     return whole
-
-
-def setting(language_model: LanguageModel, gaps: bool = False) -> Setting:
-    """What the model's forward pass depends on beside its weights."""
-    autocast = torch.is_autocast_enabled(language_model.device.type)
-    return kernel(language_model), language_model.dtype, autocast, gaps
-
-
-def kernel(language_model: LanguageModel) -> str:
-    """The name of the attention kernel that the model uses now."""
-    return getattr(language_model.text_config, "_attn_implementation", None) or "eager"
 
 
 def _first_way(language_model: LanguageModel, gaps: bool) -> Way:

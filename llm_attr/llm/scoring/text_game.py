@@ -7,18 +7,19 @@ from collections.abc import Callable, Sequence
 import torch
 from torch import Tensor
 
-from llm_attr.core.game.coalitions import keys
 from llm_attr.core.evaluator import Evaluator
+from llm_attr.core.game.coalitions import keys
 from llm_attr.core.game.features import Features
 from llm_attr.errors import EmptyPrompt, InvalidShape, InvalidType
+from llm_attr.llm.model.language_model import LanguageModel
+from llm_attr.llm.model.tokenizer import special_id
 from llm_attr.llm.prompt.bound import BoundPrompt
 from llm_attr.llm.prompt.interpretable import InterpretableInput
-from llm_attr.llm.model.language_model import LanguageModel
-from llm_attr.llm.scoring.prefix_tree import Query, Variant
+from llm_attr.llm.prompt.variant import Variant
+from llm_attr.llm.scoring.prefix_tree import Query
 from llm_attr.llm.scoring.readout import Reading
-from llm_attr.llm.target.scalar import Scalar
 from llm_attr.llm.scoring.scorer import Scorer
-from llm_attr.llm.model.tokenizer import special_id
+from llm_attr.llm.target.scalar import Scalar
 from llm_attr.typing import Coalitions, Values
 
 Inspector = Callable[[str, str, list[float]], None]

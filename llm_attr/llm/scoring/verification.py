@@ -10,9 +10,9 @@ from torch import Tensor
 
 from llm_attr.core.site import Site, replaced
 from llm_attr.errors import InvalidValue
-from llm_attr.llm.gradients.checks import has_unusual_weights
-from llm_attr.llm.model.language_model import LanguageModel
-from llm_attr.llm.scoring.passes import Counter, WholePass
+from llm_attr.llm.model.backend import Counter
+from llm_attr.llm.model.language_model import LanguageModel, has_unusual_weights
+from llm_attr.llm.scoring.passes import WholePass
 from llm_attr.llm.scoring.prefix_tree import Query
 
 UNDOUBTED = {torch.float64: 1e-6, torch.float32: 1e-3, torch.bfloat16: 0.05, torch.float16: 0.01}

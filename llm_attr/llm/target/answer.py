@@ -12,9 +12,9 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from llm_attr.errors import EmptyTarget, InvalidShape, InvalidTarget, InvalidType, InvalidValue, NotALanguageModel
-from llm_attr.llm.target.generation import GenArgs, generate, until_end
 from llm_attr.llm.model.language_model import LanguageModel
 from llm_attr.llm.model.tokenizer import vocabulary_size
+from llm_attr.llm.target.generation import GenArgs, generate, until_end
 
 
 class Generated(Protocol):

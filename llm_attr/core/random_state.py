@@ -1,0 +1,70 @@
+"""Torch's random streams, and generators with a seed."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor
+
+
+@dataclass(frozen=True, eq=False)
+class Streams:
+    """The states of torch's random streams: of the CPU, and of each accelerator once one is in use."""
+
+    cpu: Tensor
+    devices: tuple[Tensor, ...]
+
+    @classmethod
+    def now(cls) -> Streams:
+        """As they are."""
+        module = _accelerator()
+        if module is None:
+            return cls(torch.get_rng_state(), ())
+        if module is torch.mps:
+            return cls(torch.get_rng_state(), (module.get_rng_state(),))
+        return cls(torch.get_rng_state(), tuple(module.get_rng_state(i) for i in range(module.device_count())))
+
+    def __eq__(self, other: object) -> bool:
+        if not isinstance(other, Streams) or len(self.devices) != len(other.devices):
+            return False
+        pairs = zip((self.cpu, *self.devices), (other.cpu, *other.devices), strict=True)
+        return all(torch.equal(*pair) for pair in pairs)
+
+    def restore(self) -> None:
+        """Puts them back."""
+        torch.set_rng_state(self.cpu)
+        module: Any = _accelerator() if self.devices else None
+        for number, state in enumerate(self.devices):
+            module.set_rng_state(state) if module is torch.mps else module.set_rng_state(state, number)
+
+
+@contextmanager
+def streams_kept(seed: int | None = None) -> Iterator[None]:
+    """Draws from a seed, or on from where torch's streams are; all of them are put back at the end."""
+    before = Streams.now()
+    try:
+        if seed is not None:
+            torch.default_generator.manual_seed(seed)
+            module = _accelerator()
+            if module is not None:
+                module.manual_seed(seed) if module is torch.mps else module.manual_seed_all(seed)
+        yield
+    finally:
+        before.restore()
+
+
+def _accelerator() -> Any:
+    """Torch's module of the accelerator of this machine; None where there is none, or nothing has used it so far."""
+    if not torch.accelerator.is_available():
+        return None
+    module = torch.get_device_module(torch.accelerator.current_accelerator())
+    return module if getattr(module, "is_initialized", lambda: True)() else None
+
+
+def generator(seed: int | None) -> torch.Generator | None:
+    """A source of random numbers of its own; None: torch's global stream."""
+    return None if seed is None else torch.Generator().manual_seed(seed)

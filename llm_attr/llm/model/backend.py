@@ -1,0 +1,75 @@
+"""The one place that calls a language model."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from torch import Tensor
+
+from llm_attr.errors import NotALanguageModel
+from llm_attr.llm.model.language_model import LanguageModel
+
+
+@dataclass
+class Counter:
+    """What scoring has cost; none of it depends on the machine.
+
+    Attributes:
+        passes: Calls of the model.
+        positions: Token positions that went through the body of the model, padding included.
+        head_rows: Positions that went on through the output head.
+        check_positions: Positions of the comparisons of a new model's first tree with a whole sequence.
+        backward: Backward passes over a graph.
+        forward_mode: Rows that went through the model with their derivative in one direction.
+    """
+
+    passes: int = 0
+    positions: int = 0
+    head_rows: int = 0
+    check_positions: int = 0
+    backward: int = 0
+    forward_mode: int = 0
+
+    def add(self, positions: int, head_rows: int) -> None:
+        """Counts one pass."""
+        self.passes += 1
+        self.positions += positions
+        self.head_rows += head_rows
+
+
+def forward_logits(
+    language_model: LanguageModel, rows: Sequence[int], everywhere: bool = False, **inputs: Any
+) -> Tensor:
+    """`(batch, rows, vocabulary)`: the model's own logits at these positions and at no others, where it can do that.
+
+    With `everywhere` they are chosen of those at all positions. The positions go to the model as a list: the output
+    head of a divided model lies on another device than its inputs, to which every tensor among the keywords is moved.
+    """
+    if language_model.is_plain:
+        return _plain_logits(language_model, **inputs)[:, list(rows)]
+    if "logits_to_keep" in language_model.forward_keywords and not everywhere:
+        return language_model.model(**inputs, logits_to_keep=list(rows), return_dict=True).logits
+    logits = language_model.model(**inputs, return_dict=True).logits
+    length = inputs["input_ids"].shape[1]
+    return logits[:, [row - length for row in rows]]  # from the end: an adapter may have put tokens in front
+
+
+def _plain_logits(language_model: LanguageModel, input_ids: Tensor, **inputs: Any) -> Tensor:
+    """`(batch, positions, vocabulary)` of a model that is not of transformers.
+
+    Raises:
+        NotALanguageModel: it gives no such logits.
+    """
+    output = language_model.model(
+        input_ids, **{name: given for name, given in inputs.items() if name in language_model.forward_keywords}
+    )
+    logits = getattr(output, "logits", None)
+    if not isinstance(logits, Tensor) or logits.dim() != 3 or logits.shape[:2] != input_ids.shape:
+        found = f"logits of the shape {tuple(logits.shape)}" if isinstance(logits, Tensor) else type(output).__name__
+        raise NotALanguageModel(
+            f"forward of {language_model.name} must give an object with logits (batch, tokens, vocabulary) for ids "
+            f"{tuple(input_ids.shape)}; got {found}"
+        )
+    return logits
