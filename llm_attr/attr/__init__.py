@@ -108,13 +108,13 @@ if TYPE_CHECKING:
     from llm_attr.llm.results.result import LLMAttributionResult
 
 _FROM_LLM = {
-    "InterpretableInput": "inputs",
+    "InterpretableInput": "prompt.interpretable",
     "LLMAttribution": "attribution",
     "LLMGradientAttribution": "gradient",
-    "LLMAttributionResult": "result",
-    "ProductBaselines": "inputs",
-    "TextTemplateInput": "inputs",
-    "TextTokenInput": "inputs",
+    "LLMAttributionResult": "results.result",
+    "ProductBaselines": "prompt.interpretable",
+    "TextTemplateInput": "prompt.interpretable",
+    "TextTokenInput": "prompt.interpretable",
 }
 
 __all__ = [
