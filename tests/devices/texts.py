@@ -84,8 +84,9 @@ def explained(
 ) -> Any:
     """What an explanation by words holds."""
     lm = model_at(placement, family, attention)
+    unit = None if isinstance(prompt, Prompt) else "word"
     with placement.within():
-        return numbers(explain(lm, prompt, **({"unit": "word", "target": ANSWER} | options)))
+        return numbers(explain(lm, prompt, **({"unit": unit, "target": ANSWER} | options)))
 
 
 def case(name: str, covers: tuple[str, ...] = (), **options: Any) -> Case:
