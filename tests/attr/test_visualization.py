@@ -29,6 +29,7 @@ RECORD = (torch.tensor([0.1, -0.7, 1.0]), torch.tensor(0.98), 1, 0, "positive", 
 @pytest.fixture(autouse=True)
 def no_windows() -> Iterator[None]:
     pyplot.switch_backend("agg")
+    pyplot.close("all")
     yield
     pyplot.close("all")
 
