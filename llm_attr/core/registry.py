@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from importlib import import_module
 from typing import TypeVar
 
 Method = TypeVar("Method", bound=type)
@@ -15,6 +16,12 @@ def registered(method: Method) -> Method:
     """Class decorator: makes a method known as the snake_case of its class name."""
     METHODS[snake_case(method.__name__)] = method
     return method
+
+
+def methods() -> dict[str, type]:
+    """All attribution methods by name; imports `llm_attr.attr`, where they are registered."""
+    import_module("llm_attr.attr")
+    return METHODS
 
 
 def snake_case(name: str) -> str:

@@ -3,23 +3,20 @@
 from __future__ import annotations
 
 from dataclasses import replace
-from typing import TYPE_CHECKING
 
+from llm_attr.llm.results.comparison_data import ComparisonData
 from llm_attr.llm.results.view import view as view_of
 from llm_attr.viz.comparison import ComparisonView
 from llm_attr.viz.legible import elided
 from llm_attr.viz.scale import Scale
 from llm_attr.viz.view import AttributionView
 
-if TYPE_CHECKING:
-    from llm_attr.llm.results.comparison import Comparison
-
 _TOP = 3  # units that count as the strongest, where there are twice as many
 _SHOWN = 60  # characters of an answer in the heading
 _TOLD = 200  # characters of what differs
 
 
-def view(comparison: Comparison) -> ComparisonView:
+def view(comparison: ComparisonData) -> ComparisonView:
     """The texts and numbers of a comparison, and notes on what differs."""
     columns = [_column(comparison, which) for which in range(len(comparison.results))]
     share = comparison.share_scale
@@ -41,7 +38,7 @@ def view(comparison: Comparison) -> ComparisonView:
     )
 
 
-def _column(comparison: Comparison, which: int) -> AttributionView:
+def _column(comparison: ComparisonData, which: int) -> AttributionView:
     """The view of a result on the common units."""
     units, own = comparison.units, view_of(comparison.results[which])
     errors = comparison.stderr[which]
@@ -63,7 +60,7 @@ def _measure(column: AttributionView) -> str:
     return "nats" if column.value_name.endswith("(nats)") else column.value_name
 
 
-def _notes(comparison: Comparison) -> tuple[tuple[str, str], ...]:
+def _notes(comparison: ComparisonData) -> tuple[tuple[str, str], ...]:
     """Each aspect in which the results differ: the numbers of results that have a text in common, and it."""
     notes = []
     for aspect, texts in comparison.differences.items():

@@ -8,16 +8,16 @@ from typing import TYPE_CHECKING, Any, TypeAlias
 from llm_attr.llm.target.scalar import UNITS
 
 if TYPE_CHECKING:
-    from llm_attr.llm.results.result import LLMAttributionResult
+    from llm_attr.llm.results.data import ResultData
     from llm_attr.llm.results.unit_alignment import CommonUnits
 
-Aspect: TypeAlias = "Callable[[LLMAttributionResult], str]"
+Aspect: TypeAlias = "Callable[[ResultData], str]"
 """What a result says of itself in one respect, "" for nothing."""
 
 _SHOWN = 32  # characters of an answer or a foil in a name
 
 
-def distinct_names(results: Sequence[LLMAttributionResult]) -> list[str]:
+def distinct_names(results: Sequence[ResultData]) -> list[str]:
     """A name for each result: its method, and of those with the same method what else differs, at last a number.
 
     What more than half of all results have in common is not told.
@@ -39,50 +39,50 @@ def distinct_names(results: Sequence[LLMAttributionResult]) -> list[str]:
     return numbered
 
 
-def differences(results: Sequence[LLMAttributionResult], units: CommonUnits) -> dict[str, list[str]]:
+def differences(results: Sequence[ResultData], units: CommonUnits) -> dict[str, list[str]]:
     """What differs, apart from the methods: a text for each result, by aspect."""
     told = {name: [tell(result) for result in results] for name, tell in _TOLD.items()}
     told["units"] = [_units(result, units, place) for place, result in enumerate(results)]
     return {name: texts for name, texts in told.items() if len(set(texts)) > 1}
 
 
-def method(result: LLMAttributionResult) -> str:
+def method(result: ResultData) -> str:
     """The name of a result's method, for reading."""
     return str(result.provenance.get("method", "attribution")).replace("_", " ")
 
 
-def _answer(result: LLMAttributionResult) -> str:
+def _answer(result: ResultData) -> str:
     return repr(_short(result.output_text.strip()))
 
 
-def _foil(result: LLMAttributionResult) -> str:
+def _foil(result: ResultData) -> str:
     return f"against {_short(str(result.provenance['foil']).strip())!r}" if "foil" in result.provenance else ""
 
 
-def _scalar(result: LLMAttributionResult) -> str:
+def _scalar(result: ResultData) -> str:
     found = str(result.provenance.get("attr_target", "log_prob"))
     if found == "callable":
         return f"of {result.provenance.get('function')}"
     return "" if found in ("log_prob", "contrast") else found
 
 
-def _part(result: LLMAttributionResult) -> str:
+def _part(result: ResultData) -> str:
     return f"part {_short(result.output_text.strip())!r}" if result.region else ""
 
 
-def _model(result: LLMAttributionResult) -> str:
+def _model(result: ResultData) -> str:
     return str(result.provenance.get("model", ""))
 
 
-def _dtype(result: LLMAttributionResult) -> str:
+def _dtype(result: ResultData) -> str:
     return str(result.provenance.get("dtype", ""))
 
 
-def _by_unit(result: LLMAttributionResult) -> str:
+def _by_unit(result: ResultData) -> str:
     return f"by {result.provenance['unit']}" if "unit" in result.provenance else ""
 
 
-def _of_options(results: Sequence[LLMAttributionResult]) -> list[Aspect]:
+def _of_options(results: Sequence[ResultData]) -> list[Aspect]:
     """An aspect for each option that a method was given."""
 
     def aspect(name: str) -> Aspect:
@@ -91,16 +91,16 @@ def _of_options(results: Sequence[LLMAttributionResult]) -> list[Aspect]:
     return [aspect(name) for name in sorted({name for result in results for name in _options(result)})]
 
 
-def _options(result: LLMAttributionResult) -> Mapping[str, Any]:
+def _options(result: ResultData) -> Mapping[str, Any]:
     own = {name: result.provenance[name] for name in ("layer",) if name in result.provenance}
     return {**own, **result.provenance.get("options", {}), **({} if result.table is None else result.table.options)}
 
 
-def _variants(result: LLMAttributionResult) -> str:
+def _variants(result: ResultData) -> str:
     return f"{result.provenance['variants']} variants" if "variants" in result.provenance else ""
 
 
-def _passes(result: LLMAttributionResult) -> str:
+def _passes(result: ResultData) -> str:
     return f"{result.provenance['passes']} passes" if "passes" in result.provenance else ""
 
 
@@ -108,12 +108,12 @@ _ASPECTS: tuple[Aspect, ...] = (_model, _foil, _scalar, _part, _answer, _by_unit
 _ASPECTS_OF_COST: tuple[Aspect, ...] = (_variants, _passes)
 
 
-def _quantity(result: LLMAttributionResult) -> str:
+def _quantity(result: ResultData) -> str:
     found = str(result.provenance.get("attr_target", "log_prob"))
     return f"value of {result.provenance.get('function')}" if found == "callable" else UNITS.get(found, found)
 
 
-def _around(result: LLMAttributionResult) -> str:
+def _around(result: ResultData) -> str:
     """The text that is no unit, without white space."""
     return "not known" if result.context is None else "".join("".join(result.context).split())
 
@@ -128,7 +128,7 @@ _TOLD: dict[str, Aspect] = {
 }
 
 
-def _units(result: LLMAttributionResult, units: CommonUnits, place: int) -> str:
+def _units(result: ResultData, units: CommonUnits, place: int) -> str:
     own, kind = len(result.input_tokens), str(result.provenance.get("unit", "unit"))
     summed = "" if own == len(units.texts) else f", summed to {len(units.texts)}"
     return f"{own} {kind}{'s' * (own != 1)}{summed}"

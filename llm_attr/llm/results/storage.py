@@ -7,7 +7,7 @@ import json
 import shutil
 from collections.abc import Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeVar
 from uuid import uuid4
 
 import torch
@@ -21,12 +21,14 @@ from llm_attr.caller import warn_caller
 from llm_attr.errors import BrokenFile, InvalidType, InvalidValue, NewerFile
 from llm_attr.llm.model.fingerprint import differences
 from llm_attr.llm.results import untrusted
-from llm_attr.llm.results.result import LLMAttributionResult
+from llm_attr.llm.results.data import ResultData
 from llm_attr.llm.results.table import Table
 from llm_attr.llm.results.untrusted import count, listed, mapping, optional, pair, record, text, truth
 
 if TYPE_CHECKING:
     from llm_attr.llm.model.language_model import LanguageModel
+
+Result = TypeVar("Result", bound=ResultData)
 
 SCHEMA = 2
 """The form that is written, and the newest that is read; in the first, kernel_shap names what odd_shap does since."""
@@ -74,7 +76,7 @@ _RESULT = {
 }
 
 
-def save(result: LLMAttributionResult, path: str | Path) -> None:
+def save(result: ResultData, path: str | Path) -> None:
     """Writes a result to a folder; one that holds a saved result, or nothing, is replaced.
 
     Raises:
@@ -109,8 +111,8 @@ def save(result: LLMAttributionResult, path: str | Path) -> None:
     _replace(folder, {JSON: document, TENSORS: data})
 
 
-def load(path: str | Path, language_model: LanguageModel | None = None) -> LLMAttributionResult:
-    """Reads what `save` wrote.
+def load(kind: type[Result], path: str | Path, language_model: LanguageModel | None = None) -> Result:
+    """Reads a result written by `save` as an instance of `kind`.
 
     Raises:
         BrokenFile: the folder does not hold a whole and unchanged result.
@@ -123,7 +125,7 @@ def load(path: str | Path, language_model: LanguageModel | None = None) -> LLMAt
     if len(data) != about["bytes"] or hashlib.sha256(data).hexdigest() != about["sha256"]:
         raise BrokenFile(f"{folder / TENSORS} is cut short or was changed: it is not what {JSON} was written with")
     try:
-        result = _result(document, _tensors_in(data))
+        result = _result(kind, document, _tensors_in(data))
     except (InvalidValue, InvalidType) as error:
         raise BrokenFile(f"{folder} does not hold a result of llm_attr: {error}") from error
     if language_model is not None and (other := differences(result.provenance, language_model)):
@@ -134,7 +136,7 @@ def load(path: str | Path, language_model: LanguageModel | None = None) -> LLMAt
     return result
 
 
-def equal(first: LLMAttributionResult, second: LLMAttributionResult) -> bool:
+def equal(first: ResultData, second: ResultData) -> bool:
     """Whether two results would be stored alike, to the bit of every number."""
     if first.plain() != second.plain() or _about(first.table) != _about(second.table):
         return False
@@ -142,7 +144,7 @@ def equal(first: LLMAttributionResult, second: LLMAttributionResult) -> bool:
     return one.keys() == other.keys() and all(_same_bits(one[name], other[name]) for name in one)
 
 
-def _tensors(result: LLMAttributionResult) -> dict[str, Tensor]:
+def _tensors(result: ResultData) -> dict[str, Tensor]:
     found = {name: getattr(result, name) for name in OWN} | {name: getattr(result.table, name, None) for name in TABLE}
     return {name: tensor.detach().cpu().contiguous() for name, tensor in found.items() if tensor is not None}
 
@@ -205,7 +207,7 @@ def _document(folder: Path) -> dict[str, Any]:
     return found
 
 
-def _result(document: Mapping[str, Any], tensors: dict[str, Tensor]) -> LLMAttributionResult:
+def _result(kind: type[Result], document: Mapping[str, Any], tensors: dict[str, Tensor]) -> Result:
     about = document["table"]
     needed, possible = {"seq_attr", *(TABLE if about else ())}, {*OWN, *(TABLE if about else ())}
     if not needed <= tensors.keys() <= possible:
@@ -221,7 +223,7 @@ def _result(document: Mapping[str, Any], tensors: dict[str, Tensor]) -> LLMAttri
     asked: dict[str, Any] = {name: tensors[name] for name in TABLE if name in tensors}
     about = _of_today(about) if about and document["schema"] == 1 else about
     table = Table(**asked | about | {"missing": tuple(about["missing"])}) if about else None
-    return LLMAttributionResult(**document["result"], **own, table=table)
+    return kind(**document["result"], **own, table=table)
 
 
 def _of_today(about: dict[str, Any]) -> dict[str, Any]:

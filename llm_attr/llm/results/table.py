@@ -11,11 +11,10 @@ from typing import Any
 import torch
 from torch import Tensor
 
-import llm_attr.attr  # noqa: F401  registers the methods
 from llm_attr.core.game.driver import Estimator
 from llm_attr.core.game.features import Features
 from llm_attr.core.pickled import PickledWithout
-from llm_attr.core.registry import METHODS
+from llm_attr.core.registry import methods
 from llm_attr.errors import InvalidShape, InvalidType, InvalidValue, UnknownKeyword, UnknownName, UnsupportedMethod
 from llm_attr.llm.prompt.interpretable import InterpretableInput
 from llm_attr.llm.target.scalar import UNITS, payoff
@@ -149,14 +148,15 @@ class Table(PickledWithout):
         return replace(self, values=self.values[:, :, tokens], whole=self.whole[tokens])
 
     def _made(self) -> Estimator:
-        if self.method not in METHODS:
-            raise UnknownName("method", self.method, sorted(METHODS))
+        known = methods()
+        if self.method not in known:
+            raise UnknownName("method", self.method, sorted(known))
         if self.missing:
             raise UnsupportedMethod(
                 f"{', '.join(self.missing)} of {self.method} could not be stored, and without them nothing can be "
                 "estimated anew; ask the result that was saved"
             )
-        method: Any = METHODS[self.method]
+        method: Any = known[self.method]
         make = method.estimator
         accepted = signature(make).parameters
         if unknown := set(self.options) - set(accepted):

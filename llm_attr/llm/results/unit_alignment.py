@@ -15,7 +15,7 @@ from llm_attr.errors import InvalidValue
 from llm_attr.viz.view import Group
 
 if TYPE_CHECKING:
-    from llm_attr.llm.results.result import LLMAttributionResult
+    from llm_attr.llm.results.data import ResultData
 
 _SHOWN = 40  # characters of two texts around the place where they begin to differ
 
@@ -37,7 +37,7 @@ class CommonUnits:
     groups: tuple[Group, ...]
 
     @classmethod
-    def of(cls, results: Sequence[LLMAttributionResult], names: Sequence[str]) -> CommonUnits:
+    def of(cls, results: Sequence[ResultData], names: Sequence[str]) -> CommonUnits:
         """Those of results, which have the same units or cut the same text, white space aside, into other ones.
 
         A unit that is white space only belongs to the unit before it.
@@ -98,7 +98,7 @@ def _differ(one: str, other: str, name: str, other_name: str) -> str:
     )
 
 
-def _drawn(guide: LLMAttributionResult, owner: tuple[int, ...], owners: tuple[tuple[int, ...], ...]) -> CommonUnits:
+def _drawn(guide: ResultData, owner: tuple[int, ...], owners: tuple[tuple[int, ...], ...]) -> CommonUnits:
     """The common units in the text of a result."""
     count = len(guide.input_tokens)
     starts = [place for place in range(count) if place == 0 or owner[place] != owner[place - 1]]

@@ -2,26 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from typing import TYPE_CHECKING
-
 from llm_attr.errors import InvalidType, UnknownKeyword, UnknownName, UnsupportedMethod
 from llm_attr.llm.results.completeness import warning
+from llm_attr.llm.results.data import ResultData
 from llm_attr.llm.target.scalar import UNITS
 from llm_attr.viz.levels import Levels
 from llm_attr.viz.view import AttributionView
-
-if TYPE_CHECKING:
-    from matplotlib.axes import Axes
-    from matplotlib.figure import Figure
-
-    from llm_attr.llm.results.result import LLMAttributionResult
 
 _TOLD = {"model", "dtype", "scoring", "variants", "passes", "positions", "empty_prompt"}
 _TOLD_OF_GRADIENTS = {"model", "dtype", "baseline", "passes", "positions", "backward", "forward_mode", "per_input"}
 
 
-def view(result: LLMAttributionResult) -> AttributionView:
+def view(result: ResultData) -> AttributionView:
     """The texts and numbers of a result, and notes on how it was made."""
     method = str(result.provenance.get("method", "attribution")).replace("_", " ")
     return AttributionView(
@@ -43,37 +35,25 @@ def view(result: LLMAttributionResult) -> AttributionView:
     )
 
 
-def _template(result: LLMAttributionResult) -> str | None:
+def _template(result: ResultData) -> str | None:
     """What the chat template did to the messages, if it did not show all as they are."""
     changed = result.provenance.get("template_changes")
     return f"The chat template does not show all messages as they are: {'; '.join(changed)}." if changed else None
 
 
-def levels(result: LLMAttributionResult, *others: LLMAttributionResult) -> Levels:
+def levels(result: ResultData, *others: ResultData) -> Levels:
     """The results of one text, explained by several units, as levels; see `Levels.of`.
 
     Raises:
         InvalidType: a level is no result.
     """
-    from llm_attr.llm.results.result import LLMAttributionResult
-
     for other in others:
-        if not isinstance(other, LLMAttributionResult):
+        if not isinstance(other, ResultData):
             raise InvalidType(f"levels must be LLMAttributionResults; given {type(other).__name__}")
     return Levels.of(*(view(each) for each in (result, *others)))
 
 
-def drawn(plot: Callable[..., tuple[Figure, Axes]], shape: object, ax: Axes | None, show: bool) -> tuple[Figure, Axes]:
-    """The figure of a view or of levels, also shown if asked for."""
-    from llm_attr.viz import figure as surface
-
-    figure, axes = plot(shape, ax)
-    if show:
-        surface.show(figure)
-    return figure, axes
-
-
-def _pairs(result: LLMAttributionResult) -> tuple[tuple[float, ...], ...] | None:
+def _pairs(result: ResultData) -> tuple[tuple[float, ...], ...] | None:
     """Those that can be found anew: a stored result may lack what its estimator was made with."""
     try:
         found = None if result.table is None else result.table.interactions()
@@ -82,14 +62,14 @@ def _pairs(result: LLMAttributionResult) -> tuple[tuple[float, ...], ...] | None
     return None if found is None else tuple(map(tuple, found.values[0].tolist()))
 
 
-def _unit(result: LLMAttributionResult) -> str:
+def _unit(result: ResultData) -> str:
     """What the numbers are."""
     found = str(result.provenance.get("attr_target", "log_prob"))
     unit = f"value of {result.provenance.get('function')}" if found == "callable" else UNITS.get(found, found)
     return f"{unit}, per unit of the activations" if result.provenance.get("per_input") else unit
 
 
-def _notes(result: LLMAttributionResult) -> tuple[tuple[str, str], ...]:
+def _notes(result: ResultData) -> tuple[tuple[str, str], ...]:
     found = result.provenance
     if found.keys() >= _TOLD_OF_GRADIENTS:
         return _notes_of_gradients(result)
@@ -104,7 +84,7 @@ def _notes(result: LLMAttributionResult) -> tuple[tuple[str, str], ...]:
     return tuple(notes + _notes_of_target(result))
 
 
-def _notes_of_gradients(result: LLMAttributionResult) -> tuple[tuple[str, str], ...]:
+def _notes_of_gradients(result: ResultData) -> tuple[tuple[str, str], ...]:
     found = result.provenance
     cost = f"{found['passes']} forward and {found['backward']} backward passes, {found['positions']} token positions"
     if found["forward_mode"]:
@@ -117,7 +97,7 @@ def _notes_of_gradients(result: LLMAttributionResult) -> tuple[tuple[str, str], 
     return tuple(notes + _notes_of_target(result))
 
 
-def _notes_of_target(result: LLMAttributionResult) -> list[tuple[str, str]]:
+def _notes_of_target(result: ResultData) -> list[tuple[str, str]]:
     notes = [("foil", str(result.provenance["foil"]))] if "foil" in result.provenance else []
     if result.region:
         notes.append(("part", f"tokens {result.region[0]} to {result.region[1] - 1} of the answer"))
