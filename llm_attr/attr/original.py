@@ -14,9 +14,10 @@ from llm_attr.core.estimators.similarity import ExponentialKernel, Products
 from llm_attr.core.game.features import Features
 from llm_attr.core.game.tensor_game import points
 from llm_attr.core.problem import Problem
+from llm_attr.core.target import TargetOrSeveral
 from llm_attr.core.tensors import in_slots, map_tensors
 from llm_attr.errors import InvalidShape, InvalidType, InvalidValue
-from llm_attr.typing import Coalitions, Target, TensorOrTensors, Tensors
+from llm_attr.typing import Coalitions, TensorOrTensors, Tensors
 
 SimilarityFunction: TypeAlias = Callable[..., Any]
 """`(original_input, perturbed_input, perturbed_interpretable_input (1, features), **told) -> number`."""
@@ -120,7 +121,7 @@ class Original:
         return Original(problem, replace(self.features, owner=own(self.features.owner)), told)
 
 
-def _own_target(target: Target, i: int) -> Target:
+def _own_target(target: TargetOrSeveral, i: int) -> TargetOrSeveral:
     if isinstance(target, Tensor) and target.numel() > 1:
         return target[i : i + 1]
     return target[i : i + 1] if isinstance(target, list) else target

@@ -23,9 +23,9 @@ ACTIVATIONS_PER_INPUT = 64
 """Memory that a call is taken to need for each byte of its inputs, before back-off knows better."""
 
 
-def copies_that_fit(tensors: Tensors) -> int:
-    """How many copies of these tensors, one batch and its answer, one call may have."""
-    bytes_each = sum(tensor.numel() * _entry_bytes(tensor) for tensor in tensors)
+def copies_that_fit(tensors: Tensors, outputs: int = 1) -> int:
+    """How many copies of these tensors, one batch and its answer, one call may have that is differentiated so often."""
+    bytes_each = outputs * sum(tensor.numel() * _entry_bytes(tensor) for tensor in tensors)
     device = tensors[0].device
     room = CPU_CALL_BYTES if device.type == "cpu" else free_bytes(device) // (2 * ACTIVATIONS_PER_INPUT)
     return max(1, room // max(1, bytes_each))

@@ -4,15 +4,17 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import ExitStack
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from typing import Any, TypeAlias, TypeGuard
 
 import torch
 from torch import Tensor
 
-from llm_attr.core.backward import derivatives, held, inference_tensors_named
+from llm_attr.core.backward import held, inference_tensors_named
+from llm_attr.core.jacobian import Jacobian
+from llm_attr.core.neuron import chosen_neurons, neuron
 from llm_attr.core.site import Site, differentiable, joined, reading, replaced
-from llm_attr.core.target import select, tile_target
+from llm_attr.core.target import Several, TargetOrSeveral, select, tile_target
 from llm_attr.core.tensors import (
     Slot,
     as_baselines,
@@ -25,13 +27,16 @@ from llm_attr.core.tensors import (
     tile,
 )
 from llm_attr.errors import InvalidShape, InvalidTarget, InvalidType, NoGradient
-from llm_attr.typing import Baselines, ForwardFunction, NeuronSelector, Target, TensorOrTensors, Tensors
+from llm_attr.typing import Baselines, ForwardFunction, NeuronSelector, TensorOrTensors, Tensors
 
 Output: TypeAlias = Tensor | torch.futures.Future
 """What a score gives: a tensor, or the promise of one."""
 
-Score: TypeAlias = Callable[[Tensors, tuple[Any, ...], Target], Output]
-"""`(inputs, extras, target) -> (batch, ...)`: the model's answer at the target; with no target whatever it answers."""
+Score: TypeAlias = Callable[[Tensors, tuple[Any, ...], TargetOrSeveral], Output]
+"""`(inputs, extras, target) -> (batch,)`, or `(batch, outputs)` at several targets: the model's answer there.
+
+With no target it is whatever the model answers.
+"""
 
 
 class DoesNotGrow(InvalidShape):
@@ -43,9 +48,9 @@ class Gradients:
     """The derivatives of a score at some points.
 
     Attributes:
-        scores: The score of each row.
+        scores: The score of each row; of several outputs `(outputs, rows)`.
         at: The tensors by which it was differentiated, `(rows, *features)` each.
-        gradients: The derivatives, of the same shapes.
+        gradients: The derivatives, of the same shapes; of several outputs `(outputs, rows, *features)`.
         slots: Which of the tensors belong together.
     """
 
@@ -54,10 +59,15 @@ class Gradients:
     gradients: Tensors
     slots: tuple[Slot, ...]
 
+    @property
+    def axis(self) -> int:
+        """The axis of the rows in the gradients: 1 behind the outputs, 0 where there is one without an axis."""
+        return self.gradients[0].dim() - self.at[0].dim()
+
 
 @dataclass(frozen=True)
 class Problem:
-    """A scalar, or one for each example, as a function of inputs that a method moves.
+    """One output, or several, of each example as a function of inputs that a method moves.
 
     Attributes:
         forward: The user's model or function, as it was given.
@@ -71,6 +81,9 @@ class Problem:
         slots: Which of the inputs belong together, and the form in which the caller has them.
         observed: Where gradients are read; empty: at the inputs.
         grad_kwargs: Further arguments of `torch.autograd.grad`.
+        outputs: How many outputs the score has, `(batch, outputs)`, all from one forward pass; None: one, `(batch,)` or
+            a scalar for the batch.
+        jacobian: How the outputs are differentiated.
     """
 
     forward: ForwardFunction
@@ -79,10 +92,12 @@ class Problem:
     baselines: Tensors
     batch: int
     extras: tuple[Any, ...] = ()
-    target: Target = None
+    target: TargetOrSeveral = None
     slots: tuple[Slot, ...] = ()
     observed: tuple[Site, ...] = ()
     grad_kwargs: Mapping[str, Any] | None = None
+    outputs: int | None = None
+    jacobian: Jacobian = field(default_factory=Jacobian)
 
     @classmethod
     def of(
@@ -90,7 +105,7 @@ class Problem:
         forward: ForwardFunction,
         inputs: TensorOrTensors,
         baselines: Baselines = None,
-        target: Target = None,
+        target: TargetOrSeveral = None,
         additional_forward_args: Any = None,
         alike: bool = True,
     ) -> Problem:
@@ -102,14 +117,16 @@ class Problem:
         args = additional_forward_args
         extras = () if args is None else args if isinstance(args, tuple) else (args,)
 
-        def score(points: Tensors, extras: tuple[Any, ...], target: Target) -> Output:
+        def score(points: Tensors, extras: tuple[Any, ...], target: TargetOrSeveral) -> Output:
             answer = forward(*(point.clone() for point in points), *extras)
             if is_promise(answer):
                 return answer.then(lambda done: select(as_output(done.value()), target))
             return answer if target is None else select(as_output(answer), target)
 
         slot = Slot(len(moved), single=not isinstance(inputs, tuple))
-        return cls(forward, score, moved, as_baselines(baselines, moved), len(moved[0]), extras, target, (slot,))
+        outputs = len(target.targets) if isinstance(target, Several) else None
+        low = as_baselines(baselines, moved)
+        return cls(forward, score, moved, low, len(moved[0]), extras, target, (slot,), outputs=outputs)
 
     def values(self, points: Tensors, copies: int) -> Output:
         """The score of `copies` stacked batches of points, `(copies * batch, *features)` each, without gradients."""
@@ -120,19 +137,22 @@ class Problem:
     def number_each(self, points: Tensors, copies: int = 1) -> Tensor:
         """`(copies * batch,)` in at least fp32: the score of each example of some stacked batches of points.
 
+        Of several outputs `(outputs, copies * batch)`.
+
         Raises:
             InvalidTarget: the score is not one number for each example.
             DoesNotGrow: the same for several batches, where it may be right for one.
         """
         scores = self.values(points, copies)
-        if not isinstance(scores, Tensor) or not _has_one_each(scores, copies * self.batch):
+        if not isinstance(scores, Tensor) or not self._fits(scores, copies * self.batch):
             if copies > 1 and isinstance(scores, Tensor):
                 raise self._does_not_grow(scores, copies)
             raise InvalidTarget(
                 f"this needs one output for each of the {self.batch} examples; got "
                 f"{tuple(scores.shape) if isinstance(scores, Tensor) else type(scores).__name__}"
             )
-        return scores.flatten().to(torch.promote_types(scores.dtype, torch.float32))
+        scores = scores.flatten() if self.outputs is None else scores.t()
+        return scores.to(torch.promote_types(scores.dtype, torch.float32))
 
     def gradients(self, points: Tensors, copies: int) -> Gradients:
         """The score of `copies` stacked batches of points, and its derivatives where the problem is observed.
@@ -143,9 +163,11 @@ class Problem:
             DoesNotGrow: the same for several batches, where it may be right for one.
             NoGradient: the score does not depend on what it is differentiated by.
         """
+        jacobian = self.jacobian.for_rows(copies * self.batch)
         with torch.inference_mode(False), torch.enable_grad(), held(), inference_tensors_named():
-            found, scores, groups = self._observed(points, copies)
-            gradients = tuple(gradient.detach() for gradient in self._derivatives(scores, groups))
+            with jacobian.kernels():
+                found, scores, groups = self._observed(points, copies)
+            gradients = tuple(gradient.detach() for gradient in self._derivatives(jacobian, scores, groups))
         return replace(found, gradients=gradients)
 
     def at(self, points: Tensors, copies: int) -> Gradients:
@@ -181,7 +203,7 @@ class Problem:
             absent = as_baselines(broadcast(baselines, inputs), inputs)
         inner = self.score
 
-        def score(points: Tensors, extras: tuple[Any, ...], target: Target) -> Output:
+        def score(points: Tensors, extras: tuple[Any, ...], target: TargetOrSeveral) -> Output:
             with ExitStack() as stack:
                 for site, part in zip(sites, split_by(points, slots), strict=True):
                     stack.enter_context(replaced(site, part))
@@ -198,12 +220,12 @@ class Problem:
         """The problem of explaining a neuron instead of the output."""
         inner = self.score
 
-        def score(points: Tensors, extras: tuple[Any, ...], target: Target) -> Output:
+        def score(points: Tensors, extras: tuple[Any, ...], target: TargetOrSeveral) -> Output:
             with reading(site) as found:
                 inner(points, extras, target)
             return neuron(found.tensors, found.slot, selector)
 
-        return replace(self, score=score, target=None)
+        return replace(self, score=score, target=None, outputs=None)
 
     def through(self, site: Site, selector: NeuronSelector) -> Problem:
         """The problem whose gradient is the part of this one's that passes through a neuron: one forward, two backward.
@@ -211,16 +233,19 @@ class Problem:
         `dg/dx_i = df/dn dn/dx_i`; of several neurons that the selector adds up, the sum.
         """
 
-        def score(points: Tensors, extras: tuple[Any, ...], target: Target) -> Output:
+        def score(points: Tensors, extras: tuple[Any, ...], target: TargetOrSeveral) -> Output:
             with differentiable(site) as found:
                 scores = as_output(self.score(points, extras, target))
             self._check_scores(scores, len(points[0]) // max(1, self.batch))
-            gradients = self._derivatives(scores, [found.parts], retain_graph=True)
-            chosen = _chosen(found.tensors, found.slot, selector)
+            gradients = self._derivatives(self.jacobian, scores, [found.parts], retain_graph=True)
+            chosen = chosen_neurons(found.tensors, found.slot, selector)
+            inner = 1 if self.outputs is None else 2
             passed = [
-                (g.detach() * mask * x).flatten(1) for g, mask, x in zip(gradients, chosen, found.tensors, strict=True)
+                (g.detach() * mask * x).flatten(inner)
+                for g, mask, x in zip(gradients, chosen, found.tensors, strict=True)
             ]
-            return torch.cat(passed, 1).sum(1)
+            total = torch.cat(passed, -1).sum(-1)
+            return total if self.outputs is None else total.t()
 
         return replace(self, score=score, grad_kwargs=None)
 
@@ -235,7 +260,8 @@ class Problem:
         at = tuple(tensor.detach() for group in groups for tensor in joined(group))
         self._check_scores(scores, copies)
         self._check_rows(at, copies)
-        return Gradients(scores.detach(), at, (), slots), scores, groups
+        of_rows = scores.detach() if self.outputs is None else scores.detach().t()
+        return Gradients(of_rows, at, (), slots), scores, groups
 
     def _observed_scores(self, points: Tensors, copies: int) -> tuple[Tensor, list[list[Tensors]], tuple[Slot, ...]]:
         """The scores; what they are differentiated by, in parts for each site; and how that belongs together."""
@@ -254,8 +280,14 @@ class Problem:
             raise InvalidType("gradients need a forward function that gives a tensor; got a torch.futures.Future")
         return scores
 
+    def _fits(self, scores: Tensor, rows: int) -> bool:
+        if self.outputs is not None:
+            return scores.shape == (rows, self.outputs)
+        return scores.numel() == rows and scores.shape[:1] in ((rows,), ())
+
     def _check_scores(self, scores: Tensor, copies: int) -> None:
-        if _has_one_each(scores, copies * self.batch) or (copies == 1 and scores.numel() == 1):
+        for_all = copies == 1 and scores.numel() == 1 and self.outputs is None
+        if for_all or self._fits(scores, copies * self.batch):
             return
         if copies > 1:
             raise self._does_not_grow(scores, copies)
@@ -272,75 +304,23 @@ class Problem:
             shapes = [tuple(tensor.shape) for tensor in at]
             raise DoesNotGrow(f"{copies} batches of {self.batch} examples gave layers of shapes {shapes}")
 
-    def _derivatives(self, scores: Tensor, groups: list[list[Tensors]], **more: Any) -> Tensors:
+    def _derivatives(self, jacobian: Jacobian, scores: Tensor, groups: list[list[Tensors]], **more: Any) -> Tensors:
         by = [tensor for group in groups for part in group for tensor in part]
-        options = {"grad_outputs": torch.ones_like(scores), "allow_unused": True, **(self.grad_kwargs or {}), **more}
-        found = derivatives(scores, by, **options) if scores.requires_grad else (None,) * len(by)
+        options = {"allow_unused": True, **(self.grad_kwargs or {}), **more}
+        several = self.outputs is not None
+        found = (jacobian.of if several else jacobian.of_one)(scores, by, options)
         if all(gradient is None for gradient in found) and not options.get("materialize_grads"):
             raise NoGradient(_INDEPENDENT)
-        filled = iter(torch.zeros_like(x) if g is None else g for g, x in zip(found, by, strict=True))
+        shapes = [(*scores.shape[1:], *x.shape) if several else x.shape for x in by]
+        filled = iter(x.new_zeros(shape) if g is None else g for g, x, shape in zip(found, by, shapes, strict=True))
         parts = [[tuple(next(filled) for _ in part) for part in group] for group in groups]
-        return tuple(gradient for group in parts for gradient in joined(group))
+        return tuple(gradient for group in parts for gradient in joined(group, int(several)))
 
 
 _INDEPENDENT = (
     "the output does not depend on the inputs (or the layer) by operations that can be differentiated; "
     "is there a detach(), an argmax or a rounding on the way, or does the target not use them?"
 )
-
-
-def neuron(tensors: Tensors, slot: Slot, selector: NeuronSelector) -> Tensor:
-    """The value of the selected neuron for each example; of a range of neurons, their sum.
-
-    Raises:
-        InvalidTarget: the selector does not fit the layer.
-    """
-    if callable(selector):
-        value = selector(tensors[0] if slot.single else tensors)
-        layer = tensors[0].shape
-        rows = layer[: 1 if len(layer) < 3 else 2]
-        if isinstance(value, Tensor) and (value.numel() == 1 or (value.shape[:1].numel() == value.numel() in rows)):
-            return value
-        given = tuple(value.shape) if isinstance(value, Tensor) else type(value).__name__
-        raise InvalidTarget(
-            f"a function that selects the neuron must give one number for each of the {len(tensors[0])} rows of the "
-            f"layer {tuple(layer)}, or one for all; got {given}"
-        )
-    if len(tensors) > 1:
-        raise InvalidTarget(f"the layer has {len(tensors)} tensors here; select the neuron with a function of them")
-    entry = selector if isinstance(selector, tuple) else (selector,)
-    sizes = tuple(tensors[0].shape[1:])
-    fits = len(entry) == len(sizes) and all(
-        isinstance(index, slice) or (isinstance(index, int) and -size <= index < size)
-        for index, size in zip(entry, sizes, strict=True)
-    )
-    if not fits:
-        raise InvalidTarget(
-            f"a neuron of a layer of shape {('batch', *sizes)} is selected by {len(sizes)} indices within it; "
-            f"got {selector!r}"
-        )
-    index = (slice(None), *entry)
-    return tensors[0][index].reshape(len(tensors[0]), -1).sum(1)
-
-
-def _chosen(tensors: Tensors, slot: Slot, selector: NeuronSelector) -> Tensors:
-    """1 for the neurons that the selector gives or adds up, 0 for the others, in the shapes of the layer's tensors.
-
-    Raises:
-        InvalidTarget: the selector does not fit the layer, or does something else with the neurons.
-    """
-    copies = tuple(tensor.detach().clone().requires_grad_() for tensor in tensors)
-    value = neuron(copies, slot, selector).sum()
-    by = copies if value.requires_grad else ()
-    found = torch.autograd.grad(value, by, allow_unused=True) if by else ()
-    chosen = tuple(torch.zeros_like(x) if g is None else g for g, x in zip(found, by, strict=True))
-    if not chosen or not all(((mask == 0) | (mask == 1)).all() for mask in chosen):
-        raise InvalidTarget("the neuron's function must pick neurons or add them up; conductance has no other meaning")
-    return chosen
-
-
-def _has_one_each(scores: Tensor, rows: int) -> bool:
-    return scores.numel() == rows and scores.shape[:1] in ((rows,), ())
 
 
 def _has_rows(tensor: Tensor, rows: int) -> bool:

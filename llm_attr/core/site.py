@@ -137,11 +137,13 @@ class Reading:
         return joined(self.parts)
 
 
-def joined(parts: list[Tensors]) -> Tensors:
+def joined(parts: list[Tensors], axis: int = 0) -> Tensors:
     """The parts of a batch as one batch, on the device of the first."""
     if len(parts) == 1:
         return parts[0]
-    return tuple(torch.cat([piece.to(pieces[0].device) for piece in pieces]) for pieces in zip(*parts, strict=True))
+    return tuple(
+        torch.cat([piece.to(pieces[0].device) for piece in pieces], axis) for pieces in zip(*parts, strict=True)
+    )
 
 
 @contextmanager

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from typing import Any
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any, TypeAlias
 
 import torch
 from torch import Tensor
@@ -11,8 +13,39 @@ from llm_attr.errors import InvalidTarget
 from llm_attr.typing import Target
 
 
-def select(output: Tensor, target: Target) -> Tensor:
-    """The explained entry of each example: `(batch, classes, ...) -> (batch, ...)`.
+@dataclass(frozen=True)
+class Several:
+    """Several targets that are explained together.
+
+    Attributes:
+        targets: Each as it would be given alone.
+    """
+
+    targets: tuple[Target, ...]
+
+
+TargetOrSeveral: TypeAlias = Target | Several
+"""What a problem explains: a target, or each of several."""
+
+
+def one_or_several(target: Target, targets: Sequence[Target] | None) -> TargetOrSeveral:
+    """What a method explains: a target, or each of several.
+
+    Raises:
+        InvalidTarget: both are given, or `targets` is not a sequence of at least one target.
+    """
+    if targets is None:
+        return target
+    if target is not None:
+        raise InvalidTarget(f"give target or targets, not both; got target={target!r} and targets={targets!r}")
+    given = targets.tolist() if isinstance(targets, Tensor) and targets.dim() == 1 else targets
+    if not isinstance(given, list | tuple | range) or not len(given) or any(each is None for each in given):
+        raise InvalidTarget(f"targets must be a list of at least one target; got {targets!r}")
+    return Several(tuple(given))
+
+
+def select(output: Tensor, target: TargetOrSeveral) -> Tensor:
+    """The explained entry of each example: `(batch, classes, ...) -> (batch, ...)`; of several `(batch, targets)`.
 
     An int or a tuple names the same entry for all examples; a 1-D tensor, a list of ints or a list of tuples one for
     each.
@@ -22,6 +55,8 @@ def select(output: Tensor, target: Target) -> Tensor:
     """
     if target is None:
         return output
+    if isinstance(target, Several):
+        return torch.stack([select(output, each) for each in target.targets], 1)
     if output.dim() < 2:
         raise InvalidTarget(
             f"target {target!r} chooses a column of the model's output, which has none: its shape is "
@@ -41,8 +76,10 @@ def select(output: Tensor, target: Target) -> Tensor:
     )
 
 
-def tile_target(target: Target, copies: int, by_example: bool = False) -> Target:
+def tile_target(target: TargetOrSeveral, copies: int, by_example: bool = False) -> Any:
     """The target of `copies` stacked batches, or of batches whose examples have all their copies in a row."""
+    if isinstance(target, Several):
+        return Several(tuple(tile_target(each, copies, by_example) for each in target.targets))
     if isinstance(target, Tensor) and target.numel() > 1:
         return target.repeat_interleave(copies, 0) if by_example else torch.cat([target] * copies)
     if not isinstance(target, list):

@@ -10,7 +10,17 @@ import torch
 from torch import Tensor
 
 from llm_attr.core.path.noise import Draws, as_distributions, as_stdevs, drawn, noisy
-from llm_attr.core.path.walk import Attributed, Change, Points, Walk, between, by_point, per_example, weighted_sum
+from llm_attr.core.path.walk import (
+    Attributed,
+    Change,
+    Points,
+    Walk,
+    between,
+    by_example,
+    by_point,
+    per_example,
+    weighted_sum,
+)
 from llm_attr.core.problem import Gradients, Problem
 from llm_attr.core.site import Site
 from llm_attr.core.tensors import accumulator, as_tensors
@@ -18,7 +28,10 @@ from llm_attr.errors import positive
 from llm_attr.typing import BaselineDistribution, TensorOrTensors, Tensors
 
 Inspect: TypeAlias = Callable[[Tensors], None]
-"""Is shown the attributions of some samples, `(batch, samples, *features)` for each tensor, a chunk at a time."""
+"""Is shown the attributions of some samples, `(batch, samples, *features)` for each tensor, a chunk at a time.
+
+Of several targets `(targets, batch, samples, *features)`.
+"""
 
 
 @dataclass(frozen=True)
@@ -123,7 +136,7 @@ class Expectation:
             multiply: False gives the mean of the gradient alone, with the same sums.
         """
         sums: list[Tensor] = []
-        return self._mean(self._products(sums, multiply)), torch.cat(sums)
+        return self._mean(self._products(sums, multiply)), torch.cat(sums, -1)
 
     def delta(self, sums: Tensor) -> Tensor:
         """`(batch * samples,)`, the lines of an example in a row: how far the sums are from the change of the output.
@@ -133,7 +146,7 @@ class Expectation:
         """
         samples = self.lines.samples
         change = Change(*(self.walk.scores(ends, samples) for ends in (self.lines.lows, self.lines.highs)))
-        return by_point(change.delta(sums), samples).t().flatten()
+        return by_example(change.delta(sums), samples)
 
     def _mean(self, found: Iterator[tuple[int, Gradients]]) -> Attributed:
         count = self.lines.samples
@@ -147,9 +160,10 @@ class Expectation:
                 gradient.to(accumulator(gradient.dtype)) * difference
                 for gradient, difference in zip(part.gradients, differences, strict=True)
             )
-            sums.append(per_example(products, copies * self.walk.problem.batch))
+            axis = part.axis
+            sums.append(per_example(products, copies * self.walk.problem.batch, axis))
             if self.inspect is not None:
-                self.inspect(tuple(by_point(product, copies).transpose(0, 1) for product in products))
+                self.inspect(tuple(by_point(x, copies, axis).transpose(axis, axis + 1) for x in products))
             yield copies, replace(part, gradients=products) if multiply else part
             start += copies
 

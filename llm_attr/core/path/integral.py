@@ -34,8 +34,8 @@ class PathInfo:
 
     Attributes:
         n_steps: Points at which the gradient was evaluated.
-        gap: `(batch,)` the convergence delta relative to the change of the output from baseline to input (or to a
-            thousandth of the output, where the change is smaller).
+        gap: `(batch,)`, or `(targets, batch)`: the convergence delta relative to the change of the output from baseline
+            to input (or to a thousandth of the output, where the change is smaller).
     """
 
     n_steps: int
@@ -86,8 +86,9 @@ def refined(walk: Walk, steps: int, until: float) -> tuple[Attributed, PathInfo]
     first, change = _ends(walk)
     row, intervals = [first], 1
     while True:
-        gaps = [change.gap(per_example(column.times(moved).tensors, walk.problem.batch)) for column in row]
-        worst, best = min((max(gap.tolist(), default=0.0), i) for i, gap in enumerate(gaps))
+        totals = [per_example(column.times(moved).tensors, walk.problem.batch, column.axis) for column in row]
+        gaps = [change.gap(total) for total in totals]
+        worst, best = min((max(gap.flatten().tolist(), default=0.0), i) for i, gap in enumerate(gaps))
         if intervals >= planned and (worst <= until or 2 * intervals >= MOST_STEPS or not isfinite(worst)):
             break
         walk.evaluator.total = max(planned, 2 * intervals) + 1
@@ -108,13 +109,14 @@ def _ends(walk: Walk) -> tuple[Attributed, Change]:
         torch.tensor([0.5, 0.5], dtype=torch.float32, device="cpu"),
     )
     found = list(walk.along_line(half.alphas))
-    scores = torch.cat([part.scores.flatten() for _, part in found]).cpu().double()
-    if len(scores) != 2 * walk.problem.batch:
+    parts = [part.scores if part.axis else part.scores.flatten() for _, part in found]
+    scores = torch.cat(parts, -1).cpu().double()
+    if scores.shape[-1] != 2 * walk.problem.batch:
         raise InvalidTarget(
             f"until needs one output for each of the {walk.problem.batch} examples, whose change the attributions sum "
-            f"up to; got {len(scores) // 2} for the batch"
+            f"up to; got {scores.shape[-1] // 2} for the batch"
         )
-    low, high = scores.chunk(2)
+    low, high = scores.chunk(2, -1)
     return weighted_sum(iter(found), half.weights), Change(low, high)
 
 

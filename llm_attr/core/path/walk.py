@@ -120,20 +120,22 @@ class Attributed:
     """What was found for each entry of some tensors, before it is given to the caller.
 
     Attributes:
-        tensors: `(batch, *features)` each, in at least fp32.
+        tensors: `(batch, *features)` each, in at least fp32; of several outputs `(outputs, batch, *features)`.
         slots: Which of them belong together, and in what form.
         dtypes: The types in which the caller has them.
+        axis: That of the examples.
     """
 
     tensors: Tensors
     slots: tuple[Slot, ...]
     dtypes: tuple[torch.dtype, ...]
+    axis: int = 0
 
     @classmethod
-    def of(cls, tensors: Sequence[Tensor], slots: tuple[Slot, ...]) -> Attributed:
+    def of(cls, tensors: Sequence[Tensor], slots: tuple[Slot, ...], axis: int = 0) -> Attributed:
         """These tensors, such as the gradients at one point, in their own types."""
         wide = tuple(tensor.to(accumulator(tensor.dtype)) for tensor in tensors)
-        return cls(wide, slots, tuple(tensor.dtype for tensor in tensors))
+        return cls(wide, slots, tuple(tensor.dtype for tensor in tensors), axis)
 
     def times(self, factors: Sequence[Tensor]) -> Attributed:
         """Each tensor multiplied by its factor."""
@@ -148,7 +150,7 @@ class Attributed:
         for i, tensor in enumerate(self.tensors):
             if tensor.sum().isfinite():
                 continue
-            rows = sorted({row[0] for row in (~tensor.isfinite()).nonzero().tolist()})
+            rows = sorted({place[self.axis] for place in (~tensor.isfinite()).nonzero().tolist()})
             if rows:
                 raise NonFiniteGradient(
                     f"the gradient by tensor {i} is NaN or infinite for the examples {rows[:10]}; are the inputs and "
@@ -185,10 +187,12 @@ class Walk:
     def scores(self, points: Points, count: int) -> Tensor:
         """`(count * batch,)` in at least fp32: the scores at the points of a path, without gradients.
 
+        Of several outputs `(outputs, count * batch)`.
+
         Raises:
             InvalidTarget: the score is not one number for each example.
         """
-        return torch.cat([scores for _, scores in self.each_call(points, count, self.problem.number_each)])
+        return torch.cat([scores for _, scores in self.each_call(points, count, self.problem.number_each)], -1)
 
     def each_call(
         self, points: Points, count: int, evaluate: Callable[[Tensors, int], Piece]
@@ -230,51 +234,58 @@ class Walk:
         if self.rows is None:
             if uses_batch_statistics(self.problem.forward):
                 return 1
-            passed = (self.problem.inputs, tuple(leaves(self.problem.extras)))
-            return min(copies_that_fit(tensors) for tensors in passed if tensors)
+            extras = tuple(leaves(self.problem.extras))
+            fit = copies_that_fit(self.problem.inputs, self.problem.outputs or 1)
+            return min(fit, copies_that_fit(extras)) if extras else fit
         if isinstance(self.rows, bool) or not isinstance(self.rows, int) or self.rows < 1:
             raise InvalidValue(f"internal_batch_size must be a whole number of at least 1, or None; got {self.rows!r}")
         return max(1, self.rows // max(1, self.problem.batch))
 
 
 def weighted_sum(found: Iterator[tuple[int, Gradients]], weights: Tensor) -> Attributed:
-    """`sum_k weights_k gradient_k` of the points of a path, `(batch, *features)` each."""
+    """`sum_k weights_k gradient_k` of the points of a path, `(batch, *features)` each, or one for each output."""
     totals: list[Tensor] = []
     start = 0
     for copies, part in found:
-        sums = [_weighted(gradient, weights[start : start + copies]) for gradient in part.gradients]
+        sums = [_weighted(gradient, weights[start : start + copies], part.axis) for gradient in part.gradients]
         totals = [total.add_(new) for total, new in zip(totals, sums, strict=True)] if totals else sums
         start += copies
-    return Attributed(tuple(totals), part.slots, tuple(tensor.dtype for tensor in part.at))
+    return Attributed(tuple(totals), part.slots, tuple(tensor.dtype for tensor in part.at), part.axis)
 
 
-def by_point(tensor: Tensor, copies: int) -> Tensor:
-    """`(copies * batch, ...) -> (copies, batch, ...)`."""
-    return tensor.unflatten(0, (copies, len(tensor) // copies))
+def by_point(tensor: Tensor, copies: int, axis: int = 0) -> Tensor:
+    """`(copies * batch, ...) -> (copies, batch, ...)`, at an axis."""
+    return tensor.unflatten(axis, (copies, tensor.shape[axis] // copies))
 
 
-def per_example(tensors: Sequence[Tensor], batch: int) -> Tensor:
-    """`(batch,)` in at least fp32: the sum of all that belongs to an example.
+def by_example(values: Tensor, copies: int) -> Tensor:
+    """`(..., copies * batch) -> (..., batch * copies)`: from whole batches to the copies of an example in a row."""
+    return by_point(values, copies, -1).transpose(-1, -2).flatten(-2)
+
+
+def per_example(tensors: Sequence[Tensor], batch: int, axis: int = 0) -> Tensor:
+    """`(batch,)` in at least fp32: the sum of all that belongs to an example; `(outputs, batch)` with axis 1.
 
     Raises:
         InvalidShape: a tensor has no row for each example.
     """
-    if any(tensor.dim() == 0 or len(tensor) != batch for tensor in tensors):
-        shapes = [tuple(tensor.shape) for tensor in tensors]
+    if any(tensor.dim() <= axis or tensor.shape[axis] != batch for tensor in tensors):
+        shapes = [tuple(tensor.shape[axis:]) for tensor in tensors]
         raise InvalidShape(f"a delta needs attributions with a row for each of the {batch} examples; got {shapes}")
-    sums = [tensor.to(accumulator(tensor.dtype)).unsqueeze(-1).flatten(1).sum(1) for tensor in tensors]
+    wide = (tensor.to(accumulator(tensor.dtype)).unsqueeze(-1) for tensor in tensors)
+    sums = [tensor.flatten(axis + 1).sum(-1) for tensor in wide]
     return torch.stack([each.to(sums[0].device) for each in sums]).sum(0)
 
 
-def _weighted(gradient: Tensor, weights: Tensor) -> Tensor:
+def _weighted(gradient: Tensor, weights: Tensor, axis: int) -> Tensor:
     wide = accumulator(gradient.dtype)
-    factors = weights.to(gradient.device, wide).view(-1, *(1,) * gradient.dim())
-    return (factors * by_point(gradient, len(weights))).sum(0)
+    factors = weights.to(gradient.device, wide).view(-1, *(1,) * (gradient.dim() - axis))
+    return (factors * by_point(gradient, len(weights), axis)).sum(axis)
 
 
 @dataclass(frozen=True)
 class Change:
-    """The scores at the two ends of a path, `(batch,)` each."""
+    """The scores at the two ends of a path, `(batch,)` each, or `(outputs, batch)`."""
 
     low: Tensor
     high: Tensor
@@ -290,11 +301,11 @@ class Change:
         return cls(problem.number_each(low), problem.number_each(problem.inputs))
 
     def delta(self, total: Tensor) -> Tensor:
-        """`(batch,)`: how far attributions that sum to `total` are from the change."""
+        """As the scores: how far attributions that sum to `total` are from the change."""
         return total.to(self.high.device) - (self.high - self.low)
 
     def gap(self, total: Tensor) -> Tensor:
-        """`(batch,)`: that distance relative to the change."""
+        """As the scores: that distance relative to the change."""
         delta = self.delta(total).abs()
         largest = torch.maximum(self.low.abs(), self.high.abs())
         change = self.high - self.low

@@ -9,7 +9,7 @@ from typing import TypeAlias
 import torch
 from torch import Tensor
 
-from llm_attr.core.path.walk import Attributed, Change, Walk, by_point, per_example, weighted_sum
+from llm_attr.core.path.walk import Attributed, Change, Walk, by_example, per_example, weighted_sum
 from llm_attr.core.problem import Gradients
 from llm_attr.core.rules.engine import Rules, Tape
 from llm_attr.core.tensors import accumulator
@@ -69,30 +69,37 @@ class Contrast:
         """
         pairs: list[tuple[Gradients, Gradients]] = []
         found = self._mean(pairs)
-        deltas = torch.cat([self._delta(low, high) for low, high in pairs])
-        return found, by_point(deltas, self.states).t().flatten()
+        deltas = torch.cat([self._delta(low, high) for low, high in pairs], -1)
+        return found, by_example(deltas, self.states)
 
     def _mean(self, pairs: list[tuple[Gradients, Gradients]]) -> Attributed:
         found = self._attributions(pairs)
         if self.states == 1:
             ((_, only),) = found
-            return replace(Attributed.of(only.gradients, only.slots), dtypes=tuple(x.dtype for x in only.at))
+            return replace(Attributed.of(only.gradients, only.slots, only.axis), dtypes=tuple(x.dtype for x in only.at))
         return weighted_sum(found, torch.full((self.states,), 1 / self.states, dtype=torch.float64, device="cpu"))
 
     def _attributions(self, pairs: list[tuple[Gradients, Gradients]]) -> Iterator[tuple[int, Gradients]]:
         for copies, (low, high) in self.walk.each_call(self._ends, self.states, self._pair):
             pairs.append((low, high))
-            yield copies, replace(high, gradients=self.combine(high.gradients, high.at, low.at))
+            yield copies, replace(high, gradients=self._combined(low, high))
+
+    def _combined(self, low: Gradients, high: Gradients) -> Tensors:
+        if not high.axis:
+            return self.combine(high.gradients, high.at, low.at)
+        outputs = zip(*(gradient.unbind() for gradient in high.gradients), strict=True)
+        each = [self.combine(gradients, high.at, low.at) for gradients in outputs]
+        return tuple(torch.stack(tensors) for tensors in zip(*each, strict=True))
 
     def _delta(self, low: Gradients, high: Gradients) -> Tensor:
-        total = per_example(times_change(high.gradients, high.at, low.at), len(high.at[0]))
-        if high.scores.numel() != len(total):
+        rows = len(high.at[0])
+        total = per_example(times_change(high.gradients, high.at, low.at), rows, high.axis)
+        if high.scores.numel() != total.numel():
             raise InvalidTarget(
-                f"a delta needs one output for each of the {len(total)} examples; got {tuple(high.scores.shape)}"
+                f"a delta needs one output for each of the {rows} examples; got {tuple(high.scores.shape)}"
             )
-        return Change(*(found.scores.flatten().to(accumulator(found.scores.dtype)) for found in (low, high))).delta(
-            total
-        )
+        ends = (found.scores.reshape(total.shape).to(accumulator(found.scores.dtype)) for found in (low, high))
+        return Change(*ends).delta(total)
 
     def _ends(self, start: int, stop: int) -> Tensors:
         """The inputs, then the baselines, of the states start to stop."""

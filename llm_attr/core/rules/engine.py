@@ -21,8 +21,9 @@ from llm_attr.core.rules.audit import Audit, cover
 from llm_attr.core.rules.call import Call, Rule, depends, family_of, ruled
 from llm_attr.core.rules.elementwise import acts_on_each_entry
 from llm_attr.core.shared_context import uncompiled
+from llm_attr.core.target import TargetOrSeveral
 from llm_attr.errors import NoRule
-from llm_attr.typing import ForwardFunction, Target, Tensors
+from llm_attr.typing import ForwardFunction, Tensors
 
 
 @dataclass(frozen=True)
@@ -143,7 +144,7 @@ class Rules:
         """
         inner = problem.score
 
-        def score(points: Tensors, extras: tuple[Any, ...], target: Target) -> Output:
+        def score(points: Tensors, extras: tuple[Any, ...], target: TargetOrSeveral) -> Output:
             with _applied(self) as mode:
                 mode.start(points, tape, recording)
                 answer = inner(points, extras, target)

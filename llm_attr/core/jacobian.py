@@ -1,0 +1,199 @@
+"""The derivatives of several outputs over one graph: a backward pass for each, or all in one; or forward mode."""
+
+from __future__ import annotations
+
+import re
+import warnings
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import AbstractContextManager, contextmanager, nullcontext
+from dataclasses import dataclass
+from threading import RLock
+from typing import Any, TypeAlias
+
+import torch
+from torch import Tensor
+from torch.nn.attention import SDPBackend, sdpa_kernel
+from torch.overrides import TorchFunctionMode
+
+from llm_attr.core.backward import derivatives
+from llm_attr.core.memory import free_bytes
+from llm_attr.core.shared_context import until_the_last
+from llm_attr.typing import Tensors
+
+Rows: TypeAlias = tuple[Tensor | None, ...]
+"""`(outputs, *shape)` for each tensor that the outputs are differentiated by; None where none depends on it."""
+
+MEMORY_SHARE = 16
+"""Gradients that pass through a layer together may take this fraction of the free memory."""
+
+NO_RULE = re.compile(
+    r"forward( mode)? AD\b|forward gradient|\bjvp\b|functorch|FuncTorch|\bvmap\b|[Bb]atching rule|"
+    "ZeroTensors are immutable|Cannot access (data pointer|storage) of"
+)
+"""What torch's messages contain where an operation has no forward-mode derivative or cannot be batched."""
+
+
+def lacks_a_rule(error: BaseException) -> bool:
+    """Whether an exception says that an operation has no forward-mode derivative or cannot be batched."""
+    return isinstance(error, RuntimeError | UserWarning) and NO_RULE.search(str(error)) is not None
+
+
+def _ignore(outputs: int) -> None:
+    pass
+
+
+@dataclass
+class Jacobian:
+    """One backward pass for each output.
+
+    Attributes:
+        count: Called with the number of outputs that were differentiated.
+    """
+
+    count: Callable[[int], None] = _ignore
+
+    def for_rows(self, rows: int) -> Jacobian:
+        """The strategy for a forward pass of this many rows."""
+        return self
+
+    def kernels(self) -> AbstractContextManager[Any]:
+        """What the forward pass runs under."""
+        return nullcontext()
+
+    def of(self, scores: Tensor, by: Sequence[Tensor], options: Mapping[str, Any]) -> Rows:
+        """The derivatives of each column of `scores` `(rows, outputs)`, summed over the rows.
+
+        Args:
+            scores: With their graph.
+            by: What they are differentiated by.
+            options: Arguments of `torch.autograd.grad`.
+        """
+        columns = scores.unbind(1)
+        retained = {**options, "retain_graph": True}
+        found = [self.of_one(column, by, retained) for column in columns]
+        return tuple(_stacked(rows, tensor) for rows, tensor in zip(zip(*found, strict=True), by, strict=True))
+
+    def of_one(self, scores: Tensor, by: Sequence[Tensor], options: Mapping[str, Any]) -> Rows:
+        """The derivatives of the only output, without the axis of outputs."""
+        options = {"grad_outputs": torch.ones_like(scores), **options}
+        found = derivatives(scores, by, **options) if scores.requires_grad else (None,) * len(by)
+        self.count(1)
+        return found
+
+
+def _stacked(rows: Sequence[Tensor | None], like: Tensor) -> Tensor | None:
+    if all(row is None for row in rows):
+        return None
+    return torch.stack([torch.zeros_like(like) if row is None else row for row in rows])
+
+
+@dataclass(kw_only=True)
+class BatchedJacobian(Jacobian):
+    """All outputs in one backward pass (`is_grads_batched`), in parts that fit into memory.
+
+    Falls back to one pass for each output where an operation cannot be batched.
+
+    Attributes:
+        device: Where the memory is.
+        row_bytes: What passes through a layer for one output and row.
+        kept_bytes: What the forward pass of one row keeps beyond what it would otherwise.
+        refused: Called where an operation cannot be batched.
+        works: False once that has come up.
+    """
+
+    device: torch.device
+    row_bytes: int
+    kept_bytes: int
+    refused: Callable[[], None]
+    works: bool = True
+
+    def for_rows(self, rows: int) -> Jacobian:
+        """The strategy for a forward pass of this many rows."""
+        fits = self.kept_bytes * rows < free_bytes(self.device) // MEMORY_SHARE
+        return self if self.works and fits else Jacobian(self.count)
+
+    def kernels(self) -> AbstractContextManager[Any]:
+        """The backward passes of fused attention cannot be batched."""
+        return math_attention()
+
+    def of(self, scores: Tensor, by: Sequence[Tensor], options: Mapping[str, Any]) -> Rows:
+        """See `Jacobian.of`."""
+        outputs = scores.shape[1]
+        directions = torch.eye(outputs, dtype=scores.dtype, device=scores.device)[:, None].expand(-1, *scores.shape)
+        size = outputs_that_fit(self.device, self.row_bytes * len(scores))
+        batched = {**options, "retain_graph": True, "is_grads_batched": True}
+        try:
+            with no_vmap_fallback():
+                parts = [derivatives(scores, by, part, **batched) for part in directions.split(size)]
+        except (RuntimeError, UserWarning) as error:
+            if not lacks_a_rule(error):
+                raise
+            self.works = False
+            self.refused()
+            return super().of(scores, by, options)
+        self.count(outputs)
+        return tuple(None if pieces[0] is None else torch.cat(pieces) for pieces in zip(*parts, strict=True))
+
+
+def outputs_that_fit(device: torch.device, bytes_each: int) -> int:
+    """How many derivatives of this size may pass through a layer together."""
+    return max(1, free_bytes(device) // (MEMORY_SHARE * bytes_each))
+
+
+def directional(score: Callable[..., Tensor], point: Tensors, directions: Tensors) -> Tensor:
+    """`(directions, rows, outputs)`: the derivatives of a score along some directions, by forward-mode AD.
+
+    Args:
+        score: From tensors like the point to `(rows, outputs)`.
+        point: Where.
+        directions: `(directions, *shape)` for each tensor of the point.
+
+    Raises:
+        RuntimeError: an operation has no forward-mode derivative or cannot be batched, see `lacks_a_rule`.
+    """
+
+    def along(*direction: Tensor) -> Any:
+        return torch.func.jvp(score, point, direction)[1]
+
+    with _one_at_a_time, torch.no_grad(), math_attention(), no_vmap_fallback(), _NoGraph():
+        found: Tensor = torch.func.vmap(along)(*directions)
+    return found
+
+
+_one_at_a_time = RLock()
+"""Torch has one count of nested derivatives for all threads."""
+
+
+class _NoGraph(TorchFunctionMode):
+    """Ignores `requires_grad_`, and refuses operations of other libraries.
+
+    Those have backward passes only; torch would take their forward-mode derivative for zero.
+    """
+
+    def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        if func is Tensor.requires_grad_:
+            return args[0]
+        if isinstance(func, _OPERATIONS) and not str(func).startswith("aten."):
+            raise NotImplementedError(f"{func} has no formula for forward AD")
+        return func(*args, **(kwargs or {}))
+
+
+_OPERATIONS = (type(torch.ops.aten.add), type(torch.ops.aten.add.Tensor))
+
+
+@until_the_last
+@contextmanager
+def math_attention() -> Iterator[None]:
+    """Attention by the kernel that is made of plain operations."""
+    with sdpa_kernel(SDPBackend.MATH):
+        yield
+
+
+@until_the_last
+@contextmanager
+def no_vmap_fallback() -> Iterator[None]:
+    """Raises a UserWarning for an operation that cannot be batched, over whose rows torch would loop."""
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", "`torch.jit.script` is deprecated", DeprecationWarning)
+        warnings.filterwarnings("error", "There is a performance drop", UserWarning)
+        yield
