@@ -6,7 +6,13 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 from llm_attr.attr import visualization
-from llm_attr.attr.ablation import FeatureAblation
+from llm_attr.attr.ablation import (
+    FeatureAblation,
+    GroupAblation,
+    LayerFeatureAblation,
+    NeuronFeatureAblation,
+    Occlusion,
+)
 from llm_attr.attr.activation import LayerActivation
 from llm_attr.attr.banzhaf import Banzhaf
 from llm_attr.attr.base import (
@@ -31,7 +37,6 @@ from llm_attr.attr.embedding import (
 from llm_attr.attr.grad_cam import LayerGradCam
 from llm_attr.attr.gradient import InputXGradient, LayerGradientXActivation, NeuronGradient, Saliency
 from llm_attr.attr.gradient_shap import GradientShap, LayerGradientShap, NeuronGradientShap
-from llm_attr.attr.group_ablation import GroupAblation
 from llm_attr.attr.guided import (
     Deconvolution,
     GuidedBackprop,
@@ -41,8 +46,7 @@ from llm_attr.attr.guided import (
 )
 from llm_attr.attr.integrated import IntegratedGradients, LayerIntegratedGradients, NeuronIntegratedGradients
 from llm_attr.attr.interactions import PairwiseInteractions
-from llm_attr.attr.kernel_shap import KernelShap
-from llm_attr.attr.layer_ablation import LayerFeatureAblation, NeuronFeatureAblation
+from llm_attr.attr.kernel_shap import KernelShap, OddShap
 from llm_attr.attr.lime import Lime, get_exp_kernel_similarity_function
 from llm_attr.attr.lime_base import LimeBase
 from llm_attr.attr.linear_models import (
@@ -55,7 +59,6 @@ from llm_attr.attr.linear_models import (
     SkLearnLinearRegression,
     SkLearnRidge,
 )
-from llm_attr.attr.local_shapley import LocalShapley
 from llm_attr.attr.lrp import LRP, LayerLRP
 from llm_attr.attr.lrp_rules import (
     Alpha1_Beta0_Rule,
@@ -69,12 +72,9 @@ from llm_attr.attr.lrp_rules import (
 )
 from llm_attr.attr.model_input import ModelInputWrapper
 from llm_attr.attr.noise_tunnel import SUPPORTED_NOISE_TUNNEL_TYPES, NoiseTunnel
-from llm_attr.attr.occlusion import Occlusion
-from llm_attr.attr.odd_shap import OddShap
-from llm_attr.attr.owen import Owen
 from llm_attr.attr.permutation import FeaturePermutation, LayerFeaturePermutation
 from llm_attr.attr.perturbation import PerturbationAttribution
-from llm_attr.attr.shapley import PermutationShapley, ShapleyValues, ShapleyValueSampling
+from llm_attr.attr.shapley import LocalShapley, Owen, PermutationShapley, ShapleyValues, ShapleyValueSampling
 from llm_attr.attr.statistics import (
     MSE,
     CommonStats,

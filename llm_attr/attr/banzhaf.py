@@ -6,20 +6,17 @@ from typing import Any
 
 from llm_attr.attr.perturbation import PerturbationAttribution
 from llm_attr.core.estimators.banzhaf import MeanDifferences
-from llm_attr.core.game.features import Features
 from llm_attr.core.game.ledger import Ledger
-from llm_attr.core.game.stopping import Stopping
-from llm_attr.core.problem import Problem
 from llm_attr.core.registry import registered
 from llm_attr.typing import Baselines, Target, TensorOrTensors
 
 
 @registered
 class Banzhaf(PerturbationAttribution):
-    """The mean of what a feature adds, over all coalitions of the others alike.
+    """The mean contribution of a feature over all coalitions of the others, equally weighted.
 
-    `phi_i = mean of v over the coalitions with feature i - mean of v over those without it`. Every coalition counts for
-    every feature. Values don't sum to the change of the output, but are the most stable against noise of the values.
+    `phi_i = mean of v over the coalitions with feature i - mean of v over those without it`. Every coalition is used
+    for every feature. Values do not sum to the change of the output, but are the most robust against noise.
 
     Source: J. T. Wang and R. Jia, Data Banzhaf: A Robust Data Valuation Framework for Machine Learning, AISTATS 2023,
     section 4.2 (maximum sample reuse).
@@ -52,31 +49,20 @@ class Banzhaf(PerturbationAttribution):
     ) -> Any:
         """The Banzhaf value of each feature.
 
+        Shared arguments: see `PerturbationAttribution`.
+
         Args:
-            inputs: See `Attribution`.
-            baselines: See `Attribution`.
-            target: See `Attribution`.
-            additional_forward_args: See `Attribution`.
-            feature_mask: See `PerturbationAttribution`.
-            n_samples: Random coalitions, none twice; exact where there are no more than so many. None: all of them.
-            perturbations_per_eval: See `PerturbationAttribution`.
-            show_progress: See `Attribution`.
-            until: See `PerturbationAttribution`.
-            budget: See `PerturbationAttribution`.
-            seed: See `PerturbationAttribution`.
-            return_stderr: See `PerturbationAttribution`; infinite, with the attribution
-                0, for a feature that is present (or absent) in the whole sample.
-            ledger: See `PerturbationAttribution`.
+            n_samples: Number of random coalitions, without repetition; exact if it reaches `2^f`. None: all of them.
+            return_stderr: See `PerturbationAttribution`; infinite, with attribution 0, for a feature that is present
+                (or absent) in all sampled coalitions.
 
         Returns:
-            As the inputs where the model gives one output for each example; else `(*output.shape, *features)` for each
-            input. In units of the output; then the standard errors in the same form, if asked for.
+            Shaped like the inputs if the model has one output per example; otherwise `(*output.shape, *features)` per
+            input. In units of the output; with `return_stderr` also the standard errors in the same form.
 
         Raises:
-            TooManyFeatures: all coalitions are wanted and cannot be enumerated.
+            TooManyFeatures: all coalitions are requested but there are too many to enumerate.
         """
-        problem = Problem.of(self.forward_func, inputs, baselines, target, additional_forward_args)
-        features = Features.of(feature_mask, problem.inputs)
-        estimator, stopping = MeanDifferences(n_samples, seed), Stopping.of(until, budget)
-        playing = self._playing(problem, features, estimator, perturbations_per_eval, show_progress, stopping, ledger)
-        return playing.answer(return_stderr, by_output=True)
+        game = self._game(inputs, baselines, target, additional_forward_args, feature_mask)
+        estimator = MeanDifferences(n_samples, seed)
+        return game.attributions(estimator, perturbations_per_eval, show_progress, until, budget, return_stderr, ledger)

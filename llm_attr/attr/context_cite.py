@@ -6,20 +6,18 @@ from typing import Any
 
 from llm_attr.attr.perturbation import PerturbationAttribution
 from llm_attr.core.estimators.random_ablations import REFITS, AblationLasso
-from llm_attr.core.game.features import Features
 from llm_attr.core.game.ledger import Ledger
-from llm_attr.core.game.stopping import Stopping
-from llm_attr.core.problem import Problem
 from llm_attr.core.registry import registered
 from llm_attr.typing import Baselines, Target, TensorOrTensors
 
 
 @registered
 class ContextCite(PerturbationAttribution):
-    """The coefficients of a lasso that is fitted to the outputs for random ablations; few of them differ from 0.
+    """The coefficients of a lasso fitted to the outputs for random ablations; few are nonzero.
 
-    Of a text it explains the logit of the answer's probability, `log p - log(1 - p)`, and of each token's, whose
-    attributions therefore don't sum to those of the answer; attributions are logits too. It needs scikit-learn.
+    For text it explains the logit of the answer's probability, `log p - log(1 - p)`, and of each token's probability;
+    the attributions of tokens therefore do not sum to those of the answer. Attributions are logits too. Requires
+    scikit-learn.
 
     Source: B. Cohen-Wang, H. Shah, K. Georgiev and A. Madry, ContextCite: Attributing Model Generation to Context,
     NeurIPS 2024, section 3.
@@ -55,36 +53,26 @@ class ContextCite(PerturbationAttribution):
     ) -> Any:
         """The coefficient of each feature.
 
+        Shared arguments: see `PerturbationAttribution`.
+
         Args:
-            inputs: See `Attribution`.
-            baselines: See `Attribution`.
-            target: See `Attribution`.
-            additional_forward_args: See `Attribution`.
-            feature_mask: See `PerturbationAttribution`.
-            n_samples: Random ablations.
-            perturbations_per_eval: See `PerturbationAttribution`.
-            show_progress: See `Attribution`.
-            alpha: The penalty of the lasso on presences of mean 0 and variance 1, in units of the output.
-            keep: The probability with which a feature is present.
-            log_prob: Whether the output is a log-probability, whose logit is to be explained.
-            until: See `PerturbationAttribution`.
-            budget: See `PerturbationAttribution`.
-            seed: See `PerturbationAttribution`.
-            return_stderr: See `PerturbationAttribution`; by bootstrap: how much coefficients vary with the sample, not
-                how far the penalty keeps them from anything.
-            ledger: See `PerturbationAttribution`.
+            n_samples: Number of random ablations.
+            alpha: Penalty of the lasso on presences with mean 0 and variance 1, in units of the output.
+            keep: Probability with which a feature is present.
+            log_prob: Whether the output is a log-probability whose logit is to be explained.
+            return_stderr: See `PerturbationAttribution`; by bootstrap, which measures the variation with the sample but
+                not the bias of the penalty.
 
         Returns:
-            As the inputs where the model gives one output for each example; else `(*output.shape, *features)` for each
-            input. In units of the output, or logits; then the standard errors in the same form, if asked for.
+            Shaped like the inputs if the model has one output per example; otherwise `(*output.shape, *features)` per
+            input. In units of the output, or logits; with `return_stderr` also the standard errors in the same
+            form.
 
         Raises:
             MissingExtra: scikit-learn is not installed.
-            InvalidValue: a log-probability is larger than 0.
+            InvalidValue: a log-probability is greater than 0.
         """
-        problem = Problem.of(self.forward_func, inputs, baselines, target, additional_forward_args)
-        features = Features.of(feature_mask, problem.inputs)
-        stopping, refits = Stopping.of(until, budget), REFITS if return_stderr or until is not None else 0
+        game = self._game(inputs, baselines, target, additional_forward_args, feature_mask)
+        refits = REFITS if return_stderr or until is not None else 0
         estimator = AblationLasso(n_samples, alpha, keep, seed, log_prob, False, refits)
-        playing = self._playing(problem, features, estimator, perturbations_per_eval, show_progress, stopping, ledger)
-        return playing.answer(return_stderr, by_output=True)
+        return game.attributions(estimator, perturbations_per_eval, show_progress, until, budget, return_stderr, ledger)

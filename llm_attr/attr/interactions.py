@@ -1,4 +1,4 @@
-"""What pairs of features are worth together."""
+"""Interactions between pairs of features."""
 
 from __future__ import annotations
 
@@ -6,25 +6,23 @@ from typing import Any
 
 from llm_attr.attr.perturbation import PerturbationAttribution
 from llm_attr.core.estimators.interactions import Index, Pairs
-from llm_attr.core.game.features import Features
+from llm_attr.core.game.driver import estimated
 from llm_attr.core.game.ledger import Ledger
-from llm_attr.core.game.stopping import Stopping
-from llm_attr.core.problem import Problem
 from llm_attr.core.registry import registered
 from llm_attr.typing import Baselines, Target, TensorOrTensors
 
 
 @registered
 class PairwiseInteractions(PerturbationAttribution):
-    """What two features are worth together beyond what each is worth alone, and the main effect of each.
+    """The interaction of each pair of features: their joint effect minus their separate ones; and the main effects.
 
     `index="shapley"`: the Shapley interaction index, the weighted mean over coalitions S of
     `v(S with i and j) - v(S with i) - v(S with j) + v(S)`; main effects are the Shapley values.
 
-    `index="faith_banzhaf"`: the coefficients of the best fit over all coalitions alike,
+    `index="faith_banzhaf"`: the coefficients of the least-squares fit over all coalitions, equally weighted,
     `v(S) ~ e + sum over i in S of e_i + sum over pairs i, j in S of e_ij`; main effects are the `e_i`.
 
-    Two features that say the same have a negative interaction; two that need each other a positive one.
+    Redundant features have a negative interaction, complementary ones a positive interaction.
 
     Source: M. Grabisch and M. Roubens, An axiomatic approach to the concept of interaction among players in cooperative
     games, 1999; C.-P. Tsai, C.-K. Yeh and P. Ravikumar, Faith-Shap: The Faithful Shapley Interaction Index, JMLR 2023
@@ -62,35 +60,23 @@ class PairwiseInteractions(PerturbationAttribution):
     ) -> Any:
         """The main effect of each feature: the diagonal of `interactions`.
 
+        Shared arguments: see `PerturbationAttribution`.
+
         Args:
-            inputs: See `Attribution`.
-            baselines: See `Attribution`.
-            target: See `Attribution`.
-            additional_forward_args: See `Attribution`.
-            feature_mask: See `PerturbationAttribution`.
             index: `shapley` or `faith_banzhaf`.
-            n_samples: See `interactions`.
-            perturbations_per_eval: See `PerturbationAttribution`.
-            show_progress: See `Attribution`.
-            until: See `PerturbationAttribution`.
-            budget: See `PerturbationAttribution`.
-            seed: See `PerturbationAttribution`.
-            return_stderr: See `PerturbationAttribution`.
-            ledger: See `PerturbationAttribution`.
+            n_samples: As for `interactions`.
 
         Returns:
-            As the inputs where the model gives one output for each example; else `(*output.shape, *features)` for each
-            input. In units of the output; then the standard errors in the same form, if asked for.
+            Shaped like the inputs if the model has one output per example; otherwise `(*output.shape, *features)` per
+            input. In units of the output; with `return_stderr` also the standard errors in the same form.
 
         Raises:
-            TooManyFeatures: all coalitions are wanted and cannot be enumerated.
+            TooManyFeatures: all coalitions are requested but there are too many to enumerate.
             InvalidValue: there are fewer samples than the fit needs.
         """
-        problem = Problem.of(self.forward_func, inputs, baselines, target, additional_forward_args)
-        features = Features.of(feature_mask, problem.inputs)
-        estimator, stopping = Pairs(index, n_samples, seed), Stopping.of(until, budget)
-        playing = self._playing(problem, features, estimator, perturbations_per_eval, show_progress, stopping, ledger)
-        return playing.answer(return_stderr, by_output=True)
+        game = self._game(inputs, baselines, target, additional_forward_args, feature_mask)
+        estimator = Pairs(index, n_samples, seed)
+        return game.attributions(estimator, perturbations_per_eval, show_progress, until, budget, return_stderr, ledger)
 
     def interactions(
         self,
@@ -112,37 +98,26 @@ class PairwiseInteractions(PerturbationAttribution):
     ) -> Any:
         """The interactions of all pairs of features.
 
+        Shared arguments: see `PerturbationAttribution`.
+
         Args:
-            inputs: See `Attribution`.
-            baselines: See `Attribution`.
-            target: See `Attribution`.
-            additional_forward_args: See `Attribution`.
-            feature_mask: See `PerturbationAttribution`.
             index: `shapley` or `faith_banzhaf`.
-            n_samples: None: all coalitions. For `shapley` rounds of random orders in which every two features meet,
-                about `f^2` evaluations each (`2 f^2` for an odd number of features); for `faith_banzhaf` random
-                coalitions, more than the `1 + f + f (f - 1) / 2` coefficients.
-            perturbations_per_eval: See `PerturbationAttribution`.
-            show_progress: See `Attribution`.
-            until: See `PerturbationAttribution`; the main effects decide.
-            budget: See `PerturbationAttribution`.
-            seed: See `PerturbationAttribution`.
-            return_stderr: See `PerturbationAttribution`.
-            ledger: See `PerturbationAttribution`.
+            n_samples: None: all coalitions. For `shapley` the number of rounds of random orders in which every two
+                features meet, about `f^2` evaluations each (`2 f^2` for an odd number of features); for `faith_banzhaf`
+                random coalitions, more than the `1 + f + f (f - 1) / 2` coefficients.
+            until: See `PerturbationAttribution`; applies to the main effects.
 
         Returns:
             `(outputs, features, features)`, symmetric, with the main effects on the diagonal: all entries of the output
-            in a row, features in the order of their numbers in the mask. Then the standard errors in the same form, if
-            asked for.
+            in one axis, features in the order of their numbers in the mask. With `return_stderr` also the standard
+            errors in the same form.
 
         Raises:
-            TooManyFeatures: all coalitions are wanted and cannot be enumerated.
+            TooManyFeatures: all coalitions are requested but there are too many to enumerate.
             InvalidValue: there are fewer samples than the fit needs.
         """
-        problem = Problem.of(self.forward_func, inputs, baselines, target, additional_forward_args)
-        features = Features.of(feature_mask, problem.inputs)
-        estimator, stopping = Pairs(index, n_samples, seed), Stopping.of(until, budget)
-        playing = self._playing(problem, features, estimator, perturbations_per_eval, show_progress, stopping, ledger)
-        found = playing.estimate(estimator.interactions, return_stderr)
-        values = found.values.movedim(-1, 0)
-        return (values, found.stderr.movedim(-1, 0)) if found.stderr is not None and return_stderr else values
+        game = self._game(inputs, baselines, target, additional_forward_args, feature_mask)
+        estimator = Pairs(index, n_samples, seed)
+        played, _ = game.play(estimator, perturbations_per_eval, show_progress, until, budget, return_stderr, ledger)
+        estimate = estimated(estimator.interactions, played.coalitions, played.values)
+        return estimate.mapped(lambda values: values.movedim(-1, 0), return_stderr)

@@ -9,14 +9,13 @@ from torch import Tensor
 
 from llm_attr.attr.linear_models import LinearModel
 from llm_attr.attr.original import Original, PerturbFunction, SimilarityFunction
-from llm_attr.attr.perturbation import PerturbationAttribution
+from llm_attr.attr.perturbation import FeatureGame, PerturbationAttribution
 from llm_attr.core.estimators.random_ablations import REFITS, WeightedSurrogate
 from llm_attr.core.estimators.similarity import Distance, ExponentialKernel
 from llm_attr.core.estimators.surrogate import OneByOne, Surrogate
 from llm_attr.core.evaluator import share_of
 from llm_attr.core.game.features import Features
 from llm_attr.core.game.ledger import Ledger
-from llm_attr.core.game.stopping import Stopping
 from llm_attr.core.problem import Problem
 from llm_attr.core.registry import registered
 from llm_attr.errors import InvalidType
@@ -167,15 +166,17 @@ class Lime(PerturbationAttribution):
         """
         problem = Problem.of(self.forward_func, inputs, baselines, target, additional_forward_args)
         whole = Original.of(problem, Features.of(feature_mask, problem.inputs), baselines, feature_mask)
-        stopping, refits = Stopping.of(until, budget), REFITS if return_stderr or until is not None else 0
+        refits = REFITS if return_stderr or until is not None else 0
         originals, found = self._each(whole), []
         for i, original in enumerate(originals):
             with share_of(f"{self.get_name()} attribution", i, i + 1, len(originals)):
-                playing = self._playing(
-                    original.problem, original.features, self._estimator(original, n_samples, seed, refits),
-                    perturbations_per_eval, show_progress, stopping, ledger,
+                game = FeatureGame(self, original.problem, original.features)
+                estimator = self._estimator(original, n_samples, seed, refits)
+                each = game.attributions(
+                    estimator, perturbations_per_eval, show_progress, until, budget, return_stderr, ledger,
+                    return_input_shape,
                 )  # fmt: skip
-                found.append(playing.answer(return_stderr, True, return_input_shape))
+                found.append(each)
         return found[0] if len(found) == 1 else _together(found)
 
     def _estimator(self, original: Original, n_samples: int, seed: int | None, refits: int) -> WeightedSurrogate:

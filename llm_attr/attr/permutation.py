@@ -1,4 +1,4 @@
-"""Feature permutation: what is lost when a feature is shuffled among the examples."""
+"""Feature permutation: how much the output falls when a feature is shuffled among the examples."""
 
 from __future__ import annotations
 
@@ -7,22 +7,21 @@ from dataclasses import replace
 from typing import Any, TypeAlias
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from llm_attr.attr.base import LayerAttribution
-from llm_attr.attr.perturbation import PerturbationAttribution
+from llm_attr.attr.perturbation import FeatureGame, PerturbationAttribution
 from llm_attr.core.estimators.leave_one_out import LeaveOneOut
 from llm_attr.core.game.features import Features
 from llm_attr.core.game.ledger import Ledger
 from llm_attr.core.problem import Problem
 from llm_attr.core.random_state import generator
 from llm_attr.core.registry import registered
-from llm_attr.core.site import Site
 from llm_attr.errors import InvalidShape, InvalidType
 from llm_attr.typing import ForwardFunction, Target, TensorOrTensors
 
 PermFunc: TypeAlias = Callable[[Tensor, Tensor], Tensor]
-"""`(x, feature_mask) -> x` with the positions where the bool mask `(1 or batch, *features)` is True shuffled."""
+"""`(x, feature_mask) -> x`, shuffled where the bool mask `(1 or batch, *features)` is True."""
 
 
 @registered
@@ -31,13 +30,13 @@ class FeaturePermutation(PerturbationAttribution):
 
     `attribution_i = f(x) - f(x with feature i of another example)`
 
-    Where a feature spans several inputs, each of these has a shuffle of its own. A method of batches: it is refused
-    for a single example, and so for a prompt.
+    Where a feature spans several inputs, each of them is shuffled separately. Needs a batch: a single example, and so a
+    prompt, is refused.
 
     Args:
         forward_func: See `Attribution`.
-        perm_func: `(x, feature_mask) -> x`, called once for each feature and input that it is in; only the positions
-            where the mask is True are looked at. None: a random order of the examples in which not all stay in place.
+        perm_func: `(x, feature_mask) -> x`, called once per feature and input that contains it; only the positions
+            where the mask is True are used. None: a random order of the examples that is not the identity.
 
     Source: L. Breiman, Random Forests, Machine Learning 2001, section 10.
 
@@ -48,6 +47,8 @@ class FeaturePermutation(PerturbationAttribution):
         tensor([[-1.,  0.],
                 [ 1.,  0.]])
     """
+
+    keeps_output_axes = False
 
     def __init__(self, forward_func: ForwardFunction, perm_func: PermFunc | None = None) -> None:
         super().__init__(forward_func)
@@ -65,17 +66,14 @@ class FeaturePermutation(PerturbationAttribution):
         seed: int | None = None,
         ledger: Ledger | None = None,
     ) -> Any:
-        """The loss of output for each feature.
+        """The decrease of the output for each feature.
+
+        Shared arguments: see `PerturbationAttribution`.
 
         Args:
             inputs: See `Attribution`; at least two examples.
-            target: See `Attribution`.
-            additional_forward_args: See `Attribution`.
-            feature_mask: See `PerturbationAttribution`.
-            perturbations_per_eval: See `PerturbationAttribution`.
-            show_progress: See `Attribution`.
-            seed: Of the shuffles; None: torch's global stream, as in Captum. A `perm_func` draws for itself.
-            ledger: See `PerturbationAttribution`; of one seed.
+            seed: Seed of the shuffles; None: torch's global generator, as in Captum. Not used by a `perm_func`.
+            ledger: See `PerturbationAttribution`; for a single seed.
 
         Returns:
             As for `FeatureAblation`, in units of the output.
@@ -84,11 +82,8 @@ class FeaturePermutation(PerturbationAttribution):
             InvalidShape: there is only one example, feature_mask does not fit the inputs, or perm_func changed a shape.
             InvalidTarget: the target does not fit the output.
         """
-        problem = Problem.of(self.forward_func, inputs, None, target, additional_forward_args, alike=False)
-        features = Features.of(feature_mask, problem.inputs)
-        shuffled = _shuffled(problem, features, self.perm_func or _orders(seed))
-        playing = self._playing(shuffled, features, LeaveOneOut(), perturbations_per_eval, show_progress, ledger=ledger)
-        return playing.answer()
+        game = self._shuffled(inputs, target, additional_forward_args, feature_mask, seed)
+        return game.attributions(LeaveOneOut(), perturbations_per_eval, show_progress, ledger=ledger)
 
     def attribute_future(
         self,
@@ -101,12 +96,15 @@ class FeaturePermutation(PerturbationAttribution):
         *,
         seed: int | None = None,
     ) -> torch.futures.Future[TensorOrTensors]:
-        """The promise of `attribute`'s result, for a forward function that gives a `torch.futures.Future`."""
-        problem = Problem.of(self.forward_func, inputs, None, target, additional_forward_args, alike=False)
-        features = Features.of(feature_mask, problem.inputs)
-        shuffled = _shuffled(problem, features, self.perm_func or _orders(seed))
-        playing = self._playing(shuffled, features, LeaveOneOut(), perturbations_per_eval, show_progress)
-        return playing.promise().then(lambda done: playing.in_form(done.value().values))
+        """The promise of `attribute`'s result, for a forward function that returns a `torch.futures.Future`."""
+        game = self._shuffled(inputs, target, additional_forward_args, feature_mask, seed)
+        return game.promise(LeaveOneOut(), perturbations_per_eval, show_progress)
+
+    def _shuffled(
+        self, inputs: TensorOrTensors, target: Target, more: Any, mask: TensorOrTensors | None, seed: int | None
+    ) -> FeatureGame:
+        problem = Problem.of(self.forward_func, inputs, None, target, more, alike=False)
+        return _shuffled_game(self, problem, mask, self.perm_func or _random_orders(seed))
 
 
 @registered
@@ -114,11 +112,6 @@ class LayerFeaturePermutation(LayerAttribution, PerturbationAttribution):
     """Shuffles each neuron of a layer's output among the examples and reports how much the output falls.
 
     `attribution_j = f(u) - f(u with neuron j of another example)`, with the activations u of the layer
-
-    Args:
-        forward_func: See `Attribution`.
-        layer: See `InternalAttribution`.
-        device_ids: See `InternalAttribution`.
 
     Source: L. Breiman, Random Forests, Machine Learning 2001, section 10, at a layer.
 
@@ -132,15 +125,10 @@ class LayerFeaturePermutation(LayerAttribution, PerturbationAttribution):
                 [ 1.,  0.]])
     """
 
-    def __init__(
-        self, forward_func: ForwardFunction, layer: nn.Module | Site, device_ids: list[int] | None = None
-    ) -> None:
-        super().__init__(forward_func, layer, device_ids)
+    attributor = FeaturePermutation
+    """The method applied at the layer."""
 
-    @property
-    def attributor(self) -> type[FeaturePermutation]:
-        """The method that is applied at the layer."""
-        return FeaturePermutation
+    keeps_output_axes = False
 
     def attribute(
         self,
@@ -153,39 +141,35 @@ class LayerFeaturePermutation(LayerAttribution, PerturbationAttribution):
         seed: int | None = None,
         show_progress: bool = False,
     ) -> Any:
-        """The loss of output for each neuron of the layer.
+        """The decrease of the output for each neuron of the layer.
+
+        Shared arguments: see `PerturbationAttribution`.
 
         Args:
             inputs: See `Attribution`; at least two examples.
-            target: See `Attribution`.
-            additional_forward_args: See `Attribution`.
-            layer_mask: As `feature_mask` of `PerturbationAttribution`, for what passes the layer.
-            perturbations_per_eval: See `PerturbationAttribution`.
-            seed: As in `FeaturePermutation.attribute`.
-            show_progress: See `Attribution`.
+            layer_mask: Like `feature_mask`, for the layer's tensors.
+            seed: As for `FeaturePermutation.attribute`.
 
         Returns:
-            See `LayerAttribution`, in units of the output; for other outputs than one for each example as for
-            `FeatureAblation`.
+            As for `LayerAttribution`, in units of the output; as for `FeatureAblation` if the model does not have one
+            output per example.
 
         Raises:
             InvalidShape: there is only one example, or layer_mask does not fit the layer.
-            InvalidType: what passes the layer is no tensor of floating point.
+            InvalidType: the layer's tensors are not floating-point.
         """
         whole = Problem.of(self.forward_func, inputs, None, target, additional_forward_args)
-        problem = whole.cut_at(self._sites(), 0)
-        features = Features.of(layer_mask, problem.inputs, "layer_mask")
-        shuffled = _shuffled(problem, features, _orders(seed))
-        return self._playing(shuffled, features, LeaveOneOut(), perturbations_per_eval, show_progress).answer()
+        game = _shuffled_game(self, whole.cut_at(self._sites(), 0), layer_mask, _random_orders(seed), "layer_mask")
+        return game.attributions(LeaveOneOut(), perturbations_per_eval, show_progress)
 
 
-def _orders(seed: int | None) -> PermFunc:
-    """Shuffles by random orders of the examples, drawn again while nothing has moved."""
+def _random_orders(seed: int | None) -> PermFunc:
+    """Shuffles by random orders of the examples other than the identity."""
     draws = generator(seed)
 
     def shuffle(x: Tensor, mask: Tensor) -> Tensor:
-        order = stay = torch.arange(len(x), device="cpu")
-        while len(x) and torch.equal(order, stay):
+        order = identity = torch.arange(len(x), device="cpu")
+        while len(x) and torch.equal(order, identity):
             order = torch.randperm(len(x), generator=draws, device="cpu")
         return torch.where(mask, x[order.to(x.device)], x)
 
@@ -193,28 +177,34 @@ def _orders(seed: int | None) -> PermFunc:
 
 
 @torch.no_grad()
-def _shuffled(problem: Problem, features: Features, perm_func: PermFunc) -> Problem:
-    """The problem whose absent state of each feature is its shuffled one.
+def _shuffled_game(
+    method: PerturbationAttribution,
+    problem: Problem,
+    mask: TensorOrTensors | None,
+    perm_func: PermFunc,
+    name: str = "feature_mask",
+) -> FeatureGame:
+    """The game in which the absent state of each feature is its shuffled one.
 
-    The features of the first input are shuffled first, then those that only later inputs have.
+    Shuffles the features of the first input first, then those found only in later inputs.
 
     Raises:
-        InvalidShape: there is only one example, or perm_func gave another shape.
-        InvalidType: perm_func gave no tensor.
+        InvalidShape: there is only one example, or perm_func changed a shape.
+        InvalidType: perm_func did not give a tensor.
     """
+    features = Features.of(mask, problem.inputs, name)
     if any(len(x) == 1 for x in problem.inputs):
         raise InvalidShape(
             "shuffling a feature among the examples needs at least 2 of them; got the shapes "
             f"{[tuple(x.shape) for x in problem.inputs]}; FeatureAblation explains a single example"
         )
     absent = [x.clone() for x in problem.inputs]
-    in_order = dict.fromkeys(feature for owner in features.owner for feature in owner.unique().tolist())
-    for feature in in_order:
+    for feature in dict.fromkeys(feature for owner in features.owner for feature in owner.unique().tolist()):
         for i, (x, owner) in enumerate(zip(problem.inputs, features.owner, strict=True)):
-            mask = (owner == feature).to(x.device)
-            if mask.any():
-                absent[i] = torch.where(mask, _checked(perm_func(x, mask), x), absent[i])
-    return replace(problem, baselines=tuple(absent))
+            mask_of_input = (owner == feature).to(x.device)
+            if mask_of_input.any():
+                absent[i] = torch.where(mask_of_input, _checked(perm_func(x, mask_of_input), x), absent[i])
+    return FeatureGame(method, replace(problem, baselines=tuple(absent)), features)
 
 
 def _checked(shuffled: Any, x: Tensor) -> Tensor:

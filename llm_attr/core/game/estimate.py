@@ -1,34 +1,41 @@
-"""What an estimator found, and how far from the truth that may be."""
+"""Estimates of attributions and their standard errors."""
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Literal
+from typing import Any, Literal
 
 from llm_attr.typing import Values
 
 CONFIDENT = 1.96
-"""Standard errors on each side of an estimate that hold the truth in 95 % of the cases."""
+"""Standard errors on each side of an estimate that contain the exact value in 95 % of cases."""
 
 
 @dataclass(frozen=True)
 class Estimate:
-    """What an estimator found.
+    """Attributions and their standard errors.
 
     Attributes:
-        values: `(features, outputs)` the attributions.
-        stderr: `(features, outputs)` their standard errors, infinite where a single sample tells nothing about them;
-            None for methods that evaluate all they need.
-        kind: What the errors are: of the sampling, or by `bootstrap`, which knows no bias.
+        values: `(features, outputs)` attributions.
+        stderr: `(features, outputs)` standard errors, infinite where the sample is too small to estimate them; None for
+            methods that evaluate every coalition they need.
+        kind: How the errors were estimated; `bootstrap` does not include bias.
     """
 
     values: Values
     stderr: Values | None = None
     kind: Literal["sampling", "bootstrap"] = "sampling"
 
+    def mapped(self, form: Callable[[Values], Any], return_stderr: bool) -> Any:
+        """`form` of the values; with `return_stderr` a pair with that of the errors."""
+        return (
+            (form(self.values), form(self.stderr)) if return_stderr and self.stderr is not None else form(self.values)
+        )
+
 
 def widening(freedom: int) -> float:
-    """What makes `CONFIDENT` times a standard error of so few samples an interval of 95 %, by Student's t."""
+    """The factor by which Student's t of so few degrees of freedom widens an interval of `CONFIDENT` errors."""
     return t_quantile(freedom) / CONFIDENT
 
 
