@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from contextlib import AbstractContextManager
-from dataclasses import asdict, replace
+from dataclasses import replace
 from typing import Any
 
 import torch
@@ -15,7 +15,7 @@ from llm_attr.core.evaluator import Evaluator, Price, priced
 from llm_attr.core.registry import METHODS, snake_case
 from llm_attr.errors import InvalidType, UnsupportedMethod, about_prompt
 from llm_attr.llm.many import answers_of
-from llm_attr.llm.model.cost import Call, Forecast
+from llm_attr.llm.model.cost import Call, Cost
 from llm_attr.llm.model.fingerprint import identity
 from llm_attr.llm.model.language_model import LanguageModel
 from llm_attr.llm.model.speed import speed_of
@@ -26,8 +26,10 @@ from llm_attr.llm.prompt.prompt import Prompt
 from llm_attr.llm.results.result import LLMAttributionResult
 from llm_attr.llm.results.table import Attributions, Table, owners
 from llm_attr.llm.scoring.batch import Found, Played, Subject, played
+from llm_attr.llm.scoring.engine import ScoreEngine
 from llm_attr.llm.scoring.options import Options
 from llm_attr.llm.scoring.passes import positions_that_fit
+from llm_attr.llm.scoring.scorer import Scorer
 from llm_attr.llm.scoring.text_game import Inspector, empty_prompt_id, model_input_ids
 from llm_attr.llm.target.answer import Answer, answer_ids
 from llm_attr.llm.target.generation import GenArgs, arguments_of
@@ -180,6 +182,10 @@ class LLMAttribution(Attribution):
                 subjects.append(replace(self._subject(inp, shared), number=number if len(inputs) > 1 else None))
         return subjects, shared
 
+    def engine(self, options: Options) -> ScoreEngine:
+        """What scores the prompts' variants."""
+        return Scorer(self.language_model, options.cached, options.perturbations_per_eval)
+
     def _options(
         self,
         num_trials: int = 1,
@@ -222,7 +228,7 @@ class LLMAttribution(Attribution):
             if total > UNSEEN and not options.stopping.adaptive:
                 price.tell(self._foreseen(answered, options), f"{total:,} variants of the prompt")
             known_by = identity(self.language_model)
-            groups = played(self.language_model, answered, options, evaluator)
+            groups = played(lambda: self.engine(options), answered, options, evaluator)
             alone = [one for group in groups for one in group]
             return [[self._result(one, found, options, known_by) for found in one.found] for one in alone]
 
@@ -241,12 +247,12 @@ class LLMAttribution(Attribution):
 
     def _foreseen(self, subjects: Sequence[Subject], options: Options) -> float:
         """About the seconds of designs so large that it takes long until the first pass shows it."""
-        forecast = Forecast()
+        cost = Cost()
         for subject in subjects:
             new = 2 * len(subject.prompt) // max(1, subject.features.count) + len(subject.answer)
-            forecast.forward.add(Call(new, len(subject.answer)), options.evaluations(subject.features))
-        forecast.forward.calls = forecast.forward.positions // positions_that_fit(self.language_model)
-        return speed_of(self.language_model, backward=False).seconds(forecast)
+            cost.forward.add(Call(new, len(subject.answer)), options.evaluations(subject.features))
+        cost.forward.calls = cost.positions // positions_that_fit(self.language_model)
+        return speed_of(self.language_model, backward=False).seconds(cost)
 
     def _answered(
         self, subjects: Sequence[Subject], targets: Sequence[Answer], options: Options, evaluator: Evaluator
@@ -306,7 +312,7 @@ class LLMAttribution(Attribution):
         )
 
     def _provenance(self, one: Played, scalar: Scalar) -> dict[str, Any]:
-        inp, scorer = one.games[0].inp, one.games[0].scorer
+        inp, engine = one.games[0].inp, one.games[0].engine
         stand_in = next((game.stand_in for game in one.games if game.stand_in is not None), None)
         return {
             "method": self._method,
@@ -315,11 +321,11 @@ class LLMAttribution(Attribution):
             **inp.about(),
             "model": self.language_model.name,
             "dtype": str(self.language_model.dtype).removeprefix("torch."),
-            "scoring": None if scorer.way is None else f"{scorer.way.kind} ({scorer.way.reason})",
+            "scoring": engine.how,
             "empty_prompt": None if stand_in is None else self.language_model.decode([stand_in]),
             "prompts": one.prompts,
-            "variants": scorer.variants,
-            **asdict(scorer.counter),
+            "variants": engine.variants,
+            **engine.cost.to_dict(),
         }
 
 

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from contextlib import nullcontext
-from dataclasses import asdict
 from inspect import signature
 from itertools import zip_longest
 from typing import Any, TypeAlias
@@ -303,7 +302,7 @@ class LLMGradientAttribution(Attribution):
             "per_input": not self.attr_method.multiplies_by_inputs,
             "method_seed": run.seed,
             "baseline": self.language_model.decode([run.baseline]) if run.uses_baseline else None,
-            **asdict(run.counter),
+            **run.counter.to_dict(),
         }
 
 

@@ -99,7 +99,7 @@ def test_queries_of_any_answers_are_exact(family: str, cached: bool) -> None:
         assert scores.shape == expected.shape
         assert (scores - expected).abs().max() < TOLERANCE
     if cached and family in TREE_FAMILIES:
-        assert scorer.counter.positions == distinct_prefixes([query.tokens for query in queries])
+        assert scorer.cost.positions == distinct_prefixes([query.tokens for query in queries])
 
 
 @pytest.mark.parametrize("family", TREE_FAMILIES)

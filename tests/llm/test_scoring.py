@@ -142,7 +142,7 @@ def test_without_cache(family: str) -> None:
     assert (found - expected(lm, VARIANTS)).abs().max() < TOLERANCE
     assert scorer.way is not None
     assert (scorer.way.kind, scorer.way.reason) == ("whole sequences", "asked for")
-    assert sum(seen.positions) == scorer.counter.positions >= sum(len(v.tokens) + len(ANSWER) - 1 for v in VARIANTS)
+    assert sum(seen.positions) == scorer.cost.positions >= sum(len(v.tokens) + len(ANSWER) - 1 for v in VARIANTS)
 
 
 def grown(row: list[int], others: list[tuple[int, ...]], cut: int) -> tuple[int, ...]:
@@ -174,8 +174,8 @@ def test_exact_for_any_variants(family: str, variants: list[Variant], answer: tu
         found = score(scorer, variants, answer)
     assert (found - expected(lm, variants, answer)).abs().max() < TOLERANCE
     if family not in WHOLE:
-        assert scorer.counter.positions <= nodes(variants, answer)
-    assert scorer.counter.head_rows <= len(set(variants)) * len(answer) or family in WHOLE
+        assert scorer.cost.positions <= nodes(variants, answer)
+    assert scorer.cost.head_rows <= len(set(variants)) * len(answer) or family in WHOLE
 
 
 @pytest.mark.parametrize("family", ["llama", "qwen3", "gpt2", "gemma3", "mistral"])
@@ -207,10 +207,10 @@ def test_every_node_once(family: str, positions: int, monkeypatch: pytest.Monkey
         score(scorer, [*VARIANTS, *VARIANTS[::-1]])
         passes_before = len(seen.positions)
         score(scorer, VARIANTS[2:5])
-    assert len(seen.positions) == passes_before == scorer.counter.passes
-    assert sum(seen.positions) == scorer.counter.positions == nodes(VARIANTS)
-    assert sum(seen.rows) == scorer.counter.head_rows <= len(VARIANTS) * len(ANSWER)
-    assert scorer.counter.check_positions == 0
+    assert len(seen.positions) == passes_before == scorer.cost.passes
+    assert sum(seen.positions) == scorer.cost.positions == nodes(VARIANTS)
+    assert sum(seen.rows) == scorer.cost.head_rows <= len(VARIANTS) * len(ANSWER)
+    assert scorer.cost.check_positions == 0
     assert scorer.variants == len(VARIANTS)
 
 
@@ -220,7 +220,7 @@ def test_head_rows_are_variants_times_answer_tokens() -> None:
     apart = [variant for variant in VARIANTS if variant.tokens[6:] != (5, 17)]
     with counted(lm) as seen:
         score(scorer, apart)
-    assert sum(seen.rows[: scorer.counter.passes]) == scorer.counter.head_rows == len(apart) * len(ANSWER)
+    assert sum(seen.rows[: scorer.cost.passes]) == scorer.cost.head_rows == len(apart) * len(ANSWER)
 
 
 @pytest.mark.parametrize("family", sorted(WHOLE))
@@ -230,22 +230,22 @@ def test_whole_sequences_are_scored_once_each(family: str) -> None:
     with counted(lm) as seen:
         score(scorer, [*VARIANTS, *VARIANTS])
         score(scorer, VARIANTS)
-    assert sum(seen.positions) == scorer.counter.positions
+    assert sum(seen.positions) == scorer.cost.positions
     lengths = [len(variant.tokens) + len(ANSWER) - 1 for variant in VARIANTS]
-    assert sum(lengths) <= scorer.counter.positions <= sum(lengths) + len(VARIANTS) * (len(ANSWER) // 4)
+    assert sum(lengths) <= scorer.cost.positions <= sum(lengths) + len(VARIANTS) * (len(ANSWER) // 4)
 
 
 def test_a_new_model_is_checked_once() -> None:
     lm = language_model("llama")
     first, second = Scorer(lm), Scorer(lm)
     score(first, VARIANTS)
-    assert first.counter.check_positions > 0
+    assert first.cost.check_positions > 0
     score(second, VARIANTS)
     score(second, VARIANTS[:1])
-    assert second.counter.check_positions == 0
+    assert second.cost.check_positions == 0
     longer = [Variant.plain(range(60, 120)), Variant.plain(range(60, 121))]
     score(second, longer)
-    assert second.counter.check_positions == len(longer[-1].tokens) + len(ANSWER) - 1
+    assert second.cost.check_positions == len(longer[-1].tokens) + len(ANSWER) - 1
 
 
 def no_order(self: PrefixTree, queries: Any, keys: Any, window: int | None = None) -> Tensor:
@@ -374,7 +374,7 @@ def test_a_pass_that_does_not_fit_is_halved(family: str) -> None:
     assert len(warned) == 1
     assert (found - expected(lm, variants)).abs().max() < TOLERANCE
     if family != "bloom":
-        assert scorer.counter.positions == nodes(variants)
+        assert scorer.cost.positions == nodes(variants)
         assert scorer.way is not None
         assert scorer.way.reason.endswith("not compared with a whole sequence: no memory for it")
 
@@ -395,7 +395,7 @@ def test_a_failure_in_the_middle_loses_nothing(monkeypatch: pytest.MonkeyPatch) 
         found = score(scorer, VARIANTS)
     handle.remove()
     assert (found - expected(lm, VARIANTS)).abs().max() < TOLERANCE
-    assert scorer.counter.positions == nodes(VARIANTS)
+    assert scorer.cost.positions == nodes(VARIANTS)
 
 
 def test_when_not_even_one_position_fits() -> None:
@@ -428,7 +428,7 @@ def test_a_model_that_was_broken_is_checked_when_it_is_whole_again() -> None:
         weight.copy_(kept)
     scorer = Scorer(lm)
     score(scorer, VARIANTS)
-    assert scorer.counter.check_positions > 0
+    assert scorer.cost.check_positions > 0
 
 
 def test_too_long() -> None:
@@ -499,8 +499,8 @@ def test_exact_on_a_real_model(smollm: LanguageModel) -> None:
     assert (score(scorer, variants, answer) - expected(smollm, variants, answer)).abs().max() < TOLERANCE
     assert scorer.way is not None
     assert scorer.way.kind == "prefix tree"
-    assert scorer.counter.positions == nodes(variants, answer)
-    assert np.isfinite(scorer.counter.head_rows)
+    assert scorer.cost.positions == nodes(variants, answer)
+    assert np.isfinite(scorer.cost.head_rows)
 
 
 def test_quiet_puts_the_level_back() -> None:

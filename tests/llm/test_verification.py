@@ -12,7 +12,7 @@ from torch import Tensor, nn
 
 from llm_attr import LanguageModel, Prompt, explain
 from llm_attr.core.evaluator import Evaluator
-from llm_attr.llm.model.backend import Counter
+from llm_attr.llm.model.cost import Cost
 from llm_attr.llm.scoring.passes import WholePass
 from llm_attr.llm.scoring.prefix_tree import Query
 from llm_attr.llm.scoring.scorer import Scorer
@@ -59,14 +59,14 @@ def test_four_tenths_of_a_nat_are_caught(family: str, dtype: torch.dtype) -> Non
     lm = model(family, dtype, 0.5)
     verification = Verification(lm)
     with lm.inference():
-        right = WholePass(lm, Counter()).batch(QUERIES[:1])[0].log_probs
+        right = WholePass(lm, Cost()).batch(QUERIES[:1])[0].log_probs
         assert verification.of_tree(QUERIES[0], right, dtype) is None
-        plain = verification.counter.positions
+        plain = verification.cost.positions
         for wrong in (0.4, torch.tensor([0.4, 0, -0.4, 0, 0.4])):
             found = verification.of_tree(QUERIES[0], right + wrong, dtype)
             assert found == pytest.approx(0.4, abs=0.05)
     assert plain == QUERIES[0].length, "nothing is measured where there is no doubt"
-    assert verification.counter.positions == plain * (3 + 2 * NOISE_PASSES)
+    assert verification.cost.positions == plain * (3 + 2 * NOISE_PASSES)
 
 
 @contextmanager
@@ -96,7 +96,7 @@ def test_products_in_less_than_fp32(family: str, precision: str, kind: str) -> N
         torch.set_float32_matmul_precision(before)
     assert scorer.way is not None
     assert scorer.way.kind == kind
-    assert scorer.counter.check_positions > max(query.length for query in QUERIES)
+    assert scorer.cost.check_positions > max(query.length for query in QUERIES)
 
 
 TEXT = "The old mill in Tarnby was built."
@@ -167,9 +167,9 @@ def test_whole_sequences_are_compared_once(family: str) -> None:
     lm = model(family, torch.float32)
     first, second = scored(lm), scored(lm)
     longest = max(query.length for query in QUERIES)
-    assert 0 < first.counter.check_positions <= 2 * longest
-    assert second.counter.check_positions == 0
+    assert 0 < first.cost.check_positions <= 2 * longest
+    assert second.cost.check_positions == 0
     assert first.way == second.way == way_for(lm)
-    planned = Scorer(model(family, torch.float32)).price(QUERIES, Evaluator("test", len(QUERIES)))
-    assert planned.check_positions >= first.counter.check_positions
-    assert (planned.passes, planned.positions) == (first.counter.passes, first.counter.positions)
+    planned = Scorer(model(family, torch.float32)).price(QUERIES)
+    assert planned.check_positions >= first.cost.check_positions
+    assert (planned.passes, planned.positions) == (first.cost.passes, first.cost.positions)

@@ -16,7 +16,7 @@ from torch import Tensor
 
 from llm_attr.caller import warn_caller
 from llm_attr.core.game import coalitions as designs
-from llm_attr.core.game.budget import Bill, Meter
+from llm_attr.core.game.budget import Meter, MeteredBudget
 from llm_attr.core.game.estimate import Estimate
 from llm_attr.core.game.ledger import Ledger
 from llm_attr.core.game.stopping import Stopping
@@ -241,9 +241,10 @@ class _Sampling:
         self, estimator: Estimator, features: int, stopping: Stopping, ledger: Ledger, meter: Meter | None
     ) -> None:
         self.estimator, self.stopping, self._features, self._ledger = estimator, stopping, features, ledger
-        self._bill = None if stopping.metered is None else Bill(meter, ledger, stopping.metered)
+        self._metered = None if stopping.metered is None else MeteredBudget(meter, stopping.metered)
         self._least, self._deadline = estimator.least(features), monotonic() + (stopping.seconds or 0)
-        self._rounds = 0
+        self._rounds = self._asked = 0
+        self._is_spent = False
         if stopping.evaluations is not None and stopping.evaluations < self._least and not len(ledger):
             raise self._too_small()
 
@@ -270,8 +271,8 @@ class _Sampling:
 
     def blocks(self) -> Iterator[tuple[Coalitions, bool]]:
         """Blocks of rows, and whether the error tells after this one whether to go on."""
-        rounds = self._affordable()
-        while sample := list(islice(rounds, self._together(self._rounds))):
+        rounds = self._within_limits()
+        while sample := self._affordable(list(islice(rounds, self._together(self._rounds)))):
             self._rounds += len(sample)
             *before, last = _grouped(sample, _rows(self._features))
             yield from ((block, False) for block in before)
@@ -287,7 +288,7 @@ class _Sampling:
     def _together(self, done: int) -> int:
         """How many rounds are evaluated together after so many."""
         stopping = self.stopping
-        if not (stopping.wants_certainty or stopping.seconds is not None or self._bill is not None):
+        if not (stopping.wants_certainty or stopping.seconds is not None or self._metered is not None):
             return TOGETHER if stopping.adaptive else self.estimator.n_samples
         if done:
             return max(1, int(GROWTH * done))
@@ -295,16 +296,27 @@ class _Sampling:
             return 1
         return self._first_look if stopping.wants_certainty else self.estimator.n_samples
 
-    def _affordable(self) -> Iterator[Coalitions]:
+    def _affordable(self, samples: list[Coalitions]) -> list[Coalitions]:
+        """The first of the samples, as many as a budget in passes or positions pays for."""
+        if self._metered is None or not samples:
+            return samples
+        count = 0 if self._is_spent else self._metered.affordable(samples)
+        self._is_spent = count < len(samples)
+        self._asked += sum(map(len, samples[:count]))
+        if self._is_spent and self._asked < self._least:
+            raise self._too_small()
+        return samples[:count]
+
+    def _within_limits(self) -> Iterator[Coalitions]:
         known, planned, asked = self._ledger.names, set[bytes](), 0
         for sample in self.estimator.rounds(self._features):
             new = set(designs.keys(sample)) - known - planned
-            if self._is_over(len(planned) + len(new), asked) or (self._bill and self._bill.is_beyond(sample)):
+            if self._is_over(len(planned) + len(new), asked):
                 break
             asked += len(sample)
             planned |= new
             yield sample
-        if asked < self._least and (self.stopping.evaluations is not None or self._bill is not None):
+        if asked < self._least and self.stopping.evaluations is not None:
             raise self._too_small()
 
     def _is_over(self, cost: int, asked: int) -> bool:

@@ -10,6 +10,7 @@ from copy import copy
 from dataclasses import dataclass, replace
 from functools import partial, reduce
 from math import ceil
+from operator import add, or_
 from typing import Any
 
 import numpy as np
@@ -31,11 +32,12 @@ from llm_attr.llm.gradients.forward_mode import has_forward_mode
 from llm_attr.llm.gradients.methods import RANDOM, is_embedding, sites_of
 from llm_attr.llm.gradients.run import GradientRun
 from llm_attr.llm.many import answers_of
-from llm_attr.llm.model.cost import Call, Forecast
+from llm_attr.llm.model.cost import Call, Cost
 from llm_attr.llm.model.language_model import LanguageModel
 from llm_attr.llm.prompt.interpretable import Placed
 from llm_attr.llm.prompt.prompt import Prompt
 from llm_attr.llm.scoring.batch import Subject, played
+from llm_attr.llm.scoring.engine import CountingEngine, ScoreEngine
 from llm_attr.llm.scoring.options import Options
 from llm_attr.llm.scoring.passes import positions_that_fit
 from llm_attr.llm.scoring.scorer import Scorer
@@ -53,47 +55,35 @@ LENGTHS = 32
 
 @dataclass(frozen=True)
 class Draft:
-    """What is known of an explanation.
+    """An estimate of what an explanation costs.
 
     Attributes:
-        forecast: The calls of the model.
-        exact: Whether these are the ones.
+        cost: What it asks of the model.
+        exact: Whether the counts are exact (otherwise upper bounds).
         answer_tokens: See `Plan`.
-        check_positions: See `Plan`.
         evaluations: See `Plan`.
-        rows: Those of forward mode.
         recompute: Whether activations are computed again.
-        most_seconds: When it ends in any case.
+        max_seconds: When it ends in any case.
     """
 
-    forecast: Forecast
+    cost: Cost
     exact: bool
     answer_tokens: int
-    check_positions: int = 0
     evaluations: int = 0
-    rows: int = 0
     recompute: bool = False
-    most_seconds: float = float("inf")
+    max_seconds: float = float("inf")
 
-    def joined(self, other: Draft) -> Draft:
-        """Both, one after the other."""
-        return Draft(
-            self.forecast.joined(other.forecast),
-            self.exact and other.exact,
-            self.answer_tokens + other.answer_tokens,
-            rows=self.rows + other.rows,
-            recompute=self.recompute or other.recompute,
-        )
+    def __add__(self, other: Draft) -> Draft:
+        """One after the other."""
+        tokens = self.answer_tokens + other.answer_tokens
+        return self._with(other, self.cost + other.cost, tokens)
 
-    def either(self, other: Draft) -> Draft:
-        """What is enough for both."""
-        return Draft(
-            self.forecast.either(other.forecast),
-            self.exact and other.exact,
-            max(self.answer_tokens, other.answer_tokens),
-            rows=max(self.rows, other.rows),
-            recompute=self.recompute or other.recompute,
-        )
+    def __or__(self, other: Draft) -> Draft:
+        """Enough for either."""
+        return self._with(other, self.cost | other.cost, max(self.answer_tokens, other.answer_tokens))
+
+    def _with(self, other: Draft, cost: Cost, answer_tokens: int) -> Draft:
+        return Draft(cost, self.exact and other.exact, answer_tokens, recompute=self.recompute or other.recompute)
 
 
 def of_games(posed: Posed, wrapper: LLMAttribution) -> Draft:
@@ -108,15 +98,19 @@ def of_games(posed: Posed, wrapper: LLMAttribution) -> Draft:
     fixed = replace(options, inspect=None, show_progress=False, until=never)
     if stopping.seconds is not None or (stopping.wants_certainty and not _limited(stopping)):
         return _bounded(language_model, subjects, fixed, stopping, tokens)
-    forecast = Forecast()
+    engines: list[ScoreEngine] = []
+
+    def counting() -> ScoreEngine:
+        engines.append(CountingEngine(wrapper.engine(options)))
+        return engines[-1]
+
     with _streams() as drawn:
-        groups = list(played(language_model, subjects, fixed, Evaluator("plan", 0), forecast))
+        list(played(counting, subjects, fixed, Evaluator("plan", 0)))
     if drawn:
         return _bounded(language_model, subjects, fixed, stopping, tokens)
-    scorers = [group[0].games[0].scorer for group in groups]
-    checks, variants = sum(s.counter.check_positions for s in scorers), sum(s.variants for s in scorers)
+    cost, variants = reduce(add, (engine.cost for engine in engines)), sum(engine.variants for engine in engines)
     certain = all(target is not None for target in targets) and not stopping.wants_certainty
-    return Draft(forecast, certain, tokens, checks, variants)
+    return Draft(cost, certain, tokens, variants)
 
 
 def _limited(stopping: Stopping) -> bool:
@@ -127,7 +121,7 @@ def _bounded(
     language_model: LanguageModel, subjects: Sequence[Subject], options: Options, stopping: Stopping, tokens: int
 ) -> Draft:
     """As if all coalitions that may be asked for had nothing in common."""
-    forecast, evaluations, longest = Forecast(), 0, 0
+    cost, evaluations, longest = Cost(), 0, 0
     with _streams():
         for subject in subjects:
             length, answer = _longest(language_model, subject), len(subject.answer)
@@ -136,14 +130,14 @@ def _bounded(
             rows = longer + longer // 4
             queries = (options.most(subject.features.count) * options.trials + 1) * (1 + len(foils))
             packs = ceil((length + longer - 1) / positions_that_fit(language_model))
-            forecast.forward.add(Call(length + longer - 1, rows), queries)
-            forecast.forward.calls += queries * (packs - 1) + any(s.needs_reference for s in subject.scalars)
+            cost.forward.add(Call(length + longer - 1, rows), queries)
+            cost.forward.calls += queries * (packs - 1) + any(s.needs_reference for s in subject.scalars)
             evaluations, longest = evaluations + queries, max(longest, length + longer - 1)
-    forecast.context = longest
-    load = forecast.forward
+    cost.context = cost.check_positions = longest
+    load = cost.forward
     load.calls = min(load.calls, stopping.passes or load.calls)
     load.positions = min(load.positions, stopping.positions or load.positions)
-    return Draft(forecast, False, tokens, longest, evaluations, most_seconds=stopping.seconds or float("inf"))
+    return Draft(cost, False, tokens, evaluations, max_seconds=stopping.seconds or float("inf"))
 
 
 def _longest(language_model: LanguageModel, subject: Subject) -> int:
@@ -175,20 +169,20 @@ def of_gradients(posed: Posed, wrapper: LLMGradientAttribution) -> Draft:
             tried = partial(_grouping, wrapper, options, of_call, placed, answer, scalars)
             lengths = [len(answer)] if target is not None else _lengths(len(answer), tried)
             rows = [False, True] if token_rows and any(scalar.waits for scalar in scalars) else [token_rows]
-            both = Draft.joined if len(scalars) > 1 else Draft.either
+            both = add if len(scalars) > 1 else or_
             draft = partial(_one_or_two, ask, language_model, placed)
             ways = [[draft(answer[:n], scalars, row) for row in rows] for n in lengths]
             each = [replace(reduce(both, way), answer_tokens=way[0].answer_tokens) for way in ways]
-            drafts.append(replace(reduce(Draft.either, each), exact=each[-1].exact and target is not None))
-    return reduce(Draft.joined, drafts)
+            drafts.append(replace(reduce(or_, each), exact=each[-1].exact and target is not None))
+    return reduce(add, drafts)
 
 
 def _one_or_two(ask: Callable[..., Draft], language_model: LanguageModel, *asked: Any) -> Draft:
     """Where nothing is known of the model's forward mode: it may be tried, then done without."""
     draft = ask(*asked, True)
-    if not draft.rows or has_forward_mode(language_model):
+    if not draft.cost.forward_mode or has_forward_mode(language_model):
         return draft
-    return replace(draft.joined(ask(*asked, False)), answer_tokens=draft.answer_tokens, exact=False)
+    return replace(draft + ask(*asked, False), answer_tokens=draft.answer_tokens, exact=False)
 
 
 def _one(
@@ -202,15 +196,16 @@ def _one(
     forward_mode: bool,
 ) -> Draft:
     """Of one prompt, answer and the quantities that share passes."""
-    forecast, lm = Forecast(), wrapper.language_model
-    score = partial(ForeseenScore, forecast=forecast)
+    lm = wrapper.language_model
     asked = LLMGradientAttribution(_without_search(wrapper.attr_method), lm.tokenizer)
-    run = asked.posed(placed, answer, scalars, of_call.get("baseline"), options, score=score, forward_mode=forward_mode)
+    run = asked.posed(
+        placed, answer, scalars, of_call.get("baseline"), options, score=ForeseenScore, forward_mode=forward_mode
+    )
     run.explained(token_rows)
     known = is_embedding(sites_of(wrapper.attr_method, lm), lm) and options.get("until") is None
     recompute = run.recomputes(of_call.get("gradient_checkpointing"))
     exact = known and not any(scalar.waits for scalar in scalars)
-    return Draft(forecast, exact, len(answer), rows=run.counter.forward_mode, recompute=recompute)
+    return Draft(run.counter, exact, len(answer), recompute=recompute)
 
 
 def _without_search(method: Attribution) -> Attribution:
@@ -248,8 +243,7 @@ def _grouping(
     length: int,
 ) -> Hashable:
     """How the tokens of an answer so long are explained: longer ones that are explained alike take no less."""
-    score = partial(ForeseenScore, forecast=Forecast())
-    run = wrapper.posed(placed, answer[:length], scalars, of_call.get("baseline"), options, score=score)
+    run = wrapper.posed(placed, answer[:length], scalars, of_call.get("baseline"), options, score=ForeseenScore)
     if not isinstance(run, GradientRun):
         return length
     groups = [len(passage.scored) for passage in run.passages()]

@@ -10,8 +10,7 @@ from torch import Tensor, nn
 from llm_attr.core.site import Site
 from llm_attr.core.tensors import Slot, accumulator
 from llm_attr.llm.gradients.answer_score import Passage
-from llm_attr.llm.model.backend import Counter
-from llm_attr.llm.model.cost import NOTHING, Call, Forecast
+from llm_attr.llm.model.cost import NOTHING, Call, Cost
 from llm_attr.llm.model.language_model import LanguageModel
 from llm_attr.llm.target.scalar import Scalar
 from llm_attr.typing import Tensors
@@ -35,7 +34,6 @@ class ForeseenScore:
         counter: See `AnswerScore`.
         at_prompt: See `AnswerScore`.
         passing: See `AnswerScore`.
-        forecast: Where the calls are noted.
     """
 
     def __init__(
@@ -45,15 +43,13 @@ class ForeseenScore:
         sites: Sequence[Site],
         places: Sequence[int] | None,
         scalars: Sequence[Scalar],
-        counter: Counter,
+        counter: Cost,
         at_prompt: bool = False,
         passing: bool = False,
-        *,
-        forecast: Forecast,
     ) -> None:
         self.language_model, self.passage, self.scalars, self.counter = language_model, passage, scalars, counter
         self.log_probs = torch.zeros(len(passage.scored), dtype=torch.float32, device="cpu")
-        self._sites, self._places, self._forecast, self._last = sites, places, forecast, NOTHING
+        self._sites, self._places, self._last = sites, places, NOTHING
         self.slots = tuple(Slot(1, True) for _ in sites)
         self.activations = self._read(passage.ids)
 
@@ -79,17 +75,16 @@ class ForeseenScore:
     def count_backward(self, rows: int) -> None:
         """See `AnswerScore`."""
         self.counter.backward += rows
-        self._forecast.backward.add(self._last, rows)
+        self.counter.backward_load.add(self._last, rows)
 
     def count_forward_mode(self, rows: int) -> None:
         """See `AnswerScore`."""
         self.counter.forward_mode += rows
-        self._forecast.forward_mode.add(Call(rows * self._last.positions, rows * self._last.head_rows))
+        self.counter.forward_mode_load.add(Call(rows * self._last.positions, rows * self._last.head_rows))
 
     def _call(self, rows: int) -> Call:
         call = Call(rows * len(self.passage.ids), rows * len(self.passage.rows))
         self.counter.add(*call)
-        self._forecast.forward.add(call)
         return call
 
     def _read(self, ids: Sequence[int]) -> Tensors:

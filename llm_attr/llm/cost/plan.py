@@ -117,20 +117,15 @@ def plan(
         warnings.simplefilter("ignore")
         wrapper = posed.wrapper
         draft = of_games(posed, wrapper) if isinstance(wrapper, LLMAttribution) else of_gradients(posed, wrapper)
-    forecast, seconds = draft.forecast, None
+    cost, seconds = draft.cost, None
     if measure:
-        speed = speed_of(language_model, backward=forecast.backward.calls > 0)
-        seconds = min(speed.seconds(forecast, draft.recompute), draft.most_seconds)
+        speed = speed_of(language_model, backward=cost.backward > 0)
+        seconds = min(speed.seconds(cost, draft.recompute), draft.max_seconds)
     return Plan(
         method=asked.get("method", "feature_ablation"),
         exact=draft.exact,
         answer_tokens=draft.answer_tokens,
-        passes=forecast.forward.calls,
-        backward=forecast.backward.calls,
-        forward_mode=draft.rows,
-        positions=forecast.forward.positions,
-        head_rows=forecast.forward.head_rows,
-        check_positions=draft.check_positions,
+        **cost.to_dict(),
         evaluations=draft.evaluations,
         peak_bytes=_peak(language_model, draft),
         seconds=seconds,
@@ -139,12 +134,12 @@ def plan(
 
 def _peak(language_model: LanguageModel, draft: Draft) -> int:
     """About the most bytes at a time."""
-    forecast, config = draft.forecast, language_model.text_config
-    positions, rows = forecast.forward.largest
-    most = call_bytes(language_model, Call(positions + forecast.context, rows))
-    if forecast.forward_mode.calls:
-        most += call_bytes(language_model, forecast.forward_mode.largest)
-    positions, rows = forecast.backward.largest
+    cost, config = draft.cost, language_model.text_config
+    positions, rows = cost.forward.largest
+    most = call_bytes(language_model, Call(positions + cost.context, rows))
+    if cost.forward_mode:
+        most += call_bytes(language_model, cost.forward_mode_load.largest)
+    positions, rows = cost.backward_load.largest
     logits = LOSS_COPIES * 4 * rows * config.vocab_size
     return max(most, kept_bytes(language_model, positions, draft.recompute) + logits)
 

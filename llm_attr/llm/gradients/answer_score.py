@@ -15,7 +15,8 @@ from llm_attr.core.site import Site, reading, replaced
 from llm_attr.core.tensors import Slot, accumulator, split_by
 from llm_attr.errors import NoGradient
 from llm_attr.llm.gradients.jacobian import Together, kernels, one_by_one
-from llm_attr.llm.model.backend import Counter, forward_logits
+from llm_attr.llm.model.backend import forward_logits
+from llm_attr.llm.model.cost import Cost
 from llm_attr.llm.model.language_model import LanguageModel
 from llm_attr.llm.target.scalar import Contrast, Scalar
 from llm_attr.typing import Tensors
@@ -86,7 +87,7 @@ class AnswerScore:
         sites: Sequence[Site],
         places: Sequence[int] | None,
         scalars: Sequence[Scalar],
-        counter: Counter,
+        counter: Cost,
         at_prompt: bool = False,
         passing: bool = False,
     ) -> None:

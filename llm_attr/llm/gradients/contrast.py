@@ -8,7 +8,7 @@ from torch import Tensor
 from llm_attr.errors import InvalidValue
 from llm_attr.llm.gradients.explained import Explained
 from llm_attr.llm.gradients.run import GradientRun
-from llm_attr.llm.model.backend import Counter
+from llm_attr.llm.model.cost import Cost
 from llm_attr.llm.target.scalar import Scalar
 
 
@@ -33,10 +33,9 @@ class ContrastRun:
         return self._answer.log_probs
 
     @property
-    def counter(self) -> Counter:
+    def counter(self) -> Cost:
         """The cost of both."""
-        own, other = self._answer.counter, self._foil.counter
-        return Counter(**{name: value + getattr(own, name) for name, value in vars(other).items()})
+        return self._answer.counter + self._foil.counter
 
     def explained(self, token_rows: bool, recomputed: bool = False) -> list[Explained]:
         """See `GradientRun.explained`."""

@@ -40,7 +40,7 @@ from llm_attr.llm.gradients.methods import (
     sites_of,
 )
 from llm_attr.llm.gradients.unit_sums import Samples, UnitSums, by_unit
-from llm_attr.llm.model.backend import Counter
+from llm_attr.llm.model.cost import Cost
 from llm_attr.llm.model.language_model import LanguageModel
 from llm_attr.llm.model.speed import ROW_COST
 from llm_attr.llm.prompt.interpretable import Placed
@@ -98,7 +98,7 @@ class GradientRun:
         several, baselines = isinstance(inside(method), RANDOM), self._options.pop("baselines", 0)
         self._absent = AbsentUnits(language_model, placed, baseline, baselines, several)
         self.baseline = self._absent.token
-        self.counter = Counter()
+        self.counter = Cost()
         self._sites = sites_of(method, language_model, self._options.pop("attribute_to_layer_input", False))
         moving = [place for place, moves in enumerate(placed.moves) if moves]
         self._places = moving if is_embedding(self._sites, language_model) else None

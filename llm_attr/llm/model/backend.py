@@ -3,40 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
 from typing import Any
 
 from torch import Tensor
 
 from llm_attr.errors import NotALanguageModel
 from llm_attr.llm.model.language_model import LanguageModel
-
-
-@dataclass
-class Counter:
-    """What scoring has cost; none of it depends on the machine.
-
-    Attributes:
-        passes: Calls of the model.
-        positions: Token positions that went through the body of the model, padding included.
-        head_rows: Positions that went on through the output head.
-        check_positions: Positions of the comparisons of a new model's first tree with a whole sequence.
-        backward: Backward passes over a graph.
-        forward_mode: Rows that went through the model with their derivative in one direction.
-    """
-
-    passes: int = 0
-    positions: int = 0
-    head_rows: int = 0
-    check_positions: int = 0
-    backward: int = 0
-    forward_mode: int = 0
-
-    def add(self, positions: int, head_rows: int) -> None:
-        """Counts one pass."""
-        self.passes += 1
-        self.positions += positions
-        self.head_rows += head_rows
 
 
 def forward_logits(

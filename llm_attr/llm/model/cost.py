@@ -1,10 +1,10 @@
-"""The calls of a model that an explanation would make, counted instead of made."""
+"""What an explanation asks of a model, counted: passes, positions, rows of the output head, backward passes."""
 
 from __future__ import annotations
 
 from collections.abc import Iterable
 from dataclasses import dataclass, field
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 
 class Call(NamedTuple):
@@ -18,19 +18,23 @@ class Call(NamedTuple):
     positions: int
     head_rows: int
 
+    def widened(self, other: Call) -> Call:
+        """The larger of each number."""
+        return Call(max(self.positions, other.positions), max(self.head_rows, other.head_rows))
+
 
 NOTHING = Call(0, 0)
 
 
 @dataclass
 class Load:
-    """What some calls are together.
+    """Several calls taken together.
 
     Attributes:
-        calls: How many they are.
+        calls: How many there are.
         positions: Their token positions.
         head_rows: Their rows of the output head.
-        largest: The most positions, and the most rows, of one of them.
+        largest: The most positions, and the most rows, of any one of them.
     """
 
     calls: int = 0
@@ -42,53 +46,90 @@ class Load:
         """Counts a call."""
         self.calls, self.positions = self.calls + times, self.positions + times * call.positions
         self.head_rows += times * call.head_rows
-        self.largest = Call(*map(max, self.largest, call))
+        self.largest = self.largest.widened(call)
 
-    def joined(self, other: Load) -> Load:
-        """Both, one after the other."""
-        largest = Call(*map(max, self.largest, other.largest))
-        return Load(
-            self.calls + other.calls, self.positions + other.positions, self.head_rows + other.head_rows, largest
-        )
+    def __add__(self, other: Load) -> Load:
+        """One after the other."""
+        calls, positions = self.calls + other.calls, self.positions + other.positions
+        return Load(calls, positions, self.head_rows + other.head_rows, self.largest.widened(other.largest))
 
-    def either(self, other: Load) -> Load:
-        """The larger of each number."""
-        largest = Call(*map(max, self.largest, other.largest))
+    def __or__(self, other: Load) -> Load:
+        """The larger of each number: enough for either."""
         calls, positions = max(self.calls, other.calls), max(self.positions, other.positions)
-        return Load(calls, positions, max(self.head_rows, other.head_rows), largest)
+        return Load(calls, positions, max(self.head_rows, other.head_rows), self.largest.widened(other.largest))
 
 
 @dataclass
-class Forecast:
-    """What a model would be asked.
+class Cost:
+    """What has been asked of a model, or would be; none of it depends on the machine.
 
     Attributes:
-        forward: Its calls.
-        backward: For each backward pass the call whose graph it goes over.
-        forward_mode: Those of the calls that take a derivative along.
-        context: The most positions whose keys and values a call finds made.
+        forward: Calls of the model's forward.
+        check_positions: Positions of comparisons of a new model's prefix trees and batches with whole sequences.
+        backward: Backward passes over a graph.
+        forward_mode: Rows that go through the model with their derivative in one direction.
+        context: The most positions whose keys and values a call finds cached.
+        backward_load: For each backward pass the call whose graph it goes over, where costs are estimated.
+        forward_mode_load: The calls that take derivatives along, where costs are estimated.
     """
 
     forward: Load = field(default_factory=Load)
-    backward: Load = field(default_factory=Load)
-    forward_mode: Load = field(default_factory=Load)
+    check_positions: int = 0
+    backward: int = 0
+    forward_mode: int = 0
     context: int = 0
+    backward_load: Load = field(default_factory=Load)
+    forward_mode_load: Load = field(default_factory=Load)
 
-    def joined(self, other: Forecast) -> Forecast:
-        """Both, one after the other."""
-        forward, backward, forward_mode = (a.joined(b) for a, b in zip(self._loads, other._loads, strict=True))
-        return Forecast(forward, backward, forward_mode, max(self.context, other.context))
+    @property
+    def passes(self) -> int:
+        """Calls of the model."""
+        return self.forward.calls
 
-    def either(self, other: Forecast) -> Forecast:
-        """The larger of each number: what is enough for both."""
-        forward, backward, forward_mode = (a.either(b) for a, b in zip(self._loads, other._loads, strict=True))
-        return Forecast(forward, backward, forward_mode, max(self.context, other.context))
+    @property
+    def positions(self) -> int:
+        """Token positions that went through the body of the model, padding included."""
+        return self.forward.positions
 
-    def note(self, calls: Iterable[Call]) -> None:
-        """Counts forward calls."""
+    @property
+    def head_rows(self) -> int:
+        """Positions that went on through the output head."""
+        return self.forward.head_rows
+
+    def add(self, positions: int, head_rows: int) -> None:
+        """Counts one pass."""
+        self.forward.add(Call(positions, head_rows))
+
+    def count(self, calls: Iterable[Call]) -> None:
+        """Counts passes."""
         for call in calls:
             self.forward.add(call)
 
-    @property
-    def _loads(self) -> tuple[Load, Load, Load]:
-        return self.forward, self.backward, self.forward_mode
+    def __add__(self, other: Cost) -> Cost:
+        """One after the other."""
+        return Cost(
+            self.forward + other.forward,
+            self.check_positions + other.check_positions,
+            self.backward + other.backward,
+            self.forward_mode + other.forward_mode,
+            max(self.context, other.context),
+            self.backward_load + other.backward_load,
+            self.forward_mode_load + other.forward_mode_load,
+        )
+
+    def __or__(self, other: Cost) -> Cost:
+        """The larger of each number: enough for either."""
+        return Cost(
+            self.forward | other.forward,
+            max(self.check_positions, other.check_positions),
+            max(self.backward, other.backward),
+            max(self.forward_mode, other.forward_mode),
+            max(self.context, other.context),
+            self.backward_load | other.backward_load,
+            self.forward_mode_load | other.forward_mode_load,
+        )
+
+    def to_dict(self) -> dict[str, Any]:
+        """The counters in a result's provenance."""
+        names = ("passes", "positions", "head_rows", "check_positions", "backward", "forward_mode")
+        return {name: getattr(self, name) for name in names}

@@ -14,7 +14,7 @@ from torch import Tensor
 
 from llm_attr.core.site import Site, replaced
 from llm_attr.llm.model.backend import forward_logits
-from llm_attr.llm.model.cost import Forecast, Load
+from llm_attr.llm.model.cost import Cost, Load
 from llm_attr.llm.model.language_model import LanguageModel
 
 PROBE = 48
@@ -40,15 +40,15 @@ class Speed:
     head_row: float
     backward: float
 
-    def seconds(self, forecast: Forecast, recompute: bool = False) -> float:
+    def seconds(self, cost: Cost, recompute: bool = False) -> float:
         """What these calls take.
 
         Args:
-            forecast: The calls.
+            cost: The calls.
             recompute: Whether a backward pass runs the forward pass again.
         """
         again = self.backward + (1 if recompute else 0)
-        loads = ((forecast.forward, 1.0), (forecast.backward, again), (forecast.forward_mode, ROW_COST))
+        loads = ((cost.forward, 1.0), (cost.backward_load, again), (cost.forward_mode_load, ROW_COST))
         return sum(share * self._of(load) for load, share in loads)
 
     def _of(self, load: Load) -> float:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
 
 import torch
@@ -12,13 +12,12 @@ from llm_attr.core.game.driver import Estimator, Foreseen, play
 from llm_attr.core.game.features import Features
 from llm_attr.core.game.stopping import Stopping
 from llm_attr.errors import about_prompt
-from llm_attr.llm.model.cost import Forecast
 from llm_attr.llm.model.language_model import LanguageModel
 from llm_attr.llm.prompt.interpretable import InterpretableInput
 from llm_attr.llm.prompt.variant import Variant
+from llm_attr.llm.scoring.engine import ScoreEngine
 from llm_attr.llm.scoring.options import Options
 from llm_attr.llm.scoring.prefix_tree import Query
-from llm_attr.llm.scoring.scorer import Scorer
 from llm_attr.llm.scoring.text_game import TextGame
 from llm_attr.llm.target.scalar import Scalar, payoff
 from llm_attr.typing import Coalitions, Values
@@ -113,16 +112,17 @@ class Played:
 
 
 def played(
-    language_model: LanguageModel,
-    subjects: Sequence[Subject],
-    options: Options,
-    evaluator: Evaluator,
-    forecast: Forecast | None = None,
+    engine: Callable[[], ScoreEngine], subjects: Sequence[Subject], options: Options, evaluator: Evaluator
 ) -> Iterator[list[Played]]:
     """The games of all prompts, as many prompts at a time as are scored together.
 
     Those that wait for a run on the whole prompt are played one at a time: each holds the distributions of that run.
-    With a forecast they are played without the model, see `Scorer`.
+
+    Args:
+        engine: Makes what scores one group of prompts, and forgets it afterwards.
+        subjects: The prompts.
+        options: How they are explained.
+        evaluator: Runs the passes.
     """
     group: list[Subject] = []
     tokens = 0
@@ -130,25 +130,20 @@ def played(
         size = subject.tokens(options)
         alone = any(scalar.needs_reference for scalar in subject.scalars)
         if group and (alone or tokens + size > JOINT_TOKENS):
-            yield _Group(language_model, group, options, evaluator, forecast).played()
+            yield _Group(engine(), group, options, evaluator).played()
             group, tokens = [], 0
         group.append(subject)
         tokens += size
-    yield _Group(language_model, group, options, evaluator, forecast).played()
+    yield _Group(engine(), group, options, evaluator).played()
 
 
 class _Group:
-    """Prompts that share a scorer; one that has too many tokens for it is played block by block."""
+    """Prompts that share an engine; one that has too many tokens for it is played block by block."""
 
     def __init__(
-        self,
-        language_model: LanguageModel,
-        subjects: Sequence[Subject],
-        options: Options,
-        evaluator: Evaluator,
-        forecast: Forecast | None,
+        self, engine: ScoreEngine, subjects: Sequence[Subject], options: Options, evaluator: Evaluator
     ) -> None:
-        self._scorer = Scorer(language_model, options.cached, options.perturbations_per_eval, forecast=forecast)
+        self._engine = engine
         self._options, self._evaluator = options, evaluator
         subjects = [self._with_references(subject) for subject in subjects]
         self._games = [
@@ -171,14 +166,14 @@ class _Group:
         if not any(scalar.needs_reference for scalar in subject.scalars):
             return subject
         with about_prompt(subject.number):
-            found = self._scorer.distributions(Query(subject.whole, subject.answer), self._evaluator)
+            found = self._engine.distributions(Query(subject.whole, subject.answer), self._evaluator)
         scalars = [replace(each, reference=found) if each.needs_reference else each for each in subject.scalars]
         return replace(subject, scalars=tuple(scalars))
 
     def _trials(self, subject: Subject) -> list[TextGame]:
         shared = (self._options.inspect, set[Variant](), subject.scalars)
         return [
-            TextGame(subject.inp.sampled(), subject.features, subject.answer, self._scorer, self._evaluator, *shared)
+            TextGame(subject.inp.sampled(), subject.features, subject.answer, self._engine, self._evaluator, *shared)
             for _ in range(self._options.trials)
         ]
 
@@ -189,9 +184,9 @@ class _Group:
             with about_prompt(subject.number):
                 design = torch.cat(estimator.ahead)
                 own = [query for game in games for each in game.variants(design) for query in game.asked(each)]
-                self._scorer.check_lengths(own)
+                self._engine.check_lengths(own)
             queries += [*own, *games[0].asked(subject.whole)]
-        self._scorer.learn(queries, self._evaluator)
+        self._engine.learn(queries, self._evaluator)
 
     def _played(self, subject: Subject, games: Sequence[TextGame], estimator: Estimator) -> Played:
         def trials(coalitions: Coalitions) -> Values:
@@ -203,11 +198,11 @@ class _Group:
             return torch.cat(whole, 1)
 
         stopping = self._options.stopping
-        meter = None if stopping.metered is None else _Meter(self._scorer, subject, games, stopping)
+        meter = None if stopping.metered is None else _Meter(self._engine, subject, games, stopping)
         with about_prompt(subject.number):
             asked = play(trials, estimator, subject.features.count, stopping, deciding, keep=True, meter=meter)
             whole = games[0].split(games[0].worth([subject.whole])[0])
-            log_probs = self._scorer.score(games[0].asked(subject.whole)[:1], self._evaluator)[0]
+            log_probs = self._engine.score(games[0].asked(subject.whole)[:1], self._evaluator)[0]
         each = games[0].split(asked.values.transpose(0, 1))
         found = list(map(Found, subject.scalars, each, whole, games[0].per_token))
         sampled = asked.n_samples, asked.met
@@ -217,15 +212,15 @@ class _Group:
 class _Meter:
     """What the games of a prompt cost, in the unit of the budget; the run on the whole prompt included."""
 
-    def __init__(self, scorer: Scorer, subject: Subject, games: Sequence[TextGame], stopping: Stopping) -> None:
-        self._scorer, self._subject, self._games = scorer, subject, games
+    def __init__(self, engine: ScoreEngine, subject: Subject, games: Sequence[TextGame], stopping: Stopping) -> None:
+        self._engine, self._subject, self._games = engine, subject, games
         self._unit = "passes" if stopping.positions is None else "positions"
-        self._before = getattr(scorer.counter, self._unit)
+        self._before = getattr(engine.cost, self._unit)
 
     def spent(self) -> int:
-        return int(getattr(self._scorer.counter, self._unit)) - int(self._before)
+        return int(getattr(self._engine.cost, self._unit)) - int(self._before)
 
     def price(self, coalitions: Coalitions) -> int:
         queries = [query for game in self._games for each in game.variants(coalitions) for query in game.asked(each)]
         queries += self._games[0].asked(self._subject.whole)
-        return int(getattr(self._scorer.price(queries, self._games[0].evaluator), self._unit))
+        return int(getattr(self._engine.price(queries), self._unit))

@@ -15,8 +15,8 @@ from transformers import DynamicCache
 from llm_attr.core.evaluator import Evaluator
 from llm_attr.core.memory import free_bytes, is_out_of_memory
 from llm_attr.llm.model.attention import kernel
-from llm_attr.llm.model.backend import Counter, forward_logits
-from llm_attr.llm.model.cost import Call
+from llm_attr.llm.model.backend import forward_logits
+from llm_attr.llm.model.cost import Call, Cost
 from llm_attr.llm.model.language_model import LanguageModel
 from llm_attr.llm.scoring.prefix_tree import Ints, PrefixTree, Query
 from llm_attr.llm.scoring.readout import Reading, Readout
@@ -48,8 +48,8 @@ class TreePass:
     values of the ancestors of its first node come from the packs before.
     """
 
-    def __init__(self, language_model: LanguageModel, queries: Sequence[Query], way: Way, counter: Counter) -> None:
-        self._lm, self._way, self._counter = language_model, way, counter
+    def __init__(self, language_model: LanguageModel, queries: Sequence[Query], way: Way, cost: Cost) -> None:
+        self._lm, self._way, self._cost = language_model, way, cost
         self._tree = tree = PrefixTree.of(queries)
         self._readout = Readout(queries)
         self._order = np.argsort(tree.predictors, kind="stable")
@@ -129,7 +129,7 @@ class TreePass:
                 raise
             raise TreeRefused(error) from error
         self._readout.take(logits[0], torch.from_numpy(which), torch.from_numpy(self._order[first:last]))
-        self._counter.add(len(nodes), len(rows))
+        self._cost.add(len(nodes), len(rows))
         self._held = seen
         self._layers = [(layer.keys, layer.values) for layer in cache.layers]
 
@@ -160,12 +160,12 @@ class WholePass:
 
     Args:
         language_model: Model and tokenizer.
-        counter: Where passes and positions are counted.
+        cost: Where passes and positions are counted.
         plain: Whether each goes alone, and through the output head at all positions: nothing else can change it.
     """
 
-    def __init__(self, language_model: LanguageModel, counter: Counter, plain: bool = False) -> None:
-        self._lm, self._counter, self._plain = language_model, counter, plain
+    def __init__(self, language_model: LanguageModel, cost: Cost, plain: bool = False) -> None:
+        self._lm, self._cost, self._plain = language_model, cost, plain
 
     def run(self, queries: Sequence[Query], evaluator: Evaluator) -> list[Reading]:
         """What is read for each query."""
@@ -228,7 +228,7 @@ class WholePass:
         if "position_ids" in self._lm.forward_keywords and any(query.variant.has_gaps for query in queries):
             inputs["position_ids"] = torch.arange(ids.shape[1], device=device).expand(len(ids), -1)
         logits = forward_logits(self._lm, kept.tolist(), self._plain, **inputs)
-        self._counter.add(ids.numel(), ids.numel() if self._plain else len(queries) * len(kept))
+        self._cost.add(ids.numel(), ids.numel() if self._plain else len(queries) * len(kept))
         return logits.flatten(0, 1), torch.arange(len(queries), device="cpu").repeat_interleave(counts) * len(
             kept
         ) + columns

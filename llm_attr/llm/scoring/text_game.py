@@ -16,9 +16,9 @@ from llm_attr.llm.model.tokenizer import special_id
 from llm_attr.llm.prompt.bound import BoundPrompt
 from llm_attr.llm.prompt.interpretable import InterpretableInput
 from llm_attr.llm.prompt.variant import Variant
+from llm_attr.llm.scoring.engine import ScoreEngine
 from llm_attr.llm.scoring.prefix_tree import Query
 from llm_attr.llm.scoring.readout import Reading
-from llm_attr.llm.scoring.scorer import Scorer
 from llm_attr.llm.target.scalar import Scalar
 from llm_attr.typing import Coalitions, Values
 
@@ -32,7 +32,7 @@ class TextGame:
         inp: The prompt in its units.
         features: Which units form a feature.
         answer: The token ids that are scored.
-        scorer: Model, and what is known of it; games of other prompts and answers may share it.
+        engine: Scores; games of other prompts and answers may share it.
         evaluator: Runs the passes.
         inspect: Called once for each variant: its text, the answer's text, and the probabilities of the whole answer
             and of each token.
@@ -49,14 +49,14 @@ class TextGame:
         inp: InterpretableInput,
         features: Features,
         answer: tuple[int, ...],
-        scorer: Scorer,
+        engine: ScoreEngine,
         evaluator: Evaluator,
         inspect: Inspector | None = None,
         inspected: set[Variant] | None = None,
         scalars: Sequence[Scalar] = (Scalar("log_prob"),),
     ) -> None:
         self.inp, self.features, self.answer = inp, features, answer
-        self.scorer, self.evaluator, self._inspect = scorer, evaluator, inspect
+        self.engine, self.evaluator, self._inspect = engine, evaluator, inspect
         self.scalars, self.per_token = tuple(scalars), tuple[bool, ...]()
         self._read = tuple(scalar for scalar in self.scalars if not scalar.is_of_log_probs)
         self._foils = tuple(scalar.contrast.foil for scalar in self.scalars if scalar.contrast is not None)
@@ -71,7 +71,7 @@ class TextGame:
 
     def worth(self, variants: Sequence[Variant]) -> Values:
         """`(variants, entries)` of these variants of the prompt."""
-        readings = self.scorer.read([query for variant in variants for query in self.asked(variant)], self.evaluator)
+        readings = self.engine.read([query for variant in variants for query in self.asked(variant)], self.evaluator)
         step = 1 + len(self._foils)
         answers = readings[::step]
         foils = iter([torch.stack([found.log_probs for found in readings[i::step]]) for i in range(1, step)])
@@ -106,7 +106,7 @@ class TextGame:
     def variant(self, coalition: Coalitions) -> Variant:
         """The tokens of the prompt in which only the features of the coalition `(features,)` are present."""
         present = coalition[self.features.owner[0]]
-        language_model = self.scorer.language_model
+        language_model = self.engine.language_model
         if isinstance(self.inp, BoundPrompt):
             variant = self.inp.variant(present.flatten().tolist())
         else:
@@ -130,7 +130,7 @@ class TextGame:
         return torch.stack(found)
 
     def _show(self, variants: Sequence[Variant], scores: Tensor, inspect: Inspector) -> None:
-        language_model, answer = self.scorer.language_model, list(self.answer)
+        language_model, answer = self.engine.language_model, list(self.answer)
         for variant, log_probs in zip(variants, scores, strict=True):
             if variant not in self._inspected:
                 self._inspected.add(variant)

@@ -10,7 +10,7 @@ from torch import Tensor
 
 from llm_attr.core.site import Site, replaced
 from llm_attr.errors import InvalidValue
-from llm_attr.llm.model.backend import Counter
+from llm_attr.llm.model.cost import Cost
 from llm_attr.llm.model.language_model import LanguageModel, has_unusual_weights
 from llm_attr.llm.scoring.passes import WholePass
 from llm_attr.llm.scoring.prefix_tree import Query
@@ -40,11 +40,11 @@ class Verification:
         language_model: Model and tokenizer, in evaluation mode.
 
     Attributes:
-        counter: What the comparisons cost.
+        cost: What the comparisons cost.
     """
 
     def __init__(self, language_model: LanguageModel) -> None:
-        self._lm, self.counter = language_model, Counter()
+        self._lm, self.cost = language_model, Cost()
 
     def of_tree(self, query: Query, found: Tensor, dtype: torch.dtype) -> float | None:
         """The nats by which a prefix tree is wrong for a query; None where it is right.
@@ -76,7 +76,7 @@ class Verification:
         """`(answer tokens,)` of the sequence alone; of all its logits where the output head is quantised."""
         head = getattr(self._lm.model, "get_output_embeddings", lambda: None)()
         plain = head is not None and has_unusual_weights(head)
-        return WholePass(self._lm, self.counter, plain).batch([replace(query, scalars=())], fill)[0].log_probs
+        return WholePass(self._lm, self.cost, plain).batch([replace(query, scalars=())], fill)[0].log_probs
 
     def _apart(self, found: Tensor, query: Query, dtype: torch.dtype, fill: int = 0) -> float | None:
         """The largest difference from the sequence alone, if it is more than rounding."""
@@ -93,7 +93,7 @@ class Verification:
         if self._lm.is_plain:
             return 0.0
         embedding, drawn = self._lm.embedding, torch.Generator(device="cpu").manual_seed(0)
-        exact = embedding(WholePass(self._lm, Counter()).ids([query], fill).to(self._lm.device))
+        exact = embedding(WholePass(self._lm, Cost()).ids([query], fill).to(self._lm.device))
         changes = []
         for _ in range(NOISE_PASSES):
             signs = torch.randint(0, 2, exact.shape, generator=drawn, device="cpu") * 2 - 1

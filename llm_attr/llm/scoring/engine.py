@@ -1,0 +1,166 @@
+"""What scores answers: the one protocol between text games and whatever is on the other side of them."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Iterator, Sequence
+from functools import reduce
+from operator import add
+
+import torch
+from torch import Tensor
+
+from llm_attr.core.evaluator import Evaluator
+from llm_attr.errors import NonFiniteScore
+from llm_attr.llm.model.cost import Cost
+from llm_attr.llm.model.language_model import LanguageModel
+from llm_attr.llm.prompt.variant import Variant
+from llm_attr.llm.scoring.prefix_tree import Query
+from llm_attr.llm.scoring.readout import Reading
+
+
+class ScoreEngine(ABC):
+    """Log-probabilities of the tokens of answers after variants of prompts; equal queries are scored once.
+
+    A subclass says how new queries are scored and what that costs.
+
+    Args:
+        language_model: Model and tokenizer.
+        most: The most variants that are scored together; None for as many as fit.
+
+    Attributes:
+        cost: What has been asked of the model so far.
+    """
+
+    def __init__(self, language_model: LanguageModel, most: int | None = None) -> None:
+        self.language_model, self.most, self.cost = language_model, most, Cost()
+        self._known: dict[Query, Reading] = {}
+
+    @abstractmethod
+    def score_new(self, queries: list[Query], evaluator: Evaluator) -> list[Reading]:
+        """Scores queries, none of which is known."""
+
+    @abstractmethod
+    def price_new(self, queries: list[Query]) -> Cost:
+        """What `score_new` would add to the cost; asks nothing of the model."""
+
+    @abstractmethod
+    def distributions(self, query: Query, evaluator: Evaluator) -> Tensor:
+        """fp32 `(answer tokens, vocabulary)` log-probabilities in nats.
+
+        Raises:
+            ContextTooLong: the variant and its answer do not fit into the model's context.
+        """
+
+    @abstractmethod
+    def price_distributions(self, query: Query) -> Cost:
+        """What `distributions` would add to the cost."""
+
+    @property
+    def how(self) -> str | None:
+        """How queries were scored, in words; None before the first."""
+        return None
+
+    @property
+    def variants(self) -> int:
+        """How many variants have been scored, counted once for each answer or foil that follows."""
+        return len(self._known)
+
+    def score(self, queries: Sequence[Query], evaluator: Evaluator) -> list[Tensor]:
+        """`(answer tokens,)` log-probabilities in nats for each query, fp32 on the CPU; see `read`."""
+        return [reading.log_probs for reading in self.read(queries, evaluator)]
+
+    def read(self, queries: Sequence[Query], evaluator: Evaluator) -> list[Reading]:
+        """Log-probabilities, and the scalars that each query asks for, fp32 on the CPU.
+
+        Raises:
+            ContextTooLong: a variant and its answer do not fit into the model's context.
+            NonFiniteScore: the model answered NaN or infinity.
+        """
+        self.learn(queries, evaluator)
+        readings = [self._known[query] for query in queries]
+        self._refuse_non_finite(queries, readings)
+        return readings
+
+    def learn(self, queries: Sequence[Query], evaluator: Evaluator) -> None:
+        """Scores what is not known yet, without looking at the scores.
+
+        Raises:
+            ContextTooLong: a variant and its answer do not fit into the model's context.
+        """
+        self.check_lengths(queries)
+        for part in self._parts(queries):
+            self._known.update(zip(part, self.score_new(part, evaluator), strict=True))
+
+    def price(self, queries: Sequence[Query]) -> Cost:
+        """What scoring these together would add to the cost.
+
+        Raises:
+            ContextTooLong: a variant and its answer do not fit into the model's context.
+        """
+        self.check_lengths(queries)
+        return reduce(add, map(self.price_new, self._parts(queries)), Cost())
+
+    def check_lengths(self, queries: Sequence[Query]) -> None:
+        """Refuses what does not fit into the model's context.
+
+        Raises:
+            ContextTooLong: a variant and its answer do not.
+        """
+        for query in queries:
+            self.language_model.check_length(query.variant.end, len(query.answer))
+
+    def _parts(self, queries: Sequence[Query]) -> Iterator[list[Query]]:
+        """The queries that are not known, in parts of at most so many variants."""
+        of_variant: dict[Variant, list[Query]] = {}
+        for query in dict.fromkeys(queries):
+            if query not in self._known:
+                of_variant.setdefault(query.variant, []).append(query)
+        variants = list(of_variant.values())
+        size = self.most or max(1, len(variants))
+        for start in range(0, len(variants), size):
+            yield [query for part in variants[start : start + size] for query in part]
+
+    def _refuse_non_finite(self, queries: Sequence[Query], readings: Sequence[Reading]) -> None:
+        for query, reading in zip(queries, readings, strict=True):
+            names = ["log-probabilities", *(scalar.label for scalar in query.scalars)]
+            for name, values in zip(names, (reading.log_probs, *reading.scalars), strict=True):
+                if not torch.isfinite(values).all():
+                    text = self.language_model.decode(list(query.variant.tokens))
+                    raise NonFiniteScore(
+                        f"{self.language_model.name} ({self.language_model.dtype}) gave NaN or infinite {name} "
+                        f"for one of {len(queries)} variants, {text[:80]!r}; check the weights, or load the model in "
+                        "bf16 or fp32"
+                    )
+
+
+class CountingEngine(ScoreEngine):
+    """Asks nothing of the model: counts what another engine would ask, and scores everything 0.
+
+    Args:
+        engine: What would score; its knowledge and cost stay as they are.
+    """
+
+    def __init__(self, engine: ScoreEngine) -> None:
+        super().__init__(engine.language_model, engine.most)
+        self._engine = engine
+
+    def score_new(self, queries: list[Query], evaluator: Evaluator) -> list[Reading]:
+        """Zeros."""
+        self.cost += self.price_new(queries)
+        zeros = [torch.zeros(len(query.answer), dtype=torch.float32, device="cpu") for query in queries]
+        return [Reading(each, (each,) * len(query.scalars)) for each, query in zip(zeros, queries, strict=True)]
+
+    def price_new(self, queries: list[Query]) -> Cost:
+        """What the engine would ask of the model."""
+        return self._engine.price_new(queries)
+
+    def distributions(self, query: Query, evaluator: Evaluator) -> Tensor:
+        """Zeros, over a vocabulary of one."""
+        self.check_lengths([query])
+        self.cost += self.price_distributions(query)
+        return torch.zeros(len(query.answer), 1, dtype=torch.float32, device="cpu")
+
+    def price_distributions(self, query: Query) -> Cost:
+        """What the engine would ask of the model."""
+        return self._engine.price_distributions(query)
