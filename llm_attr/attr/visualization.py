@@ -12,7 +12,8 @@ from llm_attr.errors import InvalidType, UnknownKeyword
 from llm_attr.viz.figure import show
 from llm_attr.viz.image import ImageVisualizationMethod, plot_image, plot_images
 from llm_attr.viz.overlay import draw_mask_border, draw_mask_legend, overlay_segments
-from llm_attr.viz.records import (
+from llm_attr.viz.sign import Numbers, VisualizeSign
+from llm_attr.viz.text.records import (
     Html,
     VisualizationDataRecord,
     format_classname,
@@ -21,7 +22,6 @@ from llm_attr.viz.records import (
     format_word_importances,
     table_of,
 )
-from llm_attr.viz.sign import Numbers, VisualizeSign
 from llm_attr.viz.timeseries import TimeseriesVisualizationMethod, channel_axes, plot_timeseries
 
 if TYPE_CHECKING:

@@ -18,7 +18,7 @@ import numpy as np
 from llm_attr.caller import warn_caller
 from llm_attr.errors import InvalidType, InvalidValue, MissingExtra
 from llm_attr.viz.colour import colormap
-from llm_attr.viz.legible import label, legible_line, shortened
+from llm_attr.viz.formatting import escape_line, truncate, unit_label
 from llm_attr.viz.scale import Floats, Scale
 
 if TYPE_CHECKING:
@@ -107,7 +107,7 @@ def figure_of(ax: Axes) -> Figure:
     return owner
 
 
-def room(ax: Axes) -> tuple[float, float]:
+def axes_size(ax: Axes) -> tuple[float, float]:
     """The inches across and down that axes will have at most, as far as that is known before the figure is drawn."""
     fig, slot = figure_of(ax), ax.get_subplotspec()
     page = ax.get_figure(root=False) or fig
@@ -121,24 +121,24 @@ def room(ax: Axes) -> tuple[float, float]:
 
 def _breadth(ax: Axes) -> float:
     """The inches that text above or below axes may take: where labels will take from the axes' room, less of it."""
-    return room(ax)[0] * (1.1 if figure_of(ax).get_layout_engine() is None else 0.8)
+    return axes_size(ax)[0] * (1.1 if figure_of(ax).get_layout_engine() is None else 0.8)
 
 
-def filled(text: str, inches: float, points: float) -> str:
+def wrap_text(text: str, inches: float, points: float) -> str:
     """The text of this size in lines that are about as wide as so many inches at most."""
     from textwrap import fill
 
-    characters = inches * 72 / (0.58 * points) * len(text) / max(cells(text), 1)
+    characters = inches * 72 / (0.58 * points) * len(text) / max(cell_width(text), 1)
     return fill(text, max(int(characters), 12))
 
 
-def tick(axis: Axis, labels: Sequence[str], leaning: str = "") -> None:
+def set_ticks(axis: Axis, labels: Sequence[str], leaning: str = "") -> None:
     """A label at every place, 0 and on; `leaning` ones slope, anchored at that end."""
     axis.set_ticks(range(len(labels)))
-    axis.set_ticklabels(labels, **font(), **_slope(leaning), fontsize=9 if len(labels) <= 40 else 7)
+    axis.set_ticklabels(labels, **font_options(), **_slope(leaning), fontsize=9 if len(labels) <= 40 else 7)
 
 
-def tick_some(ax: Axes, side: str, labels: dict[float, str], inches: float) -> None:
+def set_some_ticks(ax: Axes, side: str, labels: dict[float, str], inches: float) -> None:
     """Labels of a few places only, moved apart where they would overlap, each with a line to its place.
 
     Args:
@@ -155,7 +155,9 @@ def tick_some(ax: Axes, side: str, labels: dict[float, str], inches: float) -> N
     places = sorted(labels)
     spots = spread(places, APART[side] / inches * (ends[1] - ends[0]), *ends)
     axis.set_ticks(spots)
-    axis.set_ticklabels([labels[place] for place in places], **font(), **_slope("left" if top else ""), fontsize=8)
+    axis.set_ticklabels(
+        [labels[place] for place in places], **font_options(), **_slope("left" if top else ""), fontsize=8
+    )
     ax.tick_params("x" if top else "y", length=0, pad=15)
     edge = ax.get_xaxis_transform() if top else ax.get_yaxis_transform()
     outer = offset_copy(edge, figure_of(ax), *((0, 14) if top else (-14, 0)), units="points")
@@ -195,48 +197,48 @@ def colour_bar(ax: Axes, scale: Scale, name: str, **options: Any) -> Colorbar:
     bar = figure_of(ax).colorbar(colours, ax=ax, **{"pad": 0.02, "aspect": 30, **options})
     bar.outline.set_visible(False)
     bar.ax.tick_params(labelsize=8, length=2, color=QUIET)
-    bar.set_label(line(name), fontsize=8, **font())
+    bar.set_label(drawable(name), fontsize=8, **font_options())
     return bar
 
 
-def say(ax: Axes, *lines: str) -> None:
+def add_caption(ax: Axes, *lines: str) -> None:
     """Small lines below the axes: what a reader has to know; the empty ones are left out, long ones broken."""
     ax.xaxis.set_label_position("bottom")
-    told = [filled(each, _breadth(ax), 8) for text in lines for each in text.split("\n") if each]
-    ax.set_xlabel("\n".join(told), loc="left", fontsize=8, color=QUIET, labelpad=8, **font())
+    told = [wrap_text(each, _breadth(ax), 8) for text in lines for each in text.split("\n") if each]
+    ax.set_xlabel("\n".join(told), loc="left", fontsize=8, color=QUIET, labelpad=8, **font_options())
 
 
 def _slope(end: str) -> dict[str, Any]:
     return {"rotation": 45, "ha": end, "rotation_mode": "anchor"} if end else {}
 
 
-def entitle(ax: Axes, title: str) -> None:
+def add_title(ax: Axes, title: str) -> None:
     """A heading at the left, if there is one: a line of the figure if it was made here, else two of the axes."""
     if not title:
         return
     fig = figure_of(ax)
     if fig in _OWN:
-        text = shortened(line(title), max(int(fig.bbox.width / fig.dpi / 0.1), 12))
-        fig.suptitle(text, x=0.01, ha="left", fontsize=11, **font())
+        text = truncate(drawable(title), max(int(fig.bbox.width / fig.dpi / 0.1), 12))
+        fig.suptitle(text, x=0.01, ha="left", fontsize=11, **font_options())
         return
     width = _breadth(ax)
-    text = filled(shortened(line(title), max(int(2 * width / 0.1), 20)), width, 11)
-    ax.set_title(text, loc="left", fontsize=11, pad=12, **font())
+    text = wrap_text(truncate(drawable(title), max(int(2 * width / 0.1), 20)), width, 11)
+    ax.set_title(text, loc="left", fontsize=11, pad=12, **font_options())
 
 
-def labels_of(texts: Sequence[str], cells: int, *, exact: bool = False) -> list[str]:
+def format_labels(texts: Sequence[str], cells: int, *, exact: bool = False) -> list[str]:
     """Texts as labels of at most so many cells (two for CJK and emoji); `exact` ones show line breaks at their ends."""
-    return [shortened(line(text, exact=exact), cells) for text in texts]
+    return [truncate(drawable(text, exact=exact), cells) for text in texts]
 
 
-def line(text: object, *, exact: bool = False) -> str:
+def drawable(text: object, *, exact: bool = False) -> str:
     """One line that matplotlib can draw, of a text or number: characters that no font here has become U+FFFD.
 
     Warns:
         UserWarning: of such characters, once for each kind of them.
     """
     text = str(text)
-    shown = (legible_line(text) or "(empty)" if exact else label(text)).translate(_INVISIBLE)
+    shown = (escape_line(text) or "(empty)" if exact else unit_label(text)).translate(_INVISIBLE)
     fonts = _fonts()
     missing = {character for character in shown if not fonts.draw(character)}
     if missing & _CONTROLS.keys():
@@ -259,19 +261,19 @@ def _kind(character: str) -> str:
     return f"{unicodedata.name(character, 'unnamed').split()[0]} letters"
 
 
-def beside(*parts: str) -> str:
+def join_label(*parts: str) -> str:
     """Parts of a label from left to right, also where one of them is written from right to left."""
     return "  ".join(f"\u200e{part}\u200e" for part in parts if part)
 
 
-def cells(text: str) -> int:
+def cell_width(text: str) -> int:
     """The width of a text in cells."""
     from rich.cells import cell_len
 
     return cell_len(text)
 
 
-def font() -> dict[str, Any]:
+def font_options() -> dict[str, Any]:
     """How every text is written: in the fonts that its characters were found in by `line`, and "$" as itself."""
     return {"fontfamily": list(_fonts().used), "parse_math": False}
 

@@ -12,9 +12,9 @@ from numpy.typing import NDArray
 
 from llm_attr.errors import InvalidShape, InvalidValue
 from llm_attr.viz.colour import LIGHT, ramp
-from llm_attr.viz.figure import axes_of, filled, font, line, new_figure, room, say
+from llm_attr.viz.figure import add_caption, axes_of, axes_size, drawable, font_options, new_figure, wrap_text
 from llm_attr.viz.scale import Floats
-from llm_attr.viz.sign import Numbers, SignedShares, VisualizeSign, array_of, member, summed
+from llm_attr.viz.sign import Numbers, SignedShares, VisualizeSign, enum_member, summed, to_array
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -73,7 +73,7 @@ def plot_image(
         UnknownName: there is no such method or sign.
         MissingExtra: matplotlib is not installed.
     """
-    way, kept = member(ImageVisualizationMethod, "method", method), member(VisualizeSign, "sign", sign)
+    way, kept = enum_member(ImageVisualizationMethod, "method", method), enum_member(VisualizeSign, "sign", sign)
     if not (isinstance(alpha, Real) and 0 <= alpha <= 1):
         raise InvalidValue(f"the opacity of the heat map must be in [0, 1]; given {alpha!r}")
     image = _image(original_image, way)
@@ -90,7 +90,7 @@ def plot_image(
     elif way is not ImageVisualizationMethod.original_image:
         colours = _hidden_to_shown(way)
     if title is not None and title != "":
-        axes.set_title(_wrapped(axes, line(title), 10), loc="left", fontsize=10, pad=6, **font())
+        axes.set_title(_wrapped(axes, drawable(title), 10), loc="left", fontsize=10, pad=6, **font_options())
     _explain(fig, axes, shares, colours, colorbar)
     return fig, axes
 
@@ -151,7 +151,7 @@ def pixels(image: Numbers) -> NDArray[np.uint8]:
         InvalidType: it is no array of numbers.
         InvalidValue: there are values beyond those of a picture.
     """
-    array = array_of(image, "the image")
+    array = to_array(image, "the image")
     array = array[:, :, None] if array.ndim == 2 else array
     if array.ndim != 3 or array.shape[2] not in _CHANNELS or not array.size:
         raise InvalidShape(
@@ -191,7 +191,7 @@ def _shares(
             f"the method {way.name!r} shows one strength for each pixel and cannot tell positive from negative; "
             "given sign 'all'; accepted: positive, negative, absolute_value"
         )
-    array = array_of(attr, "attr")
+    array = to_array(attr, "attr")
     if array.ndim not in (2, 3) or not array.size:
         raise InvalidShape(f"attr must be (height, width, channels) or (height, width); given {array.shape}")
     if image is not None and array.shape[:2] != image.shape[:2]:
@@ -249,7 +249,7 @@ def _explain(fig: Figure, axes: Axes, shares: SignedShares | None, colours: Colo
     """The scale: a bar below the image, or a line; room for a bar also where nothing needs one, so that views align."""
     if not colorbar:
         if shares is not None:
-            say(axes, _wrapped(axes, shares.said, 8))
+            add_caption(axes, _wrapped(axes, shares.description, 8))
         return
     from matplotlib.cm import ScalarMappable
     from matplotlib.colors import Normalize
@@ -265,12 +265,12 @@ def _explain(fig: Figure, axes: Axes, shares: SignedShares | None, colours: Colo
     below.tick_params(length=0, labelsize=8)
     for place, label in zip(ticks, below.get_xticklabels(), strict=True):
         label.set_horizontalalignment("right" if place == 1 else "left" if place == shares.lowest else "center")
-    say(below, _wrapped(axes, shares.scale.rule if shares.scale.limit else shares.said, 8))
+    add_caption(below, _wrapped(axes, shares.scale.rule if shares.scale.limit else shares.description, 8))
 
 
 def _wrapped(axes: Axes, text: str, points: float) -> str:
     """The text in lines that are about as wide as the image at most."""
-    width, height = room(axes)
+    width, height = axes_size(axes)
     low, high = axes.get_xlim()
     bottom, top = axes.get_ylim()
-    return filled(text, min(width, height * abs((high - low) / (top - bottom))), points)
+    return wrap_text(text, min(width, height * abs((high - low) / (top - bottom))), points)

@@ -9,11 +9,11 @@ from numpy.typing import ArrayLike, NDArray
 
 from llm_attr.errors import InvalidShape, InvalidType, InvalidValue
 from llm_attr.viz.colour import LIGHT, colormap
-from llm_attr.viz.figure import axes_of, entitle, font, line, say
+from llm_attr.viz.figure import add_caption, add_title, axes_of, drawable, font_options
+from llm_attr.viz.formatting import format_number
 from llm_attr.viz.image import pixels
-from llm_attr.viz.legible import printed
 from llm_attr.viz.scale import Floats, Scale
-from llm_attr.viz.sign import Numbers, array_of
+from llm_attr.viz.sign import Numbers, to_array
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -59,7 +59,7 @@ def overlay_segments(
         MissingExtra: matplotlib is not installed.
     """
     picture, owners = pixels(image), _owners(segments)
-    each = array_of(values, "values").astype(np.float64)
+    each = to_array(values, "values").astype(np.float64)
     _check_segments(picture, owners, each)
     if isinstance(numbers, bool) or not isinstance(numbers, int) or numbers < 0:
         raise InvalidValue(f"numbers must be how many values are written, 0 or more; given {numbers!r}")
@@ -86,11 +86,11 @@ def overlay_segments(
     ax.set(xticks=[], yticks=[], xlim=(-0.5, width - 0.5), ylim=(height - 0.5, -0.5))
     ax.spines[:].set_linewidth(0.4)
     _write_numbers(fig, ax, owners, each, scale, numbers)
-    entitle(ax, title)
+    add_title(ax, title)
     if colorbar:
         _draw_bar(fig, ax, scale, value_name)
     else:
-        say(ax, _named(value_name, scale.said))
+        add_caption(ax, _named(value_name, scale.description))
     return fig, ax
 
 
@@ -155,11 +155,13 @@ def draw_mask_legend(
     if not region[round(y), round(x)]:
         x, y = _deepest(region)
     box = {"boxstyle": "round,pad=0.3", "facecolor": bbox_facecolor, "alpha": bbox_alpha, "edgecolor": "none"}
-    ax.text(x, y, line(label), ha="center", va="center", fontsize=fontsize, color=text_color, bbox=box, **font())
+    ax.text(
+        x, y, drawable(label), ha="center", va="center", fontsize=fontsize, color=text_color, bbox=box, **font_options()
+    )
 
 
 def _owners(segments: Numbers) -> NDArray[np.int64]:
-    array = array_of(segments, "segments")
+    array = to_array(segments, "segments")
     if array.ndim != 2 or not array.size:
         raise InvalidShape(f"segments must be (height, width); given {array.shape}")
     with np.errstate(invalid="ignore"):
@@ -182,7 +184,7 @@ def _check_segments(picture: NDArray, owners: NDArray, values: Floats) -> None:
 
 
 def _mask(mask: Numbers) -> NDArray[np.bool_]:
-    region = array_of(mask, "the mask")
+    region = to_array(mask, "the mask")
     if region.ndim != 2 or not region.size:
         raise InvalidShape(f"a mask must be (height, width); given {region.shape}")
     return region.astype(bool)
@@ -229,8 +231,8 @@ def _write_numbers(fig: Figure, ax: Axes, owners: NDArray[np.int64], values: Flo
         if any(abs(x - other) < 0.5 * inch and abs(y - above) < 0.22 * inch for other, above in taken):
             continue
         taken.append((x, y))
-        text = printed(float(values[number]), scale.limit)
-        ax.text(x, y, text, ha="center", va="center", fontsize=8, color=LIGHT.ink, bbox=frame, **font())
+        text = format_number(float(values[number]), scale.limit)
+        ax.text(x, y, text, ha="center", va="center", fontsize=8, color=LIGHT.ink, bbox=frame, **font_options())
 
 
 def _draw_bar(fig: Figure, ax: Axes, scale: Scale, value_name: str) -> None:
@@ -241,14 +243,14 @@ def _draw_bar(fig: Figure, ax: Axes, scale: Scale, value_name: str) -> None:
     colours: Any = ScalarMappable(Normalize(-1, 1), colormap())
     below = ax.inset_axes((0, -0.075, 1, 0.04))
     bar = fig.colorbar(colours, cax=below, orientation="horizontal")
-    ends = {-1: printed(-limit, limit), 0: "0", 1: printed(limit, limit)} if limit else {0: "0"}
+    ends = {-1: format_number(-limit, limit), 0: "0", 1: format_number(limit, limit)} if limit else {0: "0"}
     bar.set_ticks(list(ends), labels=list(ends.values()))
     bar.outline.set_linewidth(0.4)
     below.tick_params(length=0, labelsize=8)
     for place, label in zip(ends, below.get_xticklabels(), strict=True):
         label.set_horizontalalignment("left" if place < 0 else "right" if place > 0 else "center")
-    say(below, _named(value_name, scale.rule if limit else scale.said))
+    add_caption(below, _named(value_name, scale.rule if limit else scale.description))
 
 
 def _named(value_name: str, said: str) -> str:
-    return f"{line(value_name)}; {said}" if value_name else said
+    return f"{drawable(value_name)}; {said}" if value_name else said

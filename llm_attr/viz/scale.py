@@ -11,7 +11,7 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from llm_attr.errors import InvalidValue
-from llm_attr.viz.legible import printed
+from llm_attr.viz.formatting import format_number
 
 Floats: TypeAlias = NDArray[np.float64]
 
@@ -75,8 +75,8 @@ class Scale:
         return np.clip(array / self.limit, -1.0, 1.0) if self.limit else np.clip(array, -1.0, 1.0)
 
     @property
-    def said(self) -> str:
+    def description(self) -> str:
         """The scale in words, for the picture: "ends of the scale: ±0.520 (the largest |value|)"."""
         if not self.limit:
             return "no value other than 0"
-        return f"ends of the scale: ±{printed(self.limit, self.limit).lstrip('+')} ({self.rule})"
+        return f"ends of the scale: ±{format_number(self.limit, self.limit).lstrip('+')} ({self.rule})"

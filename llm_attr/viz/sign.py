@@ -12,7 +12,7 @@ from torch import Tensor
 
 from llm_attr.errors import InvalidShape, InvalidType, InvalidValue, MissingExtra, UnknownName
 from llm_attr.viz.colour import LIGHT, STRENGTH, colormap, ramp
-from llm_attr.viz.legible import printed
+from llm_attr.viz.formatting import format_number
 from llm_attr.viz.scale import Floats, Scale
 
 if TYPE_CHECKING:
@@ -33,7 +33,7 @@ class VisualizeSign(Enum):
     all = 4
 
 
-def member(kind: type[_Member], what: str, given: object) -> _Member:
+def enum_member(kind: type[_Member], what: str, given: object) -> _Member:
     """The member of an enumeration that is meant by its name or by itself.
 
     Raises:
@@ -46,7 +46,7 @@ def member(kind: type[_Member], what: str, given: object) -> _Member:
     raise UnknownName(what, given, kind.__members__)
 
 
-def array_of(numbers: Numbers, name: str) -> NDArray:
+def to_array(numbers: Numbers, name: str) -> NDArray:
     """Numbers as a numpy array of real numbers, without a gradient.
 
     Raises:
@@ -138,25 +138,25 @@ class SignedShares:
         if not limit:
             return {0.0: "0"}
         if self.sign is VisualizeSign.all:
-            return {-1.0: printed(-limit, limit), 0.0: "0", 1.0: printed(limit, limit)}
+            return {-1.0: format_number(-limit, limit), 0.0: "0", 1.0: format_number(limit, limit)}
         return {0.0: "0", 1.0: self._end}
 
     @property
-    def said(self) -> str:
+    def description(self) -> str:
         """The scale in words, for the picture."""
         if not self.scale.limit:
             kept = self.sign in (VisualizeSign.positive, VisualizeSign.negative)
-            return f"no {self.sign.name} value" if kept else self.scale.said
+            return f"no {self.sign.name} value" if kept else self.scale.description
         if self.sign is VisualizeSign.all:
-            return self.scale.said
+            return self.scale.description
         return f"end of the scale: {self._end} ({self.scale.rule})"
 
     @property
     def _end(self) -> str:
         limit = self.scale.limit
         if self.sign is VisualizeSign.absolute_value:
-            return f"|{printed(limit, limit).lstrip('+')}|"
-        return printed(-limit if self.sign is VisualizeSign.negative else limit, limit)
+            return f"|{format_number(limit, limit).lstrip('+')}|"
+        return format_number(-limit if self.sign is VisualizeSign.negative else limit, limit)
 
 
 def _described(numbers: object, array: NDArray) -> str:

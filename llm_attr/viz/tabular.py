@@ -14,10 +14,19 @@ from torch import Tensor
 
 from llm_attr.errors import InvalidShape, InvalidValue, UnknownName
 from llm_attr.viz.colour import LIGHT, SERIES, mark
-from llm_attr.viz.figure import axes_of, cells, entitle, font, labels_of, line, say, tick
-from llm_attr.viz.legible import printed
+from llm_attr.viz.figure import (
+    add_caption,
+    add_title,
+    axes_of,
+    cell_width,
+    drawable,
+    font_options,
+    format_labels,
+    set_ticks,
+)
+from llm_attr.viz.formatting import format_number
 from llm_attr.viz.scale import Floats, extent
-from llm_attr.viz.sign import Numbers, array_of
+from llm_attr.viz.sign import Numbers, to_array
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -57,7 +66,7 @@ class _Table:
             raise InvalidShape(f"errors must have the shape of the values, {found.shape}; got {spread.shape}")
         if spread is not None and (spread < 0).any():
             raise InvalidValue(f"errors must be 0 or more; the smallest given is {np.nanmin(spread):g}")
-        return cls(["\n".join(labels_of(str(name).split("\n"), _WIDEST)) for name in names], found, spread)
+        return cls(["\n".join(format_labels(str(name).split("\n"), _WIDEST)) for name in names], found, spread)
 
     def ordered(self, order: Order, most: int | None) -> _Table:
         """Sorted, and with the weakest summed to one where there are more than `most`."""
@@ -133,12 +142,12 @@ def plot_bars(
     if reference is not None:
         _draw_reference(ax, table.values[-1], stands, reference_name)
     _dress(ax, table, stands, value_name)
-    whiskers = "" if table.errors is None else f"whiskers: {line(error_name)}"
+    whiskers = "" if table.errors is None else f"whiskers: {drawable(error_name)}"
     rest = f"“{table.names[-1]}” is the sum of the weakest" if table.rest else ""
-    say(ax, *([] if stands else [line(value_name)]), "; ".join(filter(None, [whiskers, rest])))
+    add_caption(ax, *([] if stands else [drawable(value_name)]), "; ".join(filter(None, [whiskers, rest])))
     if series or reference is not None:
-        ax.legend(frameon=False, prop={"family": font()["fontfamily"], "size": 8.5}, loc="best")
-    entitle(ax, title)
+        ax.legend(frameon=False, prop={"family": font_options()["fontfamily"], "size": 8.5}, loc="best")
+    add_title(ax, title)
     return fig, ax
 
 
@@ -206,13 +215,13 @@ def plot_waterfall(
     _draw_steps(ax, ends, colours)
     _write_steps(ax, ends, table.errors)
     _draw_ends(ax, ends)
-    tick(ax.yaxis, [line(base_name), *labels, line(output_name)])
-    whiskers = "" if table.errors is None else f"whiskers: {line(error_name)} of each step"
+    set_ticks(ax.yaxis, [drawable(base_name), *labels, drawable(output_name)])
+    whiskers = "" if table.errors is None else f"whiskers: {drawable(error_name)} of each step"
     limit = float(np.abs(ends).max())
-    plain = [printed(number, limit).lstrip("+") for number in (base, ends[-1])]
-    added = f"{line(base_name)} {plain[0]} {_step(ends[-1] - base, limit)} = {line(output_name)} {plain[1]}"
-    say(ax, line(value_name), "; ".join(filter(None, [added, whiskers])))
-    entitle(ax, title)
+    plain = [format_number(number, limit).lstrip("+") for number in (base, ends[-1])]
+    added = f"{drawable(base_name)} {plain[0]} {_step(ends[-1] - base, limit)} = {drawable(output_name)} {plain[1]}"
+    add_caption(ax, drawable(value_name), "; ".join(filter(None, [added, whiskers])))
+    add_title(ax, title)
     return fig, ax
 
 
@@ -227,7 +236,7 @@ def _array(name: str, given: Numbers) -> Floats:
 
 def _single(name: str, given: Numbers) -> float:
     """A number, or that of an array or tensor of one."""
-    array = array_of(given, name)
+    array = to_array(given, name)
     if array.size != 1:
         raise InvalidShape(f"{name} must be one number; given the shape {array.shape}")
     return float(array.item())
@@ -250,7 +259,7 @@ def _check_series(series: Sequence[str], rows: int) -> None:
 
 
 def _width(name: str) -> int:
-    return max(map(cells, name.split("\n")))
+    return max(map(cell_width, name.split("\n")))
 
 
 def _stands(table: _Table, upright: bool | None) -> bool:
@@ -279,7 +288,7 @@ def _draw_series(ax: Axes, table: _Table, row: int, rows: int, stands: bool, nam
     errors = None if table.errors is None else np.nan_to_num(table.errors[row])
     if rows == 1 and table.rest:
         colour = [*colour[:-1], LIGHT.at(_PALE * np.sign(values[-1])) or LIGHT.zero]
-    options: dict[str, Any] = {"color": colour, "label": line(name) if name else None}
+    options: dict[str, Any] = {"color": colour, "label": drawable(name) if name else None}
     (ax.bar if stands else ax.barh)(places, values, thick * (1 if rows == 1 else 0.9), **options)
     if errors is not None:
         shown = np.isfinite(table.errors[row]) if table.errors is not None else errors > 0
@@ -291,7 +300,7 @@ def _draw_series(ax: Axes, table: _Table, row: int, rows: int, stands: bool, nam
 def _draw_reference(ax: Axes, values: Floats, stands: bool, name: str) -> None:
     places = np.arange(len(values))
     (ax.hlines if stands else ax.vlines)(
-        values, places - 0.42, places + 0.42, color=LIGHT.ink, linewidth=1.3, label=line(name)
+        values, places - 0.42, places + 0.42, color=LIGHT.ink, linewidth=1.3, label=drawable(name)
     )
 
 
@@ -303,12 +312,12 @@ def _dress(ax: Axes, table: _Table, stands: bool, value_name: str) -> None:
     if stands:
         ax.axhline(0, color=_EDGE, linewidth=0.8)
         ax.set_xlim(*ends)
-        ax.set_ylabel(line(value_name), **font())
-        tick(ax.xaxis, table.names)
+        ax.set_ylabel(drawable(value_name), **font_options())
+        set_ticks(ax.xaxis, table.names)
     else:
         ax.axvline(0, color=_EDGE, linewidth=0.8)
         ax.set_ylim(*ends[::-1])
-        tick(ax.yaxis, table.names)
+        set_ticks(ax.yaxis, table.names)
     (ax.xaxis if stands else ax.yaxis).set_tick_params(length=0)
 
 
@@ -336,8 +345,8 @@ def _write_steps(ax: Axes, ends: Floats, errors: Floats | None) -> None:
     for place, (step, start, error) in enumerate(zip(steps.tolist(), ends.tolist(), reach.tolist(), strict=False), 1):
         right = max(start, start + step + error)
         ax.annotate(
-            *(printed(step, extent(steps)), (right, place), (4, 0)),
-            textcoords="offset points", va="center", fontsize=8, color=LIGHT.ink, **font(),
+            *(format_number(step, extent(steps)), (right, place), (4, 0)),
+            textcoords="offset points", va="center", fontsize=8, color=LIGHT.ink, **font_options(),
         )  # fmt: skip
 
 
@@ -346,8 +355,10 @@ def _draw_ends(ax: Axes, ends: Floats) -> None:
     limit = float(np.abs(ends).max())
     for place, number in ((0, ends[0]), (len(ends), ends[-1])):
         ax.plot(number, place, "o", color=LIGHT.ink, markersize=5, clip_on=False)
-        text = printed(number, limit).lstrip("+")
-        ax.annotate(text, (number, place), (7, 0), textcoords="offset points", va="center", fontsize=9, **font())
+        text = format_number(number, limit).lstrip("+")
+        ax.annotate(
+            text, (number, place), (7, 0), textcoords="offset points", va="center", fontsize=9, **font_options()
+        )
     low, high = ax.dataLim.intervalx
     room = (high - low) or 1.0
     ax.set_xlim(low - 0.04 * room, high + 0.12 * room)
@@ -355,5 +366,5 @@ def _draw_ends(ax: Axes, ends: Floats) -> None:
 
 def _step(value: float, limit: float) -> str:
     """The value as a sum continues with it: "+ 3.2" or "− 3.2"."""
-    text = printed(value, limit)
+    text = format_number(value, limit)
     return f"{'−' if text.startswith('−') else '+'} {text.lstrip('+−')}"

@@ -12,9 +12,9 @@ from numpy.typing import NDArray
 
 from llm_attr.errors import InvalidShape, InvalidValue, UnknownKeyword
 from llm_attr.viz.colour import LIGHT
-from llm_attr.viz.figure import QUIET, axes_of, entitle, font, line, new_figure, say
+from llm_attr.viz.figure import QUIET, add_caption, add_title, axes_of, drawable, font_options, new_figure
 from llm_attr.viz.scale import Floats
-from llm_attr.viz.sign import Numbers, SignedShares, VisualizeSign, array_of, member, summed
+from llm_attr.viz.sign import Numbers, SignedShares, VisualizeSign, enum_member, summed, to_array
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -79,7 +79,7 @@ def plot_timeseries(
         UnknownKeyword: lines have no such property.
         MissingExtra: matplotlib is not installed.
     """
-    way, kept = member(TimeseriesVisualizationMethod, "method", method), member(VisualizeSign, "sign", sign)
+    way, kept = enum_member(TimeseriesVisualizationMethod, "method", method), enum_member(VisualizeSign, "sign", sign)
     values, series = _by_channel(attr, "attr", channels_last), _by_channel(data, "data", channels_last)
     if values.shape != series.shape:
         raise InvalidShape(f"attr and data must have one shape; given {np.shape(attr)} and {np.shape(data)}")
@@ -102,14 +102,14 @@ def plot_timeseries(
         else:
             _shade(panel, times, shares, place, colours, alpha)
             panel.plot(times, series[place], **{"color": LIGHT.ink, "linewidth": 1.2, **options})
-        panel.set_ylabel(line(names[place]) if names else "", **font())
+        panel.set_ylabel(drawable(names[place]) if names else "", **font_options())
     _finish(fig, panels, times, shares, colours, colorbar, title or "")
     return fig, panels
 
 
 def _by_channel(numbers: Numbers, name: str, channels_last: bool) -> Floats:
     """`(channels, times)`."""
-    array = array_of(numbers, name)
+    array = to_array(numbers, name)
     if array.ndim != 2 or not array.size:
         form = "(times, channels)" if channels_last else "(channels, times)"
         raise InvalidShape(f"{name} must be {form}; given {array.shape}")
@@ -120,7 +120,7 @@ def _by_channel(numbers: Numbers, name: str, channels_last: bool) -> Floats:
 def _times(x_values: Numbers | None, length: int) -> Floats:
     if x_values is None:
         return np.arange(length, dtype=np.float64)
-    times = array_of(x_values, "x_values").astype(np.float64)
+    times = to_array(x_values, "x_values").astype(np.float64)
     if times.shape != (length,):
         raise InvalidShape(f"x_values must have one value for each of the {length} times; given {times.shape}")
     if not (np.isfinite(times).all() and (np.diff(times) > 0).all()):
@@ -202,12 +202,12 @@ def _draw_lines(
             "linestyle": _DASHES[place % len(_DASHES)],
             "linewidth": 1.2,
         }
-        label = {"label": line(names[place])} if names else {}
+        label = {"label": drawable(names[place])} if names else {}
         axes.plot(times, row, **{**look, **label, **options}, zorder=3)
     if names:
         arranged = fig.get_layout_engine() is not None
         place_of = {"loc": "upper left", "bbox_to_anchor": (1.0, 1.0)} if arranged else {"loc": "best"}
-        fonts = {"family": font()["fontfamily"], "size": 8}
+        fonts = {"family": font_options()["fontfamily"], "size": 8}
         legend = axes.legend(**place_of, frameon=not arranged, borderaxespad=0.3, prop=fonts)
         for text in legend.get_texts():
             text.set_parse_math(False)
@@ -251,9 +251,9 @@ def _finish(
         panel.set_xlim(edges[0], edges[-1])
         panel.spines[["top", "right"]].set_visible(False)
         panel.tick_params(labelsize=8)
-    entitle(panels[0], title)
+    add_title(panels[0], title)
     if not colorbar:
-        say(panels[-1], shares.said)
+        add_caption(panels[-1], shares.description)
         return
     from matplotlib.cm import ScalarMappable
     from matplotlib.colors import Normalize
@@ -263,7 +263,7 @@ def _finish(
     bar.set_ticks(list(ticks), labels=list(ticks.values()))
     bar.ax.tick_params(length=0, labelsize=8)
     bar.outline.set_linewidth(0.4)
-    bar.set_label(shares.scale.rule if shares.scale.limit else shares.said, fontsize=8, color=QUIET)
+    bar.set_label(shares.scale.rule if shares.scale.limit else shares.description, fontsize=8, color=QUIET)
 
 
 def channel_axes(panels: list[Axes]) -> Axes | NDArray[Any]:

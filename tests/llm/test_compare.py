@@ -152,12 +152,12 @@ def test_one_scale_for_one_unit() -> None:
     nats = [about(), about(attr_target="contrast"), about(attr_target="entropy")]
     view = compare(nats).view()
     assert view.shared_scale is not None
-    assert view.scale_said == "ends of the scale: ±2.00 (the largest |value|, shared by 3)"
+    assert view.scale_description == "ends of the scale: ±2.00 (the largest |value|, shared by 3)"
     for mixed in ([*nats, about(attr_target="prob")], [about(), about(per_input=True)]):
         view = compare(mixed).view()
         assert len({column.scale.rule for column in view.columns}) == 1
         assert view.columns[0].given_scale is not None
-        assert "each on its own scale" in view.scale_said or view.shared_scale is not None
+        assert "each on its own scale" in view.scale_description or view.shared_scale is not None
         assert all("shared" not in column.scale.rule for column in view.columns)
     assert compare(nats, share_scale=False).view().columns[0].scale.rule == "the largest |value|"
     assert compare([about(), about(attr_target="prob")], share_scale=True).view().columns[1].limit == 2.0

@@ -11,7 +11,7 @@ import llm_attr
 from llm_attr import LanguageModel, Prompt
 from llm_attr.errors import EmptyPrompt, InvalidType, InvalidValue
 from llm_attr.llm.prompt.bound import BoundPrompt
-from llm_attr.viz.view import Group
+from llm_attr.viz.text.groups import Group
 from tests.llm.test_prompt import CHATML, STRIPPING, WITH_DEFAULT_SYSTEM, with_template
 from tests.reference.scoring import answer_log_probs, leave_one_out
 

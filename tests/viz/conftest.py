@@ -6,7 +6,8 @@ from typing import Any
 import numpy as np
 import pytest
 
-from llm_attr.viz.view import AttributionView, Group
+from llm_attr.viz.text.groups import Group
+from llm_attr.viz.text.view import AttributionView
 from tests.fonts import make_font, only_fonts
 
 UNITS = (

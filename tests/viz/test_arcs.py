@@ -6,8 +6,8 @@ import pytest
 from matplotlib.figure import Figure
 
 from llm_attr.errors import InvalidValue
-from llm_attr.viz.arcs import Arcs, plot_arcs
-from llm_attr.viz.view import AttributionView
+from llm_attr.viz.text.arcs import Arcs, plot_arcs
+from llm_attr.viz.text.view import AttributionView
 
 
 def with_pairs(view: AttributionView) -> AttributionView:
@@ -32,7 +32,7 @@ def test_the_strongest_pairs_come_first_and_the_rest_is_told(view: AttributionVi
     assert all(paired.interactions[arc.first][arc.second] == arc.value for arc in found.arcs)
     fig, ax = plot_arcs(paired, most=4)
     assert "the 4 strongest of 15 pairs" in ax.get_xlabel()
-    assert found.scale.said in ax.get_xlabel()
+    assert found.scale.description in ax.get_xlabel()
     drawn(fig)
 
 

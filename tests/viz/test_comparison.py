@@ -14,10 +14,10 @@ from rich.cells import cell_len
 from rich.console import Console
 
 from llm_attr.errors import InvalidShape, InvalidValue
-from llm_attr.viz import comparison_page, comparison_terminal
-from llm_attr.viz.comparison import ComparisonView, correlation
 from llm_attr.viz.scale import Scale
-from llm_attr.viz.view import AttributionView
+from llm_attr.viz.text import page as comparison_page
+from llm_attr.viz.text import terminal as comparison_terminal
+from llm_attr.viz.text.view import AttributionView, ComparisonView, format_correlation
 from tests.viz.test_text import Page
 
 NAN = float("nan")
@@ -144,7 +144,7 @@ def test_strongest_in_any_column_in_order() -> None:
 
 @pytest.mark.parametrize(("value", "text"), [(1.0, "+1.00"), (-0.545, "−0.55"), (-0.001, "0.00"), (NAN, "–")])
 def test_correlations_in_print(value: float, text: str) -> None:
-    assert correlation(value) == text
+    assert format_correlation(value) == text
 
 
 def test_parts_that_do_not_fit(compared: ComparisonView, view: AttributionView) -> None:
@@ -201,7 +201,7 @@ def test_a_console_without_unicode(compared: ComparisonView) -> None:
 @pytest.mark.parametrize("name", VIEWS)
 def test_figures(name: str, request: pytest.FixtureRequest) -> None:
     pytest.importorskip("matplotlib")
-    from llm_attr.viz.comparison_figure import plot
+    from llm_attr.viz.text.bars import plot_comparison as plot
 
     view = request.getfixturevalue(name)
     figure, axes = plot(view)
@@ -217,7 +217,7 @@ def test_figures(name: str, request: pytest.FixtureRequest) -> None:
 
 def test_a_figure_says_its_scale_and_what_it_leaves_out(many_: ComparisonView) -> None:
     pytest.importorskip("matplotlib")
-    from llm_attr.viz.comparison_figure import plot
+    from llm_attr.viz.text.bars import plot_comparison as plot
 
     figure, _ = plot(many_)
     said = figure.subfigs[0].get_supxlabel()

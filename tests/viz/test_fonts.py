@@ -16,10 +16,10 @@ import pytest
 from matplotlib.figure import Figure
 
 from llm_attr.errors import MissingExtra
-from llm_attr.viz.figure import font, labels_of, line
-from llm_attr.viz.matrix import plot_unit_values
+from llm_attr.viz.figure import drawable, font_options, format_labels
+from llm_attr.viz.text.bars import plot_unit_values
+from llm_attr.viz.text.view import AttributionView
 from llm_attr.viz.timeseries import plot_timeseries
-from llm_attr.viz.view import AttributionView
 from tests.fonts import make_font, only_fonts
 
 CHINESE = "加速度"
@@ -50,20 +50,20 @@ def drawn(family: list[str], text: str) -> np.ndarray:
 
 def test_any_installed_font_that_has_a_character_draws_it(have: Callable[..., list[Path]]) -> None:
     have(Elsewhere=CHINESE)
-    assert line(f"a {CHINESE}") == f"a {CHINESE}"
-    assert font()["fontfamily"] == ["DejaVu Sans", "Elsewhere"]
-    assert (drawn(font()["fontfamily"], CHINESE) == drawn(["Elsewhere"], CHINESE)).all()
-    assert (drawn(font()["fontfamily"], "a") == drawn(["DejaVu Sans"], "a")).all()
+    assert drawable(f"a {CHINESE}") == f"a {CHINESE}"
+    assert font_options()["fontfamily"] == ["DejaVu Sans", "Elsewhere"]
+    assert (drawn(font_options()["fontfamily"], CHINESE) == drawn(["Elsewhere"], CHINESE)).all()
+    assert (drawn(font_options()["fontfamily"], "a") == drawn(["DejaVu Sans"], "a")).all()
 
 
 def test_fonts_are_used_where_they_are_needed(have: Callable[..., list[Path]]) -> None:
     have(Second="हिन", A_first=CHINESE + "b", Noto_Sans_CJK_JP=CHINESE[0])
-    assert line("abc ß 𝔸") == "abc ß 𝔸"
-    assert "A first" not in font()["fontfamily"]
-    assert line(CHINESE[0]) == CHINESE[0]
-    assert font()["fontfamily"][-1] == "Noto Sans CJK JP"  # the known ones before the others
-    assert line(CHINESE + "हि") == CHINESE + "हि"
-    assert font()["fontfamily"][-2:] == ["A first", "Second"]
+    assert drawable("abc ß 𝔸") == "abc ß 𝔸"
+    assert "A first" not in font_options()["fontfamily"]
+    assert drawable(CHINESE[0]) == CHINESE[0]
+    assert font_options()["fontfamily"][-1] == "Noto Sans CJK JP"  # the known ones before the others
+    assert drawable(CHINESE + "हि") == CHINESE + "हि"
+    assert font_options()["fontfamily"][-2:] == ["A first", "Second"]
 
 
 @pytest.mark.parametrize(
@@ -78,7 +78,7 @@ def test_fonts_are_used_where_they_are_needed(have: Callable[..., list[Path]]) -
 def test_what_no_font_draws_is_said(text: str, shown: str, said: list[str], have: Callable[..., list[Path]]) -> None:
     have()
     with pytest.warns(UserWarning, match="no installed font draws .*addfont") as told:
-        assert line(text) == shown
+        assert drawable(text) == shown
     assert [re.findall("draws (.*), shown", str(each.message))[0] for each in told] == said
     assert {each.filename for each in told} == {__file__}
 
@@ -86,15 +86,15 @@ def test_what_no_font_draws_is_said(text: str, shown: str, said: list[str], have
 @pytest.mark.parametrize("has", [True, False])
 def test_a_control_character_is_its_sign_or_its_code(has: bool, have: Callable[..., list[Path]]) -> None:
     have(Signs="␛" if has else "x")
-    assert line("a\x1b[0m") == ("a␛[0m" if has else "a<U+001B>[0m")
-    assert line("\x7f\x85") == "<U+007F><U+0085>"
+    assert drawable("a\x1b[0m") == ("a␛[0m" if has else "a<U+001B>[0m")
+    assert drawable("\x7f\x85") == "<U+007F><U+0085>"
 
 
 def test_each_kind_is_said_once_and_not_for_each_label(have: Callable[..., list[Path]]) -> None:
     have()
     with warnings.catch_warnings(record=True) as told:
         warnings.simplefilter("default")
-        assert labels_of(list(CHINESE), 8) == ["�"] * 3
+        assert format_labels(list(CHINESE), 8) == ["�"] * 3
     assert len(told) == 1
 
 
@@ -102,7 +102,7 @@ def test_each_kind_is_said_once_and_not_for_each_label(have: Callable[..., list[
 def test_a_font_whose_glyphs_show_nothing_is_none(name: str, have: Callable[..., list[Path]]) -> None:
     have(**{name: CHINESE})
     with pytest.warns(UserWarning, match="CJK"):
-        assert line(CHINESE) == "���"
+        assert drawable(CHINESE) == "���"
 
 
 def test_matplotlibs_fonts_for_formulas_draw_no_text(have: Callable[..., list[Path]]) -> None:
@@ -111,15 +111,15 @@ def test_matplotlibs_fonts_for_formulas_draw_no_text(have: Callable[..., list[Pa
     for code in range(0x20, 0x2FFF):
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
-            line(chr(code))
-    assert set(font()["fontfamily"]) <= {"DejaVu Sans", "STIXGeneral"}
+            drawable(chr(code))
+    assert set(font_options()["fontfamily"]) <= {"DejaVu Sans", "STIXGeneral"}
 
 
 def test_a_broken_font_is_passed_over(have: Callable[..., list[Path]]) -> None:
     broken, _ = have(A_broken=CHINESE, B_whole=CHINESE)
     broken.write_bytes(b"none")
-    assert line(CHINESE) == CHINESE
-    assert font()["fontfamily"] == ["DejaVu Sans", "B whole"]
+    assert drawable(CHINESE) == CHINESE
+    assert font_options()["fontfamily"] == ["DejaVu Sans", "B whole"]
 
 
 def test_a_font_that_is_added_later_is_found(have: Callable[..., list[Path]], tmp_path: Path) -> None:
@@ -127,9 +127,9 @@ def test_a_font_that_is_added_later_is_found(have: Callable[..., list[Path]], tm
 
     have(Other="x")
     with pytest.warns(UserWarning, match="CJK"):
-        line(CHINESE)
+        drawable(CHINESE)
     fontManager.addfont(make_font(tmp_path, "Added", CHINESE))
-    assert line(CHINESE) == CHINESE
+    assert drawable(CHINESE) == CHINESE
 
 
 @pytest.mark.parametrize("has", [True, False])
@@ -153,4 +153,4 @@ def test_pictures_hold_what_the_fonts_have(
 def test_missing_matplotlib_names_the_extra(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "matplotlib.font_manager", None)
     with pytest.raises(MissingExtra, match=r"llm_attr\[plot\]"):
-        line("a")
+        drawable("a")

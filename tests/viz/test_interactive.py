@@ -10,13 +10,14 @@ import numpy as np
 import pytest
 
 from llm_attr.viz.colour import DARK, LIGHT
-from llm_attr.viz.interactive import Script, is_live, numbers
-from llm_attr.viz.legible import legible, printed
+from llm_attr.viz.formatting import escape_text, format_number
 from llm_attr.viz.scale import extent
-from llm_attr.viz.text import fragment, to_html
-from llm_attr.viz.view import AttributionView, Group
+from llm_attr.viz.text.groups import Group
+from llm_attr.viz.text.page import fragment, to_html
+from llm_attr.viz.text.script import Script, is_live, numbers
+from llm_attr.viz.text.view import AttributionView
 
-MODULE = (files("llm_attr.viz") / "static" / "attr.js").read_text(encoding="utf-8")
+MODULE = (files("llm_attr.viz.text") / "static" / "attr.js").read_text(encoding="utf-8")
 
 
 @pytest.fixture
@@ -33,9 +34,9 @@ def check_colours(it: Any, view: AttributionView, values: Any) -> None:
     limit = extent(values)
     np.testing.assert_allclose(it.shares, np.asarray(values) / limit, atol=2e-4)
     order = AttributionView("", view.units, tuple(values)).ranking
-    assert it.listed == [(unit, printed(values[unit], limit)) for unit in order]
-    assert it.text(".prompt .legend").split()[:3] == [printed(-limit, limit), "0", printed(limit, limit)]
-    sums = [printed(sum(values[group.first : group.stop]), limit) for group in view.groups]
+    assert it.listed == [(unit, format_number(values[unit], limit)) for unit in order]
+    assert it.text(".prompt .legend").split()[:3] == [format_number(-limit, limit), "0", format_number(limit, limit)]
+    sums = [format_number(sum(values[group.first : group.stop]), limit) for group in view.groups]
     assert it.page.locator(".total").all_text_contents() == sums
 
 
@@ -51,7 +52,7 @@ def test_the_mouse_chooses_tokens_and_the_prompt_takes_their_colours(
     assert it.chosen == [2, 3, 4]
     check_colours(it, sized, table[2:5].sum(0).tolist())
     assert re.search(r"Tokens 3–5 of 6: units sum to [+−][\d.]+, most by unit \d", it.text("[role=status]"))
-    assert printed(table[2:5].sum(), extent(table[2:5].sum(0))) in it.text("[role=status]")
+    assert format_number(table[2:5].sum(), extent(table[2:5].sum(0))) in it.text("[role=status]")
     assert it.page.locator("tr.chosen").count() == 3
     it.page.get_by_role("button", name="Whole answer").click()
     assert it.chosen == []
@@ -116,7 +117,7 @@ def test_pointing_at_a_unit_tints_the_tokens(sized: AttributionView, show: Calla
             assert small == ["72%", ">99%", "97%", "<1%", "100%", "–"]
             assert it.page.locator("[data-token]:is(.pos, .neg)").count() == 0
         else:
-            assert small == [printed(value, extent(table)) for value in table[:, unit].tolist()]
+            assert small == [format_number(value, extent(table)) for value in table[:, unit].tolist()]
             shares = it.tokens().evaluate_all("all => all.map(one => one.style.getPropertyValue('--v'))")
             np.testing.assert_allclose([float(it) for it in shares], abs(table[:, unit]) / extent(table), atol=1e-4)
             assert f"raised {sized.output_tokens[table[:, unit].argmax()].strip()}" in it.text("[role=status]").replace(
@@ -168,7 +169,7 @@ def test_a_hostile_prompt_is_text(
     it = show(write(view))
     assert it.unit(0).text_content() == '<script>alert("x")</script>'
     for position in range(9):
-        assert it.unit(position).text_content() == legible(view.units[position])
+        assert it.unit(position).text_content() == escape_text(view.units[position])
     it.tokens().nth(0).click()
     assert np.isnan(it.shares).tolist() == [True] + [False] * 8
     it.tokens().nth(3).click(modifiers=["Shift"])
@@ -323,7 +324,7 @@ def test_a_thousand_units_stay_smooth(large: AttributionView, show: Callable[...
     np.testing.assert_allclose(it.shares, np.asarray(large.unit_values) / large.limit, atol=1e-3)
     it.page.locator("summary").click()
     assert [unit for unit, _ in it.listed][:20] == list(large.ranking[:20])
-    assert it.listed[-1][1] == printed(large.unit_values[it.listed[-1][0]], large.limit)
+    assert it.listed[-1][1] == format_number(large.unit_values[it.listed[-1][0]], large.limit)
 
 
 def test_numbers_are_compact_and_json(hostile: AttributionView, sized: AttributionView, many: AttributionView) -> None:

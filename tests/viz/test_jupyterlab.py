@@ -21,9 +21,9 @@ from tests.viz.conftest import PATIENCE
 EXTENSIONS = {"jupyterlab": True, "jupyter_lsp": False, "jupyter_server_terminals": False}
 ROOT = Path(__file__).parents[2]
 CELLS = (
-    """from llm_attr.viz.interactive import Selection
-from llm_attr.viz.view import AttributionView
-from llm_attr.viz.widget import AttributionWidget
+    """from llm_attr.viz.text.script import Selection
+from llm_attr.viz.text.view import AttributionView
+from llm_attr.viz.text.widget import AttributionWidget
 
 def made(title, *rows):
     return AttributionView(

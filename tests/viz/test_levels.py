@@ -5,8 +5,9 @@ import pytest
 from matplotlib.figure import Figure
 
 from llm_attr.errors import InvalidValue
-from llm_attr.viz.levels import Levels, Node, plot_levels
-from llm_attr.viz.view import AttributionView, Group
+from llm_attr.viz.text.groups import Group
+from llm_attr.viz.text.levels import Levels, Node, plot_levels
+from llm_attr.viz.text.view import AttributionView
 
 TEXT = "<s>One mill burned. It was old.\n\nAksel came.</s>"
 DOCUMENTS = ("One mill burned. It was old.", "Aksel came.")
@@ -38,7 +39,7 @@ def drawn(fig: Figure) -> None:
 
 def test_levels_are_ordered_from_coarse_to_fine() -> None:
     levels = Levels.of(words, documents, sentences)
-    assert [level.said for level in levels.levels] == [
+    assert [level.description for level in levels.levels] == [
         "documents: their own explanation",
         "sentences: their own explanation",
         "words: their own explanation",
@@ -47,12 +48,12 @@ def test_levels_are_ordered_from_coarse_to_fine() -> None:
     for level, units in zip(levels.levels, (DOCUMENTS, SENTENCES, WORDS), strict=True):
         assert tuple(levels.text[part.start : part.stop] for part in level.parts) == units
     assert levels.scale.limit == 8.0
-    assert "shared by 3" in levels.scale.said
+    assert "shared by 3" in levels.scale.description
 
 
 def test_groups_are_a_level_of_sums() -> None:
     levels = Levels.of(words)
-    assert levels.levels[0].said == "documents: sums of their units"
+    assert levels.levels[0].description == "documents: sums of their units"
     assert [part.value for part in levels.levels[0].parts] == [sum(words.unit_values[:6]), sum(words.unit_values[6:])]
     assert [part.label for part in levels.levels[0].parts] == ["mill", "Aksel"]
 

@@ -11,10 +11,11 @@ from matplotlib.figure import Figure
 
 from llm_attr.errors import InvalidValue, MissingExtra
 from llm_attr.viz.colour import LIGHT
-from llm_attr.viz.figure import say, show, spread
-from llm_attr.viz.matrix import plot_token_values, plot_unit_values
+from llm_attr.viz.figure import add_caption, show, spread
 from llm_attr.viz.scale import Scale
-from llm_attr.viz.view import AttributionView
+from llm_attr.viz.text.bars import plot_unit_values
+from llm_attr.viz.text.heat_map import plot_token_values
+from llm_attr.viz.text.view import AttributionView
 
 
 def drawn(fig: Figure) -> bytes:
@@ -42,7 +43,7 @@ def test_bars_are_the_values_in_order(view: AttributionView) -> None:
     assert [to_hex(bar.get_facecolor()) for bar in ax.patches[2:4]] == [LIGHT.negative, LIGHT.positive]
     assert ax.yaxis_inverted()
     assert ax.get_yticklabels()[0].get_text() == view.units[0]
-    assert ax.get_xlabel().split("\n") == [view.value_name, view.scale.said]
+    assert ax.get_xlabel().split("\n") == [view.value_name, view.scale.description]
     drawn(fig)
 
 
@@ -225,7 +226,7 @@ def test_in_a_larger_figure_nothing_leaves_its_place() -> None:
     axes = fig.subplots(2, 3)
     for ax in axes.flat:
         plot_unit_values(view, ax)
-        say(ax, "said of this picture alone, in a sentence that is far too long for one line below its axes")
+        add_caption(ax, "said of this picture alone, in a sentence that is far too long for one line below its axes")
     fig.draw_without_rendering()
     for ax, following in pairwise(axes[0]):
         assert len(ax.get_yticklabels()) == len(words)

@@ -25,8 +25,8 @@ def test_shares_keep_zero_and_sign() -> None:
 def test_several_arrays_share_a_scale_that_says_so() -> None:
     scale = Scale.of([1.0, -3.0], [[2.0]])
     assert scale.limit == 3.0
-    assert scale.said == "ends of the scale: ±3.00 (the largest |value|, shared by 2)"
-    assert Scale.of([0.0]).said == "no value other than 0"
+    assert scale.description == "ends of the scale: ±3.00 (the largest |value|, shared by 2)"
+    assert Scale.of([0.0]).description == "no value other than 0"
 
 
 @pytest.mark.parametrize("outliers", [0.5, 2.0, 10.0, 50.0])
@@ -37,7 +37,7 @@ def test_outliers_are_a_share_of_the_sum(outliers: float) -> None:
     assert limit in magnitudes
     above = magnitudes[magnitudes > limit].sum() / magnitudes.sum()
     assert above <= outliers / 100 <= above + limit / magnitudes.sum()
-    assert f"{outliers:g} %" in Scale.of(values, outliers=outliers).said
+    assert f"{outliers:g} %" in Scale.of(values, outliers=outliers).description
 
 
 def test_outliers_of_nothing() -> None:

@@ -5,9 +5,9 @@ from html.parser import HTMLParser
 import numpy as np
 import pytest
 
-from llm_attr.viz.levels import Levels
-from llm_attr.viz.text import fragment, to_html
-from llm_attr.viz.view import AttributionView
+from llm_attr.viz.text.levels import Levels
+from llm_attr.viz.text.page import fragment, to_html
+from llm_attr.viz.text.view import AttributionView
 
 VOID = {"meta", "link", "br", "img", "hr", "input"}
 VIEWS = ["view", "hostile", "many", "empty"]

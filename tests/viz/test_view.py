@@ -1,7 +1,8 @@
 import pytest
 
 from llm_attr.errors import InvalidShape, InvalidValue
-from llm_attr.viz.view import AttributionView, Group
+from llm_attr.viz.text.groups import Group
+from llm_attr.viz.text.view import AttributionView
 
 NAN = float("nan")
 

@@ -12,11 +12,11 @@ import torch
 
 from llm_attr.errors import InvalidShape, InvalidType, InvalidValue, MissingExtra
 from llm_attr.llm.results.result import LLMAttributionResult
-from llm_attr.viz.interactive import Selection, numbers, widget_module
-from llm_attr.viz.legible import printed
+from llm_attr.viz.formatting import format_number
 from llm_attr.viz.scale import Scale, extent
-from llm_attr.viz.text import fragment
-from llm_attr.viz.view import AttributionView
+from llm_attr.viz.text.page import fragment
+from llm_attr.viz.text.script import Selection, numbers, widget_module
+from llm_attr.viz.text.view import AttributionView
 
 pytest.importorskip("anywidget", reason="anywidget is not installed (the notebook extra has it)")
 
@@ -44,7 +44,7 @@ FRONT_END = """async ([source, drawn, selected]) => {
 @pytest.fixture
 def make() -> Callable[..., Any]:
     """The class, which is imported on use."""
-    from llm_attr.viz.widget import AttributionWidget
+    from llm_attr.viz.text.widget import AttributionWidget
 
     return AttributionWidget
 
@@ -103,7 +103,7 @@ def check_panel(it: Any, panel: int, view: AttributionView, tokens: tuple[int, i
 
 def test_nothing_is_imported_before_it_is_used() -> None:
     code = (
-        "import sys, llm_attr, llm_attr.viz, llm_attr.viz.text, llm_attr.viz.interactive, llm_attr.llm.results.result\n"
+        "import sys, llm_attr, llm_attr.viz.text.page, llm_attr.viz.text.script, llm_attr.llm.results.result\n"
         "print({'anywidget', 'traitlets', 'IPython', 'ipywidgets'} & set(sys.modules))"
     )
     assert subprocess.run([sys.executable, "-c", code], capture_output=True, text=True).stdout == "set()\n"
@@ -113,7 +113,7 @@ def test_nothing_is_imported_before_it_is_used() -> None:
 def test_without_anywidget_the_extra_is_named(
     missing: str, result: LLMAttributionResult, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.delitem(sys.modules, "llm_attr.viz.widget", raising=False)
+    monkeypatch.delitem(sys.modules, "llm_attr.viz.text.widget", raising=False)
     monkeypatch.setitem(sys.modules, missing, None)
     with pytest.raises(MissingExtra, match=r"anywidget is needed .*'llm_attr\[notebook\]'"):
         result.widget()
@@ -337,7 +337,7 @@ def test_a_given_scale_is_kept(make: Callable[..., Any], view: AttributionView, 
     widget.selected = Selection()
     tell(it, widget)
     np.testing.assert_allclose(shares(it, 0), np.asarray(view.unit_values) / 20, atol=2e-4)
-    assert it.text(".prompt .legend").split()[2] == printed(20.0, 20.0)
+    assert it.text(".prompt .legend").split()[2] == format_number(20.0, 20.0)
 
 
 def test_columns_wrap(make: Callable[..., Any], view: AttributionView, show: Callable[..., Any]) -> None:

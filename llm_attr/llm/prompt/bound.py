@@ -19,7 +19,7 @@ from llm_attr.llm.prompt.alignment import Alignment, align, first_character, own
 from llm_attr.llm.prompt.interpretable import InterpretableInput, Placed, check_width, token_id
 from llm_attr.llm.prompt.units import SPLITTERS, Span
 from llm_attr.llm.prompt.variant import Variant
-from llm_attr.viz.view import Group
+from llm_attr.viz.text.groups import Group
 
 Absence = Literal["delete", "replace", "mask"]
 

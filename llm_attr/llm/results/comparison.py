@@ -13,11 +13,11 @@ from llm_attr.llm.results import comparison_view, export
 from llm_attr.llm.results.comparison_data import ComparisonData
 from llm_attr.llm.results.data import ResultData
 from llm_attr.llm.results.labels import distinct_names
-from llm_attr.viz.comparison import ComparisonView
-from llm_attr.viz.comparison_figure import plot
-from llm_attr.viz.comparison_page import fragment, to_html
-from llm_attr.viz.comparison_terminal import show
 from llm_attr.viz.figure import show as show_figure
+from llm_attr.viz.text.bars import plot_comparison
+from llm_attr.viz.text.page import fragment, to_html
+from llm_attr.viz.text.terminal import show
+from llm_attr.viz.text.view import ComparisonView
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -125,7 +125,7 @@ class Comparison(ComparisonData):
         Raises:
             MissingExtra: matplotlib is not installed.
         """
-        figure, axes = plot(self.view())
+        figure, axes = plot_comparison(self.view())
         if show:
             show_figure(figure)
         return figure, axes

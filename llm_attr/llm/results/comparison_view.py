@@ -6,10 +6,9 @@ from dataclasses import replace
 
 from llm_attr.llm.results.comparison_data import ComparisonData
 from llm_attr.llm.results.view import view as view_of
-from llm_attr.viz.comparison import ComparisonView
-from llm_attr.viz.legible import elided
+from llm_attr.viz.formatting import elide
 from llm_attr.viz.scale import Scale
-from llm_attr.viz.view import AttributionView
+from llm_attr.viz.text.view import AttributionView, ComparisonView
 
 _TOP = 3  # units that count as the strongest, where there are twice as many
 _SHOWN = 60  # characters of an answer in the heading
@@ -24,7 +23,7 @@ def view(comparison: ComparisonData) -> ComparisonView:
         share = len({_measure(column) for column in columns}) == 1
     shared = Scale.of(*(column.unit_values for column in columns)) if share else None
     answers = {result.output_text.strip() for result in comparison.results}
-    what = repr(elided(answers.pop(), _SHOWN)) if len(answers) == 1 else "one prompt"
+    what = repr(elide(answers.pop(), _SHOWN)) if len(answers) == 1 else "one prompt"
     top = min(_TOP, len(comparison.units.texts) // 2)
     shared_units = comparison.top_agreement(top).tolist() if top else []
     return ComparisonView(
@@ -67,7 +66,7 @@ def _notes(comparison: ComparisonData) -> tuple[tuple[str, str], ...]:
         holders: dict[str, list[int]] = {}
         for key, text in enumerate(texts, 1):
             holders.setdefault(text, []).append(key)
-        told = [f"{_runs(keys)}: {elided(text.strip(), _TOLD) or '(empty)'}" for text, keys in holders.items()]
+        told = [f"{_runs(keys)}: {elide(text.strip(), _TOLD) or '(empty)'}" for text, keys in holders.items()]
         notes.append((f"different {aspect}", "; ".join(told)))
     return tuple(notes)
 

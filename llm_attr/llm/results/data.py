@@ -13,7 +13,7 @@ from torch import Tensor
 from llm_attr.core.pickled import PickledWithout
 from llm_attr.errors import InvalidShape, UnsupportedMethod
 from llm_attr.llm.prompt.alignment import spans_of
-from llm_attr.viz.view import Group, check_groups
+from llm_attr.viz.text.groups import Group, check_groups
 
 if TYPE_CHECKING:
     from llm_attr.llm.prompt.interpretable import InterpretableInput

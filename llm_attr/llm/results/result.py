@@ -17,13 +17,14 @@ from llm_attr.llm.results.completeness import of_part
 from llm_attr.llm.results.data import NO_PAIRS, ResultData
 from llm_attr.llm.target.region import Region, RegionName
 from llm_attr.llm.target.scalar import ADDITIVE
-from llm_attr.viz.arcs import plot_arcs
 from llm_attr.viz.figure import show as show_figure
-from llm_attr.viz.levels import plot_levels
-from llm_attr.viz.matrix import plot_token_values, plot_unit_values
-from llm_attr.viz.terminal import show
-from llm_attr.viz.text import fragment, to_html
-from llm_attr.viz.view import AttributionView
+from llm_attr.viz.text.arcs import plot_arcs
+from llm_attr.viz.text.bars import plot_unit_values
+from llm_attr.viz.text.heat_map import plot_token_values
+from llm_attr.viz.text.levels import plot_levels
+from llm_attr.viz.text.page import fragment, to_html
+from llm_attr.viz.text.terminal import show
+from llm_attr.viz.text.view import AttributionView
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -31,7 +32,7 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
     from llm_attr.llm.model.language_model import LanguageModel
-    from llm_attr.viz.widget import AttributionWidget
+    from llm_attr.viz.text.widget import AttributionWidget
 
 _NO_ROWS = "this result has no attribution of single tokens"
 _ASK_FOR_ROWS = "gradient methods give it with token_rows=True, which explain(..., region=...) sets"
@@ -226,7 +227,7 @@ class LLMAttributionResult(ResultData):
         Raises:
             MissingExtra: anywidget is not installed.
         """
-        from llm_attr.viz.widget import AttributionWidget
+        from llm_attr.viz.text.widget import AttributionWidget
 
         return AttributionWidget(self)
 

@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 
 from llm_attr.errors import InvalidValue
-from llm_attr.viz.view import Group
+from llm_attr.viz.text.groups import Group
 
 if TYPE_CHECKING:
     from llm_attr.llm.results.data import ResultData

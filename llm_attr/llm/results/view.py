@@ -6,8 +6,8 @@ from llm_attr.errors import InvalidType, UnknownKeyword, UnknownName, Unsupporte
 from llm_attr.llm.results.completeness import warning
 from llm_attr.llm.results.data import ResultData
 from llm_attr.llm.target.scalar import UNITS
-from llm_attr.viz.levels import Levels
-from llm_attr.viz.view import AttributionView
+from llm_attr.viz.text.levels import Levels
+from llm_attr.viz.text.view import AttributionView
 
 _TOLD = {"model", "dtype", "scoring", "variants", "passes", "positions", "empty_prompt"}
 _TOLD_OF_GRADIENTS = {"model", "dtype", "baseline", "passes", "positions", "backward", "forward_mode", "per_input"}

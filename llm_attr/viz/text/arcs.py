@@ -10,10 +10,19 @@ import numpy as np
 
 from llm_attr.errors import InvalidValue
 from llm_attr.viz.colour import LIGHT
-from llm_attr.viz.figure import axes_of, beside, cells, colour_bar, entitle, labels_of, say, tick
-from llm_attr.viz.legible import printed
+from llm_attr.viz.figure import (
+    add_caption,
+    add_title,
+    axes_of,
+    cell_width,
+    colour_bar,
+    format_labels,
+    join_label,
+    set_ticks,
+)
+from llm_attr.viz.formatting import format_number
 from llm_attr.viz.scale import Scale
-from llm_attr.viz.view import AttributionView
+from llm_attr.viz.text.view import AttributionView
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -97,7 +106,7 @@ def plot_arcs(view: AttributionView, ax: Axes | None = None, *, most: int = MOST
     """
     found = Arcs.of(view, most)
     labels = _labels(view, found)
-    lying = max(map(cells, labels), default=0) > _LONG
+    lying = max(map(cell_width, labels), default=0) > _LONG
     count, reach = max(len(labels), 2), max((abs(arc.second - arc.first) for arc in found.arcs), default=1) / 2
     fig, ax = axes_of(ax, _size(labels, count, reach, lying))
     for arc in reversed(found.arcs):
@@ -108,34 +117,34 @@ def plot_arcs(view: AttributionView, ax: Axes | None = None, *, most: int = MOST
     if lying:
         ax.set(xlim=(-reach * 1.08, 0), ylim=ends[::-1])
         ax.yaxis.tick_right()
-        tick(ax.yaxis, labels)
+        set_ticks(ax.yaxis, labels)
     else:
         ax.set(xlim=ends, ylim=(0, reach * 1.08))
-        tick(ax.xaxis, labels, leaning="right")
+        set_ticks(ax.xaxis, labels, leaning="right")
     (ax.xaxis if lying else ax.yaxis).set_ticks([])
     ax.tick_params(length=0, pad=8)
     ax.spines[:].set_visible(False)
     bar = {"location": "left", "shrink": 0.9} if lying else {}
     colour_bar(ax, found.scale, f"interaction, {view.value_name}", **bar)
-    say(ax, _told(view, found), found.scale.said)
-    entitle(ax, view.title)
+    add_caption(ax, _told(view, found), found.scale.description)
+    add_title(ax, view.title)
     return fig, ax
 
 
 def _labels(view: AttributionView, found: Arcs) -> list[str]:
     """Each unit's text and its own value; its place where some are left out."""
-    texts = labels_of([view.units[unit] for unit in found.units], 44)
+    texts = format_labels([view.units[unit] for unit in found.units], 44)
     own = np.diagonal(np.asarray(view.interactions, dtype=np.float64)) if view.interactions else np.zeros(0)
     places = [f"{unit + 1:,}" if len(found.units) < len(view.units) else "" for unit in found.units]
-    numbers = ["" if math.isnan(own[unit]) else printed(own[unit], view.limit) for unit in found.units]
-    return [beside(*parts) for parts in zip(places, texts, numbers, strict=True)]
+    numbers = ["" if math.isnan(own[unit]) else format_number(own[unit], view.limit) for unit in found.units]
+    return [join_label(*parts) for parts in zip(places, texts, numbers, strict=True)]
 
 
 def _size(labels: list[str], count: int, reach: float, lying: bool) -> tuple[float, float]:
     """Inches at which arcs of half a circle stay nearly round."""
     if not lying:
         return min(max(2.0 + 0.5 * count, 5.5), 14.0), min(1.8 + 0.5 * reach, 6.0)
-    width = 1.6 + 0.09 * max(map(cells, labels)) + min(max(0.45 * reach, 1.2), 6.0)
+    width = 1.6 + 0.09 * max(map(cell_width, labels)) + min(max(0.45 * reach, 1.2), 6.0)
     return max(width, 5.5), max(1.6 + 0.3 * count, 2.6)
 
 

@@ -35,12 +35,12 @@ _TEXT = _Signs({ord("\n"): "\n", ord("\t"): "\t", 0x2028: "\n", 0x2029: "\n"})
 _LINE = _Signs({ord("\n"): "↵", ord("\t"): "⇥", 0x2028: "↵", 0x2029: "↵"})
 
 
-def legible(text: str) -> str:
+def escape_text(text: str) -> str:
     """The text with its line breaks and tabs, every other control character as a visible sign."""
     return text.replace("\r\n", "\n").translate(_TEXT)
 
 
-def legible_line(text: str) -> str:
+def escape_line(text: str) -> str:
     """The text as one line, with white space at its ends, line breaks and tabs as visible signs ("·", "↵", "⇥")."""
     line = text.replace("\r\n", "\n").translate(_LINE)
     body = line.strip(" ")
@@ -48,12 +48,12 @@ def legible_line(text: str) -> str:
     return "·" * start + body + "·" * (len(line) - start - len(body))
 
 
-def label(unit: str) -> str:
+def unit_label(unit: str) -> str:
     """A unit's text for lists, tables and axes: one line, never empty."""
-    return legible_line(unit.strip("\r\n") or unit) or "(empty)"
+    return escape_line(unit.strip("\r\n") or unit) or "(empty)"
 
 
-def shortened(line: str, cells: int) -> str:
+def truncate(line: str, cells: int) -> str:
     """The line cut to a width in terminal cells (two for CJK and emoji), with "…" where something is missing."""
     from rich.cells import cell_len, set_cell_size
 
@@ -62,13 +62,13 @@ def shortened(line: str, cells: int) -> str:
     return set_cell_size(line, cells - 1).rstrip() + "…" if cells > 0 else ""
 
 
-def elided(text: str, characters: int) -> str:
+def elide(text: str, characters: int) -> str:
     """The text with its middle replaced by "…" where it is longer than so many characters."""
     half = max(characters // 2, 1)
     return text if len(text) <= max(characters, 3) else f"{text[:half].rstrip()} … {text[-half:].lstrip()}"
 
 
-def signed(value: float, limit: float) -> str:
+def format_ascii(value: float, limit: float) -> str:
     """The value with its sign, to three significant digits of the largest value beside it ("+3.21", "-0.04", "nan")."""
     if not math.isfinite(value):
         return f"{value:+}" if math.isinf(value) else "nan"
@@ -79,12 +79,12 @@ def signed(value: float, limit: float) -> str:
     return f"{rounded:+.{decimals}f}" if rounded else f"{0.0:.{decimals}f}"
 
 
-def printed(value: float, limit: float) -> str:
+def format_number(value: float, limit: float) -> str:
     """`signed` for print, with a real minus sign."""
-    return signed(value, limit).replace("-", "−")
+    return format_ascii(value, limit).replace("-", "−")
 
 
-def percent(probability: float) -> str:
+def format_percent(probability: float) -> str:
     """A probability for reading: "98%", "<1%" instead of a rounded zero, ">99%" instead of a rounded one."""
     if math.isnan(probability):
         return "–"

@@ -2,23 +2,31 @@ import unicodedata
 
 import pytest
 
-from llm_attr.viz.legible import elided, legible, legible_line, percent, printed, shortened, signed
+from llm_attr.viz.formatting import (
+    elide,
+    escape_line,
+    escape_text,
+    format_ascii,
+    format_number,
+    format_percent,
+    truncate,
+)
 
 
 def test_no_control_character_is_left() -> None:
     everything = "".join(map(chr, range(0x3000))) + "\ud800\U000e0041\ufeff"
-    for text in (legible(everything), legible_line(everything)):
+    for text in (escape_text(everything), escape_line(everything)):
         left = {char for char in text if unicodedata.category(char) in {"Cc", "Cf", "Cs", "Zl", "Zp"}}
         assert left <= set("\n\t\u200c\u200d\u200e\u200f\u061c")
-    assert not set("\n\t") & set(legible_line(everything))
+    assert not set("\n\t") & set(escape_line(everything))
 
 
 def test_signs() -> None:
-    assert legible("a\x1b[0m\r\nb\tc\r") == "a␛[0m\nb\tc␍"
-    assert legible("\u202e\u2028x\x9b") == "<U+202E>\nx<U+009B>"
-    assert legible_line("  a b\n\t ") == "··a b↵⇥·"
-    assert legible_line("   ") == "···"
-    assert legible("👩‍🔬 日本") == "👩‍🔬 日本"
+    assert escape_text("a\x1b[0m\r\nb\tc\r") == "a␛[0m\nb\tc␍"
+    assert escape_text("\u202e\u2028x\x9b") == "<U+202E>\nx<U+009B>"
+    assert escape_line("  a b\n\t ") == "··a b↵⇥·"
+    assert escape_line("   ") == "···"
+    assert escape_text("👩‍🔬 日本") == "👩‍🔬 日本"
 
 
 def test_shortened_counts_cells() -> None:
@@ -26,14 +34,14 @@ def test_shortened_counts_cells() -> None:
 
     for text in ("日本語日本語", "hello world again", "👩‍🔬👩‍🔬👩‍🔬👩‍🔬👩‍🔬"):
         for cells in range(12):
-            assert cell_len(shortened(text, cells)) <= cells
-    assert shortened("hello world", 6) == "hello…"
-    assert shortened("hello", 5) == "hello"
+            assert cell_len(truncate(text, cells)) <= cells
+    assert truncate("hello world", 6) == "hello…"
+    assert truncate("hello", 5) == "hello"
 
 
 def test_elided_keeps_both_ends() -> None:
-    assert elided("abcdef", 6) == "abcdef"
-    assert elided("abcdefgh", 4) == "ab … gh"
+    assert elide("abcdef", 6) == "abcdef"
+    assert elide("abcdefgh", 4) == "ab … gh"
 
 
 @pytest.mark.parametrize(
@@ -51,13 +59,13 @@ def test_elided_keeps_both_ends() -> None:
     ],
 )
 def test_signed(value: float, limit: float, text: str) -> None:
-    assert signed(value, limit) == text
+    assert format_ascii(value, limit) == text
 
 
 def test_printed_has_a_real_minus() -> None:
-    assert printed(-1.0, 1.0) == "−1.00"
+    assert format_number(-1.0, 1.0) == "−1.00"
 
 
 def test_percent_never_rounds_to_certainty() -> None:
     values = (0.0, 0.004, 0.456, 0.999, 1.0, float("nan"))
-    assert [percent(value) for value in values] == ["0%", "<1%", "46%", ">99%", "100%", "–"]
+    assert [format_percent(value) for value in values] == ["0%", "<1%", "46%", ">99%", "100%", "–"]

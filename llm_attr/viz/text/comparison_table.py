@@ -1,7 +1,4 @@
-"""The terminal view of a comparison: a row for each unit, a column for each attribution, and how far they agree.
-
-Colour only repeats what signs and bars say, as in `llm_attr.viz.terminal`.
-"""
+"""The terminal view of a comparison: a row for each unit, a column for each attribution, and their agreement."""
 
 from __future__ import annotations
 
@@ -9,74 +6,22 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from llm_attr.viz.colour import DivergingScale, mark
-from llm_attr.viz.comparison import CORRELATION, ComparisonView, correlation
-from llm_attr.viz.legible import label, legible_line, shortened, signed
-from llm_attr.viz.terminal import bar_of, canvas_of, colours_of, write
+from llm_attr.viz.formatting import escape_line, format_ascii, truncate, unit_label
+from llm_attr.viz.text.console import Lines
+from llm_attr.viz.text.view import CORRELATION, ComparisonView, format_correlation
 
 if TYPE_CHECKING:
-    from rich.console import Console
     from rich.text import Text
 
-_NUMBER, _BARRED, _WIDEST = 9, 17, 24  # cells of a column: a number alone, with the shortest bar, with the longest
-_LEAST, _FAIR, _MOST = 16, 30, 48  # cells of a unit's text: at least, before bars give way to it, at most
-
-
-def render(
-    view: ComparisonView,
-    *,
-    width: int | None = None,
-    colour: bool | None = None,
-    console: Console | None = None,
-    limit: int = 20,
-) -> str:
-    """The view as text, with ANSI escape sequences where it is coloured; see `show` for the arguments."""
-    canvas = canvas_of(width, colour, console, captured=True)
-    with canvas.capture() as capture:
-        write(_Page(view, canvas, max(limit, 1)).lines(), canvas)
-    return capture.get()
-
-
-def show(
-    view: ComparisonView,
-    *,
-    width: int | None = None,
-    colour: bool | None = None,
-    console: Console | None = None,
-    limit: int = 20,
-) -> None:
-    """Print the view.
-
-    Args:
-        view: what to show.
-        width: columns to use, at least 20; by default those of the terminal.
-        colour: True or False overrides what terminal and environment (NO_COLOR, FORCE_COLOR, TERM) say.
-        console: the rich console to print on; by default one for standard output.
-        limit: how many units to list.
-    """
-    canvas = canvas_of(width, colour, console)
-    write(_Page(view, canvas, max(limit, 1)).lines(), canvas)
+_NUMBER, _BARRED, _WIDEST = 9, 17, 24  # cells of a column: only a number, with the shortest bar, with the longest
+_LEAST, _FAIR, _MOST = 16, 30, 48  # cells of a unit's text: at least, before bars are dropped for it, at most
 
 
 @dataclass(frozen=True)
-class _Page:
-    """One comparison on one console: every method gives finished lines, none wider than the console."""
+class ComparisonLines(Lines):
+    """A comparison on one console."""
 
     view: ComparisonView
-    console: Console
-    limit: int
-
-    @property
-    def width(self) -> int:
-        return self.console.width
-
-    @property
-    def scale(self) -> DivergingScale | None:
-        return colours_of(self.console)
-
-    @property
-    def basic(self) -> bool:
-        return self.console.color_system in {"standard", "windows"}
 
     @property
     def place(self) -> int:
@@ -86,7 +31,7 @@ class _Page:
     def lines(self) -> Iterator[Text]:
         from rich.text import Text
 
-        yield from self.wrapped(legible_line(self.view.title), "bold")
+        yield from self.wrapped((escape_line(self.view.title), "bold"))
         yield Text()
         yield from self.legend()
         shown = self.view.strongest(self.limit)
@@ -94,36 +39,22 @@ class _Page:
         yield from self.heading(f"The {len(shown)} strongest units" if more else "Units")
         for block in self.blocks():
             yield from self.table(block, shown)
-        if more:
-            yield from self.wrapped(f"… {more:,} more unit{'s' * (more > 1)}", "dim")
+        yield from self.more(more, "unit")
         yield from self.heading("Rank agreement")
         yield from self.agreement()
         yield from self.heading("Strongest units of each")
         yield from self.strongest()
-        yield from [Text()] if self.view.notes else []
-        for name, value in self.view.notes:
-            yield from self.wrapped(f"{legible_line(name)}: {legible_line(value)}")
-
-    def heading(self, name: str) -> Iterator[Text]:
-        from rich.text import Text
-
-        yield Text()
-        yield self.cut(Text.assemble((name, "bold"), (" " + "─" * (self.width - len(name) - 1), "dim")))
-
-    def wrapped(self, text: str, style: str = "") -> Iterator[Text]:
-        from rich.text import Text
-
-        yield from Text(text, style, overflow="fold").wrap(self.console, self.width)
+        yield from self.notes([(escape_line(name), escape_line(value)) for name, value in self.view.notes])
 
     def legend(self) -> Iterator[Text]:
         """The number, name and scale of each column, then how the scales were found."""
         shared = self.view.shared_scale
         for key, (name, column) in enumerate(zip(self.view.names, self.view.columns, strict=True), 1):
-            told = [] if self.view.value_name else [legible_line(column.value_name)]
-            told += [] if shared or not column.limit else [f"±{signed(column.limit, column.limit).lstrip('+')}"]
-            yield from self.wrapped(": ".join(filter(None, (f"{key} {legible_line(name)}", ", ".join(told)))))
-        told = [legible_line(self.view.value_name), self.view.scale_said]
-        yield from self.wrapped("; ".join(filter(None, told)), "dim")
+            parts = [] if self.view.value_name else [escape_line(column.value_name)]
+            parts += [] if shared or not column.limit else [f"±{format_ascii(column.limit, column.limit).lstrip('+')}"]
+            yield from self.wrapped((": ".join(filter(None, (f"{key} {escape_line(name)}", ", ".join(parts)))), ""))
+        parts = [escape_line(self.view.value_name), self.view.scale_description]
+        yield from self.wrapped(("; ".join(filter(None, parts)), "dim"))
 
     def blocks(self) -> Iterator[Sequence[int]]:
         """The columns, as many at a time as fit beside the text of the units, evenly spread."""
@@ -146,12 +77,12 @@ class _Page:
         each = min((free - text_width) // len(block) - 1, _WIDEST) if barred else _NUMBER
         header = Text(" " * (self.place + 1 + text_width))
         for which in block:
-            name = f"{which + 1} {legible_line(self.view.names[which])}"
-            header.append(" " + set_cell_size(shortened(name, each), each), "bold")
+            name = f"{which + 1} {escape_line(self.view.names[which])}"
+            header.append(" " + set_cell_size(truncate(name, each), each), "bold")
         yield self.cut(header)
         for unit in shown:
             line = Text(f"{unit + 1:>{self.place}} ", "dim", end="")
-            line = Text.assemble(line, set_cell_size(shortened(texts[unit], text_width), text_width))
+            line = Text.assemble(line, set_cell_size(truncate(texts[unit], text_width), text_width))
             for which in block:
                 line.append(" ")
                 line.append_text(self.cell(which, unit, each))
@@ -159,38 +90,30 @@ class _Page:
 
     def unit(self, unit: int) -> str:
         group = self.view.columns[0].unit_groups[unit]
-        return (f"{legible_line(group.label)}: " if group else "") + label(self.view.units[unit])
+        return (f"{escape_line(group.label)}: " if group else "") + unit_label(self.view.units[unit])
 
     def cell(self, which: int, unit: int, cells: int) -> Text:
         """A value with its bar, or alone and coloured where there is no room for one."""
         from rich.text import Text
 
         column, share = self.view.columns[which], self.view.shares[which][unit]
-        number = signed(column.unit_values[unit], column.limit).rjust(_NUMBER - 1)
+        number = format_ascii(column.unit_values[unit], column.limit).rjust(_NUMBER - 1)
         half = (cells - _NUMBER - 1) // 2
         if cells < _BARRED:
             padding = len(number) - len(number.lstrip())
             coloured = (f"{number[padding:]}", self.style(share))
             return Text.assemble(number[:padding], coloured, " " * (cells - len(number)))
-        return Text.assemble(number, " ", bar_of(share, half, self.mark(share)), " " * (cells - _NUMBER - 2 * half - 1))
-
-    def style(self, share: float) -> str:
-        return self.scale.style(share, basic=self.basic) if self.scale else ""
-
-    def mark(self, share: float) -> str:
-        if not self.scale:
-            return ""
-        return ("yellow" if share > 0 else "cyan") if self.basic else mark(share)
+        return Text.assemble(number, " ", self.bar(share, half), " " * (cells - _NUMBER - 2 * half - 1))
 
     def agreement(self) -> Iterator[Text]:
         """Spearman's rank correlation of each two columns, the lower half: as many columns at a time as fit."""
         from rich.cells import cell_len
         from rich.text import Text
 
-        names = [f"{key} {legible_line(name)}" for key, name in enumerate(self.view.names, 1)]
+        names = [f"{key} {escape_line(name)}" for key, name in enumerate(self.view.names, 1)]
         width = min(max(map(cell_len, names)), max(self.width // 3, 8))
         each = max((self.width - width) // 6, 1)
-        yield from self.wrapped("Spearman's rank correlation of the units' values, from -1 to +1", "dim")
+        yield from self.wrapped(("Spearman's rank correlation of the units' values, from -1 to +1", "dim"))
         for start in range(0, len(names), each):
             block = range(start, min(start + each, len(names)))
             yield self.cut(Text(" " * width + "".join(f"{which + 1:>6}" for which in block), "bold"))
@@ -201,10 +124,10 @@ class _Page:
         from rich.cells import set_cell_size
         from rich.text import Text
 
-        line = Text(set_cell_size(shortened(name, width), width))
+        line = Text(set_cell_size(truncate(name, width), width))
         for which in block:
             value = self.view.agreement[row][which]
-            text = correlation(value).replace("−", "-")
+            text = format_correlation(value).replace("−", "-")
             share = float(CORRELATION.shares(value))
             line.append(" " * (6 - len(text)))
             line.append(text, "dim" if which == row else self.style(share))
@@ -219,11 +142,7 @@ class _Page:
             each = max((self.width - 3) // max(len(ranked), 1) - 2, 8)
             line = Text(f"{key:>2} ", "bold")
             for unit in ranked:
-                number = signed(column.unit_values[unit], column.limit)
-                told = shortened(label(self.view.units[unit]), each - len(number) - 1)
-                line = Text.assemble(line, (number, self.style(self.view.shares[key - 1][unit])), f" {told}  ")
+                number = format_ascii(column.unit_values[unit], column.limit)
+                text = truncate(unit_label(self.view.units[unit]), each - len(number) - 1)
+                line = Text.assemble(line, (number, self.style(self.view.shares[key - 1][unit])), f" {text}  ")
             yield self.cut(line)
-
-    def cut(self, line: Text) -> Text:
-        line.truncate(self.width, overflow="crop")
-        return line

@@ -12,10 +12,10 @@ import numpy as np
 
 from llm_attr.errors import InvalidShape, InvalidType
 from llm_attr.viz.colour import DARK, LIGHT
-from llm_attr.viz.legible import legible_line, printed
+from llm_attr.viz.formatting import escape_line, format_number
 from llm_attr.viz.scale import Floats, Scale
-from llm_attr.viz.sign import Numbers, array_of
-from llm_attr.viz.text import environment
+from llm_attr.viz.sign import Numbers, to_array
+from llm_attr.viz.text.page import environment
 
 COLUMNS = ("True Label", "Predicted Label", "Attribution Label", "Attribution Score", "Word Importance")
 
@@ -106,8 +106,8 @@ def table_of(records: Iterable[VisualizationDataRecord], legend: bool = True) ->
         .render(
             legend=legend,
             limit=limit,
-            low=printed(-limit, limit),
-            high=printed(limit, limit),
+            low=format_number(-limit, limit),
+            high=format_number(limit, limit),
             rule=scale.rule,
             columns=COLUMNS,
             rows=rows,
@@ -119,7 +119,7 @@ def table_of(records: Iterable[VisualizationDataRecord], legend: bool = True) ->
 
 def format_classname(classname: object) -> str:
     """A label as a cell of a table, escaped."""
-    return f"<td><bdi>{escape(legible_line(str(classname)))}</bdi></td>"
+    return f"<td><bdi>{escape(escape_line(str(classname)))}</bdi></td>"
 
 
 def format_tooltip(item: str, text: str) -> str:
@@ -143,14 +143,14 @@ def format_word_importances(words: Sequence[str], importances: Numbers | None) -
         InvalidShape: there are more words than importances.
         InvalidType: the importances are no numbers.
     """
-    if importances is None or np.size(array_of(importances, "the importances")) == 0:
+    if importances is None or np.size(to_array(importances, "the importances")) == 0:
         return "<td></td>"
     return _words(words, _values(words, importances), Scale(1.0))
 
 
 def _values(words: Sequence[str], importances: Numbers) -> Floats:
     """`(words,)` those that belong to words."""
-    array = array_of(importances, "the attributions of words").astype(np.float64)
+    array = to_array(importances, "the attributions of words").astype(np.float64)
     if array.ndim != 1 or array.size < len(words):
         raise InvalidShape(f"each of the {len(words)} words needs one attribution; given {array.shape}")
     return array[: len(words)]
@@ -168,13 +168,13 @@ def _word(word: str, value: float, share: float, scale: Scale) -> str:
         "padding:.15em .2em;border-radius:.2em;unicode-bidi:isolate;-webkit-box-decoration-break:clone;"
         "box-decoration-break:clone"
     )
-    text = escape(legible_line(word) or "(empty)")
-    return f'<span title="{printed(value, scale.limit)}" style="{style}">{text}</span>'
+    text = escape(escape_line(word) or "(empty)")
+    return f'<span title="{format_number(value, scale.limit)}" style="{style}">{text}</span>'
 
 
 def _number(number: Any, name: str) -> str:
     """A number, or a tensor of one, with two decimals."""
-    array = array_of(number, name)
+    array = to_array(number, name)
     if array.size != 1:
         raise InvalidType(f"{name} must be one number; given {array.shape}")
     return f"{array.item():.2f}".replace("-", "−")

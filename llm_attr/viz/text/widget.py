@@ -1,7 +1,7 @@
-"""The live picture of results in a notebook: what is chosen there can be read, and be set, from Python.
+"""Interactive picture of results in a notebook, whose selection can be read and set from Python.
 
-The widget shows the markup of `llm_attr.viz.text` and mounts `static/attr.js` on it, as a page does. Nothing is asked
-of a server. It is imported on use, for it needs the extra `notebook`.
+The widget shows the markup of `llm_attr.viz.text.page` and mounts `static/attr.js` on it, as a page does; it makes no
+network requests. This module needs the extra `notebook`, so it is imported on use.
 """
 
 from __future__ import annotations
@@ -11,9 +11,9 @@ from dataclasses import asdict, replace
 from typing import Any, Protocol, TypeAlias
 
 from llm_attr.errors import InvalidShape, InvalidType, InvalidValue, MissingExtra
-from llm_attr.viz.interactive import Selection, is_live, numbers, widget_module
-from llm_attr.viz.text import fragment
-from llm_attr.viz.view import AttributionView
+from llm_attr.viz.text.page import fragment
+from llm_attr.viz.text.script import Selection, is_live, numbers, widget_module
+from llm_attr.viz.text.view import AttributionView
 
 try:
     from anywidget import AnyWidget

@@ -14,10 +14,10 @@ from typing import TYPE_CHECKING
 
 from llm_attr.errors import InvalidValue
 from llm_attr.viz.colour import LIGHT
-from llm_attr.viz.figure import axes_of, cells, colour_bar, entitle, font, line, say
-from llm_attr.viz.legible import printed, shortened
+from llm_attr.viz.figure import add_caption, add_title, axes_of, cell_width, colour_bar, drawable, font_options
+from llm_attr.viz.formatting import format_number, truncate
 from llm_attr.viz.scale import Scale
-from llm_attr.viz.view import AttributionView
+from llm_attr.viz.text.view import AttributionView
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -64,7 +64,7 @@ class Level:
     parts: tuple[Part, ...]
 
     @property
-    def said(self) -> str:
+    def description(self) -> str:
         """The name and where the values are from: "documents: sums of their units"."""
         return f"{self.name}: {'sums of their units' if self.summed else 'their own explanation'}"
 
@@ -153,14 +153,14 @@ def plot_levels(levels: Levels, ax: Axes | None = None) -> tuple[Figure, Axes]:
     tops = [number * (rows + _GAP) for number in range(len(lines))]
     names = {top + row + 0.5: level.name for top in tops for row, level in enumerate(levels.levels)}
     ax.set(xlim=(0, longest), ylim=(height, 0), xticks=[], yticks=list(names))
-    ax.set_yticklabels(list(names.values()), fontsize=8, **font())
+    ax.set_yticklabels(list(names.values()), fontsize=8, **font_options())
     ax.tick_params(length=0)
     ax.spines[:].set_visible(False)
     colour_bar(ax, levels.scale, levels.value_name)
     told = f"characters {lines[0][0] + 1:,} to {lines[-1][1]:,} of {len(levels.text):,}"
     told += ", line by line" if len(lines) > 1 else ""
-    say(ax, told, "; ".join(level.said for level in levels.levels), levels.scale.said)
-    entitle(ax, levels.title)
+    add_caption(ax, told, "; ".join(level.description for level in levels.levels), levels.scale.description)
+    add_title(ax, levels.title)
     fig.draw_without_rendering()  # which settles the width that labels have to fit
     inch = longest / (ax.bbox.width / fig.dpi)
     for top, line_of_text in zip(tops, lines, strict=True):
@@ -188,18 +188,18 @@ def _draw_line(ax: Axes, levels: Levels, span: tuple[int, int], top: float, inch
             room = int((right - left) / inch / _CELL)
             if text := _fitting(part, room, levels.scale.limit):
                 middle = (left + right) / 2, top + row + 0.5
-                ax.text(*middle, text, ha="center", va="center", fontsize=7.5, color=LIGHT.ink, **font())
+                ax.text(*middle, text, ha="center", va="center", fontsize=7.5, color=LIGHT.ink, **font_options())
     edges = [0.5 if (box[1][0] - box[0][0]) / inch > _EDGED else 0.0 for box in boxes]
     ax.add_collection(PolyCollection(boxes, facecolors=colours, edgecolors="0.82", linewidths=edges, zorder=1))
 
 
 def _fitting(part: Part, room: int, limit: float) -> str:
     """The label and the value where both fit, else the label, cut where that leaves enough of it; else nothing."""
-    text = line(part.label)
-    number = f"  {printed(part.value, limit)}"
-    if cells(text + number) + 1 <= room:
+    text = drawable(part.label)
+    number = f"  {format_number(part.value, limit)}"
+    if cell_width(text + number) + 1 <= room:
         return text + number
-    return shortened(text, room) if room >= min(cells(text), 8) else ""
+    return truncate(text, room) if room >= min(cell_width(text), 8) else ""
 
 
 def _lines(levels: Levels) -> list[tuple[int, int]]:

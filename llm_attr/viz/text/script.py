@@ -19,7 +19,7 @@ from importlib.resources import files
 from typing import Any
 
 from llm_attr.errors import InvalidType, InvalidValue
-from llm_attr.viz.view import AttributionView
+from llm_attr.viz.text.view import AttributionView
 
 _CELLS = 300_000  # output tokens times units from which on a page stays as it is written
 _DIGITS = 4  # of each token's value; three are shown
@@ -135,12 +135,12 @@ def _module() -> dict[str, str]:
 
 
 def widget_module() -> str:
-    """The module of a notebook's widget; its default export renders the model of `llm_attr.viz.widget`."""
+    """The module of a notebook's widget; its default export renders the model of `llm_attr.viz.text.widget`."""
     return _joined("attr.js", "widget.js")
 
 
 def _joined(*names: str) -> str:
-    folder = files("llm_attr.viz") / "static"
+    folder = files("llm_attr.viz.text") / "static"
     return "\n".join((folder / name).read_text(encoding="utf-8") for name in names)
 
 

@@ -1,0 +1,1 @@
+"""Attributions of texts: in the terminal, as HTML pages, as matplotlib figures and in notebooks."""

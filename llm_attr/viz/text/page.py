@@ -1,0 +1,156 @@
+"""HTML pages of text attributions: self-contained, offline, light and dark, printable; interactive if scripts may run.
+
+The page holds numbers (`--v`, a value's share of the limit) and classes for the signs; the style sheet makes the
+colours from them, by the same scale and in the same space (OKLab) as `llm_attr.viz.colour`. Units and tokens carry
+their positions (`data-unit`, `data-token`); `llm_attr.viz.text.script` adds what makes output tokens selectable.
+"""
+
+from __future__ import annotations
+
+from functools import cache
+from typing import TYPE_CHECKING, Any
+
+from llm_attr.viz.colour import DARK, LIGHT
+from llm_attr.viz.formatting import escape_line
+from llm_attr.viz.scale import extent
+from llm_attr.viz.text.elements import (
+    Nested,
+    Pairs,
+    Value,
+    rows_of,
+    scale_ends,
+    sections_of,
+    shortened_label,
+    tokens_of,
+)
+from llm_attr.viz.text.levels import Levels
+from llm_attr.viz.text.script import Script
+from llm_attr.viz.text.view import CORRELATION, AttributionView, ComparisonView, View, format_correlation
+
+if TYPE_CHECKING:
+    from jinja2 import Environment
+
+_LISTED = 20  # units in the ranking before the rest is folded away
+_CELLS = 3000  # the largest table of output tokens and units that is written
+_ROWS = 60  # units in the table of a comparison; the strongest if there are more
+_WIDE, _MIDDLE = (
+    {5: 3, 6: 3, 9: 3},
+    {3: 3, 5: 3, 6: 3, 7: 3, 9: 3},
+)  # panels in a row, by the number of columns, if not 4 and 2
+
+
+def to_html(view: View, levels: Levels | None = None) -> str:
+    """A self-contained HTML page.
+
+    Args:
+        view: what is drawn: one explanation, or several side by side.
+        levels: the same text at several levels, for a section of its own; for one explanation only.
+    """
+    return _render("page.html", view, levels=levels)
+
+
+def fragment(view: View, *, scripts: bool = True) -> str:
+    """The content of the page as one `<div>` for a notebook or a larger page; its styles touch nothing outside it.
+
+    Args:
+        view: what is drawn.
+        scripts: whether to include the numbers and the script; otherwise mount `static/attr.js` on the element.
+    """
+    return _render("fragment.html", view, scripts=scripts)
+
+
+def _render(template: str, view: View, *, scripts: bool = True, levels: Levels | None = None) -> str:
+    content = _comparison(view) if isinstance(view, ComparisonView) else _explanation(view, levels)
+    return (
+        environment()
+        .get_template(template)
+        .render(
+            title=escape_line(view.title),
+            value_name=escape_line(view.value_name),
+            notes=[(escape_line(name), escape_line(value)) for name, value in view.notes],
+            comparison=isinstance(view, ComparisonView),
+            scripts=scripts,
+            light=LIGHT,
+            dark=DARK,
+            **content,
+        )
+    )
+
+
+def _explanation(view: AttributionView, levels: Levels | None) -> dict[str, Any]:
+    rows = rows_of(view.columns, view.ranking)
+    table_limit = extent([value for row in view.token_values or () for value in row])
+    size = len(view.output_tokens) * len(view.units)
+    return {
+        "warnings": [escape_line(warning) for warning in view.warnings],
+        "sections": list(sections_of(view)),
+        "units": [shortened_label(unit) for unit in view.units],
+        "scale": scale_ends(view.limit),
+        "strongest": rows[:_LISTED],
+        "others": rows[_LISTED:],
+        "tokens": tokens_of(view, table_limit if size <= _CELLS else None),
+        "table_scale": scale_ends(table_limit),
+        "table": view.token_values is not None and 0 < size <= _CELLS,
+        "left_out": size if view.token_values is not None and size > _CELLS else 0,
+        "script": Script.of(view),
+        "pairs": Pairs.of(view),
+        "levels": levels,
+        "levels_scale": scale_ends(levels.scale.limit) if levels else None,
+        "nested": Nested.within(levels, levels.tree(), 0, len(levels.text), opened=True) if levels else [],
+        "error_name": escape_line(view.error_name),
+    }
+
+
+def _comparison(view: ComparisonView) -> dict[str, Any]:
+    count, scale = len(view.columns), view.shared_scale
+    return {
+        "panels": [_panel(view, which) for which in range(count)],
+        "names": [escape_line(name) for name in view.names],
+        "columns": {"wide": _WIDE.get(count, min(count, 4)), "middle": _MIDDLE.get(count, 2)},
+        "long": len(view.units) > _ROWS,
+        "shared": None if scale is None else scale_ends(scale.limit),
+        "scale_description": view.scale_description,
+        "agreement": [[_correlation(value) for value in row] for row in view.agreement],
+        "overlap": [[_overlap(number, view.top) for number in row] for row in view.overlap],
+        "top": view.top,
+        "rows": rows_of(view.columns, view.strongest(_ROWS)),
+        "total": len(view.units),
+        "errors": " and ".join(sorted({f"{column.error_name}s" for column in view.columns if column.unit_errors})),
+        "script": None,
+    }
+
+
+def _panel(view: ComparisonView, which: int) -> dict[str, Any]:
+    """One attribution: its heading, scale, text and strongest units."""
+    column = view.columns[which]
+    ranked = [unit for unit in column.ranking if abs(column.unit_values[unit]) > 0]
+    return {
+        "name": escape_line(view.names[which]),
+        "value_name": escape_line(column.value_name),
+        "scale": scale_ends(column.limit),
+        "sections": list(sections_of(column)),
+        "top": rows_of((column,), ranked[: view.top]),
+    }
+
+
+def _correlation(value: float) -> Value:
+    on_scale = Value.of(value, CORRELATION.limit)
+    return Value(format_correlation(value), on_scale.share, on_scale.sign)
+
+
+def _overlap(number: int, top: int) -> Value:
+    return Value(f"{number}/{top}", round(number / top, 4), "pos" if number else "zero")
+
+
+@cache
+def environment() -> Environment:
+    """The templates of this package."""
+    from jinja2 import Environment, PackageLoader, StrictUndefined
+
+    return Environment(
+        loader=PackageLoader("llm_attr.viz.text"),
+        autoescape=True,
+        undefined=StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+    )
