@@ -11,7 +11,7 @@ from typing import Any
 
 import pytest
 
-from llm_attr.viz.text import to_html
+from llm_attr.viz.text.page import to_html
 from tests.viz.conftest import large_view
 
 pytestmark = pytest.mark.benchmark
