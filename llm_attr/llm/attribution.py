@@ -24,7 +24,7 @@ from llm_attr.llm.prompt.alignment import pieces, token_spans
 from llm_attr.llm.prompt.interpretable import InterpretableInput, TextTokenInput
 from llm_attr.llm.prompt.prompt import Prompt
 from llm_attr.llm.results.result import LLMAttributionResult
-from llm_attr.llm.results.table import Attributions, Table, owners
+from llm_attr.llm.results.table import Attributions, Table
 from llm_attr.llm.scoring.batch import Found, Played, Subject, played
 from llm_attr.llm.scoring.engine import ScoreEngine
 from llm_attr.llm.scoring.options import Options
@@ -274,11 +274,11 @@ class LLMAttribution(Attribution):
         """What the table of the features says about the units that the input shows, for one scalar."""
         inp, subject = one.games[0].inp, one.subject
         table = self._table(one, found, options)
-        owner = owners(inp, subject.features)
-        if owner is not None:
-            table = replace(table, owner=owner)
+        columns = inp.feature_of_value()
+        if columns is not None:
+            table = replace(table, owner=subject.features.owner[0][0][columns])
         said = table.attributions()
-        if owner is None:
+        if columns is None:
             said = Attributions(inp.format_attr(subject.features.spread(said.values.T)[0]), None)
         text, spans = token_spans(self.language_model.tokenizer, subject.answer, subject.prompt)
         return LLMAttributionResult(
@@ -295,7 +295,7 @@ class LLMAttribution(Attribution):
             | {"n_samples": one.n_samples, "until": options.until, "budget": options.budget, "met": one.met}
             | {"method_seed": options.method_seed(self.attr_method)}
             | dict(known_by),
-            table=None if owner is None else table,
+            table=None if columns is None else table,
         )
 
     def _table(self, one: Played, found: Found, options: Options) -> Table:

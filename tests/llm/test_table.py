@@ -15,7 +15,6 @@ from torch import Tensor
 import llm_attr
 from llm_attr import LanguageModel, LLMAttributionResult, Prompt
 from llm_attr.attr import FeatureAblation, LLMAttribution, ProductBaselines, TextTemplateInput, TextTokenInput
-from llm_attr.core.game.features import Features
 from llm_attr.errors import (
     InvalidShape,
     InvalidType,
@@ -25,7 +24,7 @@ from llm_attr.errors import (
     UnknownName,
     UnsupportedMethod,
 )
-from llm_attr.llm.results.table import Table, owners
+from llm_attr.llm.results.table import Table
 from tests.reference.scoring import text_log_probs
 from tests.zoo import tiny
 
@@ -105,11 +104,11 @@ def test_an_input_with_a_way_of_its_own(lm: LanguageModel) -> None:
     assert torch.allclose(doubled.for_output("likes").seq_attr, 2 * plain.for_output("likes").seq_attr)
 
 
-def test_owners(lm: LanguageModel) -> None:
+def test_the_feature_of_each_value(lm: LanguageModel) -> None:
     masked, tokens = TextTemplateInput("{}{}{}", list("abc"), mask=[2, 0, 2]), TextTokenInput("Dave is", lm.tokenizer)
-    assert owners(masked, Features.single((masked.to_tensor(),))).tolist() == [1, 0, 1]
-    assert owners(tokens, Features.single((tokens.to_tensor(),))).tolist() == [*range(len(tokens.values))]
-    assert owners(Doubled("{}{}", ["a", "b"]), Features.single((torch.ones(1, 2),))) is None
+    assert masked.feature_of_value().tolist() == [1, 0, 1]
+    assert tokens.feature_of_value().tolist() == [*range(len(tokens.values))]
+    assert Doubled("{}{}", ["a", "b"]).feature_of_value() is None
 
 
 class Unregistered(FeatureAblation):

@@ -77,6 +77,16 @@ class InterpretableInput(ABC):
         """Attributions of the features `(..., features)` as attributions of the values `(..., values)`."""
         return itp_attr
 
+    def feature_of_value(self) -> Tensor | None:
+        """`(values,)` int64: the feature whose attribution `format_attr` gives to each value.
+
+        None if it does anything else, which is assumed where a subclass overrides it: results are then formatted by it,
+        and hold no table and no standard errors. Override this method as well to keep them.
+        """
+        if type(self).format_attr is not InterpretableInput.format_attr:
+            return None
+        return torch.arange(self.to_tensor().shape[-1], device="cpu")
+
     def about(self) -> dict[str, Any]:
         """What a result's provenance says of the input."""
         return {"unit": "feature"}
@@ -187,6 +197,10 @@ class TextTemplateInput(InterpretableInput):
     def format_attr(self, itp_attr: Tensor) -> Tensor:
         """Gives every slot the attribution of its group."""
         return itp_attr[..., self._group.to(itp_attr.device)]
+
+    def feature_of_value(self) -> Tensor | None:
+        """`(slots,)` int64: the group of each slot."""
+        return self._group if type(self).format_attr is TextTemplateInput.format_attr else None
 
     def placed(self, language_model: LanguageModel) -> Placed:
         """The tokens of the filled template; those of a slot are its group's.

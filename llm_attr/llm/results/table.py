@@ -12,11 +12,9 @@ import torch
 from torch import Tensor
 
 from llm_attr.core.game.driver import Estimator
-from llm_attr.core.game.features import Features
 from llm_attr.core.pickled import PickledWithout
 from llm_attr.core.registry import methods
 from llm_attr.errors import InvalidShape, InvalidType, InvalidValue, UnknownKeyword, UnknownName, UnsupportedMethod
-from llm_attr.llm.prompt.interpretable import InterpretableInput
 from llm_attr.llm.target.scalar import UNITS, payoff
 from llm_attr.typing import Coalitions, Values
 
@@ -199,14 +197,3 @@ def _is_pickled(value: Any) -> bool:
     except (pickle.PicklingError, AttributeError, TypeError):
         return False
     return True
-
-
-def owners(inp: InterpretableInput, features: Features) -> Tensor | None:
-    """The feature of each unit that an input shows; None if it shows anything else than the value of a feature."""
-    values = torch.arange(2.0, features.count + 2, dtype=torch.float64, device="cpu").sqrt()
-    own = features.owner[0][0]
-    shown = inp.format_attr(values[own][None])
-    if shown.shape != (1, len(inp.values)):
-        return None
-    owner = torch.searchsorted(values, shown[0]).clamp(max=features.count - 1)
-    return owner if torch.equal(values[owner], shown[0]) else None
