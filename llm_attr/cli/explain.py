@@ -232,9 +232,9 @@ def check_outputs(html: Path | None, json: Path | None, save: Path | None = None
         if not os.access(place, os.W_OK):
             raise InvalidValue(f"{option} {path} may not be written")
     if save is not None:
-        from llm_attr.llm.results.storage import refuse_other
+        from llm_attr.llm.results.storage import replaceable
 
-        refuse_other(save)
+        replaceable(save)
 
 
 def _number(text: str | None) -> Any:

@@ -255,7 +255,7 @@ def test_what_cannot_be_saved(parts: dict[str, Any], error: type[Exception], mes
 
 
 def test_what_is_too_large(result: Result, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    for name in ("MOST_JSON", "MOST_TENSORS"):
+    for name in ("MAX_JSON", "MAX_TENSORS"):
         with monkeypatch.context() as patch:
             patch.setattr(stored, name, 100)
             with pytest.raises(InvalidValue, match="too large to be saved"):

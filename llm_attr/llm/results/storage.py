@@ -1,4 +1,4 @@
-"""Results that last: a folder of `result.json` and `tensors.safetensors`, which hold data and nothing to execute."""
+"""Saved results: a folder with `result.json` and `tensors.safetensors`, formats that hold data and cannot hold code."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ import json
 import shutil
 from collections.abc import Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import TYPE_CHECKING, Any, TypedDict, TypeVar
 from uuid import uuid4
 
 import torch
@@ -23,7 +23,7 @@ from llm_attr.llm.model.fingerprint import differences
 from llm_attr.llm.results import untrusted
 from llm_attr.llm.results.data import ResultData
 from llm_attr.llm.results.table import Table
-from llm_attr.llm.results.untrusted import count, listed, mapping, optional, pair, record, text, truth
+from llm_attr.viz.text.groups import Group
 
 if TYPE_CHECKING:
     from llm_attr.llm.model.language_model import LanguageModel
@@ -31,63 +31,71 @@ if TYPE_CHECKING:
 Result = TypeVar("Result", bound=ResultData)
 
 SCHEMA = 2
-"""The form that is written, and the newest that is read; in the first, kernel_shap names what odd_shap does since."""
+"""The schema that is written, and the newest that can be read; in schema 1, odd_shap was named kernel_shap."""
 
 FORMAT = "llm_attr result"
 JSON, TENSORS = "result.json", "tensors.safetensors"
 
-MOST_JSON = 1 << 25
-MOST_TENSORS = 1 << 32
-"""Bytes of the files: nothing longer is written or read."""
+MAX_JSON = 1 << 25
+MAX_TENSORS = 1 << 32
+"""Size limits of the files in bytes, for writing and reading."""
 
 FLOATS = {torch.float64, torch.float32, torch.float16, torch.bfloat16}
 OWN = ("seq_attr", "token_attr", "stderr", "token_stderr", "output_probs")
 TABLE = ("coalitions", "values", "owner", "whole")
 
-_DOCUMENT = {
-    "format": text,
-    "schema": count,
-    "written_by": text,
-    "checksum": text,
-    "tensors": record({"bytes": count, "sha256": text}),
-    "result": mapping,
-    "table": optional(
-        record(
-            {
-                "method": text,
-                "options": mapping,
-                "missing": listed(text),
-                "attr_target": text,
-                "per_token": truth,
-            }
-        )
-    ),
-}
-_RESULT = {
-    "input_tokens": listed(text),
-    "output_tokens": listed(text),
-    "output_text": text,
-    "output_ids": optional(listed(count)),
-    "output_spans": optional(listed(pair)),
-    "region": optional(pair),
-    "context": optional(listed(text)),
-    "groups": listed(record({"label": text, "kind": text, "first": count, "stop": count})),
-    "provenance": mapping,
-}
+
+class _TensorFile(TypedDict):
+    bytes: int
+    sha256: str
+
+
+class _TableFields(TypedDict):
+    method: str
+    options: dict
+    missing: list[str]
+    attr_target: str
+    per_token: bool
+
+
+class _Document(TypedDict):
+    """The content of `result.json`."""
+
+    format: str
+    schema: int
+    written_by: str
+    checksum: str
+    tensors: _TensorFile
+    result: dict
+    table: _TableFields | None
+
+
+class _ResultFields(TypedDict):
+    """The result in it, as `ResultData.plain` gives it."""
+
+    input_tokens: list[str]
+    output_tokens: list[str]
+    output_text: str
+    output_ids: list[int] | None
+    output_spans: list[tuple[int, int]] | None
+    region: tuple[int, int] | None
+    context: list[str] | None
+    groups: list[Group]
+    provenance: dict
 
 
 def save(result: ResultData, path: str | Path) -> None:
-    """Writes a result to a folder; one that holds a saved result, or nothing, is replaced.
+    """Writes a result to a folder, replacing an empty folder or a saved result there.
 
     Raises:
-        InvalidValue: the path is something else, or the result cannot be written.
-        InvalidType: a tensor of the result holds no floating-point numbers.
+        InvalidValue: the path holds something else, or the result cannot be represented.
+        InvalidType: a tensor of the result is not of a floating-point type.
     """
-    folder = refuse_other(path)
-    if not _is_plain(result.plain()):
+    folder = replaceable(path)
+    if not _is_json(result.plain()):
         raise InvalidValue(
             "the provenance, or another field of the result, holds what JSON does not have (NaN, tuples, keys that are "
-            f"no texts): {result.provenance!r:.200}"
+            f"not strings): {result.provenance!r:.200}"
         )
     tensors = _tensors(result)
     for name in OWN:
@@ -100,13 +108,13 @@ def save(result: ResultData, path: str | Path) -> None:
         "written_by": f"llm_attr {llm_attr.__version__}",
         "tensors": {"bytes": len(data), "sha256": hashlib.sha256(data).hexdigest()},
         "result": result.plain(),
-        "table": _about(result.table),
+        "table": _table_fields(result.table),
     }
     document = (json.dumps(content | {"checksum": _checksum(content)}, indent=1) + "\n").encode()
-    if len(document) > MOST_JSON or len(data) > MOST_TENSORS:
+    if len(document) > MAX_JSON or len(data) > MAX_TENSORS:
         raise InvalidValue(
-            f"the result is too large to be saved: {len(document)} bytes of texts (at most {MOST_JSON}), {len(data)} "
-            f"of numbers (at most {MOST_TENSORS})"
+            f"the result is too large to be saved: {len(document)} bytes of text (at most {MAX_JSON}), {len(data)} "
+            f"of tensors (at most {MAX_TENSORS})"
         )
     _replace(folder, {JSON: document, TENSORS: data})
 
@@ -115,14 +123,14 @@ def load(kind: type[Result], path: str | Path, language_model: LanguageModel | N
     """Reads a result written by `save` as an instance of `kind`.
 
     Raises:
-        BrokenFile: the folder does not hold a whole and unchanged result.
+        BrokenFile: the folder does not hold a complete and unmodified result.
         NewerFile: a newer version of llm_attr wrote it.
     """
     folder = Path(path)
     document = _document(folder)
-    about = document["tensors"]
-    data = untrusted.read(folder / TENSORS, min(about["bytes"], MOST_TENSORS))
-    if len(data) != about["bytes"] or hashlib.sha256(data).hexdigest() != about["sha256"]:
+    size, sha256 = document["tensors"]["bytes"], document["tensors"]["sha256"]
+    data = untrusted.read(folder / TENSORS, min(size, MAX_TENSORS))
+    if len(data) != size or hashlib.sha256(data).hexdigest() != sha256:
         raise BrokenFile(f"{folder / TENSORS} is cut short or was changed: it is not what {JSON} was written with")
     try:
         result = _result(kind, document, _tensors_in(data))
@@ -137,29 +145,28 @@ def load(kind: type[Result], path: str | Path, language_model: LanguageModel | N
 
 
 def equal(first: ResultData, second: ResultData) -> bool:
-    """Whether two results would be stored alike, to the bit of every number."""
-    if first.plain() != second.plain() or _about(first.table) != _about(second.table):
-        return False
-    one, other = _tensors(first), _tensors(second)
-    return one.keys() == other.keys() and all(_same_bits(one[name], other[name]) for name in one)
+    """Whether two results would be stored alike, bit by bit."""
+    texts = first.plain() == second.plain() and _table_fields(first.table) == _table_fields(second.table)
+    return texts and bytes_of(_tensors(first)) == bytes_of(_tensors(second))
 
 
 def _tensors(result: ResultData) -> dict[str, Tensor]:
-    found = {name: getattr(result, name) for name in OWN} | {name: getattr(result.table, name, None) for name in TABLE}
-    return {name: tensor.detach().cpu().contiguous() for name, tensor in found.items() if tensor is not None}
+    sources = [(result, OWN), (result.table, TABLE)]
+    named = {name: getattr(source, name, None) for source, names in sources for name in names}
+    return {name: tensor.detach().cpu().contiguous() for name, tensor in named.items() if tensor is not None}
 
 
 def _tensors_in(data: bytes) -> dict[str, Tensor]:
     try:
         return dict(tensors_from(data))
-    except (SafetensorError, KeyError, ValueError, RuntimeError) as error:  # the last three: types unknown to torch
+    except (SafetensorError, KeyError, ValueError, RuntimeError) as error:  # the last three: dtypes unknown to torch
         raise BrokenFile(f"{TENSORS} is not what safetensors writes: {error}") from error
 
 
-def _about(table: Table | None) -> dict[str, Any] | None:
+def _table_fields(table: Table | None) -> _TableFields | None:
     if table is None:
         return None
-    kept = {name: value for name, value in table.options.items() if _is_plain(value)}
+    kept = {name: value for name, value in table.options.items() if _is_json(value)}
     missing = sorted({*table.missing, *(table.options.keys() - kept.keys())})
     return {
         "method": table.method,
@@ -170,19 +177,12 @@ def _about(table: Table | None) -> dict[str, Any] | None:
     }
 
 
-def _is_plain(value: Any) -> bool:
-    """Whether JSON has the value and gives it back."""
+def _is_json(value: Any) -> bool:
+    """Whether the value survives a JSON round trip."""
     try:
         return bool(json.loads(json.dumps(value, allow_nan=False)) == value)
     except (TypeError, ValueError):
         return False
-
-
-def _same_bits(one: Tensor, other: Tensor) -> bool:
-    if one.dtype != other.dtype or one.shape != other.shape:
-        return False
-    first, second = (tensor.clone(memory_format=torch.contiguous_format).flatten() for tensor in (one, other))
-    return torch.equal(first.view(torch.uint8), second.view(torch.uint8))
 
 
 def _checksum(content: Mapping[str, Any]) -> str:
@@ -190,26 +190,28 @@ def _checksum(content: Mapping[str, Any]) -> str:
 
 
 def _document(folder: Path) -> dict[str, Any]:
-    """The contents of `result.json`, whose form has been checked."""
+    """The content of `result.json`, with its form and checksum verified."""
     file = folder / JSON
-    found = untrusted.parse(untrusted.read(file, MOST_JSON), str(file))
-    if found.get("format") != FORMAT or not count(found.get("schema")) or found["schema"] < 1:
+    content = untrusted.parse(untrusted.read(file, MAX_JSON), str(file))
+    schema = content.get("schema")
+    if content.get("format") != FORMAT or type(schema) is not int or schema < 1:
         raise BrokenFile(f"{file} is no result of llm_attr")
-    if found["schema"] > SCHEMA:
+    if schema > SCHEMA:
         raise NewerFile(
-            f"{file} has schema {found['schema']}, written by {str(found.get('written_by', 'a newer llm_attr'))[:40]}; "
+            f"{file} has schema {schema}, written by {str(content.get('written_by', 'a newer llm_attr'))[:40]}; "
             f"this is llm_attr {llm_attr.__version__}, which reads schemas up to {SCHEMA}; update llm_attr"
         )
-    untrusted.check(found, _DOCUMENT, str(file))
-    untrusted.check(found["result"], _RESULT, f"the result in {file}")
-    if found["checksum"] != _checksum({name: value for name, value in found.items() if name != "checksum"}):
+    untrusted.check(content, _Document, str(file))
+    untrusted.check(content["result"], _ResultFields, f"the result in {file}")
+    if content["checksum"] != _checksum({name: value for name, value in content.items() if name != "checksum"}):
         raise BrokenFile(f"{file} was changed: its contents do not have the checksum that was written with them")
-    return found
+    return content
 
 
-def _result(kind: type[Result], document: Mapping[str, Any], tensors: dict[str, Tensor]) -> Result:
-    about = document["table"]
-    needed, possible = {"seq_attr", *(TABLE if about else ())}, {*OWN, *(TABLE if about else ())}
+def _result(kind: type[Result], document: Mapping[str, Any], tensors: dict[str, Any]) -> Result:
+    table_fields = document["table"]
+    table_tensors = TABLE if table_fields else ()
+    needed, possible = {"seq_attr", *table_tensors}, {*OWN, *table_tensors}
     if not needed <= tensors.keys() <= possible:
         raise BrokenFile(
             f"its tensors are {', '.join(sorted(tensors)) or 'none'}; {', '.join(sorted(needed))} are needed"
@@ -219,24 +221,25 @@ def _result(kind: type[Result], document: Mapping[str, Any], tensors: dict[str, 
             raise BrokenFile(f"{name} is of type {tensor.dtype}")
         if tensor.dtype == torch.bool and tensor.numel() and tensor.view(torch.uint8).max() > 1:
             raise BrokenFile(f"{name} holds what is neither true nor false")
-    own: dict[str, Any] = {name: tensors[name] for name in OWN if name in tensors}
-    asked: dict[str, Any] = {name: tensors[name] for name in TABLE if name in tensors}
-    about = _of_today(about) if about and document["schema"] == 1 else about
-    table = Table(**asked | about | {"missing": tuple(about["missing"])}) if about else None
-    return kind(**document["result"], **own, table=table)
+    table = None
+    if table_fields:
+        fields = _current(table_fields) if document["schema"] == 1 else table_fields
+        fields = fields | {"missing": tuple(fields["missing"])}
+        table = Table(**fields, **{name: tensors.pop(name) for name in TABLE})
+    return kind(**document["result"], **tensors, table=table)
 
 
-def _of_today(about: dict[str, Any]) -> dict[str, Any]:
-    """What schema 1 says of a table, with the name that the estimator has now."""
-    if about["method"] != "kernel_shap":
-        return about
-    options = dict(about["options"])
+def _current(fields: dict[str, Any]) -> dict[str, Any]:
+    """The table fields of schema 1 under the current name of the estimator."""
+    if fields["method"] != "kernel_shap":
+        return fields
+    options = dict(fields["options"])
     odd = options.pop("interactions", True)
-    return {**about, "method": "odd_shap" if odd else "kernel_shap", "options": options}
+    return fields | {"method": "odd_shap" if odd else "kernel_shap", "options": options}
 
 
-def refuse_other(path: str | Path) -> Path:
-    """The folder that is meant; refuses what is there already, unless it is a saved result or an empty folder.
+def replaceable(path: str | Path) -> Path:
+    """The folder at a path where a result may be written: nothing there, an empty folder or a saved result.
 
     Raises:
         InvalidValue: something else is there.
@@ -246,23 +249,19 @@ def refuse_other(path: str | Path) -> Path:
         return folder
     names = {file.name for file in folder.iterdir()} if folder.is_dir() and not folder.is_symlink() else None
     if names is None or names - {JSON, TENSORS}:
-        raise InvalidValue(f"{folder} is there already and is no saved result; choose a folder that is not there yet")
+        raise InvalidValue(f"{folder} is there already and is no saved result; choose a folder that does not exist")
     if names:
-        _document_of_any_version(folder)
+        try:
+            _document(folder)
+        except BrokenFile as error:
+            raise InvalidValue(f"{folder} is there already and holds no complete result: {error}") from error
+        except NewerFile:
+            pass
     return folder
 
 
-def _document_of_any_version(folder: Path) -> None:
-    try:
-        _document(folder)
-    except NewerFile:
-        return
-    except BrokenFile as error:
-        raise InvalidValue(f"{folder} is there already and holds no whole result: {error}") from error
-
-
 def _replace(folder: Path, files: Mapping[str, bytes]) -> None:
-    """Writes the files to a new folder beside this one, which then takes its place."""
+    """Writes the files to a new folder next to this one and renames it into place."""
     fresh, old = (folder.with_name(f".{folder.name}.{uuid4().hex}.{kind}") for kind in ("new", "old"))
     fresh.mkdir(parents=True)
     try:
