@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import inspect
 import re
+import sys
+from pathlib import Path
 from typing import Any
 
 from docutils import nodes
@@ -13,6 +15,10 @@ from sphinx.application import Sphinx
 from sphinx.domains.python import PyXRefRole
 
 import llm_attr
+
+sys.path.insert(0, str(Path(__file__).parent))
+
+from shared_arguments import with_shared
 
 project = "llm_attr"
 copyright = "the llm_attr authors, BSD-3-Clause"
@@ -74,6 +80,12 @@ def keep_bars(app: Sphinx, what: str, name: str, obj: object, options: Any, line
     lines[:] = [_BARS.sub(r"\|\1\|", line) for line in lines]
 
 
+def show_shared_arguments(app: Sphinx, what: str, name: str, obj: Any, options: Any, lines: list[str]) -> None:
+    """Describe the arguments that a docstring leaves to the classes it names."""
+    if what in ("class", "method", "function") and str(getattr(obj, "__module__", "")).startswith("llm_attr.attr"):
+        lines[:] = with_shared(lines, obj)
+
+
 def show_methods(app: Sphinx, what: str, name: str, obj: object, skip: bool, options: Any) -> bool | None:
     """Show public methods also where the docstring of their class says what they do."""
     own = inspect.isfunction(obj) and obj.__module__.startswith("llm_attr.")
@@ -91,6 +103,7 @@ def keep_first_overload(app: Sphinx, doctree: nodes.document) -> None:
 def setup(app: Sphinx) -> None:
     """Sphinx calls this."""
     app.connect("doctree-read", keep_first_overload)
+    app.connect("autodoc-process-docstring", show_shared_arguments, priority=100)  # before napoleon reads the sections
     app.connect("autodoc-process-docstring", keep_bars)
     app.connect("autodoc-skip-member", show_methods)
     app.add_role("code_or_reference", code_or_reference)

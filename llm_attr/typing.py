@@ -6,7 +6,7 @@ Tensors are plain `torch.Tensor`; the names say what their axes mean.
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Any, TypeAlias
+from typing import Any, TypeAlias, TypeVar
 
 from torch import Tensor
 
@@ -15,6 +15,9 @@ Tensors: TypeAlias = tuple[Tensor, ...]
 
 TensorOrTensors: TypeAlias = Tensor | Tensors
 """A public argument or result: the caller's form is kept."""
+
+Form = TypeVar("Form", bound=TensorOrTensors)
+"""The form of the inputs, which the result has too: tensor in, tensor out; tuple in, tuple out."""
 
 Baselines: TypeAlias = Tensor | int | float | tuple[Tensor | int | float, ...] | None
 """The absent state of the inputs; None is zero."""

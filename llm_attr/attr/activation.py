@@ -1,4 +1,4 @@
-"""What a layer gives, as it is."""
+"""The activations of a layer."""
 
 from __future__ import annotations
 
@@ -14,11 +14,11 @@ from llm_attr.typing import TensorOrTensors
 
 @registered
 class LayerActivation(LayerAttribution):
-    """Gives the activations of a layer for the inputs.
+    """Returns the activations of a layer for the inputs.
 
     `attribution_i = u_i`
 
-    What the forward function itself answers does not matter here and may be of any type.
+    The forward function may return anything.
 
     Source: J. Yosinski et al., Understanding Neural Networks Through Deep Visualization, 2015, section 2.
 
@@ -32,10 +32,7 @@ class LayerActivation(LayerAttribution):
 
     takes_layers = True
 
-    @property
-    def multiplies_by_inputs(self) -> bool:
-        """Activations are no derivatives."""
-        return True
+    multiplies_by_inputs = True
 
     def attribute(
         self,
@@ -43,19 +40,19 @@ class LayerActivation(LayerAttribution):
         additional_forward_args: Any = None,
         attribute_to_layer_input: bool = False,
     ) -> Any:
-        """The layer's activations.
+        """The activations of the layer; the inputs may be token ids.
+
+        Shared arguments: see `Attribution`.
 
         Args:
-            inputs: See `Attribution`; token ids too.
-            additional_forward_args: See `Attribution`.
-            attribute_to_layer_input: Whether what the layer is given is meant, not what it gives.
+            attribute_to_layer_input: Whether to return the input of the layer instead of its output.
 
         Returns:
-            See `LayerAttribution`; of the layer's type, which may be whole numbers.
+            See `LayerAttribution`; in the dtype of the layer, which may be an integer type.
 
         Raises:
-            LayerNotReached: the forward pass does not come to the layer.
-            SeveralCalls: it comes there several times, and no `Site` says which of them is meant.
+            LayerNotReached: the forward pass does not reach the layer.
+            SeveralCalls: the forward pass calls the layer several times, and no `Site` says which call is meant.
         """
         problem = Problem.of(self.forward_func, inputs, None, None, additional_forward_args)
         sites = self._sites(attribute_to_layer_input)

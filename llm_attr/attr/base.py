@@ -1,13 +1,14 @@
-"""The abstract classes that every attribution method descends from."""
+"""The abstract bases of all attribution methods."""
 
 from __future__ import annotations
 
 import re
 import warnings
 from abc import ABC
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from functools import wraps
+from inspect import signature
 from typing import Any, ParamSpec, TypeAlias, TypeVar
 
 from torch import Tensor, nn
@@ -18,7 +19,7 @@ from llm_attr.core.problem import Problem
 from llm_attr.core.site import Site
 from llm_attr.core.tensors import as_tensors
 from llm_attr.errors import InvalidShape, InvalidType
-from llm_attr.typing import Baselines, ForwardFunction, Target, TensorOrTensors
+from llm_attr.typing import Baselines, ForwardFunction, NeuronSelector, Target, TensorOrTensors
 
 Layers: TypeAlias = nn.Module | Site | Sequence[nn.Module | Site]
 """A layer, or several."""
@@ -28,7 +29,7 @@ Result = TypeVar("Result")
 
 
 def renamed(**names: str) -> Callable[[Callable[Arguments, Result]], Callable[Arguments, Result]]:
-    """Decorator: keywords of Captum's earlier releases, `old="new"`, work with a DeprecationWarning."""
+    """Decorator: accepts keywords of earlier Captum releases, `old="new"`, with a DeprecationWarning."""
 
     def decorate(call: Callable[Arguments, Result]) -> Callable[Arguments, Result]:
         @wraps(call)
@@ -44,26 +45,29 @@ def renamed(**names: str) -> Callable[[Callable[Arguments, Result]], Callable[Ar
 
 
 class Attribution(ABC):
-    """An explanation of a forward function.
+    """Explains what in its inputs made a model answer as it did.
 
     Args:
-        forward_func: A model or any callable that takes the inputs, then the additional arguments, and gives a tensor
-            `(batch, ...)` or one number for the whole batch.
+        forward_func: A model, or any callable that maps the inputs and the additional arguments to a tensor
+            `(batch, ...)` or to one number for the whole batch.
 
     Shared arguments of `attribute`:
 
-    * `inputs`: tensor or tuple of tensors `(batch, *features)`. The result has the same form and shapes.
-    * `baselines`: the absent state; None (zero), a number, a tensor that broadcasts to the input, or a tuple
-      of these, one for each input.
-    * `target`: the explained entry of the output; an int, a tuple for outputs of more axes, a 1-D tensor or list with
-      one entry for each example; None where each example has one output.
-    * `additional_forward_args`: passed on after the inputs and never attributed; tensors with a row for each example
-      follow their example.
-    * `show_progress`: a progress bar on standard error.
+    * `inputs`: a tensor or tuple of tensors `(batch, *features)`.
+    * `baselines`: the reference that stands for absence: None (zero), a number, a tensor that broadcasts to the input,
+      or a tuple with one of these per input.
+    * `target`: the output entry to explain: an int; a tuple for outputs with more axes; a list or 1-D tensor with one
+      entry per example; None if each example has a single output.
+    * `additional_forward_args`: passed on after the inputs and never attributed. Tensors with one row per example are
+      repeated along with their example.
+    * `show_progress`: whether to show a progress bar on standard error.
     """
 
     attribute: Callable[..., Any]
-    """Explains; what it takes and gives is the method's own."""
+    """Computes the attributions; each method has its own arguments."""
+
+    multiplies_by_inputs: bool = False
+    """Whether attributions are in units of the output (True) or of output per input (False)."""
 
     def __init__(self, forward_func: ForwardFunction) -> None:
         if not callable(forward_func):
@@ -71,24 +75,19 @@ class Attribution(ABC):
         self.forward_func = forward_func
 
     def attribute_future(self, *args: Any, **kwargs: Any) -> Any:
-        """The promise of `attribute`'s result, for a forward function that gives a `torch.futures.Future`.
+        """As `attribute`, for a forward function that returns a `torch.futures.Future`.
 
         Raises:
-            NotImplementedError: the method takes no such function, as most.
+            NotImplementedError: the method does not support such functions; most do not.
         """
         raise NotImplementedError(
-            f"{self.get_name()} takes no forward function that gives a torch.futures.Future; use attribute with one "
-            "that gives a tensor"
+            f"{self.get_name()} takes no forward function that returns a torch.futures.Future; call attribute with one "
+            "that returns a tensor"
         )
 
-    @property
-    def multiplies_by_inputs(self) -> bool:
-        """Whether attributions are in units of the output (True) or of output per input (False)."""
-        return False
-
     def has_convergence_delta(self) -> bool:
-        """Whether `attribute` can tell how far its sum is from the change of the output."""
-        return False
+        """Whether `attribute` takes `return_convergence_delta`."""
+        return "return_convergence_delta" in signature(self.attribute).parameters
 
     @classmethod
     def get_name(cls) -> str:
@@ -97,22 +96,23 @@ class Attribution(ABC):
 
 
 class GradientAttribution(Attribution):
-    """A method that differentiates the output.
+    """A method based on gradients of the output.
 
     Shared arguments of `attribute`, besides those of `Attribution`:
 
-    * `n_steps`: points of the path from baseline to input.
+    * `n_steps`: the number of points on the path from baseline to input.
     * `method`: the quadrature: `gausslegendre`, `riemann_right`, `riemann_left`, `riemann_middle` or
       `riemann_trapezoid`.
-    * `internal_batch_size`: the most rows of one call of the model; None: as many as fit, so that memory does not grow
-      with the number of points.
-    * `return_convergence_delta`: also gives the delta of each example, see `compute_convergence_delta`.
-    * `attribute_to_layer_input`, `attribute_to_neuron_input`: whether the layer's input is meant, not its output.
+    * `internal_batch_size`: the maximum number of rows per call of the model. None: as many as fit into memory, so that
+      memory does not grow with the number of points.
+    * `return_convergence_delta`: whether to also return the delta of each example, see `compute_convergence_delta`.
+    * `attribute_to_layer_input`, `attribute_to_neuron_input`: whether to use the input of the layer instead of its
+      output.
     * `grad_kwargs`: further arguments of `torch.autograd.grad`; with `materialize_grads=True` a layer that the output
       does not depend on gets zeros.
 
-    All of them raise `NoGradient` where the output does not depend on what it is differentiated by,
-    `NonFiniteGradient` where a gradient is NaN or infinite, and `InvalidType` for inputs of whole numbers (token ids).
+    Every method raises `NoGradient` if the output does not depend on what it is differentiated with respect to,
+    `NonFiniteGradient` if a gradient is NaN or infinite, and `InvalidType` for integer inputs (token ids).
     """
 
     def compute_convergence_delta(
@@ -123,16 +123,16 @@ class GradientAttribution(Attribution):
         target: Target = None,
         additional_forward_args: Any = None,
     ) -> Tensor:
-        """How far the attributions are from summing to the change of the output.
+        """The difference between the sum of the attributions and the change of the output.
 
         `delta = sum(attributions) - (f(end_point) - f(start_point))`
+
+        Shared arguments: see `Attribution`.
 
         Args:
             attributions: Tensor or tuple of tensors `(batch, ...)`.
             start_point: The baselines: tensors that broadcast to the inputs, or numbers.
             end_point: The inputs.
-            target: See `Attribution`.
-            additional_forward_args: See `Attribution`.
 
         Returns:
             `(batch,)`, in units of the output.
@@ -146,25 +146,36 @@ class GradientAttribution(Attribution):
         return Change.of(problem).delta(per_example(tensors, problem.batch))
 
     def _walk(self, problem: Problem, points: int, internal_batch_size: int | None = None) -> Walk:
-        """What evaluates the gradients of so many points."""
+        """Evaluates the gradients of a problem at this many points."""
         evaluator = Evaluator(f"{self.get_name()} attribution", points, device=problem.inputs[0].device)
         return Walk(problem, evaluator, internal_batch_size)
 
     def _in_form(self, found: Attributed) -> Any:
-        """What was found in the caller's form."""
+        """The attributions in the caller's form."""
         forms = found.forms()
         return forms if isinstance(getattr(self, "layer", None), list | tuple) else forms[0]
+
+
+class PathAttribution(GradientAttribution):
+    """A method that averages gradients over points between baseline and input.
+
+    Args:
+        multiply_by_inputs: False leaves out the factor input minus baseline.
+    """
+
+    def __init__(self, forward_func: ForwardFunction, multiply_by_inputs: bool = True) -> None:
+        super().__init__(forward_func)
+        self.multiplies_by_inputs = multiply_by_inputs
 
 
 class InternalAttribution(Attribution):
     """A method that looks at a layer inside a model.
 
     Args:
-        forward_func: See `Attribution`.
-        layer: A module of the model, or a `Site` of it where the module runs several times; some methods take a list.
-            None: it is assigned to `layer` before anything is explained.
-        device_ids: The devices of a DataParallel model, in its order; needed only where forward_func calls such a model
-            and is not the model itself.
+        layer: A module of the model, or a `Site` if the module runs several times; some methods take a list. None: set
+            the attribute `layer` before calling `attribute`.
+        device_ids: The devices of a DataParallel model, in its order; needed only if forward_func calls such a model
+            instead of being one.
     """
 
     takes_layers = False
@@ -185,29 +196,60 @@ class InternalAttribution(Attribution):
     def _sites(self, to_input: bool = False) -> list[Site]:
         if self.layer is None:
             raise InvalidType(
-                f"{self.get_name()} was made without a layer; assign a module of the model to its `layer`"
+                f"{self.get_name()} was made without a layer; set its attribute `layer` to a module of the model"
             )
         layers = [self.layer] if isinstance(self.layer, nn.Module | Site) else list(self.layer)
         devices = tuple(self.device_ids or getattr(self.forward_func, "device_ids", None) or ())
         return [replace(Site.of(layer, to_input), devices=devices) for layer in layers]
 
 
+class InternalPathAttribution(InternalAttribution, PathAttribution):
+    """A path method for a layer or neuron.
+
+    Args:
+        multiply_by_inputs: False leaves out the factor that is the change of the input, or of the layer's activations.
+    """
+
+    def __init__(
+        self,
+        forward_func: ForwardFunction,
+        layer: Layers | None,
+        device_ids: list[int] | None = None,
+        multiply_by_inputs: bool = True,
+    ) -> None:
+        super().__init__(forward_func, layer, device_ids)
+        self.multiplies_by_inputs = multiply_by_inputs
+
+
 class LayerAttribution(InternalAttribution):
     """A method that attributes the output to the neurons of a layer.
 
-    Results have the shape of the layer's output (or input); a tuple where the layer gives a tuple, and a list with one
-    for each layer where layers were given as a list.
+    Attributions have the shape of the layer's output (or input). They are a tuple if the layer returns a tuple, and a
+    list with one item per layer if layers were given as a list.
     """
+
+    def _problem(
+        self,
+        inputs: TensorOrTensors,
+        baselines: Baselines,
+        target: Target,
+        additional_forward_args: Any,
+        to_input: bool = False,
+        grad_kwargs: Mapping[str, Any] | None = None,
+    ) -> Problem:
+        """The problem whose gradients are read at the layer while the inputs move."""
+        problem = Problem.of(self.forward_func, inputs, baselines, target, additional_forward_args)
+        return replace(problem.observed_at(self._sites(to_input)), grad_kwargs=grad_kwargs)
 
     @staticmethod
     def interpolate(
         layer_attribution: Tensor, interpolate_dims: int | tuple[int, ...], interpolate_mode: str = "nearest"
     ) -> Tensor:
-        """Brings an attribution of `(batch, channels, *places)` to other sizes of its places, as those of the input.
+        """Resizes an attribution `(batch, channels, *spatial)`, for example to the size of the input.
 
         Args:
-            layer_attribution: Of 3 to 5 axes.
-            interpolate_dims: The new sizes, or one for all.
+            layer_attribution: A tensor with 3 to 5 axes.
+            interpolate_dims: The new spatial size; an int applies to every axis.
             interpolate_mode: A mode of `torch.nn.functional.interpolate`.
         """
         return nn.functional.interpolate(layer_attribution, interpolate_dims, mode=interpolate_mode)
@@ -218,7 +260,19 @@ class NeuronAttribution(InternalAttribution):
 
     Shared arguments of `attribute`, besides those of `Attribution`:
 
-    * `neuron_selector`: the neuron: an index, or one for each axis after the batch; a slice among them stands for the
-      sum over it; or a function of the layer's tensor (or tuple) that gives `(batch,)`. `neuron_index=` is its old
-      name.
+    * `neuron_selector`: the neuron: an index, or one index per axis after the batch, where a slice stands for the sum
+      over it; or a function that maps the layer's tensor (or tuple) to `(batch,)`. The former name `neuron_index=` is
+      deprecated.
     """
+
+    def _problem(
+        self,
+        inputs: TensorOrTensors,
+        neuron_selector: NeuronSelector,
+        baselines: Baselines,
+        additional_forward_args: Any,
+        to_input: bool = False,
+    ) -> Problem:
+        """The problem of explaining the neuron instead of the output."""
+        problem = Problem.of(self.forward_func, inputs, baselines, None, additional_forward_args)
+        return problem.of_neuron(self._sites(to_input)[0], neuron_selector)

@@ -1,4 +1,4 @@
-"""How much of the output passes through the neurons of a layer on the way from baseline to input."""
+"""How much of the output change from baseline to input flows through the neurons of a layer."""
 
 from __future__ import annotations
 
@@ -7,29 +7,29 @@ from dataclasses import replace
 from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
-from llm_attr.attr.base import GradientAttribution, LayerAttribution, NeuronAttribution, renamed
+from llm_attr.attr.base import (
+    GradientAttribution,
+    InternalPathAttribution,
+    LayerAttribution,
+    NeuronAttribution,
+    renamed,
+)
 from llm_attr.core.path.integral import Integral
 from llm_attr.core.path.walk import Attributed, Change, Walk, by_point, difference, per_example, quadrature
 from llm_attr.core.problem import Problem
 from llm_attr.core.registry import registered
-from llm_attr.core.site import Site
-from llm_attr.typing import Baselines, ForwardFunction, NeuronSelector, Target, TensorOrTensors
+from llm_attr.typing import Baselines, Form, NeuronSelector, Target, TensorOrTensors
 
 
 @registered
 class LayerConductance(LayerAttribution, GradientAttribution):
-    """Adds up what each neuron of a layer passes on while the inputs move from baseline to input.
+    """Integrates the flow through each neuron of a layer while the inputs move from baseline to input.
 
     `attribution_j = integral over a in [0, 1] of df/du_j du_j/da`, with the activations u of the layer at the inputs
-    `b + a (x - b)`; computed as `sum over k of df/du_j(k) * (u_j(k + 1) - u_j(k))` over `n_steps + 1` points. The sum
-    over the neurons of a layer through which everything passes is the change of the output.
-
-    Args:
-        forward_func: See `Attribution`.
-        layer: See `InternalAttribution`.
-        device_ids: See `InternalAttribution`.
+    `b + a (x - b)`; computed as `sum over k of df/du_j(k) * (u_j(k + 1) - u_j(k))` over `n_steps + 1` points. If
+    the output depends on the inputs only through the layer, the attributions sum to the change of the output.
 
     Source: K. Dhamdhere, M. Sundararajan and Q. Yan, How Important Is a Neuron?, ICLR 2019, section 3; as a sum over
     steps A. Shrikumar, J. Su and A. Kundaje, Computationally Efficient Measures of Internal Neuron Importance, 2018.
@@ -43,19 +43,7 @@ class LayerConductance(LayerAttribution, GradientAttribution):
         tensor([[ 4., -6.]])
     """
 
-    def __init__(
-        self, forward_func: ForwardFunction, layer: nn.Module | Site, device_ids: list[int] | None = None
-    ) -> None:
-        super().__init__(forward_func, layer, device_ids)
-
-    @property
-    def multiplies_by_inputs(self) -> bool:
-        """Conductance is a share of the change of the output."""
-        return True
-
-    def has_convergence_delta(self) -> bool:
-        """Yes."""
-        return True
+    multiplies_by_inputs = True
 
     def attribute(
         self,
@@ -70,28 +58,22 @@ class LayerConductance(LayerAttribution, GradientAttribution):
         attribute_to_layer_input: bool = False,
         grad_kwargs: Mapping[str, Any] | None = None,
     ) -> Any:
-        """The conductance of each neuron of the layer; see `GradientAttribution`.
+        """The conductance of each neuron of the layer.
+
+        Shared arguments: see `GradientAttribution`.
 
         Args:
-            inputs: See `Attribution`.
-            baselines: See `Attribution`.
-            target: See `Attribution`.
-            additional_forward_args: See `Attribution`.
-            n_steps: The steps between `n_steps + 1` points.
-            method: Where the points lie: those of a quadrature, see `GradientAttribution`.
-            internal_batch_size: See `GradientAttribution`.
-            return_convergence_delta: See `GradientAttribution`.
-            attribute_to_layer_input: See `GradientAttribution`.
-            grad_kwargs: See `GradientAttribution`.
+            n_steps: The number of steps between `n_steps + 1` points.
+            method: The quadrature whose points are used, see `GradientAttribution`.
 
         Returns:
-            See `LayerAttribution`, in units of the output; then the delta `(batch,)`, if asked for.
+            See `LayerAttribution`, in units of the output; followed by the delta `(batch,)` if requested.
         """
         integral = Integral(n_steps, method)
-        whole = Problem.of(self.forward_func, inputs, baselines, target, additional_forward_args)
-        problem = replace(whole.observed_at(self._sites(attribute_to_layer_input)), grad_kwargs=grad_kwargs)
+        args = (inputs, baselines, target, additional_forward_args, attribute_to_layer_input, grad_kwargs)
+        problem = self._problem(*args)
         walk = self._walk(problem, n_steps + 1, internal_batch_size)
-        found = _passed_on(walk, quadrature(integral.method, n_steps + 1).alphas)
+        found = _flow(walk, quadrature(integral.method, n_steps + 1).alphas)
         if not return_convergence_delta:
             return self._in_form(found)
         return self._in_form(found), Change.of(problem).delta(per_example(found.tensors, problem.batch))
@@ -99,18 +81,13 @@ class LayerConductance(LayerAttribution, GradientAttribution):
 
 @registered
 class InternalInfluence(LayerAttribution, GradientAttribution):
-    """Takes the mean of a layer's gradient while the inputs move from baseline to input.
+    """Averages a layer's gradient while the inputs move from baseline to input.
 
     `attribution_j = integral over a in [0, 1] of df/du_j at the inputs b + a (x - b)`, with the activations u of the
     layer
 
-    Args:
-        forward_func: See `Attribution`.
-        layer: See `InternalAttribution`.
-        device_ids: See `InternalAttribution`.
-
     Source: K. Leino et al., Influence-Directed Explanations for Deep Convolutional Networks, ITC 2018, definition 1,
-    for inputs spread evenly from baseline to input.
+    for inputs distributed uniformly between baseline and input.
 
     Example:
         >>> import torch
@@ -120,11 +97,6 @@ class InternalInfluence(LayerAttribution, GradientAttribution):
         >>> influence.attribute(torch.tensor([[4.0, 3.0]])).round(decimals=4)
         tensor([[4., 3.]])
     """
-
-    def __init__(
-        self, forward_func: ForwardFunction, layer: nn.Module | Site, device_ids: list[int] | None = None
-    ) -> None:
-        super().__init__(forward_func, layer, device_ids)
 
     def attribute(
         self,
@@ -138,41 +110,28 @@ class InternalInfluence(LayerAttribution, GradientAttribution):
         attribute_to_layer_input: bool = False,
         grad_kwargs: Mapping[str, Any] | None = None,
     ) -> Any:
-        """The mean gradient of each neuron of the layer; see `GradientAttribution`.
+        """The mean gradient of each neuron of the layer.
 
-        Args:
-            inputs: See `Attribution`.
-            baselines: See `Attribution`.
-            target: See `Attribution`.
-            additional_forward_args: See `Attribution`.
-            n_steps: See `GradientAttribution`.
-            method: See `GradientAttribution`.
-            internal_batch_size: See `GradientAttribution`.
-            attribute_to_layer_input: See `GradientAttribution`.
-            grad_kwargs: See `GradientAttribution`.
+        Shared arguments: see `GradientAttribution`.
 
         Returns:
             See `LayerAttribution`, in units of output per activation.
         """
         integral = Integral(n_steps, method)
-        whole = Problem.of(self.forward_func, inputs, baselines, target, additional_forward_args)
-        problem = replace(whole.observed_at(self._sites(attribute_to_layer_input)), grad_kwargs=grad_kwargs)
-        mean, _ = integral.mean(self._walk(problem, n_steps, internal_batch_size))
+        args = (inputs, baselines, target, additional_forward_args, attribute_to_layer_input, grad_kwargs)
+        mean, _ = integral.mean(self._walk(self._problem(*args), n_steps, internal_batch_size))
         return self._in_form(mean)
 
 
 @registered
-class NeuronConductance(NeuronAttribution, GradientAttribution):
+class NeuronConductance(NeuronAttribution, InternalPathAttribution):
     """Splits the conductance of a neuron among the inputs that drive it.
 
     `attribution_i = (x_i - b_i) * integral over a in [0, 1] of df/dn dn/dx_i at b + a (x - b)`, with the neuron n; for
-    a selector that adds several neurons up, the sum of their conductances
+    a selector that sums several neurons, the sum of their conductances
 
     Args:
-        forward_func: See `Attribution`.
-        layer: See `InternalAttribution`.
-        device_ids: See `InternalAttribution`.
-        multiply_by_inputs: False leaves the factor `x_i - b_i` out.
+        multiply_by_inputs: False leaves out the factor `x_i - b_i`.
 
     Source: K. Dhamdhere, M. Sundararajan and Q. Yan, How Important Is a Neuron?, ICLR 2019, section 3.
 
@@ -186,25 +145,10 @@ class NeuronConductance(NeuronAttribution, GradientAttribution):
         tensor([[ 5., 10.]])
     """
 
-    def __init__(
-        self,
-        forward_func: ForwardFunction,
-        layer: nn.Module | Site,
-        device_ids: list[int] | None = None,
-        multiply_by_inputs: bool = True,
-    ) -> None:
-        super().__init__(forward_func, layer, device_ids)
-        self._multiply_by_inputs = multiply_by_inputs
-
-    @property
-    def multiplies_by_inputs(self) -> bool:
-        """As the constructor was told."""
-        return self._multiply_by_inputs
-
     @renamed(neuron_index="neuron_selector")
     def attribute(
         self,
-        inputs: TensorOrTensors,
+        inputs: Form,
         neuron_selector: NeuronSelector,
         baselines: Baselines = None,
         target: Target = None,
@@ -214,26 +158,21 @@ class NeuronConductance(NeuronAttribution, GradientAttribution):
         internal_batch_size: int | None = None,
         attribute_to_neuron_input: bool = False,
         grad_kwargs: Mapping[str, Any] | None = None,
-    ) -> Any:
-        """The part of the neuron's conductance that comes from each entry of the inputs; see `NeuronAttribution`.
+    ) -> Form:
+        """The share of each entry of the inputs in the neuron's conductance.
+
+        Shared arguments: see `NeuronAttribution` and `GradientAttribution`.
 
         Args:
-            inputs: See `Attribution`.
-            neuron_selector: See `NeuronAttribution`; a function may pick neurons and add them up, nothing else.
-            baselines: See `Attribution`.
-            target: See `Attribution`.
-            additional_forward_args: See `Attribution`.
-            n_steps: See `GradientAttribution`.
-            method: See `GradientAttribution`.
-            internal_batch_size: See `GradientAttribution`.
-            attribute_to_neuron_input: See `GradientAttribution`.
-            grad_kwargs: Further arguments of `torch.autograd.grad` for the output's gradient by the neuron.
+            neuron_selector: See `NeuronAttribution`; a function may only select neurons and sum them.
+            grad_kwargs: Further arguments of `torch.autograd.grad` for the gradient of the output with respect to the
+                neuron.
 
         Returns:
-            As the inputs, in units of the output, or of output per input without the factor.
+            Same form as the inputs, in units of the output, or of output per input without the factor.
 
         Raises:
-            InvalidTarget: the selector does not fit the layer, or computes something with the neurons.
+            InvalidTarget: the selector does not fit the layer, or does more than select and sum neurons.
         """
         whole = Problem.of(self.forward_func, inputs, baselines, target, additional_forward_args)
         (site,) = self._sites(attribute_to_neuron_input)
@@ -242,8 +181,8 @@ class NeuronConductance(NeuronAttribution, GradientAttribution):
         return self._in_form(mean.times(difference(problem)) if self.multiplies_by_inputs else mean)
 
 
-def _passed_on(walk: Walk, alphas: Tensor) -> Attributed:
-    """`sum over k of g_k (u_(k+1) - u_k)` over successive points, with the gradients g and activations u of a layer."""
+def _flow(walk: Walk, alphas: Tensor) -> Attributed:
+    """`sum over k of g_k (u_(k+1) - u_k)`, with the gradients g and activations u of a layer at successive points."""
     totals: list[Tensor] = []
     last: list[tuple[Tensor, Tensor]] = []
     for copies, part in walk.along_line(alphas):

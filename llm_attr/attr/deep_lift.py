@@ -1,4 +1,4 @@
-"""DeepLIFT: each entry's share of the difference that the input makes to a baseline."""
+"""DeepLIFT: the share of each entry in the change of the output from baseline to input."""
 
 from __future__ import annotations
 
@@ -10,32 +10,69 @@ import torch
 from torch import Tensor
 
 from llm_attr.attr.base import GradientAttribution
+from llm_attr.attr.forms import keeps_form
 from llm_attr.core.path.noise import as_distributions
 from llm_attr.core.problem import Problem
 from llm_attr.core.registry import registered
-from llm_attr.core.rules.deep_lift import Combine, Contrast, multipliers_only, times_change
+from llm_attr.core.rules.deep_lift import Combine, ReferencePairs, multipliers_only, times_change
 from llm_attr.core.rules.tables import EPS, deep_lift_rules
 from llm_attr.errors import InvalidShape, InvalidType, InvalidValue
 from llm_attr.typing import BaselineDistribution, Baselines, ForwardFunction, Target, TensorOrTensors, Tensors
 
 CustomAttribution: TypeAlias = Callable[..., TensorOrTensors]
-"""From `(multipliers)`, `(multipliers, inputs)` or `(multipliers, inputs, baselines)`, tuples, to attributions."""
+"""Maps `(multipliers)`, `(multipliers, inputs)` or `(multipliers, inputs, baselines)` to attributions, all tuples."""
+
+
+class RescaleAttribution(GradientAttribution):
+    """A method that propagates differences from a reference by the rescale rule.
+
+    Args:
+        model: As `forward_func` of `Attribution`.
+        multiply_by_inputs: False returns the multipliers.
+    """
+
+    eps = EPS
+    """The change below which the slope is that of the tangent."""
+
+    def __init__(self, model: ForwardFunction, multiply_by_inputs: bool = True) -> None:
+        super().__init__(model)
+        self.model, self.multiplies_by_inputs = model, multiply_by_inputs
+
+    def _shares(
+        self, problem: Problem, states: Tensors | None, return_delta: bool, custom: CustomAttribution | None
+    ) -> Any:
+        """The attributions in the caller's form, followed by the delta if requested.
+
+        Args:
+            problem: What is explained, with its baselines.
+            states: `(states, batch or 1, *features)` for each input, to average over; None: the problem's baselines.
+            return_delta: Whether to return the delta.
+            custom: See `DeepLift.attribute`.
+        """
+        baselines = tuple(baseline.unsqueeze(0) for baseline in problem.baselines) if states is None else states
+        combine = times_change if self.multiplies_by_inputs else multipliers_only
+        rules = deep_lift_rules(self.eps).of(self.model)
+        walk = self._walk(problem, len(baselines[0]))
+        pairs = ReferencePairs(walk, rules, baselines, combine if custom is None else _combine(custom))
+        if not return_delta:
+            return self._in_form(pairs.mean())
+        found, delta = pairs.mean_and_delta()
+        return self._in_form(found), delta
 
 
 @registered
-class DeepLift(GradientAttribution):
+class DeepLift(RescaleAttribution):
     """Divides the change of the output from baseline to input among the entries that changed.
 
-    `attribution_i = (x_i - b_i) m_i`, with the multiplier m of the chain rule in which a function of one entry has the
-    slope `(f(x) - f(b)) / (x - b)` (the rescale rule), a product the middle of its other factor, and softmax, norms,
-    attention and max pooling have bounded slopes of the same kind. The attributions sum to the change of the output.
-    Modules may be used several times, and operations called as functions; operations that no rule covers are refused
-    by name. A custom autograd Function that is linear says so: `TheFunction.linear_in_input = True`.
+    `attribution_i = (x_i - b_i) m_i`, with the multiplier m of a chain rule in which an elementwise function has the
+    slope `(f(x) - f(b)) / (x - b)` (the rescale rule), a product the mean of its other factor at x and b, and softmax,
+    norms, attention and max pooling have bounded slopes of the same kind. The attributions sum to the change of the
+    output. Modules may be called several times, and operations may be called as functions. An operation without a rule
+    is refused by name; a custom autograd Function that is linear must say so: `TheFunction.linear_in_input = True`.
 
     Args:
-        model: See `Attribution`.
-        multiply_by_inputs: False gives the multipliers.
-        eps: Where a change is smaller, relative to `1 + |x|`, the slope is that of the tangent.
+        multiply_by_inputs: False returns the multipliers.
+        eps: Below a change of this size, relative to `1 + |x|`, the slope is that of the tangent.
 
     Source: A. Shrikumar, P. Greenside and A. Kundaje, Learning Important Features Through Propagating Activation
     Differences, ICML 2017, sections 3.2 and 3.5.1; M. Ancona et al., Towards Better Understanding of Gradient-based
@@ -50,20 +87,12 @@ class DeepLift(GradientAttribution):
     """
 
     def __init__(self, model: ForwardFunction, multiply_by_inputs: bool = True, eps: float = EPS) -> None:
-        super().__init__(model)
+        super().__init__(model, multiply_by_inputs)
         if isinstance(eps, bool) or not isinstance(eps, int | float) or not 0 <= eps < 1:
-            raise InvalidValue(f"eps must be a number from 0 to 1, the least change; got {eps!r}")
-        self.model, self.eps, self._multiply_by_inputs = model, eps, multiply_by_inputs
+            raise InvalidValue(f"eps must be a number in [0, 1), the smallest change with a slope; got {eps!r}")
+        self.eps = eps
 
-    @property
-    def multiplies_by_inputs(self) -> bool:
-        """As the constructor was told."""
-        return self._multiply_by_inputs
-
-    def has_convergence_delta(self) -> bool:
-        """Yes."""
-        return True
-
+    @keeps_form
     def attribute(
         self,
         inputs: TensorOrTensors,
@@ -73,36 +102,31 @@ class DeepLift(GradientAttribution):
         return_convergence_delta: bool = False,
         custom_attribution_func: CustomAttribution | None = None,
     ) -> Any:
-        """The share of each entry of the inputs; see `Attribution` and `GradientAttribution`.
+        """The share of each entry of the inputs.
+
+        Shared arguments: see `GradientAttribution`.
 
         Args:
-            inputs: See `Attribution`.
-            baselines: See `Attribution`.
-            target: See `Attribution`.
-            additional_forward_args: See `Attribution`.
-            return_convergence_delta: See `GradientAttribution`; of the attributions `(x - b) m`.
-            custom_attribution_func: Makes attributions of multipliers, of multipliers and inputs, or of these and
-                baselines, whichever it takes: tuples with a tensor for each input.
+            return_convergence_delta: Whether to also return the delta of each example: that of the attributions
+                `(x - b) m`, see `compute_convergence_delta`.
+            custom_attribution_func: A function that computes attributions from the multipliers, from multipliers and
+                inputs, or from multipliers, inputs and baselines; all are tuples with one tensor per input.
 
         Returns:
-            As the inputs, in units of the output; then the delta `(batch,)`, if asked for.
+            Same form as the inputs, in units of the output; followed by the delta `(batch,)` if requested.
 
         Raises:
-            NoRule: the model has an operation without a rule, or runs other operations for the baseline.
+            NoRule: the model has an operation without a rule, or runs different operations for the baseline.
         """
         problem = Problem.of(self.forward_func, inputs, baselines, target, additional_forward_args)
-        return contrasted(self, problem, None, return_convergence_delta, custom_attribution_func)
+        return self._shares(problem, None, return_convergence_delta, custom_attribution_func)
 
 
 @registered
-class DeepLiftShap(GradientAttribution):
+class DeepLiftShap(RescaleAttribution):
     """Averages `DeepLift` over a distribution of baselines, which approximates Shapley values.
 
     `attribution_i = E[(x_i - b_i) m_i]` over all the baselines b
-
-    Args:
-        model: See `Attribution`.
-        multiply_by_inputs: False gives the multipliers.
 
     Source: S. Lundberg and S.-I. Lee, A Unified Approach to Interpreting Model Predictions, NeurIPS 2017, section 4.2.
 
@@ -114,19 +138,7 @@ class DeepLiftShap(GradientAttribution):
         tensor([[ 2.5000, -0.5000]])
     """
 
-    def __init__(self, model: ForwardFunction, multiply_by_inputs: bool = True) -> None:
-        super().__init__(model)
-        self.model, self._multiply_by_inputs = model, multiply_by_inputs
-
-    @property
-    def multiplies_by_inputs(self) -> bool:
-        """As the constructor was told."""
-        return self._multiply_by_inputs
-
-    def has_convergence_delta(self) -> bool:
-        """Yes."""
-        return True
-
+    @keeps_form
     def attribute(
         self,
         inputs: TensorOrTensors,
@@ -136,70 +148,45 @@ class DeepLiftShap(GradientAttribution):
         return_convergence_delta: bool = False,
         custom_attribution_func: CustomAttribution | None = None,
     ) -> Any:
-        """The mean share of each entry of the inputs; see `Attribution` and `GradientAttribution`.
+        """The mean share of each entry of the inputs.
+
+        Shared arguments: see `GradientAttribution` and `DeepLift.attribute`.
 
         Args:
-            inputs: See `Attribution`.
-            baselines: `(states, *features)`, a tuple of these, one for each input and all with as many states, or a
-                function that gives them; if it takes an argument, it gets the inputs.
-            target: See `Attribution`.
-            additional_forward_args: See `Attribution`.
-            return_convergence_delta: Also gives the delta of each example against each baseline.
-            custom_attribution_func: See `DeepLift.attribute`; called with a row for each pair.
+            baselines: The distribution of baselines: a tensor `(states, *features)`, a tuple with one per input, all
+                with the same number of states, or a function that returns either; a function that takes an argument
+                gets the inputs.
+            return_convergence_delta: Whether to also return the delta of each example for each baseline.
+            custom_attribution_func: See `DeepLift.attribute`; called with one row for each pair of example and
+                baseline.
 
         Returns:
-            As the inputs, in units of the output; then the delta `(batch * states,)`, the baselines of an example in a
-            row, if asked for.
+            Same form as the inputs, in units of the output; followed by the delta `(batch * states,)` if requested,
+            with the baselines of an example next to each other.
 
         Raises:
             NoRule: see `DeepLift.attribute`.
         """
         problem = Problem.of(self.forward_func, inputs, None, target, additional_forward_args)
         states = distribution(inputs, baselines)
-        return contrasted(self, problem, states, return_convergence_delta, custom_attribution_func)
-
-
-def contrasted(
-    method: Any,
-    problem: Problem,
-    states: Tensors | None,
-    return_delta: bool,
-    custom: CustomAttribution | None,
-) -> Any:
-    """What DeepLift says of a problem, in the caller's form, with the delta if asked for.
-
-    Args:
-        method: One of the DeepLift classes.
-        problem: With its baselines.
-        states: `(states, batch or 1, *features)` for each input, to be averaged over; None: the problem's baselines.
-        return_delta: Whether the delta is given.
-        custom: See `DeepLift.attribute`.
-    """
-    baselines = tuple(baseline.unsqueeze(0) for baseline in problem.baselines) if states is None else states
-    combine = times_change if method.multiplies_by_inputs else multipliers_only
-    rules = deep_lift_rules(getattr(method, "eps", EPS)).of(method.model)
-    walk = method._walk(problem, len(baselines[0]))
-    contrast = Contrast(walk, rules, baselines, combine if custom is None else _combine(custom))
-    if not return_delta:
-        return method._in_form(contrast.mean())
-    found, delta = contrast.mean_and_delta()
-    return method._in_form(found), delta
+        return self._shares(problem, states, return_convergence_delta, custom_attribution_func)
 
 
 def distribution(inputs: TensorOrTensors, baselines: BaselineDistribution) -> Tensors:
     """`(states, 1, *features)` for each input.
 
     Raises:
-        InvalidShape: the inputs have different numbers of states.
+        InvalidShape: the number of states differs between inputs.
     """
     states = as_distributions(baselines, inputs)
-    if len({len(each) for each in states}) > 1:
-        raise InvalidShape(f"baselines must have as many states for every input; got {[len(each) for each in states]}")
+    counts = [len(each) for each in states]
+    if len(set(counts)) > 1:
+        raise InvalidShape(f"baselines must have as many states for every input; got {counts}")
     return tuple(each.unsqueeze(1) for each in states)
 
 
 def _combine(custom: CustomAttribution) -> Combine:
-    """A user's function as one of three tuples."""
+    """A user's function of one, two or three tuples as a function of three."""
     if not callable(custom):
         raise InvalidType(f"custom_attribution_func must be a function; got {type(custom).__name__}")
     count = _count(custom)
@@ -210,18 +197,20 @@ def _combine(custom: CustomAttribution) -> Combine:
         found = given if isinstance(given, tuple) else (given,)
         shapes = [tuple(value.shape) if isinstance(value, Tensor) else type(value).__name__ for value in found]
         if shapes != (needed := [tuple(value.shape) for value in multipliers]):
-            raise InvalidShape(f"custom_attribution_func must give tensors of the shapes {needed}; got {shapes}")
+            raise InvalidShape(f"custom_attribution_func must return tensors of shapes {needed}; got {shapes}")
         return found
 
     return combine
 
 
 def _count(custom: CustomAttribution) -> int:
-    """How many of the three it takes."""
+    """How many of multipliers, inputs and baselines the function takes."""
     for count in (3, 2, 1):
         try:
             signature(custom).bind(*(None,) * count)
         except (TypeError, ValueError):
             continue
         return count
-    raise InvalidType("custom_attribution_func must take (multipliers), (multipliers, inputs) or these and (baselines)")
+    raise InvalidType(
+        "custom_attribution_func must take (multipliers), (multipliers, inputs) or (multipliers, inputs, baselines)"
+    )

@@ -1,21 +1,20 @@
-"""DeepLIFT at the layers of a model and of its neurons."""
+"""DeepLIFT for layers and neurons."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import replace
 from typing import Any
 
 from torch import nn
 
-from llm_attr.attr.base import GradientAttribution, LayerAttribution, NeuronAttribution, renamed
-from llm_attr.attr.deep_lift import CustomAttribution, contrasted, distribution
-from llm_attr.core.problem import Problem
+from llm_attr.attr.base import InternalAttribution, LayerAttribution, NeuronAttribution, renamed
+from llm_attr.attr.deep_lift import CustomAttribution, RescaleAttribution, distribution
 from llm_attr.core.registry import registered
 from llm_attr.core.site import Site
 from llm_attr.typing import (
     BaselineDistribution,
     Baselines,
+    Form,
     ForwardFunction,
     NeuronSelector,
     Target,
@@ -23,16 +22,23 @@ from llm_attr.typing import (
 )
 
 
+class InternalRescaleAttribution(InternalAttribution, RescaleAttribution):
+    """A method that propagates differences from a reference to a layer, or from a neuron.
+
+    Args:
+        multiply_by_inputs: False returns the multipliers.
+    """
+
+    def __init__(self, model: ForwardFunction, layer: nn.Module | Site, multiply_by_inputs: bool = True) -> None:
+        super().__init__(model, layer)
+        self.multiplies_by_inputs = multiply_by_inputs
+
+
 @registered
-class LayerDeepLift(LayerAttribution, GradientAttribution):
+class LayerDeepLift(LayerAttribution, InternalRescaleAttribution):
     """Divides the change of the output from baseline to input among the neurons of a layer.
 
     `attribution_j = (u_j(x) - u_j(b)) m_j`, with the activations u of the layer and the multipliers of `DeepLift`
-
-    Args:
-        model: See `Attribution`.
-        layer: See `InternalAttribution`.
-        multiply_by_inputs: False gives the multipliers.
 
     Source: as for `DeepLift`.
 
@@ -45,19 +51,6 @@ class LayerDeepLift(LayerAttribution, GradientAttribution):
         tensor([[ 6., -4.]])
     """
 
-    def __init__(self, model: ForwardFunction, layer: nn.Module | Site, multiply_by_inputs: bool = True) -> None:
-        super().__init__(model, layer)
-        self.model, self._multiply_by_inputs = model, multiply_by_inputs
-
-    @property
-    def multiplies_by_inputs(self) -> bool:
-        """As the constructor was told."""
-        return self._multiply_by_inputs
-
-    def has_convergence_delta(self) -> bool:
-        """Yes."""
-        return True
-
     def attribute(
         self,
         inputs: TensorOrTensors,
@@ -69,39 +62,28 @@ class LayerDeepLift(LayerAttribution, GradientAttribution):
         custom_attribution_func: CustomAttribution | None = None,
         grad_kwargs: Mapping[str, Any] | None = None,
     ) -> Any:
-        """The share of each neuron of the layer; see `LayerAttribution` and `GradientAttribution`.
+        """The share of each neuron of the layer; the inputs may be token ids.
+
+        Shared arguments: see `GradientAttribution`.
 
         Args:
-            inputs: See `Attribution`; token ids too.
-            baselines: See `Attribution`.
-            target: See `Attribution`.
-            additional_forward_args: See `Attribution`.
-            return_convergence_delta: See `GradientAttribution`.
-            attribute_to_layer_input: See `GradientAttribution`.
-            custom_attribution_func: See `DeepLift.attribute`; of the layer's activations.
-            grad_kwargs: See `GradientAttribution`.
+            custom_attribution_func: See `DeepLift.attribute`, with the layer's activations instead of the inputs.
 
         Returns:
-            See `LayerAttribution`, in units of the output; then the delta `(batch,)`, if asked for.
+            See `LayerAttribution`, in units of the output; followed by the delta `(batch,)` if requested.
 
         Raises:
             NoRule: see `DeepLift.attribute`.
         """
-        whole = Problem.of(self.forward_func, inputs, baselines, target, additional_forward_args)
-        problem = replace(whole.observed_at(self._sites(attribute_to_layer_input)), grad_kwargs=grad_kwargs)
-        return contrasted(self, problem, None, return_convergence_delta, custom_attribution_func)
+        args = (inputs, baselines, target, additional_forward_args, attribute_to_layer_input, grad_kwargs)
+        return self._shares(self._problem(*args), None, return_convergence_delta, custom_attribution_func)
 
 
 @registered
-class LayerDeepLiftShap(LayerAttribution, GradientAttribution):
+class LayerDeepLiftShap(LayerAttribution, InternalRescaleAttribution):
     """Averages `LayerDeepLift` over a distribution of baselines.
 
     `attribution_j = E[(u_j(x) - u_j(b)) m_j]` over all the baselines b
-
-    Args:
-        model: See `Attribution`.
-        layer: See `InternalAttribution`.
-        multiply_by_inputs: False gives the multipliers.
 
     Source: as for `DeepLiftShap`.
 
@@ -114,19 +96,6 @@ class LayerDeepLiftShap(LayerAttribution, GradientAttribution):
         tensor([[ 6., -2.]])
     """
 
-    def __init__(self, model: ForwardFunction, layer: nn.Module | Site, multiply_by_inputs: bool = True) -> None:
-        super().__init__(model, layer)
-        self.model, self._multiply_by_inputs = model, multiply_by_inputs
-
-    @property
-    def multiplies_by_inputs(self) -> bool:
-        """As the constructor was told."""
-        return self._multiply_by_inputs
-
-    def has_convergence_delta(self) -> bool:
-        """Yes."""
-        return True
-
     def attribute(
         self,
         inputs: TensorOrTensors,
@@ -137,38 +106,30 @@ class LayerDeepLiftShap(LayerAttribution, GradientAttribution):
         attribute_to_layer_input: bool = False,
         custom_attribution_func: CustomAttribution | None = None,
     ) -> Any:
-        """The mean share of each neuron of the layer; see `LayerAttribution` and `GradientAttribution`.
+        """The mean share of each neuron of the layer; the inputs may be token ids.
+
+        Shared arguments: see `GradientAttribution` and `DeepLiftShap.attribute`.
 
         Args:
-            inputs: See `Attribution`; token ids too.
-            baselines: See `DeepLiftShap.attribute`.
-            target: See `Attribution`.
-            additional_forward_args: See `Attribution`.
-            return_convergence_delta: See `DeepLiftShap.attribute`.
-            attribute_to_layer_input: See `GradientAttribution`.
-            custom_attribution_func: See `DeepLift.attribute`; of the layer's activations.
+            custom_attribution_func: See `DeepLift.attribute`, with the layer's activations instead of the inputs and
+                one row for each pair of example and baseline.
 
         Returns:
-            See `LayerAttribution`, in units of the output; then the delta `(batch * states,)`, if asked for.
+            See `LayerAttribution`, in units of the output; followed by the delta `(batch * states,)` if requested.
 
         Raises:
             NoRule: see `DeepLift.attribute`.
         """
-        whole = Problem.of(self.forward_func, inputs, None, target, additional_forward_args)
-        problem, states = whole.observed_at(self._sites(attribute_to_layer_input)), distribution(inputs, baselines)
-        return contrasted(self, problem, states, return_convergence_delta, custom_attribution_func)
+        problem = self._problem(inputs, None, target, additional_forward_args, attribute_to_layer_input)
+        states = distribution(inputs, baselines)
+        return self._shares(problem, states, return_convergence_delta, custom_attribution_func)
 
 
 @registered
-class NeuronDeepLift(NeuronAttribution, GradientAttribution):
+class NeuronDeepLift(NeuronAttribution, InternalRescaleAttribution):
     """Divides the change of a neuron from baseline to input among the entries that changed.
 
-    As `DeepLift`, of a neuron instead of the output.
-
-    Args:
-        model: See `Attribution`.
-        layer: See `InternalAttribution`.
-        multiply_by_inputs: False gives the multipliers.
+    As `DeepLift`, for a neuron instead of the output.
 
     Source: as for `DeepLift`.
 
@@ -180,56 +141,35 @@ class NeuronDeepLift(NeuronAttribution, GradientAttribution):
         tensor([[4., 0.]])
     """
 
-    def __init__(self, model: ForwardFunction, layer: nn.Module | Site, multiply_by_inputs: bool = True) -> None:
-        super().__init__(model, layer)
-        self.model, self._multiply_by_inputs = model, multiply_by_inputs
-
-    @property
-    def multiplies_by_inputs(self) -> bool:
-        """As the constructor was told."""
-        return self._multiply_by_inputs
-
     @renamed(neuron_index="neuron_selector")
     def attribute(
         self,
-        inputs: TensorOrTensors,
+        inputs: Form,
         neuron_selector: NeuronSelector,
         baselines: Baselines = None,
         additional_forward_args: Any = None,
         attribute_to_neuron_input: bool = False,
         custom_attribution_func: CustomAttribution | None = None,
-    ) -> Any:
-        """The share of each entry of the inputs in the neuron's change; see `NeuronAttribution`.
+    ) -> Form:
+        """The share of each entry of the inputs in the neuron's change.
 
-        Args:
-            inputs: See `Attribution`.
-            neuron_selector: See `NeuronAttribution`.
-            baselines: See `Attribution`.
-            additional_forward_args: See `Attribution`.
-            attribute_to_neuron_input: See `GradientAttribution`.
-            custom_attribution_func: See `DeepLift.attribute`.
+        Shared arguments: see `NeuronAttribution`, `GradientAttribution` and `DeepLift.attribute`.
 
         Returns:
-            As the inputs, in units of the neuron.
+            Same form as the inputs, in units of the neuron.
 
         Raises:
             NoRule: see `DeepLift.attribute`.
         """
-        whole = Problem.of(self.forward_func, inputs, baselines, None, additional_forward_args)
-        (site,) = self._sites(attribute_to_neuron_input)
-        return contrasted(self, whole.of_neuron(site, neuron_selector), None, False, custom_attribution_func)
+        problem = self._problem(inputs, neuron_selector, baselines, additional_forward_args, attribute_to_neuron_input)
+        return self._shares(problem, None, False, custom_attribution_func)
 
 
 @registered
-class NeuronDeepLiftShap(NeuronAttribution, GradientAttribution):
+class NeuronDeepLiftShap(NeuronAttribution, InternalRescaleAttribution):
     """Averages `NeuronDeepLift` over a distribution of baselines.
 
-    As `DeepLiftShap`, of a neuron instead of the output.
-
-    Args:
-        model: See `Attribution`.
-        layer: See `InternalAttribution`.
-        multiply_by_inputs: False gives the multipliers.
+    As `DeepLiftShap`, for a neuron instead of the output.
 
     Source: as for `DeepLiftShap`.
 
@@ -242,42 +182,25 @@ class NeuronDeepLiftShap(NeuronAttribution, GradientAttribution):
         tensor([[3., 0.]])
     """
 
-    def __init__(self, model: ForwardFunction, layer: nn.Module | Site, multiply_by_inputs: bool = True) -> None:
-        super().__init__(model, layer)
-        self.model, self._multiply_by_inputs = model, multiply_by_inputs
-
-    @property
-    def multiplies_by_inputs(self) -> bool:
-        """As the constructor was told."""
-        return self._multiply_by_inputs
-
     @renamed(neuron_index="neuron_selector")
     def attribute(
         self,
-        inputs: TensorOrTensors,
+        inputs: Form,
         neuron_selector: NeuronSelector,
         baselines: BaselineDistribution,
         additional_forward_args: Any = None,
         attribute_to_neuron_input: bool = False,
         custom_attribution_func: CustomAttribution | None = None,
-    ) -> Any:
-        """The mean share of each entry of the inputs in the neuron's change; see `NeuronAttribution`.
+    ) -> Form:
+        """The mean share of each entry of the inputs in the neuron's change.
 
-        Args:
-            inputs: See `Attribution`.
-            neuron_selector: See `NeuronAttribution`.
-            baselines: See `DeepLiftShap.attribute`.
-            additional_forward_args: See `Attribution`.
-            attribute_to_neuron_input: See `GradientAttribution`.
-            custom_attribution_func: See `DeepLift.attribute`.
+        Shared arguments: see `NeuronAttribution`, `GradientAttribution` and `DeepLiftShap.attribute`.
 
         Returns:
-            As the inputs, in units of the neuron.
+            Same form as the inputs, in units of the neuron.
 
         Raises:
             NoRule: see `DeepLift.attribute`.
         """
-        whole = Problem.of(self.forward_func, inputs, None, None, additional_forward_args)
-        (site,) = self._sites(attribute_to_neuron_input)
-        problem, states = whole.of_neuron(site, neuron_selector), distribution(inputs, baselines)
-        return contrasted(self, problem, states, False, custom_attribution_func)
+        problem = self._problem(inputs, neuron_selector, None, additional_forward_args, attribute_to_neuron_input)
+        return self._shares(problem, distribution(inputs, baselines), False, custom_attribution_func)

@@ -1,4 +1,4 @@
-"""Grad-CAM: which places of a convolutional layer spoke for the output."""
+"""Grad-CAM: which positions of a convolutional layer contributed to the output."""
 
 from __future__ import annotations
 
@@ -6,27 +6,24 @@ from collections.abc import Mapping
 from dataclasses import replace
 from typing import Any
 
-from torch import Tensor, nn
+from torch import Tensor
 
 from llm_attr.attr.base import GradientAttribution, LayerAttribution
 from llm_attr.core.path.walk import Attributed
-from llm_attr.core.problem import Gradients, Problem
+from llm_attr.core.problem import Gradients
 from llm_attr.core.registry import registered
-from llm_attr.core.site import Site
 from llm_attr.errors import InvalidShape
-from llm_attr.typing import ForwardFunction, Target, TensorOrTensors
+from llm_attr.typing import Target, TensorOrTensors
 
 
 @registered
 class LayerGradCam(LayerAttribution, GradientAttribution):
-    """Adds up the channels of a layer, each weighted by its mean gradient over all places.
+    """Sums the channels of a layer, each weighted by its mean gradient over all positions.
 
-    `attribution_p = sum over channels c of u_cp * (mean over places q of df/du_cq)`
+    `attribution_p = sum over channels c of u_cp * (mean over positions q of df/du_cq)`
 
     Args:
-        forward_func: See `Attribution`.
-        layer: See `InternalAttribution`; `(batch, channels, *places)`, mostly the last convolution.
-        device_ids: See `InternalAttribution`.
+        layer: A layer with activations `(batch, channels, *spatial)`, usually the last convolution.
 
     Source: R. R. Selvaraju et al., Grad-CAM, ICCV 2017, equations 1 and 2.
 
@@ -39,11 +36,6 @@ class LayerGradCam(LayerAttribution, GradientAttribution):
         torch.Size([1, 1, 5])
     """
 
-    def __init__(
-        self, forward_func: ForwardFunction, layer: nn.Module | Site, device_ids: list[int] | None = None
-    ) -> None:
-        super().__init__(forward_func, layer, device_ids)
-
     def attribute(
         self,
         inputs: TensorOrTensors,
@@ -54,51 +46,48 @@ class LayerGradCam(LayerAttribution, GradientAttribution):
         attr_dim_summation: bool = True,
         grad_kwargs: Mapping[str, Any] | None = None,
     ) -> Any:
-        """The weight of each place of the layer; see `GradientAttribution`.
+        """The weight of each position of the layer.
+
+        Shared arguments: see `GradientAttribution`.
 
         Args:
-            inputs: See `Attribution`.
-            target: See `Attribution`.
-            additional_forward_args: See `Attribution`.
-            attribute_to_layer_input: See `GradientAttribution`.
-            relu_attributions: Whether what speaks against the output becomes zero, as in the paper.
-            attr_dim_summation: False keeps the channels apart.
-            grad_kwargs: See `GradientAttribution`.
+            relu_attributions: Whether to set negative attributions to zero, as in the paper.
+            attr_dim_summation: Whether to sum over the channels.
 
         Returns:
-            `(batch, 1, *places)`, or `(batch, channels, *places)` with the channels apart; a tuple where the layer
-            gives a tuple. To be brought to the size of the inputs with `LayerAttribution.interpolate`.
+            `(batch, 1, *spatial)`, or `(batch, channels, *spatial)` without summation; a tuple if the layer returns a
+            tuple. `LayerAttribution.interpolate` resizes it to the inputs.
 
         Raises:
             InvalidShape: the layer has no channels.
         """
-        whole = Problem.of(self.forward_func, inputs, None, target, additional_forward_args)
-        problem = replace(whole.observed_at(self._sites(attribute_to_layer_input)), grad_kwargs=grad_kwargs)
-        return self._in_form(places(self._walk(problem, 1).at_inputs(), relu_attributions, attr_dim_summation))
+        args = (inputs, None, target, additional_forward_args, attribute_to_layer_input, grad_kwargs)
+        found = self._walk(self._problem(*args), 1).at_inputs()
+        return self._in_form(grad_cam(found, relu_attributions, attr_dim_summation))
 
 
-def places(found: Gradients, relu: bool, summed: bool) -> Attributed:
-    """The weight of each place of a layer.
+def grad_cam(found: Gradients, relu: bool, summed: bool) -> Attributed:
+    """The Grad-CAM map of a layer.
 
     Args:
-        found: Its activations and gradients.
-        relu: Whether what speaks against the output becomes zero.
-        summed: Whether the channels are added up.
+        found: The activations and gradients of the layer.
+        relu: Whether to set negative values to zero.
+        summed: Whether to sum over the channels.
 
     Raises:
         InvalidShape: the layer has no channels.
     """
     gradients = Attributed.of(found.gradients, found.slots)
-    weights = tuple(_mean_over_places(gradient) for gradient in gradients.tensors)
+    weights = tuple(_spatial_mean(gradient) for gradient in gradients.tensors)
     maps = replace(gradients, tensors=weights).times(found.at).tensors
     maps = tuple(each.sum(1, keepdim=True) for each in maps) if summed else maps
     maps = tuple(each.relu() for each in maps) if relu else maps
     return replace(gradients, tensors=maps)
 
 
-def _mean_over_places(gradient: Tensor) -> Tensor:
-    """`(batch, channels, *places) -> (batch, channels, 1, ...)`."""
+def _spatial_mean(gradient: Tensor) -> Tensor:
+    """`(batch, channels, *spatial) -> (batch, channels, 1, ...)`."""
     if gradient.dim() < 2:
-        raise InvalidShape(f"Grad-CAM needs a layer of (batch, channels, *places); got {tuple(gradient.shape)}")
-    places = tuple(range(2, gradient.dim()))
-    return gradient.mean(places, keepdim=True) if places else gradient
+        raise InvalidShape(f"Grad-CAM needs a layer of (batch, channels, *spatial); got {tuple(gradient.shape)}")
+    axes = tuple(range(2, gradient.dim()))
+    return gradient.mean(axes, keepdim=True) if axes else gradient

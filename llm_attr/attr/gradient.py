@@ -1,4 +1,4 @@
-"""The gradient at the inputs or at a layer, and its product with what it is taken by."""
+"""The gradient at the inputs or at a layer, and its product with inputs or activations."""
 
 from __future__ import annotations
 
@@ -16,12 +16,12 @@ from llm_attr.caller import warn_caller
 from llm_attr.core.path.walk import Attributed
 from llm_attr.core.problem import Problem
 from llm_attr.core.registry import registered
-from llm_attr.typing import ForwardFunction, NeuronSelector, Target, TensorOrTensors, Tensors
+from llm_attr.typing import Form, ForwardFunction, NeuronSelector, Target, TensorOrTensors, Tensors
 
 
 @registered
 class Saliency(GradientAttribution):
-    """Says how fast the output changes with each entry of the inputs.
+    """Measures how fast the output changes with each entry of the inputs.
 
     `attribution_i = |df/dx_i|`
 
@@ -36,21 +36,20 @@ class Saliency(GradientAttribution):
 
     def attribute(
         self,
-        inputs: TensorOrTensors,
+        inputs: Form,
         target: Target = None,
         abs: bool = True,
         additional_forward_args: Any = None,
-    ) -> Any:
-        """The gradient by each entry of the inputs, or its absolute value; see `GradientAttribution`.
+    ) -> Form:
+        """The gradient with respect to each entry of the inputs, or its absolute value.
+
+        Shared arguments: see `GradientAttribution`.
 
         Args:
-            inputs: See `Attribution`.
-            target: See `Attribution`.
             abs: False keeps the sign.
-            additional_forward_args: See `Attribution`.
 
         Returns:
-            As the inputs, in units of output per input.
+            Same form as the inputs, in units of output per input.
         """
         problem = Problem.of(self.forward_func, inputs, None, target, additional_forward_args)
         found = self._walk(problem, 1).at_inputs()
@@ -60,12 +59,12 @@ class Saliency(GradientAttribution):
 
 @registered
 class InputXGradient(GradientAttribution):
-    """Multiplies each entry of the inputs by the gradient there: the first term of a Taylor series around zero.
+    """Multiplies each entry of the inputs by its gradient: the first term of a Taylor series around zero.
 
     `attribution_i = x_i df/dx_i`
 
-    Where the output does not change when a vector of the inputs is scaled, as with a norm directly on an embedding,
-    the attributions of that vector sum to zero whatever the model does; a UserWarning says so.
+    If the output does not change when a vector of the inputs is scaled, as with a norm directly on an embedding,
+    the attributions of that vector always sum to zero; a UserWarning says so.
 
     Source: A. Shrikumar et al., Not Just a Black Box: Learning Important Features Through Propagating Activation
     Differences, 2016; P.-J. Kindermans et al., Investigating the Influence of Noise and Distractors on the
@@ -78,49 +77,41 @@ class InputXGradient(GradientAttribution):
         tensor([[2., 8.]])
     """
 
-    @property
-    def multiplies_by_inputs(self) -> bool:
-        """Yes."""
-        return True
+    multiplies_by_inputs = True
 
-    def attribute(self, inputs: TensorOrTensors, target: Target = None, additional_forward_args: Any = None) -> Any:
-        """The product of each entry of the inputs and the gradient by it; see `GradientAttribution`.
+    def attribute(self, inputs: Form, target: Target = None, additional_forward_args: Any = None) -> Form:
+        """Each entry of the inputs times its gradient.
 
-        Args:
-            inputs: See `Attribution`.
-            target: See `Attribution`.
-            additional_forward_args: See `Attribution`.
+        Shared arguments: see `GradientAttribution`.
 
         Returns:
-            As the inputs, in units of the output.
+            Same form as the inputs, in units of the output.
         """
         problem = Problem.of(self.forward_func, inputs, None, target, additional_forward_args)
         found = self._walk(problem, 1).at_inputs()
         result = Attributed.of(found.gradients, found.slots).times(found.at)
-        _warn_where_scale_does_not_matter(result)
+        _warn_if_scale_invariant(result)
         return self._in_form(result)
 
 
 @registered
 class LayerGradientXActivation(LayerAttribution, GradientAttribution):
-    """Multiplies each activation of a layer by the gradient there.
+    """Multiplies each activation of a layer by its gradient.
 
-    `attribution_i = u_i df/du_i`, with the activations u of the layer for the inputs. With several layers the gradients
-    of all of them come from one pass.
+    `attribution_i = u_i df/du_i`, with the activations u of the layer. The gradients of several layers come from one
+    backward pass.
 
-    Where the output does not change when a vector of activations is scaled, as with a norm directly on an embedding,
-    the attributions of that vector sum to zero whatever the model does; a UserWarning says so.
+    If the output does not change when a vector of activations is scaled, as with a norm directly on an embedding,
+    the attributions of that vector always sum to zero; a UserWarning says so.
 
     Args:
-        forward_func: See `Attribution`.
-        layer: See `InternalAttribution`; or a list of layers.
-        device_ids: See `InternalAttribution`.
-        multiply_by_inputs: False leaves the factor `u_i` out.
-        memory_efficient: Keeps what the backward pass needs, and the result, in the memory of the CPU: slower, for
+        layer: A layer or a list of layers.
+        multiply_by_inputs: False leaves out the factor `u_i`.
+        memory_efficient: Keeps the activations saved for the backward pass, and the result, in CPU memory: slower, for
             models whose activations do not fit on their device.
 
     Source: P.-J. Kindermans et al., Investigating the Influence of Noise and Distractors on the Interpretation of
-    Neural Networks, 2016, at a layer instead of the inputs.
+    Neural Networks, 2016, applied to a layer.
 
     Example:
         >>> import torch
@@ -141,12 +132,7 @@ class LayerGradientXActivation(LayerAttribution, GradientAttribution):
         memory_efficient: bool = False,
     ) -> None:
         super().__init__(forward_func, layer, device_ids)
-        self._multiply_by_inputs, self._memory_efficient = multiply_by_inputs, memory_efficient
-
-    @property
-    def multiplies_by_inputs(self) -> bool:
-        """As the constructor was told."""
-        return self._multiply_by_inputs
+        self.multiplies_by_inputs, self._memory_efficient = multiply_by_inputs, memory_efficient
 
     def attribute(
         self,
@@ -156,20 +142,15 @@ class LayerGradientXActivation(LayerAttribution, GradientAttribution):
         attribute_to_layer_input: bool = False,
         grad_kwargs: Mapping[str, Any] | None = None,
     ) -> Any:
-        """The product of each activation and the gradient by it; see `GradientAttribution`.
+        """Each activation times its gradient; the inputs may be token ids.
 
-        Args:
-            inputs: See `Attribution`; token ids too.
-            target: See `Attribution`.
-            additional_forward_args: See `Attribution`.
-            attribute_to_layer_input: See `GradientAttribution`.
-            grad_kwargs: See `GradientAttribution`.
+        Shared arguments: see `GradientAttribution`.
 
         Returns:
             See `LayerAttribution`; in units of the output, or of output per activation without the factor.
         """
-        whole = Problem.of(self.forward_func, inputs, None, target, additional_forward_args)
-        problem = replace(whole.observed_at(self._sites(attribute_to_layer_input)), grad_kwargs=grad_kwargs)
+        args = (inputs, None, target, additional_forward_args, attribute_to_layer_input, grad_kwargs)
+        problem = self._problem(*args)
         with save_on_cpu() if self._memory_efficient else nullcontext():
             found = self._walk(problem, 1).at_inputs()
         gradients, at = found.gradients, found.at
@@ -178,15 +159,15 @@ class LayerGradientXActivation(LayerAttribution, GradientAttribution):
         mine = Attributed.of(gradients, found.slots)
         result = replace(mine, tensors=self.multiply_gradient_acts(mine.tensors, at))
         if self.multiplies_by_inputs:
-            _warn_where_scale_does_not_matter(result)
+            _warn_if_scale_invariant(result)
         return self._in_form(result)
 
     def multiply_gradient_acts(self, gradients: Tensors, evals: Tensors) -> Tensors:
-        """Each gradient times its activations, or as it is with `multiply_by_inputs=False`.
+        """The gradients times the activations, or the gradients themselves with `multiply_by_inputs=False`.
 
         Args:
-            gradients: One `(batch, *features)` for each tensor of the layers.
-            evals: Their activations, of the same shapes.
+            gradients: `(batch, *features)` for each tensor of the layers.
+            evals: The activations, of the same shapes.
         """
         if not self.multiplies_by_inputs:
             return gradients
@@ -195,12 +176,12 @@ class LayerGradientXActivation(LayerAttribution, GradientAttribution):
 
 @registered
 class NeuronGradient(NeuronAttribution, GradientAttribution):
-    """Says how a neuron changes with each entry of the inputs.
+    """Measures how fast a neuron changes with each entry of the inputs.
 
     `attribution_i = dn/dx_i`, with the neuron n
 
     Source: K. Simonyan, A. Vedaldi and A. Zisserman, Deep Inside Convolutional Networks, ICLR workshop 2014, section 3,
-    with a neuron in the place of a class score.
+    with a neuron instead of a class score.
 
     Example:
         >>> import torch
@@ -214,48 +195,43 @@ class NeuronGradient(NeuronAttribution, GradientAttribution):
     @renamed(neuron_index="neuron_selector")
     def attribute(
         self,
-        inputs: TensorOrTensors,
+        inputs: Form,
         neuron_selector: NeuronSelector,
         additional_forward_args: Any = None,
         attribute_to_neuron_input: bool = False,
-    ) -> Any:
-        """The gradient of the neuron by each entry of the inputs; see `NeuronAttribution`.
+    ) -> Form:
+        """The gradient of the neuron with respect to each entry of the inputs.
 
-        Args:
-            inputs: See `Attribution`.
-            neuron_selector: See `NeuronAttribution`.
-            additional_forward_args: See `Attribution`.
-            attribute_to_neuron_input: See `GradientAttribution`.
+        Shared arguments: see `NeuronAttribution` and `GradientAttribution`.
 
         Returns:
-            As the inputs, in units of the neuron per input.
+            Same form as the inputs, in units of the neuron per input.
         """
-        whole = Problem.of(self.forward_func, inputs, None, None, additional_forward_args)
-        (site,) = self._sites(attribute_to_neuron_input)
-        found = self._walk(whole.of_neuron(site, neuron_selector), 1).at_inputs()
+        problem = self._problem(inputs, neuron_selector, None, additional_forward_args, attribute_to_neuron_input)
+        found = self._walk(problem, 1).at_inputs()
         return self._in_form(Attributed.of(found.gradients, found.slots))
 
 
-_SCALE = 1e-3
-"""Sums over the vectors below this share of what random signs would give count as zero."""
+_ZERO_SUM = 1e-3
+"""A sum over a vector counts as zero below this fraction of the sum expected for random signs."""
 
 
-def _warn_where_scale_does_not_matter(products: Attributed) -> None:
-    """Warns if one of the tensors `(batch, ..., vector)` has products that sum to zero over each vector."""
+def _warn_if_scale_invariant(products: Attributed) -> None:
+    """Warns if the products in one of the tensors `(batch, ..., vector)` sum to zero over every vector."""
     for i, (tensor, dtype) in enumerate(zip(products.tensors, products.dtypes, strict=True)):
         if tensor.dim() < 3 or tensor.shape[-1] < 2:
             continue
-        tolerance = max(_SCALE, 4 * torch.finfo(dtype).eps) / tensor.shape[-1] ** 0.5
+        tolerance = max(_ZERO_SUM, 4 * torch.finfo(dtype).eps) / tensor.shape[-1] ** 0.5
         if _cancel(tensor[:1], tolerance) and _cancel(tensor, tolerance) and tensor.any():
             warn_caller(
                 f"gradient x input sums to zero over each vector of tensor {i} {tuple(tensor.shape)}: the output does "
-                "not change when such a vector is scaled, as with a norm directly on it, hence gradient x input says "
-                "nothing about a token or position as a whole; use integrated gradients, or a later layer",
+                "not change when such a vector is scaled, as with a norm directly on it, so gradient x input cannot "
+                "rank tokens or positions; use integrated gradients, or a later layer",
                 UserWarning,
             )
             return
 
 
 def _cancel(vectors: Tensor, tolerance: float) -> bool:
-    """Whether each sum over the last axis is tiny against the absolute values in it, or all of them are zero."""
+    """Whether each sum over the last axis is tiny compared with the sum of absolute values."""
     return bool((vectors.sum(-1).abs() <= tolerance * vectors.abs().sum(-1)).all())

@@ -4,28 +4,32 @@ from __future__ import annotations
 
 from typing import Any
 
-from torch import nn
-
-from llm_attr.attr.base import GradientAttribution, LayerAttribution, NeuronAttribution, renamed
+from llm_attr.attr.base import (
+    GradientAttribution,
+    InternalPathAttribution,
+    LayerAttribution,
+    NeuronAttribution,
+    PathAttribution,
+    renamed,
+)
+from llm_attr.attr.forms import keeps_form
 from llm_attr.core.path.expectation import Expectation, Inspect, RandomLines
 from llm_attr.core.path.noise import Draws
 from llm_attr.core.problem import Problem
 from llm_attr.core.registry import registered
-from llm_attr.core.site import Site
 from llm_attr.core.tensors import can_move
-from llm_attr.typing import BaselineDistribution, ForwardFunction, NeuronSelector, Target, TensorOrTensors
+from llm_attr.typing import BaselineDistribution, Form, NeuronSelector, Target, TensorOrTensors
 
 
 @registered
-class GradientShap(GradientAttribution):
+class GradientShap(PathAttribution):
     """Averages gradient times difference at random points between random baselines and noisy inputs.
 
     `attribution_i = E[(x'_i - b_i) * df/dx_i at b + a (x' - b)]`, where `x'` is the input with noise, b a baseline
     drawn from the distribution and a uniform on [0, 1]
 
     Args:
-        forward_func: See `Attribution`.
-        multiply_by_inputs: False leaves the factor `x'_i - b_i` out.
+        multiply_by_inputs: False leaves out the factor `x'_i - b_i`.
 
     Source: S. Lundberg and S.-I. Lee, A Unified Approach to Interpreting Model Predictions, NeurIPS 2017; G. Erion et
     al., Improving performance of deep learning models with axiomatic attribution priors and expected gradients,
@@ -39,19 +43,7 @@ class GradientShap(GradientAttribution):
         tensor([[3., 6.]])
     """
 
-    def __init__(self, forward_func: ForwardFunction, multiply_by_inputs: bool = True) -> None:
-        super().__init__(forward_func)
-        self._multiply_by_inputs = multiply_by_inputs
-
-    @property
-    def multiplies_by_inputs(self) -> bool:
-        """As the constructor was told."""
-        return self._multiply_by_inputs
-
-    def has_convergence_delta(self) -> bool:
-        """Yes."""
-        return True
-
+    @keeps_form
     def attribute(
         self,
         inputs: TensorOrTensors,
@@ -65,26 +57,25 @@ class GradientShap(GradientAttribution):
         seed: int | None = None,
         inspect: Inspect | None = None,
     ) -> Any:
-        """The expected gradient of each entry of the inputs; see `Attribution` and `GradientAttribution`.
+        """The expected gradient of each entry of the inputs.
+
+        Shared arguments: see `GradientAttribution`.
 
         Args:
-            inputs: See `Attribution`.
-            baselines: The states to draw from, `(states, *features)`, a tuple of these, one for each input, or a
-                function that gives them; if it takes an argument, it gets the inputs.
-            n_samples: Random lines of each example.
-            stdevs: Standard deviation of the normal noise on the inputs, or one for each of them.
-            target: See `Attribution`.
-            additional_forward_args: See `Attribution`.
-            return_convergence_delta: Also gives how far the attributions of each line are from the change of the output
-                along it.
-            seed: Makes the draws repeatable and leaves the global streams alone, from which they come else: noise from
-                torch's, then baselines and points from numpy's.
-            inspect: Is shown the attributions of the lines, `(batch, lines, *features)` for each input, a chunk at a
-                time: what an error is computed from.
+            baselines: The distribution to draw baselines from: a tensor `(states, *features)`, a tuple with one per
+                input, or a function that returns either; a function that takes an argument gets the inputs.
+            n_samples: The number of random lines per example.
+            stdevs: The standard deviation of the normal noise on the inputs, or a tuple with one per input.
+            return_convergence_delta: Whether to also return the delta of each line: the sum of its attributions minus
+                the change of the output along it.
+            seed: Makes the draws repeatable, without touching the global generators. None: noise is drawn from torch's
+                global generator, baselines and points from NumPy's.
+            inspect: A function called with the attributions of the lines, `(batch, lines, *features)` for each input,
+                one chunk at a time; standard errors can be computed from them.
 
         Returns:
-            As the inputs, in units of the output; then the delta `(batch * n_samples,)`, the lines of an example in a
-            row, if asked for.
+            Same form as the inputs, in units of the output; followed by the delta `(batch * n_samples,)` if requested,
+            with the lines of an example next to each other.
         """
         problem = Problem.of(self.forward_func, inputs, None, target, additional_forward_args)
         lines = RandomLines.drawn(inputs, baselines, n_samples, stdevs, Draws.of(seed))
@@ -93,18 +84,15 @@ class GradientShap(GradientAttribution):
 
 
 @registered
-class LayerGradientShap(LayerAttribution, GradientAttribution):
+class LayerGradientShap(LayerAttribution, InternalPathAttribution):
     """Averages a layer's gradient times the change of its activations, between random baselines and noisy inputs.
 
-    `attribution_i = E[(u_i(x') - u_i(b)) * df/du_i at b + a (x' - b)]`, where u is what the layer gives, `x'` the input
-    with noise, b a baseline drawn from the distribution and a uniform on [0, 1]. Token ids cannot move; with them the
-    layer does, and the gradient is taken at `u(b) + a (u(x) - u(b))`.
+    `attribution_i = E[(u_i(x') - u_i(b)) * df/du_i at b + a (x' - b)]`, with the activations u of the layer, the input
+    `x'` with noise, a baseline b drawn from the distribution and a uniform on [0, 1]. Token ids cannot be interpolated;
+    for them the gradient is taken at the activations `u(b) + a (u(x) - u(b))`.
 
     Args:
-        forward_func: See `Attribution`.
-        layer: See `InternalAttribution`.
-        device_ids: See `InternalAttribution`.
-        multiply_by_inputs: False leaves the factor `u_i(x') - u_i(b)` out.
+        multiply_by_inputs: False leaves out the factor `u_i(x') - u_i(b)`.
 
     Source: as for `GradientShap`.
 
@@ -117,25 +105,6 @@ class LayerGradientShap(LayerAttribution, GradientAttribution):
         tensor([[[1., 2.],
                  [0., 0.]]])
     """
-
-    def __init__(
-        self,
-        forward_func: ForwardFunction,
-        layer: nn.Module | Site,
-        device_ids: list[int] | None = None,
-        multiply_by_inputs: bool = True,
-    ) -> None:
-        super().__init__(forward_func, layer, device_ids)
-        self._multiply_by_inputs = multiply_by_inputs
-
-    @property
-    def multiplies_by_inputs(self) -> bool:
-        """As the constructor was told."""
-        return self._multiply_by_inputs
-
-    def has_convergence_delta(self) -> bool:
-        """Yes."""
-        return True
 
     def attribute(
         self,
@@ -150,21 +119,12 @@ class LayerGradientShap(LayerAttribution, GradientAttribution):
         *,
         seed: int | None = None,
     ) -> Any:
-        """The expected gradient of each neuron of the layer; see `Attribution` and `GradientAttribution`.
+        """The expected gradient of each neuron of the layer; without noise, the inputs may be token ids.
 
-        Args:
-            inputs: See `Attribution`; token ids too, without noise.
-            baselines: See `GradientShap.attribute`: states of the inputs.
-            n_samples: See `GradientShap.attribute`.
-            stdevs: See `GradientShap.attribute`.
-            target: See `Attribution`.
-            additional_forward_args: See `Attribution`.
-            return_convergence_delta: See `GradientShap.attribute`.
-            attribute_to_layer_input: See `GradientAttribution`.
-            seed: See `GradientShap.attribute`.
+        Shared arguments: see `GradientAttribution` and `GradientShap.attribute`.
 
         Returns:
-            See `LayerAttribution`, in units of the output; then the delta `(batch * n_samples,)`, if asked for.
+            See `LayerAttribution`, in units of the output; followed by the delta `(batch * n_samples,)` if requested.
         """
         problem = Problem.of(self.forward_func, inputs, None, target, additional_forward_args)
         lines = RandomLines.drawn(inputs, baselines, n_samples, stdevs, Draws.of(seed))
@@ -178,16 +138,13 @@ class LayerGradientShap(LayerAttribution, GradientAttribution):
 
 
 @registered
-class NeuronGradientShap(NeuronAttribution, GradientAttribution):
+class NeuronGradientShap(NeuronAttribution, InternalPathAttribution):
     """Averages a neuron's gradient times difference at random points between random baselines and noisy inputs.
 
-    `attribution_i = E[(x'_i - b_i) * dn/dx_i at b + a (x' - b)]`, with the neuron n; the rest as in `GradientShap`
+    `attribution_i = E[(x'_i - b_i) * dn/dx_i at b + a (x' - b)]`, with the neuron n; see `GradientShap`
 
     Args:
-        forward_func: See `Attribution`.
-        layer: See `InternalAttribution`.
-        device_ids: See `InternalAttribution`.
-        multiply_by_inputs: False leaves the factor `x'_i - b_i` out.
+        multiply_by_inputs: False leaves out the factor `x'_i - b_i`.
 
     Source: as for `GradientShap`.
 
@@ -200,25 +157,10 @@ class NeuronGradientShap(NeuronAttribution, GradientAttribution):
         torch.Size([1, 2])
     """
 
-    def __init__(
-        self,
-        forward_func: ForwardFunction,
-        layer: nn.Module | Site,
-        device_ids: list[int] | None = None,
-        multiply_by_inputs: bool = True,
-    ) -> None:
-        super().__init__(forward_func, layer, device_ids)
-        self._multiply_by_inputs = multiply_by_inputs
-
-    @property
-    def multiplies_by_inputs(self) -> bool:
-        """As the constructor was told."""
-        return self._multiply_by_inputs
-
     @renamed(neuron_index="neuron_selector")
     def attribute(
         self,
-        inputs: TensorOrTensors,
+        inputs: Form,
         neuron_selector: NeuronSelector,
         baselines: BaselineDistribution,
         n_samples: int = 5,
@@ -227,31 +169,21 @@ class NeuronGradientShap(NeuronAttribution, GradientAttribution):
         attribute_to_neuron_input: bool = False,
         *,
         seed: int | None = None,
-    ) -> Any:
-        """The neuron's expected gradient by each entry of the inputs; see `NeuronAttribution`.
+    ) -> Form:
+        """The expected gradient of the neuron with respect to each entry of the inputs.
 
-        Args:
-            inputs: See `Attribution`.
-            neuron_selector: See `NeuronAttribution`.
-            baselines: See `GradientShap.attribute`.
-            n_samples: See `GradientShap.attribute`.
-            stdevs: See `GradientShap.attribute`.
-            additional_forward_args: See `Attribution`.
-            attribute_to_neuron_input: See `GradientAttribution`.
-            seed: See `GradientShap.attribute`.
+        Shared arguments: see `NeuronAttribution`, `GradientAttribution` and `GradientShap.attribute`.
 
         Returns:
-            As the inputs, in units of the neuron.
+            Same form as the inputs, in units of the neuron.
         """
-        (site,) = self._sites(attribute_to_neuron_input)
-        problem = Problem.of(self.forward_func, inputs, None, None, additional_forward_args)
+        problem = self._problem(inputs, neuron_selector, None, additional_forward_args, attribute_to_neuron_input)
         lines = RandomLines.drawn(inputs, baselines, n_samples, stdevs, Draws.of(seed))
-        walk = self._walk(problem.of_neuron(site, neuron_selector), n_samples)
-        return _answer(self, Expectation(walk, lines, lines.differences), False)
+        return _answer(self, Expectation(self._walk(problem, n_samples), lines, lines.differences), False)
 
 
 def _answer(method: GradientAttribution, expectation: Expectation, delta: bool) -> Any:
-    """The attributions in the caller's form, and behind them the delta, if asked for."""
+    """The attributions in the caller's form, followed by the delta if requested."""
     if not (delta or method.multiplies_by_inputs):
         return method._in_form(expectation.of_gradient())
     found, sums = expectation.of_product(method.multiplies_by_inputs)

@@ -7,29 +7,34 @@ from dataclasses import replace
 from typing import Any
 
 import torch
-from torch import nn
 
-from llm_attr.attr.base import GradientAttribution, LayerAttribution, Layers, NeuronAttribution, renamed
+from llm_attr.attr.base import (
+    GradientAttribution,
+    InternalPathAttribution,
+    LayerAttribution,
+    NeuronAttribution,
+    PathAttribution,
+    renamed,
+)
 from llm_attr.attr.baselines import named_baselines
+from llm_attr.attr.forms import keeps_form
 from llm_attr.caller import warn_caller
 from llm_attr.core.path.integral import Integral, PathInfo
 from llm_attr.core.path.walk import Change, Walk, difference, per_example
 from llm_attr.core.problem import Problem
 from llm_attr.core.registry import registered
-from llm_attr.core.site import Site
 from llm_attr.errors import InvalidValue
-from llm_attr.typing import Baselines, ForwardFunction, NeuronSelector, Target, TensorOrTensors, Tensors
+from llm_attr.typing import Baselines, NeuronSelector, Target, TensorOrTensors, Tensors
 
 
 @registered
-class IntegratedGradients(GradientAttribution):
+class IntegratedGradients(PathAttribution):
     """Integrates the gradient along the straight line from baseline to input.
 
     `attribution_i = (x_i - b_i) * integral over a in [0, 1] of df/dx_i at b + a (x - b)`
 
     Args:
-        forward_func: See `Attribution`.
-        multiply_by_inputs: False leaves the factor `x_i - b_i` out.
+        multiply_by_inputs: False leaves out the factor `x_i - b_i`.
 
     Source: M. Sundararajan, A. Taly and Q. Yan, Axiomatic Attribution for Deep Networks, ICML 2017, equation 1.
 
@@ -40,19 +45,7 @@ class IntegratedGradients(GradientAttribution):
         tensor([[1., 4.]])
     """
 
-    def __init__(self, forward_func: ForwardFunction, multiply_by_inputs: bool = True) -> None:
-        super().__init__(forward_func)
-        self._multiply_by_inputs = multiply_by_inputs
-
-    @property
-    def multiplies_by_inputs(self) -> bool:
-        """As the constructor was told."""
-        return self._multiply_by_inputs
-
-    def has_convergence_delta(self) -> bool:
-        """Yes."""
-        return True
-
+    @keeps_form
     def attribute(
         self,
         inputs: TensorOrTensors,
@@ -67,25 +60,21 @@ class IntegratedGradients(GradientAttribution):
         until: float | None = None,
         return_info: bool = False,
     ) -> Any:
-        """The integrated gradient of each entry of the inputs; see `Attribution` and `GradientAttribution`.
+        """The integrated gradient of each entry of the inputs.
+
+        Shared arguments: see `GradientAttribution`.
 
         Args:
-            inputs: See `Attribution`.
-            baselines: See `Attribution`.
-            target: See `Attribution`.
-            additional_forward_args: See `Attribution`.
-            n_steps: See `GradientAttribution`.
-            method: See `GradientAttribution`.
-            internal_batch_size: See `GradientAttribution`.
-            return_convergence_delta: See `GradientAttribution`; of attributions multiplied by the difference, whatever
-                `multiply_by_inputs` says.
-            until: Lets the steps grow, from `n_steps`, until the convergence delta of every example is at most this
-                share of the change of its output. All gradients are used again; the rule is the trapezoid one with
-                Romberg's extrapolation.
-            return_info: Also gives a `PathInfo`: steps and relative gap.
+            return_convergence_delta: Whether to also return the delta of each example, see `compute_convergence_delta`.
+                It is that of attributions with the factor `x_i - b_i`, also for `multiply_by_inputs=False`.
+            until: Increase the number of steps, starting at `n_steps`, until the delta of every example is at most this
+                fraction of the change of its output. The rule is then the trapezoid rule with Romberg extrapolation,
+                which reuses all gradients.
+            return_info: Whether to also return a `PathInfo`: the number of steps and the relative gap.
 
         Returns:
-            As the inputs, in units of the output; then the delta `(batch,)` and the `PathInfo`, if asked for.
+            Same form as the inputs, in units of the output; followed by the delta `(batch,)` and the `PathInfo` if
+            requested.
         """
         problem = Problem.of(self.forward_func, inputs, baselines, target, additional_forward_args)
         integral = Integral(n_steps, method, until)
@@ -94,17 +83,15 @@ class IntegratedGradients(GradientAttribution):
 
 
 @registered
-class LayerIntegratedGradients(LayerAttribution, GradientAttribution):
+class LayerIntegratedGradients(LayerAttribution, InternalPathAttribution):
     """Integrates the gradient along the straight line between a layer's activations at baseline and at input.
 
-    `attribution_i = (u_i - v_i) * integral over a in [0, 1] of df/du_i at v + a (u - v)`, where u and v are what the
-    layer gives for the inputs and for the baselines. With several layers all of them move together.
+    `attribution_i = (u_i - v_i) * integral over a in [0, 1] of df/du_i at v + a (u - v)`, with the activations u of the
+    layer for the inputs and v for the baselines. Several layers move together.
 
     Args:
-        forward_func: See `Attribution`.
-        layer: See `InternalAttribution`; or a list of layers.
-        device_ids: See `InternalAttribution`.
-        multiply_by_inputs: False leaves the factor `u_i - v_i` out.
+        layer: A layer or a list of layers.
+        multiply_by_inputs: False leaves out the factor `u_i - v_i`.
 
     Source: M. Sundararajan, A. Taly and Q. Yan, Axiomatic Attribution for Deep Networks, ICML 2017, equation 1.
 
@@ -119,25 +106,6 @@ class LayerIntegratedGradients(LayerAttribution, GradientAttribution):
     """
 
     takes_layers = True
-
-    def __init__(
-        self,
-        forward_func: ForwardFunction,
-        layer: Layers | None,
-        device_ids: list[int] | None = None,
-        multiply_by_inputs: bool = True,
-    ) -> None:
-        super().__init__(forward_func, layer, device_ids)
-        self._multiply_by_inputs = multiply_by_inputs
-
-    @property
-    def multiplies_by_inputs(self) -> bool:
-        """As the constructor was told."""
-        return self._multiply_by_inputs
-
-    def has_convergence_delta(self) -> bool:
-        """Yes."""
-        return True
 
     def attribute(
         self,
@@ -156,34 +124,28 @@ class LayerIntegratedGradients(LayerAttribution, GradientAttribution):
         until: float | None = None,
         return_info: bool = False,
     ) -> Any:
-        """The integrated gradient of each neuron of the layer; see `Attribution` and `GradientAttribution`.
+        """The integrated gradient of each neuron of the layer; the inputs may be token ids.
+
+        Shared arguments: see `GradientAttribution` and `IntegratedGradients.attribute`.
 
         Args:
-            inputs: See `Attribution`; token ids too.
-            baselines: See `Attribution`; the layer's activations for them are its baseline.
-            target: See `Attribution`.
-            additional_forward_args: See `Attribution`.
-            n_steps: See `GradientAttribution`.
-            method: See `GradientAttribution`.
-            internal_batch_size: See `GradientAttribution`.
-            return_convergence_delta: See `GradientAttribution`. The change on ways beside the layer is in it, unless
-                `layer_baselines` are given; the `PathInfo` is of the layer's own path.
-            attribute_to_layer_input: See `GradientAttribution`.
-            grad_kwargs: See `GradientAttribution`.
+            baselines: The inputs whose activations are the baseline of the layer, in any form of `Attribution`.
+            return_convergence_delta: Whether to also return the delta of each example. It includes the change of the
+                output through connections that bypass the layer, unless `layer_baselines` are given; the `PathInfo` is
+                that of the layer's own path.
             layer_baselines: The baseline at the layer itself, instead of `baselines`: a tensor that broadcasts to the
-                activations, a number, or, for an embedding layer, a name of `embedding_baseline`: `zero`, `mean` (of
-                the vocabulary) or `pad`. For several layers one for all, or a tuple or list with one for each.
-            until: See `IntegratedGradients.attribute`.
-            return_info: See `IntegratedGradients.attribute`.
+                activations, a number, or, for an embedding layer, a kind of `embedding_baseline`: `zero`, `mean` (of
+                the vocabulary) or `pad`. For several layers one for all, or a tuple or list with one per layer.
 
         Returns:
-            See `LayerAttribution`, in units of the output; then the delta `(batch,)` and the `PathInfo`, if asked for.
+            See `LayerAttribution`, in units of the output; followed by the delta `(batch,)` and the `PathInfo` if
+            requested.
 
         Raises:
-            InvalidValue: there are both `baselines` and `layer_baselines`.
+            InvalidValue: both `baselines` and `layer_baselines` are given.
         """
         if baselines is not None and layer_baselines is not None:
-            raise InvalidValue("layer_baselines take the place of baselines; give one of the two")
+            raise InvalidValue("baselines and layer_baselines exclude each other; pass one of the two")
         whole = Problem.of(self.forward_func, inputs, baselines, target, additional_forward_args)
         sites = self._sites(attribute_to_layer_input)
         cut = whole.cut_at(sites, named_baselines(sites, layer_baselines))
@@ -193,16 +155,13 @@ class LayerIntegratedGradients(LayerAttribution, GradientAttribution):
 
 
 @registered
-class NeuronIntegratedGradients(NeuronAttribution, GradientAttribution):
+class NeuronIntegratedGradients(NeuronAttribution, InternalPathAttribution):
     """Integrates the gradient of a neuron along the straight line from baseline to input.
 
     `attribution_i = (x_i - b_i) * integral over a in [0, 1] of dn/dx_i at b + a (x - b)`, with the neuron n
 
     Args:
-        forward_func: See `Attribution`.
-        layer: See `InternalAttribution`.
-        device_ids: See `InternalAttribution`.
-        multiply_by_inputs: False leaves the factor `x_i - b_i` out.
+        multiply_by_inputs: False leaves out the factor `x_i - b_i`.
 
     Source: M. Sundararajan, A. Taly and Q. Yan, Axiomatic Attribution for Deep Networks, ICML 2017, equation 1.
 
@@ -214,21 +173,7 @@ class NeuronIntegratedGradients(NeuronAttribution, GradientAttribution):
         torch.Size([1, 2])
     """
 
-    def __init__(
-        self,
-        forward_func: ForwardFunction,
-        layer: nn.Module | Site,
-        device_ids: list[int] | None = None,
-        multiply_by_inputs: bool = True,
-    ) -> None:
-        super().__init__(forward_func, layer, device_ids)
-        self._multiply_by_inputs = multiply_by_inputs
-
-    @property
-    def multiplies_by_inputs(self) -> bool:
-        """As the constructor was told."""
-        return self._multiply_by_inputs
-
+    @keeps_form
     @renamed(neuron_index="neuron_selector")
     def attribute(
         self,
@@ -244,40 +189,29 @@ class NeuronIntegratedGradients(NeuronAttribution, GradientAttribution):
         until: float | None = None,
         return_info: bool = False,
     ) -> Any:
-        """The neuron's integrated gradient by each entry of the inputs; see `NeuronAttribution`.
+        """The integrated gradient of the neuron with respect to each entry of the inputs.
 
-        Args:
-            inputs: See `Attribution`.
-            neuron_selector: See `NeuronAttribution`.
-            baselines: See `Attribution`.
-            additional_forward_args: See `Attribution`.
-            n_steps: See `GradientAttribution`.
-            method: See `GradientAttribution`.
-            internal_batch_size: See `GradientAttribution`.
-            attribute_to_neuron_input: See `GradientAttribution`.
-            until: See `IntegratedGradients.attribute`.
-            return_info: See `IntegratedGradients.attribute`.
+        Shared arguments: see `NeuronAttribution`, `GradientAttribution` and `IntegratedGradients.attribute`.
 
         Returns:
-            As the inputs, in units of the neuron; then the `PathInfo`, if asked for.
+            Same form as the inputs, in units of the neuron; followed by the `PathInfo` if requested.
         """
-        whole = Problem.of(self.forward_func, inputs, baselines, None, additional_forward_args)
-        (site,) = self._sites(attribute_to_neuron_input)
-        walk = self._walk(whole.of_neuron(site, neuron_selector), n_steps, internal_batch_size)
+        problem = self._problem(inputs, neuron_selector, baselines, additional_forward_args, attribute_to_neuron_input)
+        walk = self._walk(problem, n_steps, internal_batch_size)
         return _answer(self, walk, Integral(n_steps, method, until), False, return_info)
 
 
 def _answer(
     method: GradientAttribution, walk: Walk, integral: Integral, delta: bool, info: bool, ends: Problem | None = None
 ) -> Any:
-    """The attributions in the caller's form, and behind them the delta and the `PathInfo`, if asked for.
+    """The attributions in the caller's form, followed by the delta and the `PathInfo` if requested.
 
-    The delta is that of the change from the baselines to the inputs of `ends`, by default the walk's own problem.
+    The delta refers to the change of the output from the baselines to the inputs of `ends`, by default `walk.problem`.
     """
     problem = walk.problem
     moved = difference(problem)
     if method.multiplies_by_inputs:
-        _warn_of_no_way(moved, problem.batch)
+        _warn_if_no_path(moved, problem.batch)
     mean, path_info = integral.mean(walk)
     found = mean.times(moved)
     answer = [method._in_form(found if method.multiplies_by_inputs else mean)]
@@ -293,8 +227,8 @@ def _answer(
     return tuple(answer) if delta or info else answer[0]
 
 
-def _warn_of_no_way(moved: Tensors, batch: int) -> None:
-    """Warns of examples that are their own baseline."""
+def _warn_if_no_path(moved: Tensors, batch: int) -> None:
+    """Warns of examples that equal their baseline."""
     if any(len(part) != batch for part in moved):
         return
     still = torch.stack([(part == 0).unsqueeze(-1).flatten(1).all(1).cpu() for part in moved]).all(0)
@@ -302,8 +236,8 @@ def _warn_of_no_way(moved: Tensors, batch: int) -> None:
     if rows:
         more = f" and {len(rows) - 10} more" if len(rows) > 10 else ""
         warn_caller(
-            f"input and baseline (or a layer's activations at both) are equal for the examples {rows[:10]}{more}, "
-            "numbered from 0: there is no path between them, and all their attributions are zero; choose another "
+            f"input and baseline (or a layer's activations at both) are equal for the examples {rows[:10]}{more} "
+            "(numbered from 0): there is no path between them, and all their attributions are zero; choose another "
             "baseline",
             UserWarning,
         )

@@ -8,6 +8,7 @@ from typing import Any
 from torch import Tensor, nn
 
 from llm_attr.attr.base import GradientAttribution, LayerAttribution, Layers
+from llm_attr.attr.forms import keeps_form
 from llm_attr.attr.lrp_rules import PropagationRule, nonzero
 from llm_attr.core.path.walk import Attributed, per_example
 from llm_attr.core.problem import Gradients, Problem
@@ -20,22 +21,33 @@ from llm_attr.typing import ForwardFunction, Target, TensorOrTensors
 
 
 class RelevanceAttribution(GradientAttribution):
-    """A method that passes the output back as relevance."""
+    """A method that propagates the output back as relevance.
+
+    Args:
+        model: As `forward_func` of `Attribution`.
+        rules: Rules by module, in addition to those that modules have as the attribute `rule`.
+    """
+
+    multiplies_by_inputs = True
+
+    def __init__(self, model: ForwardFunction, *, rules: Mapping[nn.Module, PropagationRule] | None = None) -> None:
+        super().__init__(model)
+        self.model, self.rules = model, _checked(rules)
 
     def compute_convergence_delta(  # type: ignore[override]
         self, attributions: TensorOrTensors, output: Tensor
     ) -> Tensor:
-        """The relevance that was absorbed: `delta = output - sum(attributions)`, as in Captum with other arguments.
+        """The absorbed relevance, `delta = output - sum(attributions)`; the arguments differ, as in Captum.
 
         Args:
             attributions: Tensor or tuple of tensors `(batch, ...)`.
-            output: `(batch,)` the explained outputs.
+            output: The explained outputs, `(batch,)`.
 
         Returns:
             `(batch,)`, in units of the output.
 
         Raises:
-            InvalidShape: there is not one output for each example.
+            InvalidShape: there is not one output per example.
         """
         tensors = as_tensors(attributions)
         if output.numel() != len(tensors[0]):
@@ -44,25 +56,29 @@ class RelevanceAttribution(GradientAttribution):
             )
         return output.detach().flatten() - per_example(tensors, len(tensors[0]))
 
+    def _propagated(self, rules: Rules, problem: Problem, verbose: bool) -> tuple[Attributed, Gradients]:
+        """The relevance, and the gradients it was computed from."""
+        if verbose:
+            _describe(rules)
+        found = self._walk(rules.on(problem), 1).at_inputs()
+        multipliers = Attributed.of(found.gradients, found.slots)
+        return multipliers.times([nonzero(value) for value in found.at]), found
+
 
 @registered
 class LRP(RelevanceAttribution):
-    """Passes the output back as relevance, layer by layer, to the inputs.
+    """Propagates the output back as relevance, layer by layer, to the inputs.
 
-    `R_x = sum over y of (x w / y) R_y` at linear operations, or as the rule of their module says; `R_x = R_y` at a
-    function of one entry, less what its value at zero absorbs; half to each factor of a product; divisors of norms and
-    attention patterns are constants. Convolution, pooling, batch normalisation (its affine form), norms, attention and
-    whole transformers have rules, in whatever way the model calls them. Relevance is conserved but for what biases and
-    values at zero absorb, which is the delta.
+    `R_x = sum over y of (x w / y) R_y` at linear operations, or the rule of their module; `R_x = R_y` at elementwise
+    functions, minus what their value at zero absorbs; half to each factor of a product; divisors of norms and attention
+    patterns are constants. Convolution, pooling, batch normalisation (as an affine map), norms, attention and entire
+    transformers are covered, whether the model calls modules or functions. Relevance is conserved except for what
+    biases and values at zero absorb, which is the delta.
 
-    Rules are set as in Captum, `module.rule = GammaRule()`, for the linear operations inside of a module; the nearest
-    module with a rule counts, and where nothing is linear a rule changes nothing, with a warning. They do not see into
-    a custom autograd Function; one that is linear says so, `TheFunction.linear_in_input = True`, and passes on its
-    gradient.
-
-    Args:
-        model: See `Attribution`.
-        rules: Rules of modules, besides those that modules have as the attribute `rule`.
+    As in Captum, `module.rule = GammaRule()` sets the rule of all linear operations inside a module; the innermost
+    module with a rule wins. A rule on a module without linear operations changes nothing and raises a warning. Rules
+    cannot look into a custom autograd Function; one that is linear must say so, `TheFunction.linear_in_input = True`,
+    and keeps its gradient.
 
     Source: S. Bach et al., On Pixel-Wise Explanations for Non-Linear Classifier Decisions by Layer-Wise Relevance
     Propagation, PLOS ONE 2015; for attention A. Ali et al., XAI for Transformers: Better Explanations through
@@ -79,19 +95,7 @@ class LRP(RelevanceAttribution):
         (tensor([[ 3., -2.]]), tensor([0.5000]))
     """
 
-    def __init__(self, model: ForwardFunction, *, rules: Mapping[nn.Module, PropagationRule] | None = None) -> None:
-        super().__init__(model)
-        self.model, self.rules = model, _checked(rules)
-
-    @property
-    def multiplies_by_inputs(self) -> bool:
-        """Relevance is a share of the output."""
-        return True
-
-    def has_convergence_delta(self) -> bool:
-        """Yes."""
-        return True
-
+    @keeps_form
     def attribute(
         self,
         inputs: TensorOrTensors,
@@ -100,25 +104,24 @@ class LRP(RelevanceAttribution):
         return_convergence_delta: bool = False,
         verbose: bool = False,
     ) -> Any:
-        """The relevance of each entry of the inputs; see `Attribution`.
+        """The relevance of each entry of the inputs.
+
+        Shared arguments: see `Attribution`.
 
         Args:
-            inputs: See `Attribution`.
-            target: See `Attribution`.
-            additional_forward_args: See `Attribution`.
-            return_convergence_delta: Also gives the absorbed relevance of each example, see
+            return_convergence_delta: Whether to also return the absorbed relevance of each example, see
                 `compute_convergence_delta`.
-            verbose: Prints which rule each module with parameters has.
+            verbose: Whether to print the rule of each module with parameters.
 
         Returns:
-            As the inputs, in units of the output; then the delta `(batch,)`, if asked for.
+            Same form as the inputs, in units of the output; followed by the delta `(batch,)` if requested.
 
         Raises:
-            NoRule: the model does something that the rules cannot follow.
+            NoRule: the model has an operation that no rule covers.
         """
         rules = RULES.of(self.model, self.rules)
         problem = Problem.of(self.forward_func, inputs, None, target, additional_forward_args)
-        relevance, found = _propagated(self, rules, problem, verbose)
+        relevance, found = self._propagated(rules, problem, verbose)
         if not return_convergence_delta:
             return self._in_form(relevance)
         return self._in_form(relevance), _absorbed(found, relevance.tensors, problem.batch)
@@ -126,14 +129,12 @@ class LRP(RelevanceAttribution):
 
 @registered
 class LayerLRP(LayerAttribution, RelevanceAttribution):
-    """Passes the output back as relevance to the neurons of a layer.
+    """Propagates the output back as relevance to the neurons of a layer.
 
-    As `LRP`, stopped at the layer.
+    As `LRP`, stopping at the layer.
 
     Args:
-        model: See `Attribution`.
-        layer: See `InternalAttribution`; or a list of layers.
-        rules: See `LRP`.
+        layer: A layer or a list of layers.
 
     Source: as for `LRP`.
 
@@ -152,16 +153,7 @@ class LayerLRP(LayerAttribution, RelevanceAttribution):
         self, model: ForwardFunction, layer: Layers, *, rules: Mapping[nn.Module, PropagationRule] | None = None
     ) -> None:
         super().__init__(model, layer)
-        self.model, self.rules = model, _checked(rules)
-
-    @property
-    def multiplies_by_inputs(self) -> bool:
-        """Relevance is a share of the output."""
-        return True
-
-    def has_convergence_delta(self) -> bool:
-        """Yes."""
-        return True
+        self.rules = _checked(rules)
 
     def attribute(
         self,
@@ -172,27 +164,20 @@ class LayerLRP(LayerAttribution, RelevanceAttribution):
         attribute_to_layer_input: bool = False,
         verbose: bool = False,
     ) -> Any:
-        """The relevance of each neuron of the layer; see `LayerAttribution`.
+        """The relevance of each neuron of the layer.
 
-        Args:
-            inputs: See `Attribution`.
-            target: See `Attribution`.
-            additional_forward_args: See `Attribution`.
-            return_convergence_delta: Also gives the absorbed relevance of each example, see `LRP`.
-            attribute_to_layer_input: See `GradientAttribution`.
-            verbose: See `LRP.attribute`.
+        Shared arguments: see `GradientAttribution` and `LRP.attribute`.
 
         Returns:
-            See `LayerAttribution`, in units of the output; then the delta `(batch,)`, if asked for, in a list for a
-            list of layers.
+            See `LayerAttribution`, in units of the output; followed by the delta `(batch,)` if requested, in a list for
+            a list of layers.
 
         Raises:
-            NoRule: the model does something that the rules cannot follow.
+            NoRule: the model has an operation that no rule covers.
         """
         rules = RULES.of(self.model, self.rules)
-        whole = Problem.of(self.forward_func, inputs, None, target, additional_forward_args)
-        problem = whole.observed_at(self._sites(attribute_to_layer_input))
-        relevance, found = _propagated(self, rules, problem, verbose)
+        problem = self._problem(inputs, None, target, additional_forward_args, attribute_to_layer_input)
+        relevance, found = self._propagated(rules, problem, verbose)
         if not return_convergence_delta:
             return self._in_form(relevance)
         parts = split_by(relevance.tensors, relevance.slots)
@@ -200,22 +185,11 @@ class LayerLRP(LayerAttribution, RelevanceAttribution):
         return self._in_form(relevance), deltas if isinstance(self.layer, list | tuple) else deltas[0]
 
 
-def _propagated(
-    method: GradientAttribution, rules: Rules, problem: Problem, verbose: bool
-) -> tuple[Attributed, Gradients]:
-    """The relevance, and what it was made of."""
-    if verbose:
-        _describe(rules)
-    found = method._walk(rules.on(problem), 1).at_inputs()
-    multipliers = Attributed.of(found.gradients, found.slots)
-    return multipliers.times([nonzero(value) for value in found.at]), found
-
-
 def _absorbed(found: Gradients, relevance: tuple[Tensor, ...], batch: int) -> Tensor:
     """`output - sum(relevance)`, `(batch,)`.
 
     Raises:
-        InvalidTarget: the output is not one number for each example.
+        InvalidTarget: there is not one output per example.
     """
     total = per_example(relevance, batch)
     if found.scores.numel() != batch:
@@ -226,7 +200,7 @@ def _absorbed(found: Gradients, relevance: tuple[Tensor, ...], batch: int) -> Te
 
 
 def _describe(rules: Rules) -> None:
-    """Prints the rule of each module with parameters of its own."""
+    """Prints the rule of each module that has parameters itself."""
     by_module = rules.by_module()
 
     def walk(module: nn.Module, outer: Any) -> None:
@@ -241,10 +215,10 @@ def _describe(rules: Rules) -> None:
 
 
 def _checked(rules: Mapping[nn.Module, PropagationRule] | None) -> dict[nn.Module, PropagationRule]:
-    """The rules of modules.
+    """The rules as a dict.
 
     Raises:
-        InvalidType: one is not a rule, or not of a module.
+        InvalidType: a key is not a module, or a value is not a rule.
     """
     for module, rule in (rules or {}).items():
         if not isinstance(module, nn.Module) or not isinstance(rule, PropagationRule):

@@ -1,4 +1,4 @@
-"""Any attribution method over noisy copies of the inputs."""
+"""NoiseTunnel: any attribution method, averaged over noisy copies of the inputs."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ _TYPES: dict[str, Callable[[Moments], Tensor]] = {
 }
 
 SUPPORTED_NOISE_TUNNEL_TYPES: list[str] = list(_TYPES)
-"""What the attributions of the noisy copies are combined to: their mean, mean square or variance."""
+"""How the attributions of the noisy copies are combined: mean, mean square or variance."""
 
 _LIKE_INPUTS = ("baselines", "feature_mask")
 _LIKE_ROWS = ("additional_forward_args", "layer_baselines", "layer_mask")
@@ -36,14 +36,14 @@ _LIKE_ROWS = ("additional_forward_args", "layer_baselines", "layer_mask")
 
 @registered
 class NoiseTunnel(Attribution):
-    """Attributes noisy copies of the inputs by any method and gives the mean, mean square or variance.
+    """Attributes noisy copies of the inputs with any method and returns the mean, mean square or variance.
 
     `smoothgrad_i = E[a_i(x + e)]`, `smoothgrad_sq_i = E[a_i(x + e)^2]`, `vargrad_i = Var[a_i(x + e)]` with the
     attributions a and normal noise e of mean 0
 
     Args:
-        attribution_method: The method that attributes the noisy copies: at inputs, layers or neurons, by gradients or
-            by perturbations.
+        attribution_method: The method applied to the noisy copies: any gradient or perturbation method for inputs,
+            layers or neurons.
 
     Source: D. Smilkov et al., SmoothGrad: removing noise by adding noise, 2017; S. Hooker et al., A Benchmark for
     Interpretability Methods in Deep Neural Networks, NeurIPS 2019 (squared); J. Adebayo et al., Local Explanation
@@ -65,14 +65,10 @@ class NoiseTunnel(Attribution):
             )
         super().__init__(attribution_method.forward_func)
         self.attribution_method = attribution_method
-
-    @property
-    def multiplies_by_inputs(self) -> bool:
-        """As the method inside."""
-        return self.attribution_method.multiplies_by_inputs
+        self.multiplies_by_inputs = attribution_method.multiplies_by_inputs
 
     def has_convergence_delta(self) -> bool:
-        """As the method inside."""
+        """Whether the wrapped method has one."""
         return self.attribution_method.has_convergence_delta()
 
     def attribute(
@@ -90,29 +86,32 @@ class NoiseTunnel(Attribution):
     ) -> Any:
         """The combined attributions of the noisy copies.
 
+        Shared arguments: see `Attribution`.
+
         Args:
-            inputs: See `Attribution`.
             nt_type: `smoothgrad`, `smoothgrad_sq` or `vargrad` (the mean squared distance from the mean).
-            nt_samples: Noisy copies of each example. Its old name is `n_samples`, which a method inside that has such
-                an argument gets itself.
-            nt_samples_batch_size: The most copies of an example that are drawn and attributed at once; None: all.
-            stdevs: Standard deviation of the noise on the inputs, or one for each of them.
-            draw_baseline_from_distrib: Whether `baselines` are states to draw from, `(states, *features)`, not those
-                of the examples.
-            seed: Makes the draws repeatable, also those of the method inside, and leaves the global streams alone, from
-                which they come else: for each chunk noise from torch's, then baselines from numpy's.
-            inspect: Is shown the attributions of the copies, `(batch, copies, ...)` for each tensor, a chunk at a time:
-                what an error is computed from.
-            **kwargs: Arguments of the method inside. Targets, baselines, masks and additional arguments with a row for
-                each example follow their example.
+            nt_samples: The number of noisy copies per example. The former name `n_samples` is deprecated; it is passed
+                on if the wrapped method has such an argument.
+            nt_samples_batch_size: The maximum number of copies of an example that are drawn and attributed at once;
+                None: all.
+            stdevs: The standard deviation of the noise on the inputs, or a tuple with one per input.
+            draw_baseline_from_distrib: Whether to draw baselines from the rows of `baselines`, `(states, *features)`,
+                instead of using them as the baselines of the examples.
+            seed: Makes the draws repeatable, including those of the wrapped method, without touching the global
+                generators. None: for each chunk noise is drawn from torch's global generator, then baselines from
+                NumPy's.
+            inspect: A function called with the attributions of the copies, `(batch, copies, ...)` for each tensor, one
+                chunk at a time; standard errors can be computed from them.
+            **kwargs: Arguments of the wrapped method. Targets, baselines, masks and additional arguments with one row
+                per example are repeated along with their example.
 
         Returns:
-            What the method inside gives for the inputs, without noise; units squared for `smoothgrad_sq` and `vargrad`.
-            With `return_convergence_delta=True` then the delta `(batch * nt_samples,)`, the copies of an example in a
-            row.
+            As the wrapped method, with squared units for `smoothgrad_sq` and `vargrad`; with
+            `return_convergence_delta=True` followed by the delta `(batch * nt_samples,)`, with the copies of an example
+            next to each other.
 
         Raises:
-            UnsupportedMethod: the method inside does not give a row for each example.
+            UnsupportedMethod: the wrapped method does not return one row per example.
         """
         if "n_samples" in kwargs and "n_samples" not in self._arguments():
             warnings.warn("n_samples= is now nt_samples=", DeprecationWarning, stacklevel=2)
@@ -130,12 +129,12 @@ class NoiseTunnel(Attribution):
 
 @dataclass(frozen=True)
 class _Copies:
-    """Noisy copies that were drawn together.
+    """Noisy copies drawn together.
 
     Attributes:
         points: `(batch, copies, *features)` for each input.
-        baselines: The same for drawn baselines; None: there are none.
-        seed: For the draws of the method inside; None: it has none of its own.
+        baselines: Drawn baselines of the same shapes; None if baselines are not drawn.
+        seed: The seed for the wrapped method; None if it takes none.
     """
 
     points: Tensors
@@ -145,7 +144,7 @@ class _Copies:
 
 @dataclass(frozen=True)
 class _Tunnel:
-    """What is done with each noisy copy."""
+    """One call of `NoiseTunnel.attribute`."""
 
     method: Attribution
     name: str
@@ -168,7 +167,7 @@ class _Tunnel:
     ) -> _Tunnel:
         if options.get("return_info"):
             raise UnsupportedMethod(
-                "NoiseTunnel combines attributions and convergence deltas only; ask the method itself for return_info"
+                "NoiseTunnel combines attributions and convergence deltas only; call the method itself with return_info"
             )
         deviations = as_stdevs(stdevs, as_tensors(inputs))
         states = None
@@ -190,7 +189,7 @@ class _Tunnel:
     def combined(
         self, samples: int, at_once: int, combine: Callable[[Moments], Tensor], inspect: Inspect | None
     ) -> Any:
-        """The combined attributions, and behind them the deltas of all copies, if asked for."""
+        """The combined attributions, followed by the deltas of all copies if requested."""
         with_delta = bool(self.options.get("return_convergence_delta"))
         moments: list[Moments] = []
         deltas: list[Tensor] = []
@@ -207,7 +206,7 @@ class _Tunnel:
         return (result, torch.cat(deltas, 1).flatten()) if with_delta else result
 
     def _answers(self, samples: int, at_once: int) -> Iterator[tuple[int, Any]]:
-        """How many copies were attributed together, and what the method gave, until there are enough."""
+        """The number of copies in each call of the method, and its result."""
         evaluator = Evaluator(self.name, samples, device=self.tensors[0].device)
         for first in range(0, samples, at_once):
             size = min(at_once, samples - first)
@@ -225,7 +224,7 @@ class _Tunnel:
         return _Copies(points, baselines, self.draws.seed() if self.takes_seed else None)
 
     def _attribute(self, copies: _Copies, start: int, stop: int) -> Any:
-        """What the method gives for the copies start to stop, those of an example in a row."""
+        """The method's result for the copies start to stop, with those of an example next to each other."""
 
         def form(tensors: Tensors) -> TensorOrTensors:
             return in_form_of(self.inputs, tuple(x[:, start:stop].flatten(0, 1) for x in tensors))
@@ -238,7 +237,7 @@ class _Tunnel:
         return self.method.attribute(form(copies.points), **options)
 
     def _repeated(self, name: str, value: Any, copies: int) -> Any:
-        """An argument of the method with each row for an example repeated."""
+        """An argument of the method, with each example's row repeated."""
         if name == "target":
             return tile_target(value, copies, by_example=True)
         if name in _LIKE_ROWS:
@@ -254,13 +253,13 @@ class _Tunnel:
         return value.repeat_interleave(copies, 0) if has_rows else value
 
     def _rows(self, attributions: Any, copies: int) -> list[Tensor]:
-        """`(batch, copies, ...)` for each tensor that the method gave."""
+        """`(batch, copies, ...)` for each tensor of the method's result."""
         tensors = leaves(attributions)
         if not tensors or any(x.dim() == 0 or len(x) != self.batch * copies for x in tensors):
             given = [tuple(x.shape) for x in tensors] or type(attributions).__name__
             raise UnsupportedMethod(
                 f"NoiseTunnel needs attributions with a row for each of the {self.batch * copies} noisy copies; "
-                f"{self.method.get_name()} gave {given}"
+                f"{self.method.get_name()} returned {given}"
             )
         return [x.unflatten(0, (self.batch, copies)) for x in tensors]
 

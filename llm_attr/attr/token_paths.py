@@ -1,4 +1,4 @@
-"""Integrated gradients on paths made for text: one token after the other, or close to the words of the vocabulary."""
+"""Integrated gradients on paths made for text: token by token, or close to words of the vocabulary."""
 
 from __future__ import annotations
 
@@ -11,6 +11,7 @@ from torch import Tensor, nn
 
 from llm_attr.attr.base import GradientAttribution
 from llm_attr.attr.baselines import vocabulary as vocabulary_of
+from llm_attr.attr.forms import keeps_form
 from llm_attr.core.path.walk import Attributed, Change, Points, Quadrature, Walk, per_example, quadrature, weighted_sum
 from llm_attr.core.path.word_path import WordPaths
 from llm_attr.core.problem import Gradients, Problem
@@ -22,47 +23,34 @@ from llm_attr.typing import Baselines, ForwardFunction, Target, TensorOrTensors,
 
 
 class TokenPathAttribution(GradientAttribution):
-    """A path method whose inputs are sequences of vectors, or token ids of which a layer makes such sequences.
+    """A path method for sequences of vectors, or for token ids and the layer that embeds them.
 
     Args:
-        forward_func: See `Attribution`.
-        layer: The embedding layer, where the inputs are token ids: the path is made of its outputs, and they are what
-            is attributed. None: the inputs are embeddings themselves.
+        layer: The embedding layer if the inputs are token ids; its outputs are attributed. None: the inputs are
+            embeddings.
     """
+
+    multiplies_by_inputs = True
 
     def __init__(self, forward_func: ForwardFunction, layer: nn.Module | Site | None = None) -> None:
         super().__init__(forward_func)
         self.layer = None if layer is None else Site.of(layer)
 
-    @property
-    def multiplies_by_inputs(self) -> bool:
-        """Attributions are in units of the output."""
-        return True
-
-    def has_convergence_delta(self) -> bool:
-        """Yes."""
-        return True
-
-    def _posed(self, inputs: TensorOrTensors, baselines: Baselines, target: Target, extras: Any) -> Problem:
+    def _problem(self, inputs: TensorOrTensors, baselines: Baselines, target: Target, extras: Any) -> Problem:
         problem = Problem.of(self.forward_func, inputs, baselines, target, extras)
         return problem if self.layer is None else problem.cut_at([self.layer])
 
 
 @registered
 class SequentialIntegratedGradients(TokenPathAttribution):
-    """Integrates the gradient for one position after the other, while all others stay as they are in the input.
+    """Integrates the gradient position by position, while all others keep their inputs.
 
     `attribution_p = (x_p - b_p) * integral over a in [0, 1] of df/dx_p at (x with b_p + a (x_p - b_p) at p)`
 
-    No point of a path is a sequence of several half-made words. What a position gets is the change of the output when
-    its baseline (the mask or pad token) is put there; nothing makes the positions add up. The paper's normalisation
-    (by the norm over positions) is left to the reader. It takes `n_steps` points for each position that differs from
-    its baseline.
-
-    Args:
-        forward_func: See `Attribution`.
-        layer: The embedding layer, where the inputs are token ids and their embeddings are attributed; None: the
-            inputs `(batch, positions, *features)` themselves are.
+    No point of a path has more than one interpolated word. The attributions of a position sum to the change of the
+    output when its baseline (the mask or pad token) is put there; those of all positions do not sum to the total
+    change. The paper's normalisation (by the norm over positions) is not applied. The cost is `n_steps` points for each
+    position that differs from its baseline.
 
     Source: J. Enguehard, Sequential Integrated Gradients: a simple but effective method for explaining language
     models, Findings of ACL 2023, equation 3.
@@ -76,6 +64,7 @@ class SequentialIntegratedGradients(TokenPathAttribution):
                  [6.]]])
     """
 
+    @keeps_form
     def attribute(
         self,
         inputs: TensorOrTensors,
@@ -87,33 +76,31 @@ class SequentialIntegratedGradients(TokenPathAttribution):
         internal_batch_size: int | None = None,
         return_convergence_delta: bool = False,
     ) -> Any:
-        """The sequential integrated gradient of each entry; see `Attribution` and `GradientAttribution`.
+        """The sequential integrated gradient of each entry.
+
+        Shared arguments: see `GradientAttribution`.
 
         Args:
-            inputs: Embeddings `(batch, positions, *features)`, or token ids where there is a layer. Of several inputs
-                each is a sequence of its own.
-            baselines: See `Attribution`; for token ids such as the mask token (keep special tokens as they are).
-            target: See `Attribution`.
-            additional_forward_args: See `Attribution`.
-            n_steps: Points for each position.
-            method: See `GradientAttribution`.
-            internal_batch_size: See `GradientAttribution`.
-            return_convergence_delta: Also gives, for each position, how far the sum of its attributions is from the
-                change of the output between baseline and input at this position.
+            inputs: Embeddings `(batch, positions, *features)`, or token ids if there is a layer; a tuple holds several
+                sequences.
+            baselines: See `Attribution`; for token ids, for example the mask token (leave special tokens unchanged).
+            n_steps: The number of points per position.
+            return_convergence_delta: Whether to also return the delta of each position: the sum of its attributions
+                minus the change of the output between baseline and input at this position.
 
         Returns:
-            As the inputs (or the layer's output), in units of the output; then the delta `(batch, positions)`, for
-            several tensors a tuple, if asked for.
+            Same form as the inputs (or the layer's output), in units of the output; followed by the delta
+            `(batch, positions)` if requested, a tuple for several tensors.
 
         Raises:
             InvalidShape: an input has no axis of positions.
         """
-        problem = self._posed(inputs, baselines, target, additional_forward_args)
-        turns = _Turns.of(problem, quadrature(method, n_steps))
-        walk = self._walk(problem, turns.count, internal_batch_size)
-        found = _along(walk, turns.points, turns.lengths, turns.count)
+        problem = self._problem(inputs, baselines, target, additional_forward_args)
+        paths = _PositionPaths.of(problem, quadrature(method, n_steps))
+        walk = self._walk(problem, paths.count, internal_batch_size)
+        found = _along(walk, paths.points, paths.lengths, paths.count)
         answer = self._in_form(found)
-        return (answer, in_slots(turns.deltas(walk, found), found.slots)[0]) if return_convergence_delta else answer
+        return (answer, in_slots(paths.deltas(walk, found), found.slots)[0]) if return_convergence_delta else answer
 
 
 @registered
@@ -121,17 +108,13 @@ class DiscretizedIntegratedGradients(TokenPathAttribution):
     """Integrates the gradient along a path of points that are close to words of the vocabulary.
 
     `attribution_i = sum over points k of df/dx_i(x^k) (x_i^(k+1) - x_i^k)`, from the baseline to the input. Each vector
-    of a sequence has a path of its own, on which every entry only rises or only falls; see `WordPaths`. All vectors
-    move together.
+    of a sequence has its own path, on which every entry is monotone; see `WordPaths`. All vectors move together.
 
     Args:
-        forward_func: See `Attribution`.
-        layer: The embedding layer, where the inputs are token ids and their embeddings are attributed; None: the
-            inputs `(batch, *positions, features)` themselves are.
-        vocabulary: The vectors of the words, `(words, features)`; by default those of the embedding layer. Inputs of
-            several widths need a table for each.
-        strategy: How the next word is found: `greedy` or `maxcount`.
-        n_neighbors: Among how many neighbours it is sought.
+        vocabulary: The word vectors, `(words, features)`; by default those of the embedding layer. Inputs with
+            different numbers of features need one table each.
+        strategy: How the next word is chosen: `greedy` or `maxcount`.
+        n_neighbors: The number of nearest neighbours to choose it from.
 
     Source: S. Sanyal and X. Ren, Discretized Integrated Gradients for Explaining Language Models, EMNLP 2021,
     section 3.
@@ -158,11 +141,12 @@ class DiscretizedIntegratedGradients(TokenPathAttribution):
         super().__init__(forward_func, layer)
         if vocabulary is None and self.layer is None:
             raise InvalidValue(
-                "the path needs the words: give layer=, an embedding layer, or vocabulary=, their vectors"
+                "the path needs word vectors; pass an embedding layer (layer=) or a table of vectors (vocabulary=)"
             )
         WordPaths(1, n_neighbors, strategy)
         self.vocabulary, self.strategy, self.n_neighbors = vocabulary, strategy, n_neighbors
 
+    @keeps_form
     def attribute(
         self,
         inputs: TensorOrTensors,
@@ -176,32 +160,32 @@ class DiscretizedIntegratedGradients(TokenPathAttribution):
         *,
         factor: int = 0,
     ) -> Any:
-        """The discretized integrated gradient of each entry; see `Attribution` and `GradientAttribution`.
+        """The discretized integrated gradient of each entry.
+
+        Shared arguments: see `GradientAttribution`.
 
         Args:
-            inputs: Embeddings `(batch, *positions, features)`, or token ids where there is a layer.
-            baselines: See `Attribution`; for token ids such as the pad or mask token.
-            target: See `Attribution`.
-            additional_forward_args: See `Attribution`.
-            n_steps: Words on the way from baseline to input. The path is made first and kept, in the inputs' size
-                `n_steps + 2` times.
-            method: `riemann_left`, the paper's sum; `riemann_right`, with the gradient at the end of each piece;
-                `riemann_trapezoid`, with the mean of the two, exact for quadratic functions; `riemann_middle`, so too
-                with that in the middle. It alone keeps away from the baseline, where a normalisation of zeros explodes.
-            internal_batch_size: See `GradientAttribution`.
-            return_convergence_delta: See `GradientAttribution`.
-            factor: How many times every piece of the path is halved.
+            inputs: Embeddings `(batch, *positions, features)`, or token ids if there is a layer.
+            baselines: See `Attribution`; for token ids, for example the pad or mask token.
+            n_steps: The number of words between baseline and input. The complete path is kept in memory, `n_steps + 2`
+                times the size of the inputs.
+            method: Where on each segment the gradient is taken: `riemann_left` (start, as in the paper),
+                `riemann_right` (end), `riemann_trapezoid` (mean of both) or `riemann_middle`; the last two are exact
+                for quadratic functions. Only `riemann_middle` avoids the baseline itself, where normalising a vector of
+                zeros gives huge gradients.
+            factor: How many times each segment of the path is halved.
 
         Returns:
-            As the inputs (or the layer's output), in units of the output; then the delta `(batch,)`, if asked for.
+            Same form as the inputs (or the layer's output), in units of the output; followed by the delta `(batch,)` if
+            requested.
 
         Raises:
-            InvalidShape: the vocabulary's vectors are not as long as the inputs'.
+            InvalidShape: the vocabulary has vectors of another length than the inputs.
         """
         if method not in _PIECES:
             raise UnknownName("method", method, _PIECES)
-        problem = self._posed(inputs, baselines, target, additional_forward_args)
-        path = _Broken.of(problem, self._tables(), WordPaths(n_steps, self.n_neighbors, self.strategy), factor)
+        problem = self._problem(inputs, baselines, target, additional_forward_args)
+        path = _PiecewisePath.of(problem, self._tables(), WordPaths(n_steps, self.n_neighbors, self.strategy), factor)
         path = replace(path, shift=0.5 if method == "riemann_middle" else 0.0)
         walk = self._walk(problem, path.count, internal_batch_size)
         found = _along(walk, path.points, path.lengths(*_PIECES[method]), path.count)
@@ -222,7 +206,7 @@ _PIECES = {
     "riemann_trapezoid": (0.5, 0.5),
     "riemann_middle": (0.0, 1.0),
 }
-"""How much of the piece before and of the piece behind it a point stands for."""
+"""The weights of the segments before and after a point."""
 
 
 def _along(walk: Walk, points: Points, lengths: Points, count: int) -> Attributed:
@@ -240,13 +224,13 @@ def _along(walk: Walk, points: Points, lengths: Points, count: int) -> Attribute
 
 
 @dataclass(frozen=True)
-class _Turns:
-    """The straight path of each position in turn.
+class _PositionPaths:
+    """The straight paths of all positions, one after the other.
 
     Attributes:
         problem: What is explained.
-        places: Input and position of each path.
-        rule: The quadrature on each.
+        places: The input and position that each path moves.
+        rule: The quadrature on each path.
     """
 
     problem: Problem
@@ -254,7 +238,7 @@ class _Turns:
     rule: Quadrature
 
     @classmethod
-    def of(cls, problem: Problem, rule: Quadrature) -> _Turns:
+    def of(cls, problem: Problem, rule: Quadrature) -> _PositionPaths:
         places = []
         for i, (x, low) in enumerate(zip(problem.inputs, problem.baselines, strict=True)):
             if x.dim() < 2:
@@ -268,7 +252,7 @@ class _Turns:
         return len(self.places) * len(self.rule.alphas)
 
     def points(self, start: int, stop: int) -> Tensors:
-        """The inputs, with one position on its way in each copy."""
+        """The inputs, with one position interpolated in each copy."""
         turns = [(*self._place(k), self.rule.alphas[k % len(self.rule.alphas)].item()) for k in range(start, stop)]
         return self._with(turns)
 
@@ -285,7 +269,7 @@ class _Turns:
         return tuple(tensor.flatten(0, 1) for tensor in stacked)
 
     def deltas(self, walk: Walk, found: Attributed) -> Tensors:
-        """`(batch, positions)` for each tensor: the sum of the attributions less the change of the output."""
+        """`(batch, positions)` for each tensor: the sum of the attributions minus the change of the output."""
         high = self.problem.number_each(self.problem.inputs)
         absent = walk.scores(lambda a, b: self._with([(*place, 0.0) for place in self.places[a:b]]), len(self.places))
         sums = tuple(part.flatten(2).sum(2) if part.dim() > 2 else part.clone() for part in found.tensors)
@@ -313,14 +297,14 @@ class _Turns:
 
 
 @dataclass(frozen=True)
-class _Broken:
-    """A path of straight pieces.
+class _PiecewisePath:
+    """A path of straight segments.
 
     Attributes:
         corners: `(corners, batch, *features)` for each input, from baseline to input, in at least fp32.
-        dtypes: The types of the inputs.
-        pieces: Into how many parts each piece is cut.
-        shift: How far behind the beginning of each part its point is, as a share of the part.
+        dtypes: The dtypes of the inputs.
+        pieces: The number of equal pieces into which each segment is cut.
+        shift: The position of a point within its piece, from 0 (start) to 1 (end).
     """
 
     corners: Tensors
@@ -329,9 +313,9 @@ class _Broken:
     shift: float = 0.0
 
     @classmethod
-    def of(cls, problem: Problem, tables: list[Tensor], words: WordPaths, factor: int) -> _Broken:
+    def of(cls, problem: Problem, tables: list[Tensor], words: WordPaths, factor: int) -> _PiecewisePath:
         if isinstance(factor, bool) or not isinstance(factor, int) or factor < 0:
-            raise InvalidValue(f"factor must be a whole number of at least 0; got {factor!r}")
+            raise InvalidValue(f"factor must be a non-negative integer; got {factor!r}")
         pairs = zip(problem.inputs, problem.baselines, strict=True)
         with torch.no_grad():
             corners = tuple(_corners(x, low.expand_as(x), _of_width(tables, x.shape[-1]), words) for x, low in pairs)
@@ -349,18 +333,18 @@ class _Broken:
         found = self._at(torch.arange(start, stop, device="cpu") + self.shift)
         return tuple(point.to(dtype) for point, dtype in zip(found, self.dtypes, strict=True))
 
-    def lengths(self, before: float, behind: float) -> Points:
-        """How much of the path each point stands for: these shares of the two pieces at it."""
+    def lengths(self, before: float, after: float) -> Points:
+        """The length of path that each point represents: these fractions of the pieces before and after it."""
 
         def lengths(start: int, stop: int) -> Tensors:
             k = torch.arange(start, stop, device="cpu")
             around = zip(self._at(k - 1), self._at(k), self._at(k + 1), strict=True)
-            return tuple(before * (here - last) + behind * (following - here) for last, here, following in around)
+            return tuple(before * (here - last) + after * (following - here) for last, here, following in around)
 
         return lengths
 
     def _at(self, numbers: Tensor) -> Tensors:
-        """The points of these numbers; before the first the first, behind the last the last."""
+        """The points with these numbers, clamped to the ends of the path."""
         places = numbers.clamp(0, self._last).double() / self.pieces
         corner = places.floor().long()
         share = places - corner
@@ -373,12 +357,12 @@ class _Broken:
 
 
 def _of_width(tables: list[Tensor], width: int) -> Tensor:
-    """The vocabulary whose vectors are so long."""
+    """The vocabulary with vectors of this length."""
     fitting = [table for table in tables if table.dim() == 2 and table.shape[1] == width and len(table)]
     if len(fitting) != 1:
         raise InvalidShape(
             f"vocabulary must have one table (words, {width}) for inputs (batch, *positions, {width}); got tables of "
-            f"{[tuple(table.shape) for table in tables]}"
+            f"shapes {[tuple(table.shape) for table in tables]}"
         )
     return fitting[0]
 

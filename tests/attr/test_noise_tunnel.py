@@ -112,7 +112,7 @@ def test_further_results_are_refused() -> None:
 
 
 def test_attributions_without_rows_are_refused() -> None:
-    with pytest.raises(UnsupportedMethod, match="a row for each of the 15 noisy copies; Feature Ablation gave"):
+    with pytest.raises(UnsupportedMethod, match="a row for each of the 15 noisy copies; Feature Ablation returned"):
         NoiseTunnel(FeatureAblation(lambda x: score(x).sum())).attribute(X)
 
 

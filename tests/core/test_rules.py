@@ -17,7 +17,7 @@ from llm_attr.core.evaluator import Evaluator
 from llm_attr.core.path.walk import Walk
 from llm_attr.core.problem import Gradients, Problem
 from llm_attr.core.rules.call import family_of
-from llm_attr.core.rules.deep_lift import Contrast
+from llm_attr.core.rules.deep_lift import ReferencePairs
 from llm_attr.core.rules.elementwise import acts_on_each_entry
 from llm_attr.core.rules.engine import Rules, Tape
 from llm_attr.core.rules.tables import DEEP_LIFT, GUIDED, LRP
@@ -44,8 +44,8 @@ def relevance(model: Any, x: Tensor = X) -> Tensor:
 def gap(model: Any, x: Tensor = X, low: Tensor = LOW) -> float:
     """How far DeepLIFT is from complete."""
     problem = Problem.of(model, x, low)
-    contrast = Contrast(Walk(problem, Evaluator("", 1)), DEEP_LIFT.of(model), (problem.baselines[0][None],))
-    return contrast.mean_and_delta()[1].abs().max().item()
+    pairs = ReferencePairs(Walk(problem, Evaluator("", 1)), DEEP_LIFT.of(model), (problem.baselines[0][None],))
+    return pairs.mean_and_delta()[1].abs().max().item()
 
 
 def linear(*sizes: int) -> nn.Linear:
@@ -146,8 +146,8 @@ def test_multipliers_next_to_the_baseline_are_the_gradient(name: str) -> None:
     x = X.clone().requires_grad_()
     (function(x) @ weight).sum().backward()
     problem = Problem.of(lambda x: function(x) @ weight, X, X + 1e-5 * LOW)
-    contrast = Contrast(Walk(problem, Evaluator("", 1)), DEEP_LIFT, (problem.baselines[0][None],), lambda m, x, b: m)
-    torch.testing.assert_close(contrast.mean().tensors[0], x.grad, rtol=1e-3, atol=1e-4)
+    pairs = ReferencePairs(Walk(problem, Evaluator("", 1)), DEEP_LIFT, (problem.baselines[0][None],), lambda m, x, b: m)
+    torch.testing.assert_close(pairs.mean().tensors[0], x.grad, rtol=1e-3, atol=1e-4)
 
 
 def test_parameters_are_no_factors() -> None:

@@ -15,7 +15,7 @@ from torch.nn import functional as F
 from llm_attr.core.evaluator import Evaluator
 from llm_attr.core.path.walk import Walk
 from llm_attr.core.problem import Problem
-from llm_attr.core.rules.deep_lift import Contrast
+from llm_attr.core.rules.deep_lift import ReferencePairs
 from llm_attr.core.rules.engine import Rules, Tape
 from llm_attr.core.rules.tables import DECONVOLUTION, DEEP_LIFT, GUIDED, LRP, deep_lift_rules
 from llm_attr.errors import NoRule
@@ -68,15 +68,15 @@ def test_small_changes_take_the_tangent(eps: float) -> None:
     low[0] = x[0]
     low[1, :3] = x[1, :3] + 1e-12
     problem = Problem.of(lambda x: x.tanh().sum(1), x, low)
-    contrast = Contrast(
+    pairs = ReferencePairs(
         Walk(problem, Evaluator("", 1)), deep_lift_rules(eps), (problem.baselines[0][None],), lambda m, x, b: m
     )
     dx = x - low
     near = dx.abs() <= eps * (1 + x.abs())
     slope = torch.where(near, 1 - ((x + low) / 2).tanh() ** 2, (x.tanh() - low.tanh()) / dx)
-    torch.testing.assert_close(contrast.mean().tensors[0], slope)
+    torch.testing.assert_close(pairs.mean().tensors[0], slope)
     empty = Problem.of(lambda x: x.tanh().sum(1) + x.tanh()[:, :0].exp().sum(1), x, low)
-    Contrast(Walk(empty, Evaluator("", 1)), DEEP_LIFT, (empty.baselines[0][None],)).mean()
+    ReferencePairs(Walk(empty, Evaluator("", 1)), DEEP_LIFT, (empty.baselines[0][None],)).mean()
 
 
 def several_kinds(x: Tensor) -> Tensor:
@@ -111,10 +111,10 @@ def test_autocast(inner: bool) -> None:
             return several_kinds(x).float()
 
     problem = Problem.of(model, x, low)
-    contrast = Contrast(Walk(problem, Evaluator("", 1)), DEEP_LIFT, (problem.baselines[0][None],))
+    pairs = ReferencePairs(Walk(problem, Evaluator("", 1)), DEEP_LIFT, (problem.baselines[0][None],))
     expected = relevance(several_kinds, x)
     with torch.autocast("cpu", torch.bfloat16, enabled=not inner):
-        (found, gap), propagated = contrast.mean_and_delta(), relevance(model, x)
+        (found, gap), propagated = pairs.mean_and_delta(), relevance(model, x)
     assert {each.dtype for each in (found.tensors[0], propagated)} == {torch.float32}
     assert gap.abs().max() < 0.02
     assert (propagated - expected).norm() < 0.05 * expected.norm()

@@ -15,7 +15,7 @@ from llm_attr.attr import DeepLift, DeepLiftShap, LayerDeepLift
 from llm_attr.core.evaluator import Evaluator
 from llm_attr.core.path.walk import Walk
 from llm_attr.core.problem import Problem
-from llm_attr.core.rules.deep_lift import Contrast
+from llm_attr.core.rules.deep_lift import ReferencePairs
 from llm_attr.core.rules.tables import DEEP_LIFT_OF_CAPTUM
 from llm_attr.errors import InvalidShape, InvalidType, NoRule
 from tests.parity.layers import Case, assert_equal, captums, described, random
@@ -139,7 +139,7 @@ def test_own_attributions_that_do_not_fit_are_refused() -> None:
     for function in (lambda: 1, lambda m, x, b, more: m, 3):
         with pytest.raises(InvalidType, match="custom_attribution_func must"):
             method.attribute(X, target=0, custom_attribution_func=function)
-    with pytest.raises(InvalidShape, match="custom_attribution_func must give"):
+    with pytest.raises(InvalidShape, match="custom_attribution_func must return"):
         method.attribute(X, target=0, custom_attribution_func=lambda m: m[0].sum(1))
 
 
@@ -187,7 +187,7 @@ def test_captums_softmax_has_a_table_of_its_own() -> None:
     problem = Problem.of(model, X, random(3, 4, seed=8), 1)
     low = tuple(baseline[None] for baseline in problem.baselines)
     walk = Walk(problem, Evaluator("", 1))
-    found = Contrast(walk, DEEP_LIFT_OF_CAPTUM.of(model), low).mean().tensors[0]
+    found = ReferencePairs(walk, DEEP_LIFT_OF_CAPTUM.of(model), low).mean().tensors[0]
     expected = captums("DeepLift", lambda m: m.attribute(X, random(3, 4, seed=8), target=1), model)
     assert_equal(found, expected)
     _, delta = DeepLift(model).attribute(X, random(3, 4, seed=8), target=1, return_convergence_delta=True)

@@ -83,7 +83,7 @@ def test_inputs_that_have_no_places_get_an_empty_tensor() -> None:
         return model(x) * y
 
     inputs = (case.inputs, random(2, 3).abs())
-    with pytest.warns(UserWarning, match="cannot be brought to the size"):
+    with pytest.warns(UserWarning, match="cannot be resized"):
         found = llm_attr.attr.GuidedGradCam(both, case.model[0]).attribute(inputs, target=0)
     assert found[0].shape == (2, 2, 5, 5)
     assert found[1].shape == (0,)

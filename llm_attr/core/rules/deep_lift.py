@@ -1,4 +1,4 @@
-"""Inputs against baselines: multipliers of many pairs, and their mean over the baselines of each example."""
+"""DeepLIFT: multipliers for pairs of input and reference, and their mean over the references of each example."""
 
 from __future__ import annotations
 
@@ -32,14 +32,14 @@ def multipliers_only(multipliers: Tensors, inputs: Tensors, baselines: Tensors) 
 
 
 @dataclass(frozen=True)
-class Contrast:
-    """Every example against each of some baselines.
+class ReferencePairs:
+    """Every example paired with each of several references.
 
     Attributes:
-        walk: Of the problem without rules.
-        rules: With a run of the baseline to compare with.
-        baselines: `(states, batch or 1, *features)` for each input.
-        combine: From multipliers to attributions.
+        walk: Evaluates the problem, which has no rules yet.
+        rules: The rules to apply; they use a run of the reference.
+        baselines: The references, `(states, batch or 1, *features)` for each input.
+        combine: Computes attributions from multipliers.
     """
 
     walk: Walk
@@ -49,22 +49,22 @@ class Contrast:
 
     @property
     def states(self) -> int:
-        """The number of baselines."""
+        """The number of references per example."""
         return len(self.baselines[0])
 
     def mean(self) -> Attributed:
-        """The mean attribution over the baselines.
+        """The mean attribution over the references.
 
         Raises:
-            NoRule: the model does something that the rules cannot follow.
+            NoRule: the model has an operation that no rule covers.
         """
         return self._mean([])
 
     def mean_and_delta(self) -> tuple[Attributed, Tensor]:
-        """The same, and `(batch * states,)` the delta of each pair, the pairs of an example in a row.
+        """As `mean`, with the delta of each pair, `(batch * states,)`; the pairs of an example are next to each other.
 
         Raises:
-            NoRule: the model does something that the rules cannot follow.
+            NoRule: the model has an operation that no rule covers.
             InvalidTarget: the score is not one number for each example.
         """
         pairs: list[tuple[Gradients, Gradients]] = []
@@ -102,7 +102,7 @@ class Contrast:
         return Change(*ends).delta(total)
 
     def _ends(self, start: int, stop: int) -> Tensors:
-        """The inputs, then the baselines, of the states start to stop."""
+        """The inputs, then the references, for the states start to stop."""
         problem = self.walk.problem
         copies = stop - start
         high = tuple(x if copies == 1 else x.repeat(copies, *(1,) * (x.dim() - 1)) for x in problem.inputs)
