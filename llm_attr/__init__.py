@@ -8,9 +8,10 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from llm_attr.core.evaluator import Progress, watching
     from llm_attr.llm.cost.plan import Plan, plan
-    from llm_attr.llm.explain import explain, methods
+    from llm_attr.llm.explain import explain
     from llm_attr.llm.model.language_model import LanguageModel, load_model
     from llm_attr.llm.prompt.prompt import Prompt
+    from llm_attr.llm.request import methods
     from llm_attr.llm.results.comparison import Comparison, compare
     from llm_attr.llm.results.result import LLMAttributionResult
     from llm_attr.llm.target.region import Region
@@ -28,7 +29,7 @@ _WHERE = {
     "compare": "llm_attr.llm.results.comparison",
     "explain": "llm_attr.llm.explain",
     "load_model": "llm_attr.llm.model.language_model",
-    "methods": "llm_attr.llm.explain",
+    "methods": "llm_attr.llm.request",
     "plan": "llm_attr.llm.cost.plan",
     "watching": "llm_attr.core.evaluator",
 }

@@ -96,9 +96,9 @@ def explain(
         raise typer.BadParameter("--target gives the answer; options of generation are for one that is generated")
     check_outputs(html, json, save)
     from llm_attr.llm.explain import explain as run
-    from llm_attr.llm.explain import method_named
     from llm_attr.llm.gradients.methods import gradient_methods
     from llm_attr.llm.model.language_model import load_model
+    from llm_attr.llm.request import method_named
 
     method_named(method)
     rows = {"token_rows": True} if region is not None and method in gradient_methods() else {}
@@ -137,7 +137,7 @@ def view(
 
 def methods() -> None:
     """List what `explain --method` takes."""
-    from llm_attr.llm.explain import methods as known
+    from llm_attr.llm.request import methods as known
 
     for name, line in known().items():
         typer.echo(f"{name}  {line}")

@@ -17,7 +17,7 @@ from torch.overrides import TorchFunctionMode
 
 from llm_attr.core.backward import derivatives
 from llm_attr.core.memory import free_bytes
-from llm_attr.core.shared_context import until_the_last
+from llm_attr.core.shared_context import reference_counted
 from llm_attr.typing import Tensors
 
 Rows: TypeAlias = tuple[Tensor | None, ...]
@@ -181,7 +181,7 @@ class _NoGraph(TorchFunctionMode):
 _OPERATIONS = (type(torch.ops.aten.add), type(torch.ops.aten.add.Tensor))
 
 
-@until_the_last
+@reference_counted
 @contextmanager
 def math_attention() -> Iterator[None]:
     """Attention by the kernel that is made of plain operations."""
@@ -189,7 +189,7 @@ def math_attention() -> Iterator[None]:
         yield
 
 
-@until_the_last
+@reference_counted
 @contextmanager
 def no_vmap_fallback() -> Iterator[None]:
     """Raises a UserWarning for an operation that cannot be batched, over whose rows torch would loop."""

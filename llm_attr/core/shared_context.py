@@ -11,7 +11,7 @@ from typing import Any
 import torch
 
 
-def until_the_last(
+def reference_counted(
     switched: Callable[..., AbstractContextManager[None]],
 ) -> Callable[..., AbstractContextManager[None]]:
     """The same context, which the first of several threads enters and the last one leaves.
@@ -44,7 +44,7 @@ def until_the_last(
     return shared
 
 
-@until_the_last
+@reference_counted
 @contextmanager
 def uncompiled() -> Iterator[None]:
     """Models run as they are written: what torch.compile has made of them knows nothing of hooks set since."""

@@ -12,34 +12,33 @@ import torch
 from llm_attr.attr.base import Attribution
 from llm_attr.attr.perturbation import PerturbationAttribution
 from llm_attr.core.evaluator import Evaluator, Price, priced
-from llm_attr.core.registry import METHODS, snake_case
-from llm_attr.errors import InvalidType, UnsupportedMethod, about_prompt
-from llm_attr.llm.many import answers_of
+from llm_attr.core.registry import METHODS
+from llm_attr.errors import UnsupportedMethod, about_prompt
 from llm_attr.llm.model.cost import Call, Cost
 from llm_attr.llm.model.fingerprint import identity
 from llm_attr.llm.model.language_model import LanguageModel
 from llm_attr.llm.model.speed import speed_of
 from llm_attr.llm.model.tokenizer import TokenizerLike
-from llm_attr.llm.prompt.alignment import pieces, token_spans
-from llm_attr.llm.prompt.interpretable import InterpretableInput, TextTokenInput
+from llm_attr.llm.prompt.interpretable import InterpretableInput
 from llm_attr.llm.prompt.prompt import Prompt
 from llm_attr.llm.results.result import LLMAttributionResult
 from llm_attr.llm.results.table import Attributions, Table
-from llm_attr.llm.scoring.batch import Found, Played, Subject, played
+from llm_attr.llm.scoring.batch import PromptJob, PromptScores, ScalarValues, score_prompts
 from llm_attr.llm.scoring.engine import ScoreEngine
 from llm_attr.llm.scoring.options import Options
 from llm_attr.llm.scoring.passes import positions_that_fit
 from llm_attr.llm.scoring.scorer import Scorer
 from llm_attr.llm.scoring.text_game import Inspector, empty_prompt_id, model_input_ids
-from llm_attr.llm.target.answer import Answer, answer_ids
+from llm_attr.llm.target.answer import Answer, answer_ids, answers_of
 from llm_attr.llm.target.generation import GenArgs, arguments_of
 from llm_attr.llm.target.scalar import Scalar, ScalarLike, scalar_of
+from llm_attr.llm.text_attribution import TextAttribution
 
 UNSEEN = 4096
 """Variants whose preparation alone takes so long that their price is told before the first pass."""
 
 
-class LLMAttribution(Attribution):
+class LLMAttribution(TextAttribution):
     """Explains which units of a prompt carried a language model's answer, and each of its tokens.
 
     `attribution = f(prompt) - f(prompt without the unit)` for FeatureAblation, and so on for each method, where f is
@@ -49,7 +48,7 @@ class LLMAttribution(Attribution):
 
     Args:
         attr_method: The method, made for the transformers model itself: `FeatureAblation(model)`.
-        tokenizer: The model's tokenizer.
+        tokenizer: The model's tokenizer; or a `LanguageModel`.
         attr_target: What is explained: `log_prob` (nats), `prob`, `logit`, `entropy`, `kl`, `margin`, a function of
             logits `(tokens, vocabulary)` and ids `(tokens,)`, or a `Scalar` such as `contrast("another answer")`.
 
@@ -68,7 +67,10 @@ class LLMAttribution(Attribution):
     """
 
     def __init__(
-        self, attr_method: Attribution, tokenizer: TokenizerLike, attr_target: ScalarLike = "log_prob"
+        self,
+        attr_method: Attribution,
+        tokenizer: TokenizerLike | LanguageModel,
+        attr_target: ScalarLike = "log_prob",
     ) -> None:
         if not isinstance(attr_method, PerturbationAttribution) or not attr_method.plays_any_game():
             raise UnsupportedMethod(
@@ -76,10 +78,9 @@ class LLMAttribution(Attribution):
                 f"{', '.join(method.__name__ for method in text_methods().values())}: methods that leave out parts of "
                 "a single prompt, and neither take gradients nor move a layer nor need other examples"
             )
-        self.scalar = scalar_of(attr_target)
-        super().__init__(attr_method.forward_func)
-        self.attr_method, self.attr_target = attr_method, attr_target
-        self.language_model = LanguageModel(attr_method.forward_func, tokenizer)
+        self.scalar, self.attr_target = scalar_of(attr_target), attr_target
+        super().__init__(attr_method, tokenizer)
+        self.attr_method: PerturbationAttribution = attr_method
 
     def attribute(
         self,
@@ -120,7 +121,7 @@ class LLMAttribution(Attribution):
             UnknownKeyword: a keyword that neither this call nor the method takes.
         """
         options = self._options(num_trials, gen_args, use_cached_outputs, _inspect_forward, **kwargs)
-        return self._attributed([self._subject(inp, options)], [target], options)[0][0]
+        return self._attributed([self._job(inp, options)], [target], options)[0][0]
 
     def attribute_each(
         self,
@@ -152,35 +153,25 @@ class LLMAttribution(Attribution):
         scalars: Sequence[Scalar],
         **options: Any,
     ) -> list[list[LLMAttributionResult]]:
-        """For each input the attributions of several quantities of its answer, from the same passes.
-
-        Args:
-            inputs: See `attribute_each`.
-            target: See `attribute_each`.
-            scalars: What is explained, in place of `attr_target`.
-            **options: See `attribute_each`; `until` is reached when all scalars are sure.
-
-        Raises:
-            LlmAttrError: as in `attribute_each`.
-        """
+        """See `TextAttribution`; all quantities from the same passes, and `until` holds for each of them."""
         answers = answers_of(target, len(inputs))
-        subjects, shared = self.posed(inputs, scalars, **options)
-        return self._attributed(subjects, answers, shared)
+        jobs, shared = self.jobs(inputs, scalars, **options)
+        return self._attributed(jobs, answers, shared)
 
-    def posed(
+    def jobs(
         self, inputs: Sequence[InterpretableInput | Prompt], scalars: Sequence[Scalar], **options: Any
-    ) -> tuple[list[Subject], Options]:
+    ) -> tuple[list[PromptJob], Options]:
         """The prompts in their features, without answers, and how they are to be explained; see `attribute_scalars`.
 
         Raises:
             LlmAttrError: as in `attribute_each`.
         """
         shared = replace(self._options(**options), scalars=tuple(scalars))
-        subjects = []
+        jobs = []
         for number, inp in enumerate(inputs):
             with about_prompt(number if len(inputs) > 1 else None):
-                subjects.append(replace(self._subject(inp, shared), number=number if len(inputs) > 1 else None))
-        return subjects, shared
+                jobs.append(replace(self._job(inp, shared), number=number if len(inputs) > 1 else None))
+        return jobs, shared
 
     def engine(self, options: Options) -> ScoreEngine:
         """What scores the prompts' variants."""
@@ -205,127 +196,108 @@ class LLMAttribution(Attribution):
             scalars=(self.scalar,),
         )
 
-    def _subject(self, inp: InterpretableInput | Prompt, options: Options) -> Subject:
-        if isinstance(inp, Prompt):
-            inp = inp.bind(self.language_model)
-        if not isinstance(inp, InterpretableInput):
-            raise InvalidType(f"inp must be an InterpretableInput or a Prompt; got {type(inp).__name__}")
+    def _job(self, inp: InterpretableInput | Prompt, options: Options) -> PromptJob:
+        inp = self.bound(inp)
         features = options.features(inp)
         prompt = model_input_ids(self.language_model, inp) or [empty_prompt_id(self.language_model)]
         self.language_model.check_length(len(prompt), 1)
-        return Subject(inp, features, tuple(prompt))
+        return PromptJob(inp, features, tuple(prompt))
 
     def _attributed(
-        self, subjects: Sequence[Subject], targets: Sequence[Answer], options: Options
+        self, jobs: Sequence[PromptJob], targets: Sequence[Answer], options: Options
     ) -> list[list[LLMAttributionResult]]:
-        total = sum(options.evaluations(subject.features) for subject in subjects)
-        name, device = f"{self.attr_method.get_name()} attribution", self.language_model.device
-        answered = self._answered(subjects, targets, options, Evaluator(name, total, device=device))
+        total = sum(options.evaluations(job.features) for job in jobs)
+        name, device = self.title, self.language_model.device
+        answered = self._answered(jobs, targets, options, Evaluator(name, total, device=device))
         with (
             self._priced(answered, options) as price,
             Evaluator(name, total, show_progress=options.show_progress, device=device) as evaluator,
         ):
             if total > UNSEEN and not options.stopping.adaptive:
-                price.tell(self._foreseen(answered, options), f"{total:,} variants of the prompt")
+                price.tell(self._seconds(answered, options), f"{total:,} variants of the prompt")
             known_by = identity(self.language_model)
-            groups = played(lambda: self.engine(options), answered, options, evaluator)
+            groups = score_prompts(lambda: self.engine(options), answered, options, evaluator)
             alone = [one for group in groups for one in group]
             return [[self._result(one, found, options, known_by) for found in one.found] for one in alone]
 
-    def _priced(self, subjects: Sequence[Subject], options: Options) -> AbstractContextManager[Price]:
+    def _priced(self, jobs: Sequence[PromptJob], options: Options) -> AbstractContextManager[Price]:
         """Tells what is expected to take long, and what takes less time than these options."""
-        stopping, counts = options.stopping, [subject.features.count for subject in subjects]
+        stopping, counts = options.stopping, [job.features.count for job in jobs]
 
         def quicker(share: float) -> str:
             return ", or ".join([*options.quicker(self.attr_method, counts, share), "larger or fewer units"])
 
-        seconds = None if stopping.seconds is None else stopping.seconds * len(subjects)
+        seconds = None if stopping.seconds is None else stopping.seconds * len(jobs)
         open_ended = stopping.adaptive and stopping.metered is None
         most = options.trials * sum(map(options.most, counts)) if open_ended else None
         sure = not stopping.wants_certainty and stopping.metered is None
-        return priced(f"{self.attr_method.get_name()} attribution", quicker, most, seconds, sure)
+        return priced(self.title, quicker, most, seconds, sure)
 
-    def _foreseen(self, subjects: Sequence[Subject], options: Options) -> float:
+    def _seconds(self, jobs: Sequence[PromptJob], options: Options) -> float:
         """About the seconds of designs so large that it takes long until the first pass shows it."""
         cost = Cost()
-        for subject in subjects:
-            new = 2 * len(subject.prompt) // max(1, subject.features.count) + len(subject.answer)
-            cost.forward.add(Call(new, len(subject.answer)), options.evaluations(subject.features))
+        for job in jobs:
+            new = 2 * len(job.prompt) // max(1, job.features.count) + len(job.answer)
+            cost.forward.add(Call(new, len(job.answer)), options.evaluations(job.features))
         cost.forward.calls = cost.positions // positions_that_fit(self.language_model)
         return speed_of(self.language_model, backward=False).seconds(cost)
 
     def _answered(
-        self, subjects: Sequence[Subject], targets: Sequence[Answer], options: Options, evaluator: Evaluator
-    ) -> list[Subject]:
-        """The subjects with their answers; those that are given are looked at before others are generated."""
-        answered: dict[int, Subject] = {}
-        for i in sorted(range(len(subjects)), key=lambda i: targets[i] is None):
+        self, jobs: Sequence[PromptJob], targets: Sequence[Answer], options: Options, evaluator: Evaluator
+    ) -> list[PromptJob]:
+        """The jobs with their answers; those that are given are looked at before others are generated."""
+        answered: dict[int, PromptJob] = {}
+        for i in sorted(range(len(jobs)), key=lambda i: targets[i] is None):
             evaluator.check()
-            with about_prompt(subjects[i].number):
-                answer = answer_ids(self.language_model, subjects[i].prompt, targets[i], options.gen_args)
-                answered[i] = subjects[i].answered(self.language_model, answer, options.scalars)
-        return [answered[i] for i in range(len(subjects))]
+            with about_prompt(jobs[i].number):
+                answer = answer_ids(self.language_model, jobs[i].prompt, targets[i], options.gen_args)
+                answered[i] = jobs[i].answered(self.language_model, answer, options.scalars)
+        return [answered[i] for i in range(len(jobs))]
 
-    @property
-    def _method(self) -> str:
-        return snake_case(type(self.attr_method).__name__)
-
-    def _result(self, one: Played, found: Found, options: Options, known_by: Mapping[str, Any]) -> LLMAttributionResult:
+    def _result(
+        self, one: PromptScores, found: ScalarValues, options: Options, known_by: Mapping[str, Any]
+    ) -> LLMAttributionResult:
         """What the table of the features says about the units that the input shows, for one scalar."""
-        inp, subject = one.games[0].inp, one.subject
+        inp, job = one.games[0].inp, one.job
         table = self._table(one, found, options)
         columns = inp.feature_of_value()
         if columns is not None:
-            table = replace(table, owner=subject.features.owner[0][0][columns])
-        said = table.attributions()
+            table = replace(table, owner=job.features.owner[0][0][columns])
+        attributions = table.attributions()
         if columns is None:
-            said = Attributions(inp.format_attr(subject.features.spread(said.values.T)[0]), None)
-        text, spans = token_spans(self.language_model.tokenizer, subject.answer, subject.prompt)
-        return LLMAttributionResult(
-            input_tokens=_feature_texts(inp),
-            output_tokens=pieces(text, spans),
-            **said.fields,
-            output_probs=one.log_probs.exp(),
-            inp=inp,
-            output_ids=subject.answer,
-            output_text=text,
-            output_spans=spans,
-            provenance=self._provenance(one, found.scalar)
-            | {"seed": arguments_of(options.gen_args).get("seed"), "errors": None if said.stderr is None else said.kind}
-            | {"n_samples": one.n_samples, "until": options.until, "budget": options.budget, "met": one.met}
-            | {"method_seed": options.method_seed(self.attr_method)}
-            | dict(known_by),
-            table=None if columns is None else table,
-        )
+            attributions = Attributions(inp.format_attr(job.features.spread(attributions.values.T)[0]), None)
+        about = self._about(one, found.scalar, options) | dict(known_by)
+        about["errors"] = None if attributions.stderr is None else attributions.kind
+        fields = {**attributions.fields, "table": None if columns is None else table}
+        return self.result(inp, job.prompt, job.answer, one.log_probs, about, **fields)
 
-    def _table(self, one: Played, found: Found, options: Options) -> Table:
+    def _table(self, one: PromptScores, found: ScalarValues, options: Options) -> Table:
         return Table(
             coalitions=one.coalitions,
             values=found.values,
-            owner=torch.arange(one.subject.features.count, device="cpu"),
+            owner=torch.arange(one.job.features.count, device="cpu"),
             whole=found.whole,
-            method=self._method,
+            method=self.method_name,
             options=options.method_options,
             attr_target=found.scalar.name,
             per_token=found.per_token,
             estimator=options.estimator,
         )
 
-    def _provenance(self, one: Played, scalar: Scalar) -> dict[str, Any]:
+    def _about(self, one: PromptScores, scalar: Scalar, options: Options) -> dict[str, Any]:
         inp, engine = one.games[0].inp, one.games[0].engine
-        stand_in = next((game.stand_in for game in one.games if game.stand_in is not None), None)
-        return {
-            "method": self._method,
-            "attr_target": scalar.name,
-            **scalar.about(self.language_model),
-            **inp.about(),
-            "model": self.language_model.name,
-            "dtype": str(self.language_model.dtype).removeprefix("torch."),
+        placeholder = next((game.placeholder for game in one.games if game.placeholder is not None), None)
+        return self.provenance(inp, scalar, engine.cost) | {
             "scoring": engine.how,
-            "empty_prompt": None if stand_in is None else self.language_model.decode([stand_in]),
+            "empty_prompt": None if placeholder is None else self.language_model.decode([placeholder]),
             "prompts": one.prompts,
             "variants": engine.variants,
-            **engine.cost.to_dict(),
+            "seed": arguments_of(options.gen_args).get("seed"),
+            "method_seed": options.method_seed(self.attr_method),
+            "n_samples": one.n_samples,
+            "until": options.until,
+            "budget": options.budget,
+            "met": one.met,
         }
 
 
@@ -333,7 +305,3 @@ def text_methods() -> dict[str, type[PerturbationAttribution]]:
     """The methods that can explain a language model, by name."""
     playing = {name: method for name, method in METHODS.items() if issubclass(method, PerturbationAttribution)}
     return {name: method for name, method in playing.items() if method.plays_any_game()}
-
-
-def _feature_texts(inp: InterpretableInput) -> list[str]:
-    return inp.token_texts() if isinstance(inp, TextTokenInput) else [str(value) for value in inp.values]

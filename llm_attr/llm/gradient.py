@@ -14,9 +14,8 @@ from llm_attr.attr.base import Attribution
 from llm_attr.attr.noise_tunnel import NoiseTunnel
 from llm_attr.attr.token_paths import SequentialIntegratedGradients
 from llm_attr.core.evaluator import priced, shown
-from llm_attr.core.registry import snake_case
 from llm_attr.core.shared_context import uncompiled
-from llm_attr.errors import InvalidType, UnsupportedMethod
+from llm_attr.errors import InvalidType, UnsupportedMethod, about_prompt
 from llm_attr.llm.gradients.answer_score import LOG_PROB
 from llm_attr.llm.gradients.checkpointing import recomputing
 from llm_attr.llm.gradients.checks import refuse_broken_graph
@@ -34,17 +33,16 @@ from llm_attr.llm.gradients.methods import (
 )
 from llm_attr.llm.gradients.precision import warn_of_rounding
 from llm_attr.llm.gradients.run import GradientRun
-from llm_attr.llm.many import answers_of, for_each
 from llm_attr.llm.model.fingerprint import identity
 from llm_attr.llm.model.language_model import LanguageModel
 from llm_attr.llm.model.tokenizer import TokenizerLike
-from llm_attr.llm.prompt.alignment import pieces, token_spans
-from llm_attr.llm.prompt.interpretable import InterpretableInput, Placed, TextTokenInput
+from llm_attr.llm.prompt.interpretable import InterpretableInput, Placed
 from llm_attr.llm.prompt.prompt import Prompt
 from llm_attr.llm.results.result import LLMAttributionResult
-from llm_attr.llm.target.answer import Answer, answer_ids
+from llm_attr.llm.target.answer import Answer, answer_ids, answers_of
 from llm_attr.llm.target.generation import GenArgs
 from llm_attr.llm.target.scalar import Foil, Scalar, ScalarLike, scalar_of
+from llm_attr.llm.text_attribution import TextAttribution
 
 Run: TypeAlias = GradientRun | ContrastRun
 
@@ -58,7 +56,7 @@ _PLAIN = (bool, int, float, str)
 """Types of options that a result can hold."""
 
 
-class LLMGradientAttribution(Attribution):
+class LLMGradientAttribution(TextAttribution):
     """Explains which units of a prompt carried a language model's answer, by the gradient of its log-probability.
 
     Every point of a method's path goes through the model once for all tokens of the answer, with one backward pass for
@@ -67,7 +65,7 @@ class LLMGradientAttribution(Attribution):
     Args:
         attr_method: The method, made for the transformers model itself: `IntegratedGradients(model)`, which attributes
             to the embeddings, or `LayerIntegratedGradients(model, layer)`; a NoiseTunnel around one.
-        tokenizer: The model's tokenizer.
+        tokenizer: The model's tokenizer; or a `LanguageModel`.
 
     Raises:
         UnsupportedMethod: the method takes no gradients at activations.
@@ -80,14 +78,12 @@ class LLMGradientAttribution(Attribution):
         >>> LLMGradientAttribution(method, tokenizer).attribute(inp, target=" Paris")  # doctest: +SKIP
     """
 
-    def __init__(self, attr_method: Attribution, tokenizer: TokenizerLike) -> None:
+    def __init__(self, attr_method: Attribution, tokenizer: TokenizerLike | LanguageModel) -> None:
         if not supported(attr_method):
             raise UnsupportedMethod(
                 f"LLMGradientAttribution does not support {type(attr_method).__name__}; supported: {', '.join(names())}"
             )
-        super().__init__(attr_method.forward_func)
-        self.attr_method = attr_method
-        self.language_model = LanguageModel(attr_method.forward_func, tokenizer)
+        super().__init__(attr_method, tokenizer)
 
     def attribute(
         self,
@@ -148,10 +144,7 @@ class LLMGradientAttribution(Attribution):
         """What is found of each quantity of an answer; those without a foil share their forward passes."""
         refuse_unknown_options(self.attr_method, options)
         check_call(of_call)
-        if isinstance(inp, Prompt):
-            inp = inp.bind(self.language_model)
-        if not isinstance(inp, InterpretableInput):
-            raise InvalidType(f"inp must be an InterpretableInput or a Prompt; got {type(inp).__name__}")
+        inp = self.bound(inp)
         placed = inp.placed(self.language_model)
         answer = answer_ids(self.language_model, placed.ids, target, gen_args)
         found: dict[int, Any] = {}
@@ -168,9 +161,9 @@ class LLMGradientAttribution(Attribution):
         warn_of_rounding(self.attr_method, self.language_model.dtype)
         recompute = run.recomputes(of_call.get("gradient_checkpointing"))
         memory = recomputing(self.language_model) if recompute else nullcontext()
-        bar = shown(f"{self.attr_method.get_name()} attribution") if of_call.get("show_progress") else nullcontext()
-        name, token_rows = f"{self.attr_method.get_name()} attribution", bool(of_call.get("token_rows", True))
-        price = priced(name, lambda _: ", or ".join(self._quicker(run, token_rows, options)))
+        bar = shown(self.title) if of_call.get("show_progress") else nullcontext()
+        token_rows = bool(of_call.get("token_rows", True))
+        price = priced(self.title, lambda _: ", or ".join(self._quicker(run, token_rows, options)))
         with uncompiled(), self.language_model.evaluating(), memory, bar, price:
             refuse_broken_graph(self.language_model)
             found = run.explained(token_rows, recompute)
@@ -240,15 +233,16 @@ class LLMGradientAttribution(Attribution):
         scalars: Sequence[Scalar],
         **options: Any,
     ) -> list[list[Any]]:
-        """For each input what `attribute` gives for each of several quantities of its answer; see `LLMAttribution`."""
+        """See `TextAttribution`."""
         gen_args = options.pop("gen_args", None)
         of_call = {name: options.pop(name) for name in OF_CALL & options.keys()}
         refuse_unknown_options(self.attr_method, options)
 
-        def each(pair: tuple[InterpretableInput | Prompt, Answer]) -> list[Any]:
-            return self._each(*pair, scalars, gen_args, of_call, options)
-
-        return for_each(each, zip(inputs, answers_of(target, len(inputs)), strict=True))
+        found = []
+        for number, (inp, answer) in enumerate(zip(inputs, answers_of(target, len(inputs)), strict=True)):
+            with about_prompt(number):
+                found.append(self._each(inp, answer, scalars, gen_args, of_call, options))
+        return found
 
     def _results(
         self,
@@ -260,26 +254,21 @@ class LLMGradientAttribution(Attribution):
         known_by: dict[str, Any],
     ) -> list[LLMAttributionResult]:
         """A result for each layer."""
-        about = self._provenance(inp, run, scalar) | known_by | found.deltas
+        about = self._about(inp, run, scalar) | known_by | found.deltas
         if found.completeness is not None:
             about["completeness"] = found.completeness.to_dict()
         about["options"] = {name: value for name, value in options.items() if isinstance(value, _PLAIN)}
-        text, spans = token_spans(self.language_model.tokenizer, run.answer, run.placed.ids)
-        texts = inp.token_texts() if isinstance(inp, TextTokenInput) else [str(value) for value in inp.values]
         return [
-            LLMAttributionResult(
-                input_tokens=texts,
-                output_tokens=pieces(text, spans),
+            self.result(
+                inp,
+                run.placed.ids,
+                run.answer,
+                run.log_probs,
+                {**about, "layer": layer},
                 seq_attr=inp.format_attr(whole[None])[0],
                 token_attr=None if tokens is None else inp.format_attr(tokens),
                 stderr=None if errors is None else inp.format_attr(errors[None])[0],
                 token_stderr=None if token_errors is None else inp.format_attr(token_errors),
-                output_probs=run.log_probs.exp(),
-                inp=inp,
-                output_ids=run.answer,
-                output_text=text,
-                output_spans=spans,
-                provenance={**about, "layer": layer},
             )
             for layer, whole, tokens, errors, token_errors in zip_longest(
                 self._layers(), found.whole, found.tokens, found.errors, found.token_errors
@@ -291,18 +280,11 @@ class LLMGradientAttribution(Attribution):
         names = {module: name for name, module in self.language_model.layers.items()}
         return [names.get(site.layer, str(site)) for site in sites_of(self.attr_method, self.language_model)]
 
-    def _provenance(self, inp: InterpretableInput, run: Run, scalar: Scalar) -> dict[str, Any]:
-        return {
-            "method": snake_case(type(self.attr_method).__name__),
-            "attr_target": scalar.name,
-            **scalar.about(self.language_model),
-            **inp.about(),
-            "model": self.language_model.name,
-            "dtype": str(self.language_model.dtype).removeprefix("torch."),
+    def _about(self, inp: InterpretableInput, run: Run, scalar: Scalar) -> dict[str, Any]:
+        return self.provenance(inp, scalar, run.counter) | {
             "per_input": not self.attr_method.multiplies_by_inputs,
             "method_seed": run.seed,
             "baseline": self.language_model.decode([run.baseline]) if run.uses_baseline else None,
-            **run.counter.to_dict(),
         }
 
 

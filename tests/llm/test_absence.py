@@ -105,16 +105,16 @@ class Plain:
         if prompt.unit == "token":  # in a raw text each token is a unit, but for BOS
             self.owners = [place - len(self.ids) + len(prompt.spans) for place in range(len(self.ids))]
         bos, eos = lm.tokenizer.bos_token_id, lm.tokenizer.eos_token_id
-        self.stand_in = eos if bos is None else bos
+        self.placeholder = eos if bos is None else bos
 
     def score(self, present: list[bool], answer: tuple[int, ...] = ANSWER) -> Tensor:
         here = [owner < 0 or present[owner] for owner in self.owners]
         if self.absence == "mask":
             ids = self.ids
             if not any(here):
-                ids, here = [*ids[:-1], self.stand_in], [*here[:-1], True]
+                ids, here = [*ids[:-1], self.placeholder], [*here[:-1], True]
             return masked_log_probs(self.lm.model, ids, here, answer)
-        return answer_log_probs(self.lm.model, self._left(present, here) or [self.stand_in], answer)
+        return answer_log_probs(self.lm.model, self._left(present, here) or [self.placeholder], answer)
 
     def _left(self, present: list[bool], here: list[bool]) -> list[int]:
         if self.absence == "replace":
@@ -136,7 +136,7 @@ def test_exact(kind: str, unit: str, absence: Absence) -> None:
     prompt = prompt_of(unit, absence=absence, replacement=replacement).bind(lm)
     assert prompt.values == VALUES.get(unit, prompt.values)
     plain = Plain(lm, prompt, absence, eos if replacement is None else replacement)
-    frame = plain.special and plain.stand_in is None
+    frame = plain.special and plain.placeholder is None
     coalitions = [row for row in coalitions_of(len(prompt.values)) if any(row) or not frame]
     expected = torch.stack([plain.score(row) for row in coalitions])
     found = scores_of(prompt, Scorer(lm), coalitions)
@@ -167,9 +167,9 @@ def test_a_mask_is_the_attention_mask_of_the_model(
     found = scores_of(prompt, scorer, coalitions)
     expected = torch.stack([plain.score(row) for row in coalitions])
     assert (found - expected).abs().max() < TOLERANCE
-    assert scorer.way is not None
+    assert scorer.strategy is not None
     by_tree = way != "whole" and family in TREE_FAMILIES
-    assert scorer.way.kind == ("prefix tree" if by_tree else "whole sequences")
+    assert scorer.strategy.kind == ("prefix tree" if by_tree else "whole sequences")
 
 
 @pytest.mark.parametrize("family", MASKED)
@@ -209,8 +209,8 @@ def test_a_model_that_counts_positions_by_its_mask_is_told_them(unit: str, cache
     plain = Plain(lm, masked, "mask")
     assert (found - torch.stack([plain.score(row) for row in coalitions])).abs().max() < TOLERANCE
     assert (found - scores_of(deleted, Scorer(lm), coalitions)).abs().max() > 0.1
-    assert scorer.way is not None
-    assert scorer.way.kind == ("prefix tree" if cached else "whole sequences")
+    assert scorer.strategy is not None
+    assert scorer.strategy.kind == ("prefix tree" if cached else "whole sequences")
 
 
 @pytest.mark.parametrize("family", ["bloom", "falcon"])
@@ -222,8 +222,8 @@ def test_under_alibi_a_mask_closes_the_gap(family: str) -> None:
     scorer = Scorer(lm)
     found = scores_of(masked, scorer, inner)
     assert (found - scores_of(deleted, Scorer(lm), inner)).abs().max() < TOLERANCE
-    assert scorer.way is not None
-    assert scorer.way.reason.endswith("positions under its mask are its own")
+    assert scorer.strategy is not None
+    assert scorer.strategy.reason.endswith("positions under its mask are its own")
 
 
 UNMASKED: dict[str, Any] = {

@@ -404,17 +404,17 @@ def test_what_is_no_input(inp: Any) -> None:
         attribute(model_of("llama"), inp)
 
 
-@pytest.mark.parametrize(("kind", "stand_in"), [("byte_bos", None), ("byte", "</s>"), ("wordpiece", "[SEP]")])
+@pytest.mark.parametrize(("kind", "placeholder"), [("byte_bos", None), ("byte", "</s>"), ("wordpiece", "[SEP]")])
 @pytest.mark.parametrize("family", ["llama", "mamba"])
-def test_all_units_empty(family: str, kind: str, stand_in: str | None) -> None:
+def test_all_units_empty(family: str, kind: str, placeholder: str | None) -> None:
     lm = model_of(family, kind)
     answer = lm.tokenizer.encode(TARGET, add_special_tokens=False)
     result = attribute(lm, TextTemplateInput("{}{}", ["Dave", " lives"], None, [0, 0]))
     lost = text_log_probs(lm, "Dave lives", answer) - text_log_probs(lm, "", answer)
     assert (result.token_attr - lost[:, None]).abs().max() < TOLERANCE
-    assert result.provenance["empty_prompt"] == stand_in
+    assert result.provenance["empty_prompt"] == placeholder
     shown = dict(result.view().notes)
-    assert shown.get("empty prompt") == (None if stand_in is None else f"scored after {stand_in}")
+    assert shown.get("empty prompt") == (None if placeholder is None else f"scored after {placeholder}")
 
 
 def test_an_empty_prompt_without_a_stand_in() -> None:

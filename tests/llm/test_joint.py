@@ -20,7 +20,7 @@ from llm_attr.llm.scoring import batch as joint
 from llm_attr.llm.scoring import passes
 from llm_attr.llm.scoring.prefix_tree import Query
 from llm_attr.llm.scoring.scorer import Scorer
-from llm_attr.llm.scoring.strategy import way_for
+from llm_attr.llm.scoring.strategy import strategy_for
 from tests.reference.scoring import answer_log_probs, distinct_prefixes
 from tests.zoo import CONTEXT, FAMILIES, TREE_FAMILIES, tiny, tiny_model, tokenizer_of
 
@@ -188,9 +188,11 @@ def test_gaps_of_one_prompt_beside_others(first: int) -> None:
         scorer = Scorer(lm)
         found, whole = (one.score(queries, evaluator) for one in (scorer, Scorer(lm, cached=False)))
     assert all((one - other).abs().max() < TOLERANCE for one, other in zip(found, whole, strict=True))
-    assert scorer.way is not None
-    assert (scorer.way.kind, scorer.way.gaps) == ("prefix tree", True)
-    assert way_for(lm, gaps=True).proven_length == max(query.length for query in queries if query.variant.has_gaps)
+    assert scorer.strategy is not None
+    assert (scorer.strategy.kind, scorer.strategy.gaps) == ("prefix tree", True)
+    assert strategy_for(lm, gaps=True).verified_length == max(
+        query.length for query in queries if query.variant.has_gaps
+    )
 
 
 def test_the_comparison_is_of_a_query_that_leans_on_others(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -200,8 +202,8 @@ def test_the_comparison_is_of_a_query_that_leans_on_others(monkeypatch: pytest.M
     rows = (range(20), [*range(10), *range(50, 60)], range(600, 620))
     with Evaluator("test", 3) as evaluator:
         Scorer(lm).score([Query(Variant.plain(row), (5, 6)) for row in rows], evaluator)
-    assert way_for(lm).proven == {"sequence", "branches", "context"}
-    assert way_for(lm).proven_length == 21
+    assert strategy_for(lm).verified == {"sequence", "branches", "context"}
+    assert strategy_for(lm).verified_length == 21
 
 
 def test_errors_name_their_prompt() -> None:

@@ -22,7 +22,7 @@ from llm_attr.llm.prompt.variant import Variant
 from llm_attr.llm.scoring import passes
 from llm_attr.llm.scoring.prefix_tree import PrefixTree, Query
 from llm_attr.llm.scoring.scorer import Scorer
-from llm_attr.llm.scoring.strategy import way_for
+from llm_attr.llm.scoring.strategy import strategy_for
 from tests.reference.scoring import answer_log_probs, distinct_prefixes
 from tests.zoo import CONTEXT, FAMILIES, TREE_FAMILIES, VOCABULARY, quiet, tiny_model, tokenizer_of
 
@@ -109,8 +109,8 @@ def test_exact(family: str, kernel: str, positions: int, monkeypatch: pytest.Mon
     found = score(scorer, VARIANTS)
     assert found.dtype == torch.float32
     assert (found - expected(lm, VARIANTS)).abs().max() < TOLERANCE
-    assert scorer.way is not None
-    assert scorer.way.kind == ("whole sequences" if family in WHOLE else "prefix tree")
+    assert scorer.strategy is not None
+    assert scorer.strategy.kind == ("whole sequences" if family in WHOLE else "prefix tree")
 
 
 @pytest.mark.parametrize("family", FAMILIES)
@@ -140,8 +140,8 @@ def test_without_cache(family: str) -> None:
     with counted(lm) as seen:
         found = score(scorer, VARIANTS)
     assert (found - expected(lm, VARIANTS)).abs().max() < TOLERANCE
-    assert scorer.way is not None
-    assert (scorer.way.kind, scorer.way.reason) == ("whole sequences", "asked for")
+    assert scorer.strategy is not None
+    assert (scorer.strategy.kind, scorer.strategy.reason) == ("whole sequences", "asked for")
     assert sum(seen.positions) == scorer.cost.positions >= sum(len(v.tokens) + len(ANSWER) - 1 for v in VARIANTS)
 
 
@@ -272,14 +272,14 @@ def test_a_wrong_mask_is_caught(family: str, wrong: Any, together: bool, monkeyp
     groups = [VARIANTS] if together else [[variant] for variant in VARIANTS]
     found = torch.cat([score(scorer, group) for group in groups])
     assert (found - expected(lm, VARIANTS)).abs().max() < TOLERANCE
-    assert scorer.way is not None
+    assert scorer.strategy is not None
     if together or wrong is not no_order:
-        assert scorer.way.kind == "whole sequences"
-        assert "differ by" in scorer.way.reason
+        assert scorer.strategy.kind == "whole sequences"
+        assert "differ by" in scorer.strategy.reason
     monkeypatch.undo()
     later = Scorer(lm)
     score(later, VARIANTS[:2])
-    assert later.way == scorer.way or (not together and wrong is no_order)
+    assert later.strategy == scorer.strategy or (not together and wrong is no_order)
 
 
 @pytest.mark.parametrize("error", [TypeError, ValueError, RuntimeError, IndexError, KeyError])
@@ -298,10 +298,10 @@ def test_a_forward_that_refuses_the_tree(error: type[Exception]) -> None:
     handle.remove()
     score(Scorer(lm), VARIANTS)  # is said once
     assert (found - expected(lm, VARIANTS)).abs().max() < TOLERANCE
-    assert scorer.way is not None
-    assert "refused a prefix tree" in scorer.way.reason
-    assert "\n" not in scorer.way.reason
-    assert len(scorer.way.reason) < 250
+    assert scorer.strategy is not None
+    assert "refused a prefix tree" in scorer.strategy.reason
+    assert "\n" not in scorer.strategy.reason
+    assert len(scorer.strategy.reason) < 250
     assert reports[-1].done == reports[-1].total == len(VARIANTS)
 
 
@@ -316,7 +316,7 @@ def test_an_error_that_is_not_the_models_is_raised(error: type[Exception], monke
             patch.setattr(PrefixTree, part, fail)
             with pytest.raises(error, match="indices on another device"):
                 score(Scorer(lm), VARIANTS)
-    assert way_for(lm).kind == "prefix tree"
+    assert strategy_for(lm).kind == "prefix tree"
 
 
 def test_an_error_of_every_pass_is_raised_and_not_remembered() -> None:
@@ -332,8 +332,8 @@ def test_an_error_of_every_pass_is_raised_and_not_remembered() -> None:
     handle.remove()
     scorer = Scorer(lm)
     assert (score(scorer, VARIANTS) - expected(lm, VARIANTS)).abs().max() < TOLERANCE
-    assert scorer.way is not None
-    assert scorer.way.kind == "prefix tree"
+    assert scorer.strategy is not None
+    assert scorer.strategy.kind == "prefix tree"
 
 
 def test_other_errors_of_a_known_model_are_not_hidden() -> None:
@@ -375,8 +375,8 @@ def test_a_pass_that_does_not_fit_is_halved(family: str) -> None:
     assert (found - expected(lm, variants)).abs().max() < TOLERANCE
     if family != "bloom":
         assert scorer.cost.positions == nodes(variants)
-        assert scorer.way is not None
-        assert scorer.way.reason.endswith("not compared with a whole sequence: no memory for it")
+        assert scorer.strategy is not None
+        assert scorer.strategy.reason.endswith("not compared with a whole sequence: no memory for it")
 
 
 def test_a_failure_in_the_middle_loses_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -469,11 +469,11 @@ def test_other_precisions(dtype: torch.dtype) -> None:
 def test_a_prefix_tree_needs_a_kernel_that_takes_masks() -> None:
     lm = language_model("llama")
     lm.model.config._attn_implementation = "flash_attention_2"
-    assert way_for(lm).reason == "its attention kernel 'flash_attention_2' takes no mask of its own"
+    assert strategy_for(lm).reason == "its attention kernel 'flash_attention_2' takes no mask of its own"
 
 
 def test_why_whole_sequences_are_needed() -> None:
-    reasons = {family: way_for(shared(family)).reason for family in sorted(WHOLE)}
+    reasons = {family: strategy_for(shared(family)).reason for family in sorted(WHOLE)}
     assert reasons == {
         "bloom": "its forward takes no position_ids",
         "falcon": "its positions are attention biases (ALiBi)",
@@ -497,8 +497,8 @@ def test_exact_on_a_real_model(smollm: LanguageModel) -> None:
     variants = [Variant.plain(row) for row in (ids, *cuts)]
     scorer = Scorer(smollm)
     assert (score(scorer, variants, answer) - expected(smollm, variants, answer)).abs().max() < TOLERANCE
-    assert scorer.way is not None
-    assert scorer.way.kind == "prefix tree"
+    assert scorer.strategy is not None
+    assert scorer.strategy.kind == "prefix tree"
     assert scorer.cost.positions == nodes(variants, answer)
     assert np.isfinite(scorer.cost.head_rows)
 

@@ -16,7 +16,7 @@ from llm_attr.llm.model.cost import Cost
 from llm_attr.llm.scoring.passes import WholePass
 from llm_attr.llm.scoring.prefix_tree import Query
 from llm_attr.llm.scoring.scorer import Scorer
-from llm_attr.llm.scoring.strategy import way_for
+from llm_attr.llm.scoring.strategy import strategy_for
 from llm_attr.llm.scoring.verification import NOISE_PASSES, Verification
 from tests.llm.test_scoring import ANSWER, VARIANTS
 from tests.reference.scoring import leave_one_out
@@ -48,7 +48,7 @@ def model(family: str, dtype: torch.dtype, size: float = 1.0, seed: int = 0) -> 
 def test_an_honest_tree_is_not_condemned(family: str, dtype: torch.dtype, size: float) -> None:
     need_attention_in(dtype)
     for seed in range(2):
-        way = scored(model(family, dtype, size, seed)).way
+        way = scored(model(family, dtype, size, seed)).strategy
         assert way is not None
         assert way.kind == "prefix tree", way.reason
 
@@ -94,8 +94,8 @@ def test_products_in_less_than_fp32(family: str, precision: str, kind: str) -> N
             scorer = scored(lm)
     finally:
         torch.set_float32_matmul_precision(before)
-    assert scorer.way is not None
-    assert scorer.way.kind == kind
+    assert scorer.strategy is not None
+    assert scorer.strategy.kind == kind
     assert scorer.cost.check_positions > max(query.length for query in QUERIES)
 
 
@@ -169,7 +169,7 @@ def test_whole_sequences_are_compared_once(family: str) -> None:
     longest = max(query.length for query in QUERIES)
     assert 0 < first.cost.check_positions <= 2 * longest
     assert second.cost.check_positions == 0
-    assert first.way == second.way == way_for(lm)
+    assert first.strategy == second.strategy == strategy_for(lm)
     planned = Scorer(model(family, torch.float32)).price(QUERIES)
     assert planned.check_positions >= first.cost.check_positions
     assert (planned.passes, planned.positions) == (first.cost.passes, first.cost.positions)

@@ -21,8 +21,8 @@ def answer_log_probs(model: Any, prompt: Sequence[int], answer: Sequence[int]) -
 def text_log_probs(language_model: Any, text: str, answer: Sequence[int]) -> Tensor:
     """The same for a prompt as text; BOS, else EOS, stands for a prompt without tokens."""
     tokenizer = language_model.tokenizer
-    stand_in = tokenizer.eos_token_id if tokenizer.bos_token_id is None else tokenizer.bos_token_id
-    return answer_log_probs(language_model.model, tokenizer.encode(text) or [stand_in], answer)
+    placeholder = tokenizer.eos_token_id if tokenizer.bos_token_id is None else tokenizer.bos_token_id
+    return answer_log_probs(language_model.model, tokenizer.encode(text) or [placeholder], answer)
 
 
 def leave_one_out(whole: Tensor, without: Sequence[Tensor]) -> Tensor:

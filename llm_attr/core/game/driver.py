@@ -196,7 +196,7 @@ def design(estimator: Estimator, features: int) -> Iterator[Coalitions]:
     return islice(estimator.rounds(features), None if estimator.fixed else estimator.n_samples)
 
 
-class Foreseen:
+class Predrawn:
     """An estimator whose own design is drawn once, ahead of the game: who looks at it does not change it."""
 
     def __init__(self, estimator: Estimator, features: int) -> None:

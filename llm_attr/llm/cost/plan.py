@@ -9,12 +9,12 @@ from typing import Any
 
 from llm_attr.core.evaluator import watching
 from llm_attr.llm.attribution import LLMAttribution
-from llm_attr.llm.cost.draft import Draft, of_games, of_gradients
-from llm_attr.llm.explain import One, posed_by
+from llm_attr.llm.cost.estimate import CostEstimate, of_games, of_gradients
 from llm_attr.llm.gradients.checkpointing import kept_bytes
 from llm_attr.llm.model.cost import Call
 from llm_attr.llm.model.language_model import LanguageModel
 from llm_attr.llm.model.speed import speed_of
+from llm_attr.llm.request import One, parse_request
 from llm_attr.llm.scoring.passes import call_bytes
 from llm_attr.llm.target.region import Region, RegionName
 
@@ -111,37 +111,37 @@ def plan(
     Example:
         >>> print(plan(load_model("smollm2-135m"), "Aksel repairs violins. Who?", target=" Aksel"))  # doctest: +SKIP
     """
-    posed = posed_by(model, prompt, region=None if region is None else Region.of(region), **asked)
-    language_model = posed.wrapper.language_model
+    request = parse_request(model, prompt, region=None if region is None else Region.of(region), **asked)
+    language_model = request.explainer.language_model
     with warnings.catch_warnings(), watching():
         warnings.simplefilter("ignore")
-        wrapper = posed.wrapper
-        draft = of_games(posed, wrapper) if isinstance(wrapper, LLMAttribution) else of_gradients(posed, wrapper)
-    cost, seconds = draft.cost, None
+        wrapper = request.explainer
+        estimate = of_games(request, wrapper) if isinstance(wrapper, LLMAttribution) else of_gradients(request, wrapper)
+    cost, seconds = estimate.cost, None
     if measure:
         speed = speed_of(language_model, backward=cost.backward > 0)
-        seconds = min(speed.seconds(cost, draft.recompute), draft.max_seconds)
+        seconds = min(speed.seconds(cost, estimate.recompute), estimate.max_seconds)
     return Plan(
         method=asked.get("method", "feature_ablation"),
-        exact=draft.exact,
-        answer_tokens=draft.answer_tokens,
+        exact=estimate.exact,
+        answer_tokens=estimate.answer_tokens,
         **cost.to_dict(),
-        evaluations=draft.evaluations,
-        peak_bytes=_peak(language_model, draft),
+        evaluations=estimate.evaluations,
+        peak_bytes=_peak(language_model, estimate),
         seconds=seconds,
     )
 
 
-def _peak(language_model: LanguageModel, draft: Draft) -> int:
+def _peak(language_model: LanguageModel, estimate: CostEstimate) -> int:
     """About the most bytes at a time."""
-    cost, config = draft.cost, language_model.text_config
+    cost, config = estimate.cost, language_model.text_config
     positions, rows = cost.forward.largest
     most = call_bytes(language_model, Call(positions + cost.context, rows))
     if cost.forward_mode:
         most += call_bytes(language_model, cost.forward_mode_load.largest)
     positions, rows = cost.backward_load.largest
     logits = LOSS_COPIES * 4 * rows * config.vocab_size
-    return max(most, kept_bytes(language_model, positions, draft.recompute) + logits)
+    return max(most, kept_bytes(language_model, positions, estimate.recompute) + logits)
 
 
 def _number(value: int) -> str:

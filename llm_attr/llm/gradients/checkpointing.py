@@ -13,7 +13,7 @@ from torch.utils.checkpoint import checkpoint
 from transformers.modeling_layers import GradientCheckpointingLayer
 
 from llm_attr.core.memory import free_bytes
-from llm_attr.core.shared_context import until_the_last
+from llm_attr.core.shared_context import reference_counted
 from llm_attr.llm.model.language_model import LanguageModel
 
 MEMORY_SHARE = 2
@@ -34,7 +34,7 @@ def recomputing(language_model: LanguageModel) -> Iterator[None]:
         _wanted.reset(token)
 
 
-@until_the_last
+@reference_counted
 @contextmanager
 def _with_a_choice(model: Any) -> Iterator[None]:
     """The blocks ask each thread whether it wants them computed again."""

@@ -15,7 +15,7 @@ from torch.nn.attention import SDPBackend, sdpa_kernel
 
 from llm_attr.core.backward import derivatives
 from llm_attr.core.memory import free_bytes
-from llm_attr.core.shared_context import until_the_last
+from llm_attr.core.shared_context import reference_counted
 from llm_attr.errors import NoGradient
 from llm_attr.llm.model.attention import Setting, setting
 from llm_attr.llm.model.language_model import LanguageModel
@@ -106,7 +106,7 @@ def kernels(batched: bool) -> AbstractContextManager[Any]:
     return plain_attention() if batched else nullcontext()
 
 
-@until_the_last
+@reference_counted
 @contextmanager
 def plain_attention() -> Iterator[None]:
     """Attention by the kernel that is made of plain operations."""
@@ -114,7 +114,7 @@ def plain_attention() -> Iterator[None]:
         yield
 
 
-@until_the_last
+@reference_counted
 @contextmanager
 def no_loops() -> Iterator[None]:
     """An operation that takes no batch, over whose rows torch would loop, raises a UserWarning."""

@@ -18,7 +18,7 @@ from torch import Tensor, nn
 from transformers import AutoModelForCausalLM, AutoTokenizer, PreTrainedTokenizerBase
 
 from llm_attr.core.random_state import streams_kept
-from llm_attr.core.shared_context import until_the_last
+from llm_attr.core.shared_context import reference_counted
 from llm_attr.errors import ContextTooLong, InvalidType, InvalidValue, NotALanguageModel, UnknownName
 from llm_attr.llm.model.tokenizer import PlainTokenizer, TokenizerLike, decode, encode, special_id
 from llm_attr.models.catalogue import CATALOGUE, LANGUAGE_MODEL, model_folder
@@ -252,7 +252,7 @@ def as_language_model(model: Any, tokenizer: TokenizerLike | None = None) -> Lan
 _one_draws = Lock()
 
 
-@until_the_last
+@reference_counted
 @contextmanager
 def _evaluating(model: Any) -> Iterator[None]:
     """All modules in evaluation mode."""

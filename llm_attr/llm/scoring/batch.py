@@ -8,7 +8,7 @@ from dataclasses import dataclass, replace
 import torch
 
 from llm_attr.core.evaluator import Evaluator
-from llm_attr.core.game.driver import Estimator, Foreseen, play
+from llm_attr.core.game.driver import Estimator, Predrawn, play
 from llm_attr.core.game.features import Features
 from llm_attr.core.game.stopping import Stopping
 from llm_attr.errors import about_prompt
@@ -27,7 +27,7 @@ JOINT_TOKENS = 1 << 18
 
 
 @dataclass(frozen=True)
-class Subject:
+class PromptJob:
     """A prompt whose answer is explained.
 
     Attributes:
@@ -51,7 +51,7 @@ class Subject:
         """The whole prompt."""
         return Variant.plain(self.prompt)
 
-    def answered(self, language_model: LanguageModel, answer: tuple[int, ...], scalars: Sequence[Scalar]) -> Subject:
+    def answered(self, language_model: LanguageModel, answer: tuple[int, ...], scalars: Sequence[Scalar]) -> PromptJob:
         """The same with this answer, of which these scalars are asked.
 
         Raises:
@@ -70,7 +70,7 @@ class Subject:
 
 
 @dataclass(frozen=True, eq=False)
-class Found:
+class ScalarValues:
     """What the games of a prompt gave for one scalar.
 
     Attributes:
@@ -87,11 +87,11 @@ class Found:
 
 
 @dataclass(frozen=True, eq=False)
-class Played:
+class PromptScores:
     """What the games of a prompt gave.
 
     Attributes:
-        subject: The prompt.
+        job: The prompt.
         games: One for each trial.
         prompts: How many prompts were scored together with it, itself included.
         coalitions: Bool `(coalitions, features)`.
@@ -101,119 +101,114 @@ class Played:
         met: Whether they are as sure as was asked for; None: nobody asked.
     """
 
-    subject: Subject
+    job: PromptJob
     games: Sequence[TextGame]
     prompts: int
     coalitions: Coalitions
-    found: Sequence[Found]
+    found: Sequence[ScalarValues]
     log_probs: Values
     n_samples: int | None
     met: bool | None
 
 
-def played(
-    engine: Callable[[], ScoreEngine], subjects: Sequence[Subject], options: Options, evaluator: Evaluator
-) -> Iterator[list[Played]]:
+def score_prompts(
+    engine: Callable[[], ScoreEngine], jobs: Sequence[PromptJob], options: Options, evaluator: Evaluator
+) -> Iterator[list[PromptScores]]:
     """The games of all prompts, as many prompts at a time as are scored together.
 
     Those that wait for a run on the whole prompt are played one at a time: each holds the distributions of that run.
 
     Args:
         engine: Makes what scores one group of prompts, and forgets it afterwards.
-        subjects: The prompts.
+        jobs: The prompts.
         options: How they are explained.
         evaluator: Runs the passes.
     """
-    group: list[Subject] = []
+    group: list[PromptJob] = []
     tokens = 0
-    for subject in subjects:
-        size = subject.tokens(options)
-        alone = any(scalar.needs_reference for scalar in subject.scalars)
+    for job in jobs:
+        size = job.tokens(options)
+        alone = any(scalar.needs_reference for scalar in job.scalars)
         if group and (alone or tokens + size > JOINT_TOKENS):
-            yield _Group(engine(), group, options, evaluator).played()
+            yield _Batch(engine(), group, options, evaluator).scores()
             group, tokens = [], 0
-        group.append(subject)
+        group.append(job)
         tokens += size
-    yield _Group(engine(), group, options, evaluator).played()
+    yield _Batch(engine(), group, options, evaluator).scores()
 
 
-class _Group:
+class _Batch:
     """Prompts that share an engine; one that has too many tokens for it is played block by block."""
 
-    def __init__(
-        self, engine: ScoreEngine, subjects: Sequence[Subject], options: Options, evaluator: Evaluator
-    ) -> None:
+    def __init__(self, engine: ScoreEngine, jobs: Sequence[PromptJob], options: Options, evaluator: Evaluator) -> None:
         self._engine = engine
         self._options, self._evaluator = options, evaluator
-        subjects = [self._with_references(subject) for subject in subjects]
-        self._games = [
-            (subject, self._trials(subject), Foreseen(options.estimator, subject.features.count))
-            for subject in subjects
-        ]
+        jobs = [self._with_references(job) for job in jobs]
+        self._games = [(job, self._trials(job), Predrawn(options.estimator, job.features.count)) for job in jobs]
 
-    def played(self) -> list[Played]:
-        evaluations = sum(self._options.evaluations(subject.features) for subject, *_ in self._games)
+    def scores(self) -> list[PromptScores]:
+        evaluations = sum(self._options.evaluations(job.features) for job, *_ in self._games)
         expected = self._evaluator.done + evaluations
-        tokens = sum(subject.tokens(self._options) for subject, *_ in self._games)
+        tokens = sum(job.tokens(self._options) for job, *_ in self._games)
         if tokens <= JOINT_TOKENS and not self._options.stopping.adaptive:
             self._prefill()
-        found = [self._played(*one) for one in self._games]
+        found = [self._scored(*one) for one in self._games]
         self._evaluator.advance(expected - self._evaluator.done)
         return found
 
-    def _with_references(self, subject: Subject) -> Subject:
-        """The subject whose scalars have the run on the whole prompt where they compare with it."""
-        if not any(scalar.needs_reference for scalar in subject.scalars):
-            return subject
-        with about_prompt(subject.number):
-            found = self._engine.distributions(Query(subject.whole, subject.answer), self._evaluator)
-        scalars = [replace(each, reference=found) if each.needs_reference else each for each in subject.scalars]
-        return replace(subject, scalars=tuple(scalars))
+    def _with_references(self, job: PromptJob) -> PromptJob:
+        """The job whose scalars have the run on the whole prompt where they compare with it."""
+        if not any(scalar.needs_reference for scalar in job.scalars):
+            return job
+        with about_prompt(job.number):
+            found = self._engine.distributions(Query(job.whole, job.answer), self._evaluator)
+        scalars = [replace(each, reference=found) if each.needs_reference else each for each in job.scalars]
+        return replace(job, scalars=tuple(scalars))
 
-    def _trials(self, subject: Subject) -> list[TextGame]:
-        shared = (self._options.inspect, set[Variant](), subject.scalars)
+    def _trials(self, job: PromptJob) -> list[TextGame]:
+        shared = (self._options.inspect, set[Variant](), job.scalars)
         return [
-            TextGame(subject.inp.sampled(), subject.features, subject.answer, self._engine, self._evaluator, *shared)
+            TextGame(job.inp.sampled(), job.features, job.answer, self._engine, self._evaluator, *shared)
             for _ in range(self._options.trials)
         ]
 
     def _prefill(self) -> None:
         """Scores the designs of all prompts in one go; the games then find their coalitions known."""
         queries: list[Query] = []
-        for subject, games, estimator in self._games:
-            with about_prompt(subject.number):
+        for job, games, estimator in self._games:
+            with about_prompt(job.number):
                 design = torch.cat(estimator.ahead)
                 own = [query for game in games for each in game.variants(design) for query in game.asked(each)]
                 self._engine.check_lengths(own)
-            queries += [*own, *games[0].asked(subject.whole)]
+            queries += [*own, *games[0].asked(job.whole)]
         self._engine.learn(queries, self._evaluator)
 
-    def _played(self, subject: Subject, games: Sequence[TextGame], estimator: Estimator) -> Played:
+    def _scored(self, job: PromptJob, games: Sequence[TextGame], estimator: Estimator) -> PromptScores:
         def trials(coalitions: Coalitions) -> Values:
             return torch.stack([game(coalitions) for game in games], 1)
 
         def deciding(values: Values) -> Values:
-            named = zip(games[0].split(values), subject.scalars, games[0].per_token, strict=True)
+            named = zip(games[0].split(values), job.scalars, games[0].per_token, strict=True)
             whole = [payoff(part, scalar.name, per_token)[..., :1].mean(1) for part, scalar, per_token in named]
             return torch.cat(whole, 1)
 
         stopping = self._options.stopping
-        meter = None if stopping.metered is None else _Meter(self._engine, subject, games, stopping)
-        with about_prompt(subject.number):
-            asked = play(trials, estimator, subject.features.count, stopping, deciding, keep=True, meter=meter)
-            whole = games[0].split(games[0].worth([subject.whole])[0])
-            log_probs = self._engine.score(games[0].asked(subject.whole)[:1], self._evaluator)[0]
+        meter = None if stopping.metered is None else _Meter(self._engine, job, games, stopping)
+        with about_prompt(job.number):
+            asked = play(trials, estimator, job.features.count, stopping, deciding, keep=True, meter=meter)
+            whole = games[0].split(games[0].worth([job.whole])[0])
+            log_probs = self._engine.score(games[0].asked(job.whole)[:1], self._evaluator)[0]
         each = games[0].split(asked.values.transpose(0, 1))
-        found = list(map(Found, subject.scalars, each, whole, games[0].per_token))
+        found = list(map(ScalarValues, job.scalars, each, whole, games[0].per_token))
         sampled = asked.n_samples, asked.met
-        return Played(subject, games, len(self._games), asked.coalitions, found, log_probs, *sampled)
+        return PromptScores(job, games, len(self._games), asked.coalitions, found, log_probs, *sampled)
 
 
 class _Meter:
     """What the games of a prompt cost, in the unit of the budget; the run on the whole prompt included."""
 
-    def __init__(self, engine: ScoreEngine, subject: Subject, games: Sequence[TextGame], stopping: Stopping) -> None:
-        self._engine, self._subject, self._games = engine, subject, games
+    def __init__(self, engine: ScoreEngine, job: PromptJob, games: Sequence[TextGame], stopping: Stopping) -> None:
+        self._engine, self._subject, self._games = engine, job, games
         self._unit = "passes" if stopping.positions is None else "positions"
         self._before = getattr(engine.cost, self._unit)
 

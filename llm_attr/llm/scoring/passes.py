@@ -20,7 +20,7 @@ from llm_attr.llm.model.cost import Call, Cost
 from llm_attr.llm.model.language_model import LanguageModel
 from llm_attr.llm.scoring.prefix_tree import Ints, PrefixTree, Query
 from llm_attr.llm.scoring.readout import Reading, Readout
-from llm_attr.llm.scoring.strategy import Way
+from llm_attr.llm.scoring.strategy import Strategy
 
 CPU_POSITIONS = 256
 CUDA_POSITIONS = 8192
@@ -48,8 +48,8 @@ class TreePass:
     values of the ancestors of its first node come from the packs before.
     """
 
-    def __init__(self, language_model: LanguageModel, queries: Sequence[Query], way: Way, cost: Cost) -> None:
-        self._lm, self._way, self._cost = language_model, way, cost
+    def __init__(self, language_model: LanguageModel, queries: Sequence[Query], strategy: Strategy, cost: Cost) -> None:
+        self._lm, self._strategy, self._cost = language_model, strategy, cost
         self._tree = tree = PrefixTree.of(queries)
         self._readout = Readout(queries)
         self._order = np.argsort(tree.predictors, kind="stable")
@@ -79,7 +79,7 @@ class TreePass:
         rows = np.searchsorted(np.unique(self._sorted), edges)
         return [Call(int(n), int(h)) for n, h in zip(np.diff(edges), np.diff(rows), strict=True)]
 
-    def witness(self, queries: Sequence[Query]) -> int:
+    def probe(self, queries: Sequence[Query]) -> int:
         """The query by which to judge the others: the one that leans most on what they share with it.
 
         It has gaps if any has, else took keys and values from an earlier pack if any did, else is among the longest;
@@ -87,15 +87,15 @@ class TreePass:
         """
         gaps = np.array([query.variant.has_gaps for query in queries])
         lengths = np.array([query.length for query in queries])
-        return int(np.lexsort((self._tree.last, lengths * 4 >= lengths.max() * 3, self._leaning, gaps))[-1])
+        return int(np.lexsort((self._tree.last, lengths * 4 >= lengths.max() * 3, self._uses_cache, gaps))[-1])
 
     def shape(self, query: int) -> frozenset[str]:
         """What this one asked of the model: a `sequence`, `branches`, and `context` from an earlier pack."""
-        found = {"sequence": True, "branches": len(self._tree.stops) > 1, "context": self._leaning[query]}
+        found = {"sequence": True, "branches": len(self._tree.stops) > 1, "context": self._uses_cache[query]}
         return frozenset(name for name, holds in found.items() if holds)
 
     @property
-    def _leaning(self) -> NDArray[np.bool_]:
+    def _uses_cache(self) -> NDArray[np.bool_]:
         """Bool `(queries,)`: whether a pack began between the first and the last node of each."""
         first, last = (np.searchsorted(self._starts, ends, "right") for ends in (self._tree.root, self._tree.last))
         return first < last
@@ -144,7 +144,7 @@ class TreePass:
     def _masks(self, nodes: Ints, seen: Ints) -> Any:
         dtype = self._lm.dtype
         masks: dict[str | None, Tensor] = {}
-        for kind, window in self._way.windows:
+        for kind, window in self._strategy.windows:
             mask = self._tree.visible(nodes, seen, window)
             if kernel(self._lm) == "eager":
                 mask = torch.zeros(mask.shape, dtype=dtype, device="cpu").masked_fill_(~mask, torch.finfo(dtype).min)

@@ -18,8 +18,16 @@ from llm_attr.llm.scoring.engine import ScoreEngine
 from llm_attr.llm.scoring.passes import TreePass, TreeRefused, WholePass
 from llm_attr.llm.scoring.prefix_tree import Query
 from llm_attr.llm.scoring.readout import Reading
-from llm_attr.llm.scoring.strategy import Way, Whole, against_masks, remember_way, remember_whole, way_for, whole_for
-from llm_attr.llm.scoring.verification import Verification, sees_what_is_masked, witness
+from llm_attr.llm.scoring.strategy import (
+    BatchCheck,
+    Strategy,
+    batch_check_for,
+    reason_against_masks,
+    remember_batch_check,
+    remember_strategy,
+    strategy_for,
+)
+from llm_attr.llm.scoring.verification import Verification, probe, sees_what_is_masked
 
 
 class Scorer(ScoreEngine):
@@ -37,43 +45,43 @@ class Scorer(ScoreEngine):
         most: The most variants of one pass; None for as many as fit.
 
     Attributes:
-        way: How queries were scored, and why; None before the first.
+        strategy: How queries were scored, and why; None before the first.
     """
 
     def __init__(self, language_model: LanguageModel, cached: bool = True, most: int | None = None) -> None:
         super().__init__(language_model, most)
         self._cached = cached
-        self.way: Way | None = None
+        self.strategy: Strategy | None = None
 
     @property
     def how(self) -> str | None:
         """See `ScoreEngine`."""
-        return None if self.way is None else f"{self.way.kind} ({self.way.reason})"
+        return None if self.strategy is None else f"{self.strategy.kind} ({self.strategy.reason})"
 
     def score_new(self, queries: list[Query], evaluator: Evaluator) -> list[Reading]:
         """See `ScoreEngine`."""
         with self.language_model.inference():
-            self.way = self._way_for(queries)
-            if self.way.kind == "whole sequences":
-                return self._read_whole(self.way, queries, evaluator)
-            return self._read_tree(self.way, queries, evaluator)
+            self.strategy = self._strategy_for(queries)
+            if self.strategy.kind == "whole sequences":
+                return self._read_whole(self.strategy, queries, evaluator)
+            return self._read_tree(self.strategy, queries, evaluator)
 
     def price_new(self, queries: list[Query]) -> Cost:
         """See `ScoreEngine`; counts the checks of what is not verified yet, too."""
-        way, cost = self._way_for(queries), Cost()
+        strategy, cost = self._strategy_for(queries), Cost()
         longest = max(query.length for query in queries)
-        if way.kind == "whole sequences":
-            known = whole_for(self.language_model, way.gaps)
+        if strategy.kind == "whole sequences":
+            known = batch_check_for(self.language_model, strategy.gaps)
             whole = WholePass(self.language_model, cost, plain=known.apart is not None)
             cost.count(whole.calls(queries))
             if known.apart is None:
-                new = frozenset().union(*whole.shapes(queries)) - known.proven
+                new = frozenset().union(*whole.shapes(queries)) - known.verified
                 cost.check_positions += len(new) * longest
             return cost
-        tree_pass = TreePass(self.language_model, queries, way, cost)
+        tree_pass = TreePass(self.language_model, queries, strategy, cost)
         cost.count(tree_pass.calls())
-        chosen = tree_pass.witness(queries)
-        if not way.is_proven_for(tree_pass.shape(chosen), queries[chosen].length):
+        chosen = tree_pass.probe(queries)
+        if not strategy.is_verified_for(tree_pass.shape(chosen), queries[chosen].length):
             cost.check_positions += queries[chosen].length
         cost.context = longest
         return cost
@@ -96,56 +104,59 @@ class Scorer(ScoreEngine):
         cost.count([WholePass(self.language_model, cost).call([query])])
         return cost
 
-    def _way_for(self, queries: Sequence[Query]) -> Way:
+    def _strategy_for(self, queries: Sequence[Query]) -> Strategy:
         gaps = any(query.variant.has_gaps for query in queries)
-        way = way_for(self.language_model, gaps) if self._cached else Way("whole sequences", "asked for", gaps=gaps)
-        if gaps and (why := against_masks(self.language_model)):
+        if gaps and (why := reason_against_masks(self.language_model)):
             raise sees_what_is_masked(self.language_model, why)
-        return way
+        if not self._cached:
+            return Strategy("whole sequences", "asked for", gaps=gaps)
+        return strategy_for(self.language_model, gaps)
 
-    def _read_tree(self, way: Way, queries: list[Query], evaluator: Evaluator) -> list[Reading]:
+    def _read_tree(self, strategy: Strategy, queries: list[Query], evaluator: Evaluator) -> list[Reading]:
         """By a prefix tree; by whole sequences where it turns out that the model takes none."""
-        tree_pass = TreePass(self.language_model, queries, way, self.cost)
+        tree_pass = TreePass(self.language_model, queries, strategy, self.cost)
         before, refusal = evaluator.done, None
         try:
             readings = tree_pass.run(evaluator)
         except TreeRefused as refused:
-            if way.proven or isinstance(refused.error, LlmAttrError):
+            if strategy.verified or isinstance(refused.error, LlmAttrError):
                 raise refused.error from None
             refusal, reason = refused, f"the model's forward refused a prefix tree: {refused}"
         else:
-            contradiction = self._contradiction(way, queries, readings, tree_pass)
+            contradiction = self._contradiction(strategy, queries, readings, tree_pass)
             if contradiction is None:
                 return readings
             reason = f"prefix tree and whole sequence differ by {contradiction:.2g} nats"
         evaluator.advance(before - evaluator.done)
-        way = Way("whole sequences", reason, gaps=way.gaps)
-        readings = self._read_whole(way, queries, evaluator)
-        remember_way(self.language_model, way)
+        strategy = Strategy("whole sequences", reason, gaps=strategy.gaps)
+        readings = self._read_whole(strategy, queries, evaluator)
+        remember_strategy(self.language_model, strategy)
         if refusal is not None:
             warn_caller(f"{self.language_model.name}: {reason}; whole sequences take longer", UserWarning)
         return readings
 
-    def _read_whole(self, way: Way, queries: list[Query], evaluator: Evaluator) -> list[Reading]:
-        """Whole sequences; one at a time and with all their logits where a batch of them is not what each is alone."""
-        known, before = whole_for(self.language_model, way.gaps), evaluator.done
-        self.way = known.explained(way)
+    def _read_whole(self, strategy: Strategy, queries: list[Query], evaluator: Evaluator) -> list[Reading]:
+        """Scores whole sequences; one at a time, with all logits, if batching them changes the scores."""
+        known, before = batch_check_for(self.language_model, strategy.gaps), evaluator.done
+        self.strategy = known.explained(strategy)
         whole = WholePass(self.language_model, self.cost, plain=known.apart is not None)
         readings = whole.run(queries, evaluator)
         if known.apart is not None:
             return readings
         known = self._compared(known, queries, readings, whole)
-        remember_whole(self.language_model, way.gaps, known)
+        remember_batch_check(self.language_model, strategy.gaps, known)
         if known.apart is None:
             return readings
-        self.way = known.explained(way)
+        self.strategy = known.explained(strategy)
         evaluator.advance(before - evaluator.done)
         return WholePass(self.language_model, self.cost, plain=True).run(queries, evaluator)
 
-    def _compared(self, known: Whole, queries: Sequence[Query], readings: Sequence[Reading], whole: WholePass) -> Whole:
+    def _compared(
+        self, known: BatchCheck, queries: Sequence[Query], readings: Sequence[Reading], whole: WholePass
+    ) -> BatchCheck:
         """What is known after comparisons of what was not."""
         shapes, verification = whole.shapes(queries), Verification(self.language_model)
-        while (chosen := witness(shapes, known.proven)) is not None and known.apart is None:
+        while (chosen := probe(shapes, known.verified)) is not None and known.apart is None:
             if not torch.isfinite(readings[chosen].log_probs).all():
                 break
             try:
@@ -154,17 +165,17 @@ class Scorer(ScoreEngine):
                 if not is_out_of_memory(error):
                     raise
                 break
-            known = Whole(known.proven | shapes[chosen], apart)
+            known = BatchCheck(known.verified | shapes[chosen], apart)
         self.cost.check_positions += verification.cost.positions
         return known
 
     def _contradiction(
-        self, way: Way, queries: Sequence[Query], readings: Sequence[Reading], tree_pass: TreePass
+        self, strategy: Strategy, queries: Sequence[Query], readings: Sequence[Reading], tree_pass: TreePass
     ) -> float | None:
         """The nats by which the tree's scores of a query differ from those of a whole sequence; asked if not known."""
-        chosen = tree_pass.witness(queries)
+        chosen = tree_pass.probe(queries)
         query, found, shape = queries[chosen], readings[chosen].log_probs, tree_pass.shape(chosen)
-        if way.is_proven_for(shape, query.length):
+        if strategy.is_verified_for(shape, query.length):
             return None
         verification = Verification(self.language_model)
         try:
@@ -172,9 +183,11 @@ class Scorer(ScoreEngine):
         except (RuntimeError, MemoryError) as error:
             if not is_out_of_memory(error):
                 raise
-            self.way = replace(way, reason=f"{way.reason}; not compared with a whole sequence: no memory for it")
+            self.strategy = replace(
+                strategy, reason=f"{strategy.reason}; not compared with a whole sequence: no memory for it"
+            )
             return None
         self.cost.check_positions += verification.cost.positions
         if apart is None and torch.isfinite(found).all():
-            self.way = remember_way(self.language_model, way.proved(shape, query.length))
+            self.strategy = remember_strategy(self.language_model, strategy.verified_for(shape, query.length))
         return apart

@@ -1,4 +1,4 @@
-"""Which way of scoring is exact for a model, and what has been seen of it so far."""
+"""Which scoring strategy is exact for a model, and what has been verified so far."""
 
 from __future__ import annotations
 
@@ -18,98 +18,102 @@ LENGTH_DEPENDENT_ROPES = {"dynamic", "longrope"}
 
 
 @dataclass(frozen=True)
-class Way:
+class Strategy:
     """How variants of prompts are scored by one model.
 
     Attributes:
         kind: `prefix tree` or `whole sequences`.
-        reason: Why this kind.
-        windows: For each kind of layer the width of its sliding window, or None; a model whose layers are all alike has
-            the one kind `None`.
-        gaps: Whether it is for prompts whose absent tokens leave gaps between the positions.
-        proven: Shapes of trees (`sequence`, `branches`, `context`) that have been compared with whole sequences.
-        proven_length: The longest path for which that was done.
+        reason: Why this kind was chosen.
+        windows: The sliding-window width of each kind of layer, or None; a model with only one kind of layer has the
+            single kind `None`.
+        gaps: Whether absent tokens leave gaps between the positions.
+        verified: Shapes of trees (`sequence`, `branches`, `context`) that agreed with whole sequences.
+        verified_length: The longest path that was compared.
     """
 
     kind: Kind
     reason: str
     windows: tuple[tuple[str | None, int | None], ...] = ((None, None),)
     gaps: bool = False
-    proven: frozenset[str] = frozenset()
-    proven_length: int = 0
+    verified: frozenset[str] = frozenset()
+    verified_length: int = 0
 
-    def is_proven_for(self, shape: frozenset[str], length: int) -> bool:
+    def is_verified_for(self, shape: frozenset[str], length: int) -> bool:
         """Whether trees of this shape and depth have been compared with whole sequences."""
-        return shape <= self.proven and length <= self.proven_length
+        return shape <= self.verified and length <= self.verified_length
 
-    def proved(self, shape: frozenset[str], length: int) -> Way:
-        """The way after a tree of this shape agreed."""
-        return replace(self, proven=self.proven | shape, proven_length=max(length, self.proven_length))
+    def verified_for(self, shape: frozenset[str], length: int) -> Strategy:
+        """The strategy after a tree of this shape agreed."""
+        return replace(self, verified=self.verified | shape, verified_length=max(length, self.verified_length))
 
 
 @dataclass(frozen=True)
-class Whole:
-    """What has been seen of whole sequences, several in a batch.
+class BatchCheck:
+    """What is known about batches of whole sequences.
 
     Attributes:
-        proven: What has been compared with the plain forward pass of one sequence: a `sequence`, the `first` and the
-            `last` row of a batch (one may have what changes the other), `gaps` under the mask.
-        apart: The nats by which a batch changed one of its rows, or the choice of logits the others; None: it did not.
+        verified: What has been compared with the plain forward pass of one sequence: a `sequence`, the `first` and the
+            `last` row of a batch (either may change the other), `gaps` under the mask.
+        apart: By how many nats a batch changed one of its rows, or selecting logits changed the rest; None if not.
     """
 
-    proven: frozenset[str] = frozenset()
+    verified: frozenset[str] = frozenset()
     apart: float | None = None
 
-    def explained(self, way: Way) -> Way:
-        """The way, with what is special about its sequences."""
+    def explained(self, strategy: Strategy) -> Strategy:
+        """The strategy, with a note if sequences are scored one at a time."""
         if self.apart is None:
-            return way
-        return replace(way, reason=f"{way.reason}; one at a time, since a batch changed one by {self.apart:.2g} nats")
+            return strategy
+        return replace(
+            strategy, reason=f"{strategy.reason}; one at a time, since a batch changed one by {self.apart:.2g} nats"
+        )
 
 
-_ways: WeakKeyDictionary[Any, dict[Setting, Way]] = WeakKeyDictionary()
-_wholes: WeakKeyDictionary[Any, dict[Setting, Whole]] = WeakKeyDictionary()
+_strategies: WeakKeyDictionary[Any, dict[Setting, Strategy]] = WeakKeyDictionary()
+_batch_checks: WeakKeyDictionary[Any, dict[Setting, BatchCheck]] = WeakKeyDictionary()
 
 
-def way_for(language_model: LanguageModel, gaps: bool = False) -> Way:
-    """The way that is known to work for the model as it is configured now, or the one to try first."""
-    known = _ways.get(language_model.model, {})
-    return known.get(setting(language_model, gaps)) or _first_way(language_model, gaps)
+def strategy_for(language_model: LanguageModel, gaps: bool = False) -> Strategy:
+    """The strategy known to work for the model in its current configuration, or the one to try first."""
+    known = _strategies.get(language_model.model, {})
+    return known.get(setting(language_model, gaps)) or _first_strategy(language_model, gaps)
 
 
-def remember_way(language_model: LanguageModel, way: Way) -> Way:
-    """Keeps the way for later explanations with the same model."""
-    _ways.setdefault(language_model.model, {})[setting(language_model, way.gaps)] = way
-    return way
+def remember_strategy(language_model: LanguageModel, strategy: Strategy) -> Strategy:
+    """Remembers the strategy for later explanations with the same model."""
+    _strategies.setdefault(language_model.model, {})[setting(language_model, strategy.gaps)] = strategy
+    return strategy
 
 
-def whole_for(language_model: LanguageModel, gaps: bool) -> Whole:
-    """What is known of whole sequences of the model as it is configured now."""
-    return _wholes.get(language_model.model, {}).get(setting(language_model, gaps), Whole())
+def batch_check_for(language_model: LanguageModel, gaps: bool) -> BatchCheck:
+    """What is known about batches of the model in its current configuration."""
+    return _batch_checks.get(language_model.model, {}).get(setting(language_model, gaps), BatchCheck())
 
 
-def remember_whole(language_model: LanguageModel, gaps: bool, whole: Whole) -> Whole:
-    """Keeps it for later explanations with the same model."""
-    _wholes.setdefault(language_model.model, {})[setting(language_model, gaps)] = whole
+def remember_batch_check(language_model: LanguageModel, gaps: bool, whole: BatchCheck) -> BatchCheck:
+    """Remembers the check for later explanations with the same model."""
+    _batch_checks.setdefault(language_model.model, {})[setting(language_model, gaps)] = whole
     return whole
 
 
-def _first_way(language_model: LanguageModel, gaps: bool) -> Way:
-    reason = _against_tree(language_model)
+def _first_strategy(language_model: LanguageModel, gaps: bool) -> Strategy:
+    reason = _reason_against_tree(language_model)
     if reason:
         own = gaps and ("position_ids" not in language_model.forward_keywords or uses_alibi(language_model))
-        return Way("whole sequences", f"{reason}; positions under its mask are its own" if own else reason, gaps=gaps)
-    return Way("prefix tree", "attention by explicit positions", _windows(language_model.text_config), gaps)
+        return Strategy(
+            "whole sequences", f"{reason}; positions under its mask are its own" if own else reason, gaps=gaps
+        )
+    return Strategy("prefix tree", "attention by explicit positions", _windows(language_model.text_config), gaps)
 
 
 def uses_alibi(language_model: LanguageModel) -> bool:
-    """Whether positions are attention biases, by the names under which configurations say so."""
+    """Whether positions are attention biases (ALiBi), according to the configuration."""
     attention = getattr(language_model.text_config, "attn_config", None)
     return bool(getattr(language_model.text_config, "alibi", False) or getattr(attention, "alibi", False))
 
 
-def against_masks(language_model: LanguageModel) -> str | None:
-    """Why an attention mask does not hide a token from the model; None where nothing is known against it."""
+def reason_against_masks(language_model: LanguageModel) -> str | None:
+    """Why an attention mask does not hide tokens from the model; None if it should."""
     if getattr(language_model.model, "_is_stateful", False):
         return "its state is recurrent"
     kinds = set(getattr(language_model.text_config, "layer_types", None) or ())
@@ -117,7 +121,7 @@ def against_masks(language_model: LanguageModel) -> str | None:
     return f"it has layers of kind {', '.join(unhidden)}" if unhidden else None
 
 
-def _against_tree(language_model: LanguageModel) -> str | None:
+def _reason_against_tree(language_model: LanguageModel) -> str | None:
     config, attention = language_model.text_config, kernel(language_model)
     missing = sorted(TREE_KEYWORDS - language_model.forward_keywords)
     layers = sorted(set(getattr(config, "layer_types", None) or ()) - TREE_LAYERS)

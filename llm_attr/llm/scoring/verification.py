@@ -111,10 +111,10 @@ def sees_what_is_masked(language_model: LanguageModel, why: str) -> InvalidValue
     )
 
 
-def witness(shapes: Sequence[frozenset[str]], proven: frozenset[str]) -> int | None:
+def probe(shapes: Sequence[frozenset[str]], verified: frozenset[str]) -> int | None:
     """The query that shows most of what has not been compared yet; None where all has been."""
-    best = max(range(len(shapes)), key=lambda i: len(shapes[i] - proven))
-    return best if shapes[best] - proven else None
+    best = max(range(len(shapes)), key=lambda i: len(shapes[i] - verified))
+    return best if shapes[best] - verified else None
 
 
 def _computed(language_model: LanguageModel) -> torch.dtype:

@@ -82,6 +82,19 @@ def are_ids(given: Any) -> TypeGuard[Sequence[int]]:
     return isinstance(given, Sequence) and not isinstance(given, str) and all(map(is_id, given))
 
 
+def answers_of(target: Any, count: int) -> list[Answer]:
+    """The target of each prompt: one for all, or a list with one for each.
+
+    Raises:
+        InvalidShape: the list is of another length.
+    """
+    if not isinstance(target, list | tuple) or are_ids(target):
+        return [target] * count
+    if len(target) != count:
+        raise InvalidShape(f"target must be one for all of the {count} prompts or one for each; got {len(target)}")
+    return list(target)
+
+
 def refuse_one_id(target: Any) -> None:
     """Refuses a number as an answer: it may be meant as a token, or as the place of one.
 

@@ -25,28 +25,27 @@ from llm_attr.core.game.coalitions import each_left_out
 from llm_attr.core.game.stopping import Stopping
 from llm_attr.core.random_state import Streams
 from llm_attr.llm.attribution import LLMAttribution
-from llm_attr.llm.cost.foreseen_score import ForeseenScore
-from llm_attr.llm.explain import Posed
+from llm_attr.llm.cost.counting_score import CountingScore
 from llm_attr.llm.gradient import OF_CALL, LLMGradientAttribution, check_call, together
 from llm_attr.llm.gradients.forward_mode import has_forward_mode
 from llm_attr.llm.gradients.methods import RANDOM, is_embedding, sites_of
 from llm_attr.llm.gradients.run import GradientRun
-from llm_attr.llm.many import answers_of
 from llm_attr.llm.model.cost import Call, Cost
 from llm_attr.llm.model.language_model import LanguageModel
 from llm_attr.llm.prompt.interpretable import Placed
 from llm_attr.llm.prompt.prompt import Prompt
-from llm_attr.llm.scoring.batch import Subject, played
+from llm_attr.llm.request import Request
+from llm_attr.llm.scoring.batch import PromptJob, score_prompts
 from llm_attr.llm.scoring.engine import CountingEngine, ScoreEngine
 from llm_attr.llm.scoring.options import Options
 from llm_attr.llm.scoring.passes import positions_that_fit
 from llm_attr.llm.scoring.scorer import Scorer
 from llm_attr.llm.scoring.text_game import TextGame
-from llm_attr.llm.target.answer import Answer, answer_ids
+from llm_attr.llm.target.answer import Answer, answer_ids, answers_of
 from llm_attr.llm.target.generation import GenArgs, arguments_of, most_new_tokens
 from llm_attr.llm.target.scalar import Scalar
 
-NOBODY = -1
+PLACEHOLDER_TOKEN = -1
 """Stands for the tokens of an answer that is not there yet: no token of a prompt is equal to it."""
 
 LENGTHS = 32
@@ -54,7 +53,7 @@ LENGTHS = 32
 
 
 @dataclass(frozen=True)
-class Draft:
+class CostEstimate:
     """An estimate of what an explanation costs.
 
     Attributes:
@@ -73,44 +72,46 @@ class Draft:
     recompute: bool = False
     max_seconds: float = float("inf")
 
-    def __add__(self, other: Draft) -> Draft:
+    def __add__(self, other: CostEstimate) -> CostEstimate:
         """One after the other."""
         tokens = self.answer_tokens + other.answer_tokens
         return self._with(other, self.cost + other.cost, tokens)
 
-    def __or__(self, other: Draft) -> Draft:
+    def __or__(self, other: CostEstimate) -> CostEstimate:
         """Enough for either."""
         return self._with(other, self.cost | other.cost, max(self.answer_tokens, other.answer_tokens))
 
-    def _with(self, other: Draft, cost: Cost, answer_tokens: int) -> Draft:
-        return Draft(cost, self.exact and other.exact, answer_tokens, recompute=self.recompute or other.recompute)
+    def _with(self, other: CostEstimate, cost: Cost, answer_tokens: int) -> CostEstimate:
+        return CostEstimate(
+            cost, self.exact and other.exact, answer_tokens, recompute=self.recompute or other.recompute
+        )
 
 
-def of_games(posed: Posed, wrapper: LLMAttribution) -> Draft:
+def of_games(request: Request, wrapper: LLMAttribution) -> CostEstimate:
     """Of methods that play games."""
     language_model = wrapper.language_model
-    subjects, options = wrapper.posed(posed.inputs, posed.scalars, **posed.options)
-    targets = answers_of(posed.target, len(subjects))
-    answers = [_answer(language_model, s.prompt, t, options.gen_args) for s, t in zip(subjects, targets, strict=True)]
-    subjects = [s.answered(language_model, a, options.scalars) for s, a in zip(subjects, answers, strict=True)]
+    jobs, options = wrapper.jobs(request.inputs, request.scalars, **request.options)
+    targets = answers_of(request.target, len(jobs))
+    answers = [_answer(language_model, s.prompt, t, options.gen_args) for s, t in zip(jobs, targets, strict=True)]
+    jobs = [s.answered(language_model, a, options.scalars) for s, a in zip(jobs, answers, strict=True)]
     tokens, stopping = sum(map(len, answers)), options.stopping
     never = "top 1 stable" if stopping.wants_certainty else None  # no value of a forecast is larger than another
     fixed = replace(options, inspect=None, show_progress=False, until=never)
     if stopping.seconds is not None or (stopping.wants_certainty and not _limited(stopping)):
-        return _bounded(language_model, subjects, fixed, stopping, tokens)
+        return _bounded(language_model, jobs, fixed, stopping, tokens)
     engines: list[ScoreEngine] = []
 
     def counting() -> ScoreEngine:
         engines.append(CountingEngine(wrapper.engine(options)))
         return engines[-1]
 
-    with _streams() as drawn:
-        list(played(counting, subjects, fixed, Evaluator("plan", 0)))
+    with _random_streams() as drawn:
+        list(score_prompts(counting, jobs, fixed, Evaluator("plan", 0)))
     if drawn:
-        return _bounded(language_model, subjects, fixed, stopping, tokens)
+        return _bounded(language_model, jobs, fixed, stopping, tokens)
     cost, variants = reduce(add, (engine.cost for engine in engines)), sum(engine.variants for engine in engines)
     certain = all(target is not None for target in targets) and not stopping.wants_certainty
-    return Draft(cost, certain, tokens, variants)
+    return CostEstimate(cost, certain, tokens, variants)
 
 
 def _limited(stopping: Stopping) -> bool:
@@ -118,71 +119,69 @@ def _limited(stopping: Stopping) -> bool:
 
 
 def _bounded(
-    language_model: LanguageModel, subjects: Sequence[Subject], options: Options, stopping: Stopping, tokens: int
-) -> Draft:
+    language_model: LanguageModel, jobs: Sequence[PromptJob], options: Options, stopping: Stopping, tokens: int
+) -> CostEstimate:
     """As if all coalitions that may be asked for had nothing in common."""
     cost, evaluations, longest = Cost(), 0, 0
-    with _streams():
-        for subject in subjects:
-            length, answer = _longest(language_model, subject), len(subject.answer)
-            foils = [scalar.contrast for scalar in subject.scalars if scalar.contrast is not None]
+    with _random_streams():
+        for job in jobs:
+            length, answer = _longest(language_model, job), len(job.answer)
+            foils = [scalar.contrast for scalar in job.scalars if scalar.contrast is not None]
             longer = max([answer, *(len(foil.foil) for foil in foils)])
             rows = longer + longer // 4
-            queries = (options.most(subject.features.count) * options.trials + 1) * (1 + len(foils))
+            queries = (options.most(job.features.count) * options.trials + 1) * (1 + len(foils))
             packs = ceil((length + longer - 1) / positions_that_fit(language_model))
             cost.forward.add(Call(length + longer - 1, rows), queries)
-            cost.forward.calls += queries * (packs - 1) + any(s.needs_reference for s in subject.scalars)
+            cost.forward.calls += queries * (packs - 1) + any(s.needs_reference for s in job.scalars)
             evaluations, longest = evaluations + queries, max(longest, length + longer - 1)
     cost.context = cost.check_positions = longest
     load = cost.forward
     load.calls = min(load.calls, stopping.passes or load.calls)
     load.positions = min(load.positions, stopping.positions or load.positions)
-    return Draft(cost, False, tokens, evaluations, max_seconds=stopping.seconds or float("inf"))
+    return CostEstimate(cost, False, tokens, evaluations, max_seconds=stopping.seconds or float("inf"))
 
 
-def _longest(language_model: LanguageModel, subject: Subject) -> int:
+def _longest(language_model: LanguageModel, job: PromptJob) -> int:
     """The most positions of a variant, if what each absent feature adds adds up."""
-    game = TextGame(
-        subject.inp.sampled(), subject.features, subject.answer, Scorer(language_model), Evaluator("plan", 0)
-    )
-    prompt = len(subject.prompt)
-    ends = [v.end for block in each_left_out(subject.features.count) for v in game.variants(block)]
+    game = TextGame(job.inp.sampled(), job.features, job.answer, Scorer(language_model), Evaluator("plan", 0))
+    prompt = len(job.prompt)
+    ends = [v.end for block in each_left_out(job.features.count) for v in game.variants(block)]
     return prompt + sum(max(0, end - prompt) for end in ends)
 
 
-def of_gradients(posed: Posed, wrapper: LLMGradientAttribution) -> Draft:
+def of_gradients(request: Request, wrapper: LLMGradientAttribution) -> CostEstimate:
     """Of methods of gradients."""
-    options = dict(posed.options)
+    options = dict(request.options)
     gen_args = options.pop("gen_args", None)
     of_call = {name: options.pop(name) for name in OF_CALL & options.keys()}
     check_call(of_call)
     if isinstance(wrapper.attr_method, RANDOM) and options.get("seed") is None:
         options["seed"] = 0
     token_rows, ask = of_call.get("token_rows", True), partial(_one, wrapper, options, of_call)
-    language_model, drafts = wrapper.language_model, []
-    for inp, target in zip(posed.inputs, answers_of(posed.target, len(posed.inputs)), strict=True):
+    language_model, estimates = wrapper.language_model, []
+    for inp, target in zip(request.inputs, answers_of(request.target, len(request.inputs)), strict=True):
         bound = inp.bind(language_model) if isinstance(inp, Prompt) else inp
         placed = bound.placed(language_model)
         answer = _answer(language_model, placed.ids, target, gen_args, token=0)
-        for group in together(posed.scalars):
-            scalars = [posed.scalars[place] for place in group]
+        for group in together(request.scalars):
+            scalars = [request.scalars[place] for place in group]
             tried = partial(_grouping, wrapper, options, of_call, placed, answer, scalars)
             lengths = [len(answer)] if target is not None else _lengths(len(answer), tried)
             rows = [False, True] if token_rows and any(scalar.waits for scalar in scalars) else [token_rows]
             both = add if len(scalars) > 1 else or_
-            draft = partial(_one_or_two, ask, language_model, placed)
-            ways = [[draft(answer[:n], scalars, row) for row in rows] for n in lengths]
+            estimate = partial(_one_or_two, ask, language_model, placed)
+            ways = [[estimate(answer[:n], scalars, row) for row in rows] for n in lengths]
             each = [replace(reduce(both, way), answer_tokens=way[0].answer_tokens) for way in ways]
-            drafts.append(replace(reduce(or_, each), exact=each[-1].exact and target is not None))
-    return reduce(add, drafts)
+            estimates.append(replace(reduce(or_, each), exact=each[-1].exact and target is not None))
+    return reduce(add, estimates)
 
 
-def _one_or_two(ask: Callable[..., Draft], language_model: LanguageModel, *asked: Any) -> Draft:
+def _one_or_two(ask: Callable[..., CostEstimate], language_model: LanguageModel, *asked: Any) -> CostEstimate:
     """Where nothing is known of the model's forward mode: it may be tried, then done without."""
-    draft = ask(*asked, True)
-    if not draft.cost.forward_mode or has_forward_mode(language_model):
-        return draft
-    return replace(draft + ask(*asked, False), answer_tokens=draft.answer_tokens, exact=False)
+    estimate = ask(*asked, True)
+    if not estimate.cost.forward_mode or has_forward_mode(language_model):
+        return estimate
+    return replace(estimate + ask(*asked, False), answer_tokens=estimate.answer_tokens, exact=False)
 
 
 def _one(
@@ -194,18 +193,18 @@ def _one(
     scalars: Sequence[Scalar],
     token_rows: bool,
     forward_mode: bool,
-) -> Draft:
+) -> CostEstimate:
     """Of one prompt, answer and the quantities that share passes."""
     lm = wrapper.language_model
     asked = LLMGradientAttribution(_without_search(wrapper.attr_method), lm.tokenizer)
     run = asked.posed(
-        placed, answer, scalars, of_call.get("baseline"), options, score=ForeseenScore, forward_mode=forward_mode
+        placed, answer, scalars, of_call.get("baseline"), options, score=CountingScore, forward_mode=forward_mode
     )
     run.explained(token_rows)
     known = is_embedding(sites_of(wrapper.attr_method, lm), lm) and options.get("until") is None
     recompute = run.recomputes(of_call.get("gradient_checkpointing"))
     exact = known and not any(scalar.waits for scalar in scalars)
-    return Draft(run.counter, exact, len(answer), recompute=recompute)
+    return CostEstimate(run.counter, exact, len(answer), recompute=recompute)
 
 
 def _without_search(method: Attribution) -> Attribution:
@@ -224,7 +223,7 @@ def _answer(
     prompt: Sequence[int],
     target: Answer,
     gen_args: GenArgs | None,
-    token: int = NOBODY,
+    token: int = PLACEHOLDER_TOKEN,
 ) -> tuple[int, ...]:
     """The answer, or as many tokens as it may have."""
     if target is not None:
@@ -243,7 +242,7 @@ def _grouping(
     length: int,
 ) -> Hashable:
     """How the tokens of an answer so long are explained: longer ones that are explained alike take no less."""
-    run = wrapper.posed(placed, answer[:length], scalars, of_call.get("baseline"), options, score=ForeseenScore)
+    run = wrapper.posed(placed, answer[:length], scalars, of_call.get("baseline"), options, score=CountingScore)
     if not isinstance(run, GradientRun):
         return length
     groups = [len(passage.scored) for passage in run.passages()]
@@ -257,7 +256,7 @@ def _lengths(most: int, grouping: Callable[[int], Hashable]) -> list[int]:
 
 
 @contextmanager
-def _streams() -> Iterator[list[str]]:
+def _random_streams() -> Iterator[list[str]]:
     """Puts the global streams of random numbers back at the end, and names those that were drawn from."""
     drawn: list[str] = []
     before = _states()

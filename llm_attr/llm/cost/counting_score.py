@@ -19,7 +19,7 @@ STEEP = 1e3
 """How much larger the derivatives are than the changes of the function: no path of any length adds up."""
 
 
-class ForeseenScore:
+class CountingScore:
     """Stands for an `AnswerScore` and notes the calls that it would make.
 
     What passes the embedding layer is what it gives; what passes other layers is taken to have the width of the model,

@@ -1,0 +1,142 @@
+"""What `explain` and `plan` are asked, checked and in the terms of the class that explains."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from inspect import signature
+from typing import Any, TypeAlias, TypeGuard
+
+from llm_attr.attr.base import Attribution
+from llm_attr.attr.perturbation import PerturbationAttribution
+from llm_attr.core.registry import summary
+from llm_attr.errors import InvalidValue, UnknownName, about_prompt
+from llm_attr.llm.attribution import LLMAttribution, text_methods
+from llm_attr.llm.gradient import LLMGradientAttribution
+from llm_attr.llm.gradients.absent_units import line_break
+from llm_attr.llm.gradients.methods import by_name, gradient_methods, named
+from llm_attr.llm.model.language_model import LanguageModel, as_language_model
+from llm_attr.llm.model.tokenizer import TokenizerLike
+from llm_attr.llm.prompt.chat import Messages
+from llm_attr.llm.prompt.interpretable import InterpretableInput
+from llm_attr.llm.prompt.keywords import refuse_unknown
+from llm_attr.llm.prompt.prompt import Prompt
+from llm_attr.llm.scoring.options import Options
+from llm_attr.llm.target.answer import Answer, refuse_one_id
+from llm_attr.llm.target.region import Region
+from llm_attr.llm.target.scalar import Foil, Scalar, ScalarLike, scalars_of
+
+One: TypeAlias = str | Messages | Prompt | InterpretableInput
+"""One prompt: a text, the messages of a chat, or a prompt with its units."""
+
+
+def methods() -> dict[str, str]:
+    """Every name that `explain` takes as `method`, with a line that says what it does."""
+    return {name: summary(method) for name, method in sorted(_known().items())}
+
+
+def method_named(name: str) -> type[Attribution]:
+    """The method of this name.
+
+    Raises:
+        UnknownName: there is none; the message lists those that there are.
+    """
+    known = _known()
+    if name not in known:
+        raise UnknownName("method", name, sorted(known))
+    return known[name]
+
+
+def _known() -> dict[str, type[Attribution]]:
+    return {**text_methods(), **gradient_methods()}
+
+
+def is_many(prompt: Any) -> TypeGuard[Sequence[Any]]:
+    """Whether this is a list of prompts; a list of messages is one."""
+    return isinstance(prompt, list | tuple) and bool(prompt) and not any(isinstance(one, Mapping) for one in prompt)
+
+
+@dataclass(frozen=True)
+class Request:
+    """What is asked, in the terms of the class that explains.
+
+    Attributes:
+        explainer: That class.
+        inputs: The prompts.
+        target: One for all, or one for each.
+        scalars: What is explained of the answers.
+        options: The other arguments.
+    """
+
+    explainer: LLMAttribution | LLMGradientAttribution
+    inputs: list[Prompt | InterpretableInput]
+    target: Any
+    scalars: list[Scalar]
+    options: dict[str, Any]
+
+
+def parse_request(
+    model: LanguageModel | Any,
+    prompt: One | Sequence[One],
+    *,
+    tokenizer: TokenizerLike | None = None,
+    unit: str | None = None,
+    method: str = "feature_ablation",
+    target: Answer | Sequence[Answer] = None,
+    scalar: ScalarLike | list[Any] = "log_prob",
+    foil: Foil | None = None,
+    region: Region | None = None,
+    **options: Any,
+) -> Request:
+    """What is asked by the arguments of `explain`; nothing is asked of the model.
+
+    Raises:
+        LlmAttrError: as in `explain`.
+    """
+    language_model = as_language_model(model, tokenizer)
+    asked = options.pop("attr_target", scalar)
+    if asked is not scalar and scalar != "log_prob":
+        raise InvalidValue(f"attr_target and scalar are one thing; got {asked!r} and {scalar!r}")
+    scalars = scalars_of(asked, foil)
+    explainer: LLMAttribution | LLMGradientAttribution
+    if issubclass(kind := method_named(method), PerturbationAttribution):
+        attr_method = kind(language_model.model)
+        _refuse_unknown(options, attr_method)
+        explainer = LLMAttribution(attr_method, language_model, scalars[0])
+    else:
+        at = named(method, language_model, options.pop("layer", None), options.pop("attribution_method", None))
+        options = by_name(at, options, region is not None)
+        explainer = LLMGradientAttribution(at, language_model)
+    refuse_one_id(target)
+    inputs = _in_units(prompt, unit)
+    if isinstance(explainer, LLMGradientAttribution) and all(map(_says_nothing_of_absence, inputs)):
+        options = {"baseline": line_break(language_model)} | options
+    return Request(explainer, inputs, target if is_many(prompt) else [target], scalars, options)
+
+
+def _in_units(prompt: One | Sequence[One], unit: str | None) -> list[Prompt | InterpretableInput]:
+    """The prompts; those without units of their own get these, or sentences."""
+    given: list[Any] = list(prompt) if is_many(prompt) else [prompt]
+    if unit is not None and all(isinstance(one, Prompt | InterpretableInput) for one in given):
+        raise InvalidValue(f"a {type(given[0]).__name__} brings its own units; name unit={unit!r} where it is made")
+    inputs = []
+    for number, one in enumerate(given):
+        with about_prompt(number if is_many(prompt) else None):
+            own = isinstance(one, Prompt | InterpretableInput)
+            inputs.append(one if own else Prompt(one, unit=unit or "sentence"))
+    return inputs
+
+
+def _says_nothing_of_absence(inp: Prompt | InterpretableInput) -> bool:
+    """Whether an input leaves open what stands for a token that is absent."""
+    return isinstance(inp, Prompt) and inp.absence != "replace"
+
+
+def _refuse_unknown(options: dict[str, Any], attr_method: Any) -> None:
+    call = {
+        name
+        for name in signature(LLMAttribution.attribute).parameters
+        if name not in ("self", "inp", "target", "kwargs")
+    }
+    accepted = call | {"attr_target"} | Options.accepted(attr_method)
+    refuse_unknown("explain", options, {name for name in accepted if not name.startswith("_")})

@@ -1,0 +1,129 @@
+"""What attributions of a generated answer have in common, whatever the method."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from torch import Tensor
+
+from llm_attr.attr.base import Attribution
+from llm_attr.core.registry import snake_case
+from llm_attr.errors import InvalidType
+from llm_attr.llm.model.cost import Cost
+from llm_attr.llm.model.language_model import LanguageModel
+from llm_attr.llm.model.tokenizer import TokenizerLike
+from llm_attr.llm.prompt.alignment import pieces, token_spans
+from llm_attr.llm.prompt.interpretable import InterpretableInput, TextTokenInput
+from llm_attr.llm.prompt.prompt import Prompt
+from llm_attr.llm.results.result import LLMAttributionResult
+from llm_attr.llm.target.answer import Answer
+from llm_attr.llm.target.scalar import Scalar
+
+
+class TextAttribution(Attribution, ABC):
+    """A method that explains a language model's answer to a prompt.
+
+    Args:
+        attr_method: The method, made for the transformers model itself.
+        tokenizer: The model's tokenizer; or the model with its tokenizer.
+
+    Raises:
+        NotALanguageModel: the method's forward function is no causal language model.
+    """
+
+    def __init__(self, attr_method: Attribution, tokenizer: TokenizerLike | LanguageModel) -> None:
+        super().__init__(attr_method.forward_func)
+        self.attr_method = attr_method
+        self.language_model = (
+            tokenizer if isinstance(tokenizer, LanguageModel) else LanguageModel(self.forward_func, tokenizer)
+        )
+
+    @abstractmethod
+    def attribute_scalars(
+        self,
+        inputs: Sequence[InterpretableInput | Prompt],
+        target: Answer | Sequence[Answer],
+        scalars: Sequence[Scalar],
+        **options: Any,
+    ) -> list[list[Any]]:
+        """For each input the attributions of several quantities of its answer.
+
+        Args:
+            inputs: Each as in `attribute`.
+            target: One for all, or a list with one for each.
+            scalars: What is explained of each answer.
+            **options: The other arguments of `attribute`, the same for all.
+
+        Raises:
+            InvalidShape: the list of targets is of another length.
+            LlmAttrError: as in `attribute`; the message names the input.
+        """
+
+    @property
+    def method_name(self) -> str:
+        """The name of the method, as `explain` takes it."""
+        return snake_case(type(self.attr_method).__name__)
+
+    @property
+    def title(self) -> str:
+        """What progress bars and warnings call the work."""
+        return f"{self.attr_method.get_name()} attribution"
+
+    def bound(self, inp: InterpretableInput | Prompt) -> InterpretableInput:
+        """The input in the tokens of this model.
+
+        Raises:
+            InvalidType: it is neither a Prompt nor an InterpretableInput.
+        """
+        if isinstance(inp, Prompt):
+            inp = inp.bind(self.language_model)
+        if not isinstance(inp, InterpretableInput):
+            raise InvalidType(f"inp must be an InterpretableInput or a Prompt; got {type(inp).__name__}")
+        return inp
+
+    def provenance(self, inp: InterpretableInput, scalar: Scalar, cost: Cost) -> dict[str, Any]:
+        """What every result says of how it was made."""
+        return {
+            "method": self.method_name,
+            "attr_target": scalar.name,
+            **scalar.about(self.language_model),
+            **inp.about(),
+            "model": self.language_model.name,
+            "dtype": str(self.language_model.dtype).removeprefix("torch."),
+            **cost.to_dict(),
+        }
+
+    def result(
+        self,
+        inp: InterpretableInput,
+        prompt: Sequence[int],
+        answer: tuple[int, ...],
+        log_probs: Tensor,
+        provenance: Mapping[str, Any],
+        **attributions: Any,
+    ) -> LLMAttributionResult:
+        """The attributions with the texts that they belong to.
+
+        Args:
+            inp: The prompt in its units.
+            prompt: Token ids of the prompt.
+            answer: Token ids of the answer.
+            log_probs: `(answer tokens,)` after the whole prompt, in nats.
+            provenance: How they were made.
+            **attributions: Further fields of the result.
+        """
+        text, spans = token_spans(self.language_model.tokenizer, answer, prompt)
+        shown = inp.token_texts() if isinstance(inp, TextTokenInput) else [str(value) for value in inp.values]
+        return LLMAttributionResult(
+            input_tokens=shown,
+            output_tokens=pieces(text, spans),
+            output_probs=log_probs.exp(),
+            inp=inp,
+            output_ids=answer,
+            output_text=text,
+            output_spans=spans,
+            provenance=provenance,
+            **attributions,
+        )
