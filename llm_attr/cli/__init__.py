@@ -1,4 +1,4 @@
-"""The command `llm-attr`. Commands import what they need when they run, so that asking for help costs nothing."""
+"""The command `llm-attr`. Commands import what they need when they run, so `--help` is fast."""
 
 from __future__ import annotations
 
@@ -29,9 +29,9 @@ app.add_typer(models.app, name="models")
 
 
 def main() -> None:
-    """Run the command line; an error of llm_attr or of a file becomes one line on standard error and exit code 1.
+    """Run the command line; an error from llm_attr or the file system is one line on standard error and exit code 1.
 
-    Idle threads of this process sleep instead of spinning, which torch reads when it loads; see OMP_WAIT_POLICY.
+    Sets OMP_WAIT_POLICY, which torch reads when it is loaded, so that idle threads sleep instead of spinning.
     """
     os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
     before, warnings.formatwarning = warnings.formatwarning, lambda message, *_, **__: f"warning: {message}\n"

@@ -6,12 +6,12 @@ from typing import Annotated
 
 import typer
 
-app = typer.Typer(help="The embedded models: real ones that need no account and no hub.", no_args_is_help=True)
+app = typer.Typer(help="The embedded models: small real models that need no account and no hub.", no_args_is_help=True)
 
 
 @app.command("list")
 def list_models() -> None:
-    """Print each model's name, what it is, its licence and whether it has been fetched."""
+    """List each model with its summary, licence and whether it has been fetched."""
     from llm_attr.models.catalogue import CATALOGUE, is_fetched
 
     width = max(map(len, CATALOGUE))
@@ -22,7 +22,7 @@ def list_models() -> None:
 
 @app.command()
 def fetch(name: Annotated[str, typer.Argument(help="A name from `llm-attr models list`.")]) -> None:
-    """Fetch a model, convert it once and print the folder that it lies in."""
+    """Fetch a model, convert it once and print its folder."""
     from llm_attr.models.catalogue import fetch_model
 
     typer.echo(fetch_model(name))

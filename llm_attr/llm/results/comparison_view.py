@@ -1,4 +1,4 @@
-"""What pictures of a comparison are drawn from."""
+"""The view that pictures of a comparison are drawn from."""
 
 from __future__ import annotations
 
@@ -10,9 +10,9 @@ from llm_attr.viz.formatting import elide
 from llm_attr.viz.scale import Scale
 from llm_attr.viz.text.view import AttributionView, ComparisonView
 
-_TOP = 3  # units that count as the strongest, where there are twice as many
+_TOP = 3  # units that count as the strongest, if there are twice as many
 _SHOWN = 60  # characters of an answer in the heading
-_TOLD = 200  # characters of what differs
+_DIFFERENCE = 200  # characters of a difference
 
 
 def view(comparison: ComparisonData) -> ComparisonView:
@@ -55,24 +55,24 @@ def _column(comparison: ComparisonData, which: int) -> AttributionView:
 
 
 def _measure(column: AttributionView) -> str:
-    """What the numbers are in: nats, or another quantity."""
+    """The unit of the numbers: nats, or another quantity."""
     return "nats" if column.value_name.endswith("(nats)") else column.value_name
 
 
 def _notes(comparison: ComparisonData) -> tuple[tuple[str, str], ...]:
-    """Each aspect in which the results differ: the numbers of results that have a text in common, and it."""
+    """Each aspect in which the results differ: its texts, each with the numbers of the results that share it."""
     notes = []
     for aspect, texts in comparison.differences.items():
         holders: dict[str, list[int]] = {}
         for key, text in enumerate(texts, 1):
             holders.setdefault(text, []).append(key)
-        told = [f"{_runs(keys)}: {elide(text.strip(), _TOLD) or '(empty)'}" for text, keys in holders.items()]
-        notes.append((f"different {aspect}", "; ".join(told)))
+        parts = [f"{_runs(keys)}: {elide(text.strip(), _DIFFERENCE) or '(empty)'}" for text, keys in holders.items()]
+        notes.append((f"different {aspect}", "; ".join(parts)))
     return tuple(notes)
 
 
 def _runs(keys: list[int]) -> str:
-    """Ascending numbers, those that follow each other as "first–last"."""
+    """Ascending numbers, with consecutive ones as "first–last"."""
     runs: list[list[int]] = []
     for key in keys:
         if runs and key == runs[-1][-1] + 1:

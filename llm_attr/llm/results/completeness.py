@@ -1,4 +1,4 @@
-"""How far the attributions of an answer are from the change that they divide."""
+"""Completeness: whether the attributions of an answer sum to the change they attribute."""
 
 from __future__ import annotations
 
@@ -10,21 +10,20 @@ from typing import Any
 from llm_attr.core.path.walk import SMALL_CHANGE
 
 LARGE_GAP = 0.05
-"""From this gap on an explanation says that it is incomplete."""
+"""Above this gap an explanation warns that it is incomplete."""
 
 
 @dataclass(frozen=True)
 class Completeness:
-    """What attributions sum to, and what they would sum to if the path were integrated exactly.
+    """The sum of attributions, and the sum that an exact integral of the path would have.
 
     Attributes:
-        total: The sum of the attributions, with the tokens that belong to no unit.
-        change: The quantity for the prompt less that for its baseline.
-        gap: How far the two are apart, as a share of the change (or of a thousandth of the quantity, where the change
-            is smaller).
+        total: The sum of the attributions, including tokens that belong to no unit.
+        change: The quantity at the prompt minus the quantity at its baseline.
+        gap: |total - change| / |change|, or relative to a thousandth of the quantity if the change is smaller.
         stderr: The standard error of the total, for random points.
-        token_totals: What those of each token of the answer sum to, where there are such.
-        token_changes: The change of each token.
+        token_totals: The sum of the attributions of each answer token, if available.
+        token_changes: The change of each answer token.
     """
 
     total: float
@@ -36,13 +35,13 @@ class Completeness:
 
     @classmethod
     def of(cls, total: float, change: float, largest: float = 0.0, stderr: float | None = None) -> Completeness | None:
-        """From the sum, the change and the larger end; None where one of them is no finite number."""
+        """From the sum, the change and the larger endpoint; None if the gap is not finite."""
         scale = max(abs(change), SMALL_CHANGE * largest, 1e-12)
         gap = abs(total - change) / scale
         return cls(total, change, gap, stderr) if isfinite(gap) else None
 
     def less(self, other: Completeness) -> Completeness | None:
-        """That of a difference of two answers."""
+        """The completeness of a difference of two answers."""
         return self.of(self.total - other.total, self.change - other.change)
 
     def to_dict(self) -> dict[str, Any]:
@@ -51,41 +50,41 @@ class Completeness:
 
 
 def warning(about: Mapping[str, Any]) -> str | None:
-    """What a picture says first of an incomplete explanation, with the remedy; None of a complete one.
+    """The warning that an explanation is incomplete, with a remedy; None if it is complete.
 
     Args:
         about: A result's provenance.
     """
-    found = about.get("completeness")
-    if found is None or found["gap"] <= LARGE_GAP:
+    known = about.get("completeness")
+    if known is None or known["gap"] <= LARGE_GAP:
         return None
-    said = f"Incomplete: the attributions sum to {found['total']:.3g}, the change is {found['change']:.3g}"
-    if "stderr" in found:
-        said += f" (standard error of the sum: {found['stderr']:.2g})"
-    far = f"a gap of {found['gap']:.0%}"
-    if found["gap"] > 1:
-        far = f"{abs(found['total'] - found['change']):.3g} apart, more than the change itself"
-    remedy = _REMEDIES.get(str(about.get("method")).removeprefix("layer_"), "more n_steps come closer")
-    return f"{said}, {far}; {remedy}."
+    sums = f"the attributions sum to {known['total']:.3g}, the change is {known['change']:.3g}"
+    if "stderr" in known:
+        sums += f" (standard error of the sum: {known['stderr']:.2g})"
+    gap = f"a gap of {known['gap']:.0%}"
+    if known["gap"] > 1:
+        gap = f"{abs(known['total'] - known['change']):.3g} apart, more than the change itself"
+    remedy = _REMEDIES.get(str(about.get("method")).removeprefix("layer_"), "increase n_steps")
+    return f"Incomplete: {sums}, {gap}; {remedy}."
 
 
 def of_part(about: Mapping[str, Any], tokens: slice) -> dict[str, Any]:
-    """A result's provenance for some tokens of its answer: without what is true of the whole answer alone."""
-    whole = {"completeness", "convergence_delta", "token_convergence_delta"}
-    found = {name: value for name, value in about.items() if name not in whole}
+    """A result's provenance for some tokens of its answer: without what only holds for the full answer."""
+    of_answer = {"completeness", "convergence_delta", "token_convergence_delta"}
+    kept = {name: value for name, value in about.items() if name not in of_answer}
     known = about.get("completeness", {})
     if "token_totals" in known:
         totals, changes = known["token_totals"][tokens], known["token_changes"][tokens]
         part = Completeness.of(sum(totals), sum(changes))
         if part is not None:
-            found["completeness"] = replace(part, token_totals=totals, token_changes=changes).to_dict()
-    return found
+            kept["completeness"] = replace(part, token_totals=totals, token_changes=changes).to_dict()
+    return kept
 
 
 _REMEDIES = {
-    "integrated_gradients": "until=0.01 takes as many steps as it needs, and deep_lift is complete by its rules",
-    "gradient_shap": "more n_samples come closer, and deep_lift is complete by its rules",
-    "noise_tunnel": "more nt_samples come closer",
-    "deep_lift": "an operation of the model is not followed by its rules",
+    "integrated_gradients": "until=0.01 takes as many steps as needed, and deep_lift is complete by construction",
+    "gradient_shap": "increase n_samples, or use deep_lift, which is complete by construction",
+    "noise_tunnel": "increase nt_samples",
+    "deep_lift": "the model has an operation that its rules do not cover",
 }
-"""What helps, by the method."""
+"""The remedy, by method."""

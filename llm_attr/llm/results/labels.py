@@ -1,4 +1,4 @@
-"""In what explanations of the same text differ, and names that tell them apart."""
+"""Labels of results: in which aspects explanations of the same text differ, and names that distinguish them."""
 
 from __future__ import annotations
 
@@ -12,25 +12,25 @@ if TYPE_CHECKING:
     from llm_attr.llm.results.unit_alignment import CommonUnits
 
 Aspect: TypeAlias = "Callable[[ResultData], str]"
-"""What a result says of itself in one respect, "" for nothing."""
+"""A label for one aspect of a result; "" for none."""
 
 _SHOWN = 32  # characters of an answer or a foil in a name
 
 
 def distinct_names(results: Sequence[ResultData]) -> list[str]:
-    """A name for each result: its method, and of those with the same method what else differs, at last a number.
+    """A name for each result: its method, then what distinguishes it from others of that method, finally a number.
 
-    What more than half of all results have in common is not told.
+    Attributes shared by a majority of results are omitted.
     """
     names = [method(result) for result in results]
     for aspect in (*_ASPECTS, *_of_options(results), *_ASPECTS_OF_COST):
-        told = [aspect(result) for result in results]
+        labels = [aspect(result) for result in results]
         for name in {name for name in names if names.count(name) > 1}:
             same = [place for place, other in enumerate(names) if other == name]
-            if len({told[place] for place in same}) > 1:
+            if len({labels[place] for place in same}) > 1:
                 for place in same:
-                    usual = 2 * told.count(told[place]) > len(told)
-                    names[place] = name if usual or not told[place] else f"{name}, {told[place]}"
+                    usual = 2 * labels.count(labels[place]) > len(labels)
+                    names[place] = name if usual or not labels[place] else f"{name}, {labels[place]}"
     seen: dict[str, int] = {}
     numbered = []
     for name in names:
@@ -40,15 +40,21 @@ def distinct_names(results: Sequence[ResultData]) -> list[str]:
 
 
 def differences(results: Sequence[ResultData], units: CommonUnits) -> dict[str, list[str]]:
-    """What differs, apart from the methods: a text for each result, by aspect."""
-    told = {name: [tell(result) for result in results] for name, tell in _TOLD.items()}
-    told["units"] = [_units(result, units, place) for place, result in enumerate(results)]
-    return {name: texts for name, texts in told.items() if len(set(texts)) > 1}
+    """The aspects other than the method in which results differ, each with a text per result."""
+    texts = {name: [aspect(result) for result in results] for name, aspect in _DIFFERENCES.items()}
+    texts["units"] = [_units(result, units, place) for place, result in enumerate(results)]
+    return {name: each for name, each in texts.items() if len(set(each)) > 1}
 
 
 def method(result: ResultData) -> str:
-    """The name of a result's method, for reading."""
+    """The display name of a result's method."""
     return str(result.provenance.get("method", "attribution")).replace("_", " ")
+
+
+def quantity(result: ResultData) -> str:
+    """What the attributions measure, with the unit."""
+    scalar = str(result.provenance.get("attr_target", "log_prob"))
+    return f"value of {result.provenance.get('function')}" if scalar == "callable" else UNITS.get(scalar, scalar)
 
 
 def _answer(result: ResultData) -> str:
@@ -60,10 +66,10 @@ def _foil(result: ResultData) -> str:
 
 
 def _scalar(result: ResultData) -> str:
-    found = str(result.provenance.get("attr_target", "log_prob"))
-    if found == "callable":
+    scalar = str(result.provenance.get("attr_target", "log_prob"))
+    if scalar == "callable":
         return f"of {result.provenance.get('function')}"
-    return "" if found in ("log_prob", "contrast") else found
+    return "" if scalar in ("log_prob", "contrast") else scalar
 
 
 def _part(result: ResultData) -> str:
@@ -83,7 +89,7 @@ def _by_unit(result: ResultData) -> str:
 
 
 def _of_options(results: Sequence[ResultData]) -> list[Aspect]:
-    """An aspect for each option that a method was given."""
+    """An aspect for each method option that was set."""
 
     def aspect(name: str) -> Aspect:
         return lambda result: f"{name} {_short(str(_options(result)[name]))}" if name in _options(result) else ""
@@ -108,22 +114,17 @@ _ASPECTS: tuple[Aspect, ...] = (_model, _foil, _scalar, _part, _answer, _by_unit
 _ASPECTS_OF_COST: tuple[Aspect, ...] = (_variants, _passes)
 
 
-def _quantity(result: ResultData) -> str:
-    found = str(result.provenance.get("attr_target", "log_prob"))
-    return f"value of {result.provenance.get('function')}" if found == "callable" else UNITS.get(found, found)
-
-
 def _around(result: ResultData) -> str:
-    """The text that is no unit, without white space."""
+    """The text outside the units, without white space."""
     return "not known" if result.context is None else "".join("".join(result.context).split())
 
 
-_TOLD: dict[str, Aspect] = {
+_DIFFERENCES: dict[str, Aspect] = {
     "model": lambda result: _model(result) or "not known",
     "precision": lambda result: _dtype(result) or "not known",
     "answer": lambda result: result.output_text,
     "foil": lambda result: str(result.provenance.get("foil", "none")),
-    "quantity": _quantity,
+    "quantity": quantity,
     "text around the units": _around,
 }
 

@@ -166,12 +166,11 @@ def _tensors_in(data: bytes) -> dict[str, Tensor]:
 def _table_fields(table: Table | None) -> _TableFields | None:
     if table is None:
         return None
-    kept = {name: value for name, value in table.options.items() if _is_json(value)}
-    missing = sorted({*table.missing, *(table.options.keys() - kept.keys())})
+    options, missing = table.options_for(_is_json)
     return {
         "method": table.method,
-        "options": kept,
-        "missing": missing,
+        "options": options,
+        "missing": list(missing),
         "attr_target": table.attr_target,
         "per_token": table.per_token,
     }

@@ -1,9 +1,9 @@
-"""What the model was asked and what it answered: everything that attributions are computed from."""
+"""The table of a game: the value of each answer token for each coalition, from which attributions are estimated."""
 
 from __future__ import annotations
 
 import pickle
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
 from inspect import signature
 from typing import Any
@@ -21,12 +21,12 @@ from llm_attr.typing import Coalitions, Values
 
 @dataclass(frozen=True)
 class Attributions:
-    """What a table says.
+    """The attributions that an estimator computes from a table.
 
     Attributes:
-        values: `(1 + output tokens, units)`: those of the whole answer, then those of each token, if it has any.
+        values: `(1 + output tokens, units)`: for the full answer, then for each token, if it has any.
         stderr: Their standard errors, for sampled methods.
-        kind: What these are of: `sampling` or `bootstrap`.
+        kind: The kind of standard errors: `sampling` or `bootstrap`.
     """
 
     values: Values
@@ -35,33 +35,33 @@ class Attributions:
 
     @property
     def fields(self) -> dict[str, Any]:
-        """As a result has them."""
+        """The corresponding fields of a result."""
         seq, tokens = (None, None) if self.stderr is None else (self.stderr[0], self.stderr[1:])
-        found = {"seq_attr": self.values[0], "token_attr": self.values[1:], "stderr": seq, "token_stderr": tokens}
-        return found if len(self.values) > 1 else found | {"token_attr": None, "token_stderr": None}
+        fields = {"seq_attr": self.values[0], "token_attr": self.values[1:], "stderr": seq, "token_stderr": tokens}
+        return fields if len(self.values) > 1 else fields | {"token_attr": None, "token_stderr": None}
 
 
 @dataclass(frozen=True, eq=False)
 class Table(PickledWithout):
-    """What each token of an answer is worth for each coalition of features, and how that becomes attributions.
+    """The value of each answer token for each coalition of features, and the estimator that attributes them.
 
     Attributes:
         coalitions: Bool `(coalitions, features)` in the order of the estimator's design.
-        values: fp32 `(trials, coalitions, output tokens)`: the scalar of each token, as `Scalar.read` gives it.
+        values: fp32 `(trials, coalitions, output tokens)`: the scalar of each token, as returned by `Scalar.read`.
         owner: int64 `(units,)` the feature of each unit.
-        whole: fp32 `(output tokens,)` the same after the whole prompt.
+        whole: fp32 `(output tokens,)` the same for the full prompt.
         method: The name of the attribution method.
         options: The options of its estimator.
         missing: Options that could not be stored.
-        attr_target: The name of the scalar that is attributed.
-        per_token: False for a scalar that is one number for the whole answer; `output tokens` is 1 then.
-        estimator: The estimator that asked; None: it is made anew from method and options where it is needed.
+        attr_target: The name of the attributed scalar.
+        per_token: False if the scalar is a single number for the full answer; then `output tokens` is 1.
+        estimator: The estimator that chose the coalitions; if None, it is built from method and options when needed.
 
     Raises:
-        InvalidShape: the tensors do not fit each other.
-        InvalidType: a tensor has another type.
-        InvalidValue: a value is out of its range.
-        UnknownName: there is no such attr_target.
+        InvalidShape: the shapes of the tensors do not match.
+        InvalidType: a tensor has another dtype.
+        InvalidValue: a value is out of range.
+        UnknownName: unknown attr_target.
     """
 
     coalitions: Coalitions
@@ -84,48 +84,52 @@ class Table(PickledWithout):
         self._check_values()
 
     def attributions(self) -> Attributions:
-        """The attributions of the whole answer and of each token, and their standard errors.
+        """The attributions of the full answer and of each token, and their standard errors.
 
-        The value of a coalition for the answer is the sum over its tokens, as `sum_t log p_t` (nats), and for `prob`
+        The value of a coalition for the answer is the sum over its tokens, e.g. `sum_t log p_t` (nats), and for `prob`
         its exponential. Trials are averaged.
 
         Raises:
-            UnknownName: the method is not known here.
-            UnknownKeyword: its estimator does not take one of the options.
+            UnknownName: unknown method.
+            UnknownKeyword: its estimator does not accept one of the options.
             UnsupportedMethod: some of the options could not be stored.
-            InvalidShape: the coalitions are not those that the estimator asks for.
+            InvalidShape: the coalitions are not from the estimator's design.
         """
-        found = self._estimator.estimate(self.coalitions, self._payoff)
-        if len(found.values) != self.coalitions.shape[1]:
+        estimate = self._estimator.estimate(self.coalitions, self._payoff)
+        if len(estimate.values) != self.coalitions.shape[1]:
             raise InvalidShape(
-                f"the estimator of {self.method} gives {len(found.values)} attributions from {len(self.coalitions)} "
+                f"the estimator of {self.method} gives {len(estimate.values)} attributions from {len(self.coalitions)} "
                 f"coalitions of {self.coalitions.shape[1]} features: these are not the coalitions of its design"
             )
-        errors = None if found.stderr is None else found.stderr[self.owner].T
-        return Attributions(found.values[self.owner].T, errors, found.kind)
+        errors = None if estimate.stderr is None else estimate.stderr[self.owner].T
+        return Attributions(estimate.values[self.owner].T, errors, estimate.kind)
 
     def interactions(self) -> Attributions | None:
-        """`(1 + output tokens, units, units)`: those of the pairs of units, where the method finds them.
+        """The interactions of pairs of units, `(1 + output tokens, units, units)`; None if the method has none.
 
-        Units of one feature have the interactions of the feature.
+        Units of the same feature share its interactions.
         """
-        find = getattr(self._estimator, "interactions", None)
-        if find is None:
+        estimate_pairs = getattr(self._estimator, "interactions", None)
+        if estimate_pairs is None:
             return None
-        found = find(self.coalitions, self._payoff)
+        estimate = estimate_pairs(self.coalitions, self._payoff)
         pairs = self.owner[:, None], self.owner[None]
-        errors = None if found.stderr is None else found.stderr[pairs].movedim(-1, 0)
-        return Attributions(found.values[pairs].movedim(-1, 0), errors)
+        errors = None if estimate.stderr is None else estimate.stderr[pairs].movedim(-1, 0)
+        return Attributions(estimate.values[pairs].movedim(-1, 0), errors)
+
+    def options_for(self, storable: Callable[[Any], bool]) -> tuple[dict[str, Any], tuple[str, ...]]:
+        """The options that can be stored, and the names of those that are missing then."""
+        kept = {name: value for name, value in self.options.items() if storable(value)}
+        return kept, tuple(sorted({*self.missing, *(self.options.keys() - kept.keys())}))
 
     def __getstate__(self) -> dict[str, Any]:
-        """Options that cannot be pickled, as functions inside of others, are missing from a pickle."""
-        kept = {name: value for name, value in self.options.items() if _is_pickled(value)}
-        missing = tuple(sorted({*self.missing, *(self.options.keys() - kept.keys())}))
-        return super().__getstate__() | {"options": kept, "missing": missing}
+        """Omits options that cannot be pickled, such as nested functions."""
+        options, missing = self.options_for(_is_picklable)
+        return super().__getstate__() | {"options": options, "missing": missing}
 
     @property
     def _estimator(self) -> Estimator:
-        return self.estimator or self._made()
+        return self.estimator or self._new_estimator()
 
     @property
     def _payoff(self) -> Values:
@@ -133,10 +137,10 @@ class Table(PickledWithout):
         return payoff(self.values, self.attr_target, self.per_token).mean(0)
 
     def restricted(self, tokens: slice) -> Table:
-        """The same for these output tokens alone.
+        """The table for a slice of the output tokens.
 
         Raises:
-            UnsupportedMethod: the scalar is one number for the whole answer.
+            UnsupportedMethod: the scalar is a single number for the full answer.
         """
         if not self.per_token:
             raise UnsupportedMethod(
@@ -145,22 +149,20 @@ class Table(PickledWithout):
             )
         return replace(self, values=self.values[:, :, tokens], whole=self.whole[tokens])
 
-    def _made(self) -> Estimator:
+    def _new_estimator(self) -> Estimator:
         known = methods()
         if self.method not in known:
             raise UnknownName("method", self.method, sorted(known))
         if self.missing:
             raise UnsupportedMethod(
-                f"{', '.join(self.missing)} of {self.method} could not be stored, and without them nothing can be "
-                "estimated anew; ask the result that was saved"
+                f"{', '.join(self.missing)} of {self.method} could not be stored, and the estimator cannot be built "
+                "without them; use the original result"
             )
         method: Any = known[self.method]
-        make = method.estimator
-        accepted = signature(make).parameters
+        accepted = signature(method.estimator).parameters
         if unknown := set(self.options) - set(accepted):
             raise UnknownKeyword(f"the estimator of {self.method}", unknown, accepted)
-        estimator: Estimator = make(**self.options)
-        return estimator
+        return method.estimator(**self.options)
 
     def _check_types(self) -> None:
         expected = {
@@ -191,7 +193,7 @@ class Table(PickledWithout):
             raise InvalidValue("the table holds values that are NaN or infinite")
 
 
-def _is_pickled(value: Any) -> bool:
+def _is_picklable(value: Any) -> bool:
     try:
         pickle.dumps(value)
     except (pickle.PicklingError, AttributeError, TypeError):

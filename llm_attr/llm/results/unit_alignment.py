@@ -1,4 +1,4 @@
-"""The finest units that several explanations of the same text have in common."""
+"""Alignment of units: the finest units that several explanations of the same text have in common."""
 
 from __future__ import annotations
 
@@ -17,16 +17,16 @@ from llm_attr.viz.text.groups import Group
 if TYPE_CHECKING:
     from llm_attr.llm.results.data import ResultData
 
-_SHOWN = 40  # characters of two texts around the place where they begin to differ
+_SHOWN = 40  # characters of two texts around their first difference
 
 
 @dataclass(frozen=True)
 class CommonUnits:
-    """Units whose edges are edges of units in every one of several results.
+    """Units whose boundaries are unit boundaries in each of several results.
 
     Attributes:
         texts: The text of each unit.
-        owners: For each result, which common unit each of its own units belongs to.
+        owners: For each result, the common unit that each of its own units belongs to.
         context: The text before, between and after the units, or None.
         groups: The documents or messages that they belong to.
     """
@@ -38,12 +38,12 @@ class CommonUnits:
 
     @classmethod
     def of(cls, results: Sequence[ResultData], names: Sequence[str]) -> CommonUnits:
-        """Those of results, which have the same units or cut the same text, white space aside, into other ones.
+        """The common units of results with the same units, or with the same text (up to white space) in other units.
 
-        A unit that is white space only belongs to the unit before it.
+        A unit of white space belongs to the unit before it.
 
         Raises:
-            InvalidValue: the texts of the units differ, or a result has none.
+            InvalidValue: the texts of the units differ, or a result has no units.
         """
         first = results[0].input_tokens
         if not all(result.input_tokens for result in results):
@@ -53,17 +53,17 @@ class CommonUnits:
         else:
             owners = _owners([["".join(text.split()) for text in result.input_tokens] for result in results], names)
         coarsest = min(range(len(results)), key=lambda which: len(results[which].input_tokens))
-        return _drawn(results[coarsest], owners[coarsest], tuple(owners))
+        return _common(results[coarsest], owners[coarsest], tuple(owners))
 
     def sums(self, values: Tensor, which: int) -> Tensor:
-        """Values of a result's own units `(own units,)`, summed over those of each common unit: float64 `(units,)`."""
+        """Values of a result's own units `(own units,)`, summed by common unit: float64 `(units,)`."""
         owner = torch.tensor(self.owners[which], dtype=torch.long, device="cpu")
         return torch.zeros(len(self.texts), dtype=torch.float64, device="cpu").index_add(
             0, owner, values.detach().cpu().double()
         )
 
     def counts(self, which: int) -> Tensor:
-        """How many units of a result make up each common unit, int64 `(units,)`."""
+        """The number of a result's own units in each common unit, int64 `(units,)`."""
         return torch.bincount(
             torch.tensor(self.owners[which], dtype=torch.long, device="cpu"), minlength=len(self.texts)
         )
@@ -98,7 +98,7 @@ def _differ(one: str, other: str, name: str, other_name: str) -> str:
     )
 
 
-def _drawn(guide: ResultData, owner: tuple[int, ...], owners: tuple[tuple[int, ...], ...]) -> CommonUnits:
+def _common(guide: ResultData, owner: tuple[int, ...], owners: tuple[tuple[int, ...], ...]) -> CommonUnits:
     """The common units in the text of a result."""
     count = len(guide.input_tokens)
     starts = [place for place in range(count) if place == 0 or owner[place] != owner[place - 1]]

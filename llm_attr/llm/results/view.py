@@ -1,51 +1,44 @@
-"""What pictures of an explanation are drawn from."""
+"""The view that pictures of an explanation are drawn from."""
 
 from __future__ import annotations
 
 from llm_attr.errors import InvalidType, UnknownKeyword, UnknownName, UnsupportedMethod
 from llm_attr.llm.results.completeness import warning
 from llm_attr.llm.results.data import ResultData
-from llm_attr.llm.target.scalar import UNITS
+from llm_attr.llm.results.labels import method, quantity
 from llm_attr.viz.text.levels import Levels
 from llm_attr.viz.text.view import AttributionView
 
-_TOLD = {"model", "dtype", "scoring", "variants", "passes", "positions", "empty_prompt"}
-_TOLD_OF_GRADIENTS = {"model", "dtype", "baseline", "passes", "positions", "backward", "forward_mode", "per_input"}
+_FIELDS = {"model", "dtype", "scoring", "variants", "passes", "positions", "empty_prompt"}
+_FIELDS_OF_GRADIENTS = {"model", "dtype", "baseline", "passes", "positions", "backward", "forward_mode", "per_input"}
 
 
 def view(result: ResultData) -> AttributionView:
-    """The texts and numbers of a result, and notes on how it was made."""
-    method = str(result.provenance.get("method", "attribution")).replace("_", " ")
+    """The texts and numbers of a result, and notes on how it was computed."""
     return AttributionView(
-        title=f"{method} of {result.output_text.strip()!r}",
+        title=f"{method(result)} of {result.output_text.strip()!r}",
         units=tuple(result.input_tokens),
         unit_values=tuple(result.seq_attr.tolist()),
         output_tokens=tuple(result.output_tokens),
         output_probs=None if result.output_probs is None else tuple(result.output_probs.tolist()),
         token_values=None if result.token_attr is None else tuple(map(tuple, result.token_attr.tolist())),
-        value_name=_unit(result),
+        value_name=quantity(result) + (", per unit of the activations" if result.provenance.get("per_input") else ""),
         context=None if result.context is None else tuple(result.context),
         notes=_notes(result),
         groups=result.groups,
         unit_errors=None if result.stderr is None else tuple(result.stderr.tolist()),
         error_name="bootstrap error" if result.provenance.get("errors") == "bootstrap" else "standard error",
         unit_name=str(result.provenance.get("unit", "unit")),
-        interactions=_pairs(result),
-        warnings=tuple(said for said in (warning(result.provenance), _template(result)) if said),
+        interactions=_interactions(result),
+        warnings=tuple(filter(None, (warning(result.provenance), _template_warning(result)))),
     )
 
 
-def _template(result: ResultData) -> str | None:
-    """What the chat template did to the messages, if it did not show all as they are."""
-    changed = result.provenance.get("template_changes")
-    return f"The chat template does not show all messages as they are: {'; '.join(changed)}." if changed else None
-
-
 def levels(result: ResultData, *others: ResultData) -> Levels:
-    """The results of one text, explained by several units, as levels; see `Levels.of`.
+    """Results for one text by several units, as levels; see `Levels.of`.
 
     Raises:
-        InvalidType: a level is no result.
+        InvalidType: a level is not a result.
     """
     for other in others:
         if not isinstance(other, ResultData):
@@ -53,47 +46,46 @@ def levels(result: ResultData, *others: ResultData) -> Levels:
     return Levels.of(*(view(each) for each in (result, *others)))
 
 
-def _pairs(result: ResultData) -> tuple[tuple[float, ...], ...] | None:
-    """Those that can be found anew: a stored result may lack what its estimator was made with."""
+def _template_warning(result: ResultData) -> str | None:
+    """How the chat template changed the messages, if it did."""
+    changes = result.provenance.get("template_changes")
+    return f"The chat template does not show all messages as they are: {'; '.join(changes)}." if changes else None
+
+
+def _interactions(result: ResultData) -> tuple[tuple[float, ...], ...] | None:
+    """The interactions, or None if the estimator of a saved result cannot be made again."""
     try:
-        found = None if result.table is None else result.table.interactions()
+        pairs = None if result.table is None else result.table.interactions()
     except (UnknownKeyword, UnknownName, UnsupportedMethod):
         return None
-    return None if found is None else tuple(map(tuple, found.values[0].tolist()))
-
-
-def _unit(result: ResultData) -> str:
-    """What the numbers are."""
-    found = str(result.provenance.get("attr_target", "log_prob"))
-    unit = f"value of {result.provenance.get('function')}" if found == "callable" else UNITS.get(found, found)
-    return f"{unit}, per unit of the activations" if result.provenance.get("per_input") else unit
+    return None if pairs is None else tuple(map(tuple, pairs.values[0].tolist()))
 
 
 def _notes(result: ResultData) -> tuple[tuple[str, str], ...]:
-    found = result.provenance
-    if found.keys() >= _TOLD_OF_GRADIENTS:
+    about = result.provenance
+    if about.keys() >= _FIELDS_OF_GRADIENTS:
         return _notes_of_gradients(result)
-    if not found.keys() >= _TOLD:
-        return tuple((name.replace("_", " "), str(value)) for name, value in found.items())
-    cost = f"{found['variants']} variants in {found['passes']} passes, {found['positions']} token positions"
-    if found.get("prompts", 1) > 1:
-        cost += f", for {found['prompts']} prompts together"
-    notes = [("model", f"{found['model']}, {found['dtype']}"), ("scored by", str(found["scoring"])), ("cost", cost)]
-    if found["empty_prompt"]:
-        notes.append(("empty prompt", f"scored after {found['empty_prompt']}"))
+    if not about.keys() >= _FIELDS:
+        return tuple((name.replace("_", " "), str(value)) for name, value in about.items())
+    cost = f"{about['variants']} variants in {about['passes']} passes, {about['positions']} token positions"
+    if about.get("prompts", 1) > 1:
+        cost += f", for {about['prompts']} prompts together"
+    notes = [("model", f"{about['model']}, {about['dtype']}"), ("scored by", str(about["scoring"])), ("cost", cost)]
+    if about["empty_prompt"]:
+        notes.append(("empty prompt", f"scored after {about['empty_prompt']}"))
     return tuple(notes + _notes_of_target(result))
 
 
 def _notes_of_gradients(result: ResultData) -> tuple[tuple[str, str], ...]:
-    found = result.provenance
-    cost = f"{found['passes']} forward and {found['backward']} backward passes, {found['positions']} token positions"
-    if found["forward_mode"]:
-        cost += f", {found['forward_mode']} rows of forward mode"
-    notes = [("model", f"{found['model']}, {found['dtype']}"), ("cost", cost)]
-    if found["baseline"] is not None:
-        notes.append(("baseline", f"the embedding of {found['baseline']}"))
-    if "completeness" in found:
-        notes.append(("gap", f"{found['completeness']['gap']:.2%} of the change from the baseline"))
+    about = result.provenance
+    cost = f"{about['passes']} forward and {about['backward']} backward passes, {about['positions']} token positions"
+    if about["forward_mode"]:
+        cost += f", {about['forward_mode']} rows of forward mode"
+    notes = [("model", f"{about['model']}, {about['dtype']}"), ("cost", cost)]
+    if about["baseline"] is not None:
+        notes.append(("baseline", f"the embedding of {about['baseline']}"))
+    if "completeness" in about:
+        notes.append(("gap", f"{about['completeness']['gap']:.2%} of the change from the baseline"))
     return tuple(notes + _notes_of_target(result))
 
 
