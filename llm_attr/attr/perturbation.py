@@ -12,7 +12,7 @@ import torch
 
 from llm_attr.attr.base import Attribution
 from llm_attr.core.evaluator import Evaluator
-from llm_attr.core.game.driver import Estimator, Played, check_finite, design, estimated, play
+from llm_attr.core.game.driver import Estimator, GameRun, check_finite, design, estimated, play
 from llm_attr.core.game.features import Features, Ownership
 from llm_attr.core.game.ledger import Ledger
 from llm_attr.core.game.stopping import Stopping
@@ -133,7 +133,7 @@ class FeatureGame:
         budget: int | str | None = None,
         return_stderr: bool = False,
         ledger: Ledger | None = None,
-    ) -> tuple[Played, torch.Size | None]:
+    ) -> tuple[GameRun, torch.Size | None]:
         """Evaluates the estimator's coalitions: their values, and the shape of the output. Arguments: `attributions`.
 
         Raises:

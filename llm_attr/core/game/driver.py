@@ -5,7 +5,7 @@ An estimator sees `game(coalitions) -> values` and nothing else.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from itertools import islice
 from time import monotonic
@@ -66,7 +66,7 @@ class Estimator(Protocol):
 
 
 @dataclass(frozen=True)
-class Played:
+class GameRun:
     """What was asked and answered.
 
     Attributes:
@@ -91,7 +91,8 @@ def play(
     keep: bool = False,
     ledger: Ledger | None = None,
     meter: Meter | None = None,
-) -> Played:
+    drawn: Sequence[Coalitions] | None = None,
+) -> GameRun:
     """Asks a game for the coalitions of an estimator's design, each distinct one once.
 
     Args:
@@ -103,6 +104,7 @@ def play(
         keep: Whether the coalitions of a fixed design are kept too.
         ledger: What is known of this game already, and will be known of it.
         meter: What shows how much of a budget in passes or positions is spent.
+        drawn: The estimator's design, if it has been drawn already, see `design`; only without `stopping`.
 
     Raises:
         InvalidValue: the budget is too small for one estimate, or the method or game takes none of this unit.
@@ -115,13 +117,14 @@ def play(
         if stopping.adaptive:
             raise InvalidValue("until and budget are for sampled methods: this one evaluates all that it needs")
         ask = game if ledger is None else ledger.remembering(game)
-        blocks = _grouped(estimator.rounds(features), _rows(features))
+        blocks = _grouped(estimator.rounds(features) if drawn is None else drawn, _rows(features))
         return _joined([(block if keep else block[:0], ask(block)) for block in blocks])
     ledger = Ledger() if ledger is None else ledger
-    return _sampled(_Sampling(estimator, features, stopping, ledger, meter), ledger.remembering(game), outputs)
+    rounds = estimator.rounds(features) if drawn is None else iter(drawn)
+    return _sampled(_Sampling(estimator, rounds, features, stopping, ledger, meter), ledger.remembering(game), outputs)
 
 
-def _sampled(sampling: _Sampling, game: Game, outputs: Callable[[Values], Values] | None) -> Played:
+def _sampled(sampling: _Sampling, game: Game, outputs: Callable[[Values], Values] | None) -> GameRun:
     """Evaluates samples until they are as sure as was asked for, or as expensive as was allowed."""
     stopping, estimator = sampling.stopping, sampling.estimator
     found: list[tuple[Coalitions, Values]] = []
@@ -196,37 +199,9 @@ def design(estimator: Estimator, features: int) -> Iterator[Coalitions]:
     return islice(estimator.rounds(features), None if estimator.fixed else estimator.n_samples)
 
 
-class Predrawn:
-    """An estimator whose own design is drawn once, ahead of the game: who looks at it does not change it."""
-
-    def __init__(self, estimator: Estimator, features: int) -> None:
-        self.fixed, self.n_samples, self._estimator = estimator.fixed, estimator.n_samples, estimator
-        self._rest = estimator.rounds(features)
-        self.first_look = getattr(estimator, "first_look", estimator.n_samples)
-        self.per_round = getattr(estimator, "per_round", 1)
-        self.ahead = list(islice(self._rest, None if self.fixed else self.n_samples))
-
-    def evaluations(self, features: int, budget: int | None = None) -> int:
-        """As the estimator says."""
-        return self._estimator.evaluations(features, budget)
-
-    def least(self, features: int) -> int:
-        """As the estimator says."""
-        return self._estimator.least(features)
-
-    def rounds(self, features: int) -> Iterator[Coalitions]:
-        """What was drawn ahead, then what the estimator goes on with."""
-        yield from self.ahead
-        yield from self._rest
-
-    def estimate(self, coalitions: Coalitions, values: Values) -> Estimate:
-        """As the estimator says."""
-        return self._estimator.estimate(coalitions, values)
-
-
-def _joined(blocks: list[tuple[Coalitions, Values]], n_samples: int | None = None, met: bool | None = None) -> Played:
+def _joined(blocks: list[tuple[Coalitions, Values]], n_samples: int | None = None, met: bool | None = None) -> GameRun:
     coalitions, values = (torch.cat(parts) for parts in zip(*blocks, strict=True))
-    return Played(coalitions, values, n_samples, met)
+    return GameRun(coalitions, values, n_samples, met)
 
 
 class _Sampling:
@@ -238,9 +213,16 @@ class _Sampling:
     """
 
     def __init__(
-        self, estimator: Estimator, features: int, stopping: Stopping, ledger: Ledger, meter: Meter | None
+        self,
+        estimator: Estimator,
+        rounds: Iterator[Coalitions],
+        features: int,
+        stopping: Stopping,
+        ledger: Ledger,
+        meter: Meter | None,
     ) -> None:
         self.estimator, self.stopping, self._features, self._ledger = estimator, stopping, features, ledger
+        self._drawing = rounds
         self._metered = None if stopping.metered is None else MeteredBudget(meter, stopping.metered)
         self._least, self._deadline = estimator.least(features), monotonic() + (stopping.seconds or 0)
         self._rounds = self._asked = 0
@@ -309,7 +291,7 @@ class _Sampling:
 
     def _within_limits(self) -> Iterator[Coalitions]:
         known, planned, asked = self._ledger.names, set[bytes](), 0
-        for sample in self.estimator.rounds(self._features):
+        for sample in self._drawing:
             new = set(designs.keys(sample)) - known - planned
             if self._is_over(len(planned) + len(new), asked):
                 break

@@ -8,7 +8,7 @@ from dataclasses import dataclass, replace
 import torch
 
 from llm_attr.core.evaluator import Evaluator
-from llm_attr.core.game.driver import Estimator, Predrawn, play
+from llm_attr.core.game.driver import design, play
 from llm_attr.core.game.features import Features
 from llm_attr.core.game.stopping import Stopping
 from llm_attr.errors import about_prompt
@@ -144,14 +144,15 @@ class _Batch:
         self._engine = engine
         self._options, self._evaluator = options, evaluator
         jobs = [self._with_references(job) for job in jobs]
-        self._games = [(job, self._trials(job), Predrawn(options.estimator, job.features.count)) for job in jobs]
+        tokens = sum(job.tokens(options) for job in jobs)
+        self._joint = tokens <= JOINT_TOKENS and not options.stopping.adaptive
+        self._games = [(job, self._trials(job), self._drawn(job)) for job in jobs]
 
     def scores(self) -> list[PromptScores]:
         evaluations = sum(self._options.evaluations(job.features) for job, *_ in self._games)
         expected = self._evaluator.done + evaluations
-        tokens = sum(job.tokens(self._options) for job, *_ in self._games)
-        if tokens <= JOINT_TOKENS and not self._options.stopping.adaptive:
-            self._prefill()
+        if self._joint:
+            self._score_designs()
         found = [self._scored(*one) for one in self._games]
         self._evaluator.advance(expected - self._evaluator.done)
         return found
@@ -172,18 +173,22 @@ class _Batch:
             for _ in range(self._options.trials)
         ]
 
-    def _prefill(self) -> None:
-        """Scores the designs of all prompts in one go; the games then find their coalitions known."""
+    def _drawn(self, job: PromptJob) -> list[Coalitions] | None:
+        """The design for a prompt, if all designs are scored together."""
+        return list(design(self._options.estimator, job.features.count)) if self._joint else None
+
+    def _score_designs(self) -> None:
+        """Scores the designs of all prompts together, so that the games find every coalition known."""
         queries: list[Query] = []
-        for job, games, estimator in self._games:
+        for job, games, drawn in self._games:
             with about_prompt(job.number):
-                design = torch.cat(estimator.ahead)
-                own = [query for game in games for each in game.variants(design) for query in game.asked(each)]
+                coalitions = torch.cat(drawn or [])
+                own = [query for game in games for each in game.variants(coalitions) for query in game.asked(each)]
                 self._engine.check_lengths(own)
             queries += [*own, *games[0].asked(job.whole)]
         self._engine.learn(queries, self._evaluator)
 
-    def _scored(self, job: PromptJob, games: Sequence[TextGame], estimator: Estimator) -> PromptScores:
+    def _scored(self, job: PromptJob, games: Sequence[TextGame], drawn: Sequence[Coalitions] | None) -> PromptScores:
         def trials(coalitions: Coalitions) -> Values:
             return torch.stack([game(coalitions) for game in games], 1)
 
@@ -195,13 +200,14 @@ class _Batch:
         stopping = self._options.stopping
         meter = None if stopping.metered is None else _Meter(self._engine, job, games, stopping)
         with about_prompt(job.number):
-            asked = play(trials, estimator, job.features.count, stopping, deciding, keep=True, meter=meter)
+            estimator, count = self._options.estimator, job.features.count
+            run = play(trials, estimator, count, stopping, deciding, keep=True, meter=meter, drawn=drawn)
             whole = games[0].split(games[0].worth([job.whole])[0])
             log_probs = self._engine.score(games[0].asked(job.whole)[:1], self._evaluator)[0]
-        each = games[0].split(asked.values.transpose(0, 1))
+        each = games[0].split(run.values.transpose(0, 1))
         found = list(map(ScalarValues, job.scalars, each, whole, games[0].per_token))
-        sampled = asked.n_samples, asked.met
-        return PromptScores(job, games, len(self._games), asked.coalitions, found, log_probs, *sampled)
+        sampled = run.n_samples, run.met
+        return PromptScores(job, games, len(self._games), run.coalitions, found, log_probs, *sampled)
 
 
 class _Meter:
