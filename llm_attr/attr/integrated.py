@@ -216,7 +216,7 @@ def _answer(
     found = mean.times(moved)
     answer = [method._in_form(found if method.multiplies_by_inputs else mean)]
     total = (
-        per_example(found.tensors, problem.batch)
+        per_example(found.tensors, problem.batch, found.axis)
         if delta or info
         else torch.empty(0, dtype=torch.float32, device="cpu")
     )

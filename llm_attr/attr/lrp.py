@@ -61,7 +61,7 @@ class RelevanceAttribution(GradientAttribution):
         if verbose:
             _describe(rules)
         found = self._walk(rules.on(problem), 1).at_inputs()
-        multipliers = Attributed.of(found.gradients, found.slots)
+        multipliers = Attributed.of(found.gradients, found.slots, found.axis)
         return multipliers.times([nonzero(value) for value in found.at]), found
 
 
@@ -191,12 +191,12 @@ def _absorbed(found: Gradients, relevance: tuple[Tensor, ...], batch: int) -> Te
     Raises:
         InvalidTarget: there is not one output per example.
     """
-    total = per_example(relevance, batch)
-    if found.scores.numel() != batch:
+    total = per_example(relevance, batch, found.axis)
+    if found.scores.numel() != total.numel():
         raise InvalidTarget(
             f"a delta needs one output for each of the {batch} examples; got {tuple(found.scores.shape)}"
         )
-    return found.scores.to(total.dtype).flatten() - total
+    return found.scores.to(total.dtype).reshape(total.shape) - total
 
 
 def _describe(rules: Rules) -> None:

@@ -12,7 +12,17 @@ from torch import Tensor, nn
 from llm_attr.attr.base import GradientAttribution
 from llm_attr.attr.baselines import vocabulary as vocabulary_of
 from llm_attr.attr.forms import keeps_form
-from llm_attr.core.path.walk import Attributed, Change, Points, Quadrature, Walk, per_example, quadrature, weighted_sum
+from llm_attr.core.path.walk import (
+    Attributed,
+    Change,
+    Points,
+    Quadrature,
+    Walk,
+    by_point,
+    per_example,
+    quadrature,
+    weighted_sum,
+)
 from llm_attr.core.path.word_path import WordPaths
 from llm_attr.core.problem import Gradients, Problem
 from llm_attr.core.registry import registered
@@ -192,7 +202,7 @@ class DiscretizedIntegratedGradients(TokenPathAttribution):
         answer = self._in_form(found)
         if not return_convergence_delta:
             return answer
-        return answer, Change.of(problem).delta(per_example(found.tensors, problem.batch))
+        return answer, Change.of(problem).delta(per_example(found.tensors, problem.batch, found.axis))
 
     def _tables(self) -> list[Tensor]:
         if self.vocabulary is not None:
@@ -272,9 +282,10 @@ class _PositionPaths:
         """`(batch, positions)` for each tensor: the sum of the attributions minus the change of the output."""
         high = self.problem.number_each(self.problem.inputs)
         absent = walk.scores(lambda a, b: self._with([(*place, 0.0) for place in self.places[a:b]]), len(self.places))
-        sums = tuple(part.flatten(2).sum(2) if part.dim() > 2 else part.clone() for part in found.tensors)
-        for (i, position), low in zip(self.places, absent.view(len(self.places), -1), strict=True):
-            sums[i][:, position] -= (high - low).to(sums[i])
+        sums = tuple(part.unsqueeze(-1).flatten(found.axis + 2).sum(-1) for part in found.tensors)
+        lows = by_point(absent, len(self.places), -1).unbind(-2)
+        for (i, position), low in zip(self.places, lows, strict=True):
+            sums[i][..., position] -= (high - low).to(sums[i])
         return sums
 
     def _place(self, k: int) -> tuple[int, int]:

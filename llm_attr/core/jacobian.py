@@ -52,8 +52,8 @@ class Jacobian:
 
     count: Callable[[int], None] = _ignore
 
-    def for_rows(self, rows: int) -> Jacobian:
-        """The strategy for a forward pass of this many rows."""
+    def for_pass(self, rows: int, outputs: int) -> Jacobian:
+        """The strategy for a forward pass of this many rows and outputs."""
         return self
 
     def kernels(self) -> AbstractContextManager[Any]:
@@ -68,9 +68,9 @@ class Jacobian:
             by: What they are differentiated by.
             options: Arguments of `torch.autograd.grad`.
         """
-        columns = scores.unbind(1)
+        *others, last = scores.unbind(1)
         retained = {**options, "retain_graph": True}
-        found = [self.of_one(column, by, retained) for column in columns]
+        found = [*(self.of_one(column, by, retained) for column in others), self.of_one(last, by, options)]
         return tuple(_stacked(rows, tensor) for rows, tensor in zip(zip(*found, strict=True), by, strict=True))
 
     def of_one(self, scores: Tensor, by: Sequence[Tensor], options: Mapping[str, Any]) -> Rows:
@@ -107,10 +107,10 @@ class BatchedJacobian(Jacobian):
     refused: Callable[[], None]
     works: bool = True
 
-    def for_rows(self, rows: int) -> Jacobian:
-        """The strategy for a forward pass of this many rows."""
+    def for_pass(self, rows: int, outputs: int) -> Jacobian:
+        """The strategy for a forward pass of this many rows and outputs."""
         fits = self.kept_bytes * rows < free_bytes(self.device) // MEMORY_SHARE
-        return self if self.works and fits else Jacobian(self.count)
+        return self if self.works and outputs > 1 and fits else Jacobian(self.count)
 
     def kernels(self) -> AbstractContextManager[Any]:
         """The backward passes of fused attention cannot be batched."""

@@ -66,6 +66,25 @@ class Gradients:
 
 
 @dataclass(frozen=True)
+class ManyOutputs:
+    """A forward function all of whose outputs are explained together, each by itself.
+
+    Attributes:
+        forward: From inputs and additional arguments to `(batch, outputs)`.
+        outputs: How many they are; None: one, `(batch,)`.
+        jacobian: How they are differentiated.
+    """
+
+    forward: ForwardFunction
+    outputs: int | None
+    jacobian: Jacobian
+
+    def __call__(self, *args: Any) -> Any:
+        """What the forward function gives."""
+        return self.forward(*args)
+
+
+@dataclass(frozen=True)
 class Problem:
     """One output, or several, of each example as a function of inputs that a method moves.
 
@@ -124,9 +143,12 @@ class Problem:
             return answer if target is None else select(as_output(answer), target)
 
         slot = Slot(len(moved), single=not isinstance(inputs, tuple))
-        outputs = len(target.targets) if isinstance(target, Several) else None
-        low = as_baselines(baselines, moved)
-        return cls(forward, score, moved, low, len(moved[0]), extras, target, (slot,), outputs=outputs)
+        posed = cls(forward, score, moved, as_baselines(baselines, moved), len(moved[0]), extras, target, (slot,))
+        if isinstance(target, Several):
+            return replace(posed, outputs=len(target.targets))
+        if isinstance(forward, ManyOutputs):
+            return replace(posed, outputs=forward.outputs, jacobian=forward.jacobian)
+        return posed
 
     def values(self, points: Tensors, copies: int) -> Output:
         """The score of `copies` stacked batches of points, `(copies * batch, *features)` each, without gradients."""
@@ -163,7 +185,7 @@ class Problem:
             DoesNotGrow: the same for several batches, where it may be right for one.
             NoGradient: the score does not depend on what it is differentiated by.
         """
-        jacobian = self.jacobian.for_rows(copies * self.batch)
+        jacobian = self.jacobian.for_pass(copies * self.batch, self.outputs or 1)
         with torch.inference_mode(False), torch.enable_grad(), held(), inference_tensors_named():
             with jacobian.kernels():
                 found, scores, groups = self._observed(points, copies)

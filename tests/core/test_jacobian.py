@@ -109,9 +109,10 @@ def test_an_operation_that_cannot_be_batched_is_noted_once() -> None:
     assert not jacobian.works
 
 
-def test_a_pass_that_keeps_too_much_is_not_batched() -> None:
-    assert type(batched(kept_bytes=1 << 60).for_rows(2)) is Jacobian
-    assert type(batched().for_rows(2)) is BatchedJacobian
+def test_a_pass_that_keeps_too_much_or_has_one_output_is_not_batched() -> None:
+    assert type(batched(kept_bytes=1 << 60).for_pass(2, 3)) is Jacobian
+    assert type(batched().for_pass(2, 1)) is Jacobian
+    assert type(batched().for_pass(2, 3)) is BatchedJacobian
 
 
 def test_directions_of_forward_mode() -> None:

@@ -13,9 +13,10 @@ from torch.utils.checkpoint import checkpoint
 
 from llm_attr import Prompt, explain
 from llm_attr.attr import InputXGradient
+from llm_attr.core.jacobian import lacks_a_rule
 from llm_attr.llm.gradients import run as gradient_run
 from llm_attr.llm.gradients.forward_mode import has_forward_mode
-from llm_attr.llm.gradients.jacobian import lacks_a_rule, takes_batches
+from llm_attr.llm.gradients.jacobian import takes_batches
 from llm_attr.llm.model.language_model import LanguageModel
 from tests.contract.models import assert_same, state
 from tests.llm.test_gradient import TARGET, TEXT, assert_close, explained

@@ -13,11 +13,13 @@ import torch
 
 from llm_attr import Prompt, explain, plan
 from llm_attr.attr import DeepLift, InputXGradient, IntegratedGradients, Saliency
+from llm_attr.core import jacobian
+from llm_attr.core.jacobian import BatchedJacobian, Jacobian
 from llm_attr.errors import InvalidType, NoGradient, UnsupportedMethod
 from llm_attr.llm.gradient import LLMGradientAttribution
-from llm_attr.llm.gradients import forward_mode
-from llm_attr.llm.gradients import jacobian as rows_of_gradients
 from llm_attr.llm.gradients import run as gradient_run
+from llm_attr.llm.gradients.forward_mode import has_forward_mode
+from llm_attr.llm.gradients.jacobian import takes_batches
 from llm_attr.llm.model.language_model import LanguageModel
 from tests.contract.models import assert_same, state
 from tests.llm.test_gradient import (
@@ -53,24 +55,35 @@ def test_rows_go_back_together_or_one_by_one(family: str, method: Any, monkeypat
     if (family, method) == ("mamba", DeepLift):
         pytest.skip("DeepLift has no rule for Mamba's scan")
     passes: list[bool] = []
-    plain = rows_of_gradients._gradients
-    monkeypatch.setattr(rows_of_gradients, "_gradients", lambda *given: (passes.append(given[3]), plain(*given))[1])
+    plain = jacobian.derivatives
+
+    def noted(*given: Any, is_grads_batched: bool = False, **more: Any) -> Any:
+        passes.append(is_grads_batched)
+        return plain(*given, is_grads_batched=is_grads_batched, **more)
+
+    monkeypatch.setattr(jacobian, "derivatives", noted)
     together = explained(lm, method(lm.model), **options)
-    known = rows_of_gradients.takes_batches(lm) and method is not DeepLift
-    assert known == (passes == [True] * len(passes))
-    monkeypatch.setattr(rows_of_gradients.Together, "fits", lambda self, points: False)
+    known = takes_batches(lm) and method is not DeepLift
+    whole = method is Saliency
+    assert known == (passes == [True] * (len(passes) - whole) + [False] * whole)
+    monkeypatch.setattr(BatchedJacobian, "for_pass", lambda self, rows, outputs: Jacobian(self.count))
     single = explained(lm, method(lm.model), **options)
     assert_close(together.token_attr, single.token_attr)
-    whole = method is Saliency
     assert together.provenance["backward"] == single.provenance["backward"] == len(single.output_ids) + whole
 
 
 def test_rows_that_do_not_fit_go_back_in_parts(lm: LanguageModel, monkeypatch: pytest.MonkeyPatch) -> None:
     whole = explained(lm, IntegratedGradients(lm.model), n_steps=3)
-    monkeypatch.setattr(rows_of_gradients, "free_bytes", lambda device: 1 << 21)
+    monkeypatch.setattr(jacobian, "free_bytes", lambda device: 1 << 21)
+    monkeypatch.setattr(BatchedJacobian, "for_pass", lambda self, rows, outputs: self)
     sizes: list[int] = []
-    plain = rows_of_gradients._gradients
-    monkeypatch.setattr(rows_of_gradients, "_gradients", lambda *given: (sizes.append(len(given[2])), plain(*given))[1])
+    plain = jacobian.derivatives
+
+    def noted(scores: Any, by: Any, directions: Any, **more: Any) -> Any:
+        sizes.append(len(directions))
+        return plain(scores, by, directions, **more)
+
+    monkeypatch.setattr(jacobian, "derivatives", noted)
     assert_close(explained(lm, IntegratedGradients(lm.model), n_steps=3).token_attr, whole.token_attr)
     assert 1 <= max(sizes) < len(whole.output_ids)
     assert sum(sizes) % len(whole.output_ids) == 0
@@ -145,8 +158,8 @@ def test_threads_get_the_same_and_leave_the_process_as_it_was(
     assert in_threads(work) == []
     assert switches() == before[0]
     assert_same(state(lm.model), before[1])
-    assert forward_mode.has_forward_mode(lm) is (True if cost == 0 else None)
-    assert rows_of_gradients.takes_batches(lm)
+    assert has_forward_mode(lm) is (True if cost == 0 else None)
+    assert takes_batches(lm)
 
 
 def test_a_thread_that_computes_activations_again_does_not_disturb_one_that_caches_them() -> None:
@@ -272,8 +285,7 @@ def test_methods_by_rules_do_not_compute_again(lm: LanguageModel, name: str) -> 
 
 
 def test_long_prompts_never_write_their_attention_weights(lm: LanguageModel, monkeypatch: pytest.MonkeyPatch) -> None:
-    for module in (rows_of_gradients, forward_mode):
-        monkeypatch.setattr(module, "plain_attention", lambda: pytest.fail("the weights are written"))
+    monkeypatch.setattr(jacobian, "math_attention", lambda: pytest.fail("the weights are written"))
     text = "Dave sails boats. " * 13
     for unit in ("word", "paragraph"):
         result = explained(lm, IntegratedGradients(lm.model), Prompt(text, unit=unit), n_steps=2)

@@ -72,8 +72,8 @@ class Audit:
     def check(self, answer: Tensor, ours: Mapping[int, Tensor]) -> None:
         """Looks at every node behind an answer.
 
-        A custom Function that ran a graph of its own in its forward pass says so by `ctx.graph_inside`, a tensor of it;
-        one that is linear in what depends on the input, by the class attribute `linear_in_input = True`.
+        A custom Function that is linear in what depends on the input says so by the class attribute
+        `linear_in_input = True`.
 
         Args:
             answer: With its graph.
@@ -91,14 +91,11 @@ class Audit:
             parents = [parent for parent, _ in node.next_functions if parent is not None]
             kind = _kind(node.name())
             custom = isinstance(node, BackwardCFunction)
-            inside = getattr(node, "graph_inside", None) if custom else None
-            if inside is not None:
-                parents.append(inside.grad_fn)
             ahead += [parent for parent in parents if parent not in seen]
             seen.update(parents)
             if kind == "AccumulateGrad" and id(leaf := node.variable) not in ours:
                 missed[f"a tensor of shape {tuple(leaf.shape)} that requires gradients and is not the input"] += 1
-            known = inside is not None or self._may_be(kind, len(parents)) or (custom and _is_linear(node))
+            known = self._may_be(kind, len(parents)) or (custom and _is_linear(node))
             if not known and _COVERED not in node.metadata:
                 missed[node.name()] += 1
                 customs += custom

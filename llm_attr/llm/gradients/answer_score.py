@@ -5,16 +5,16 @@ from __future__ import annotations
 from collections.abc import Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass
-from typing import Any
 
 import torch
 from torch import Tensor
 
 from llm_attr.core.backward import held
+from llm_attr.core.jacobian import Jacobian
+from llm_attr.core.problem import ManyOutputs
 from llm_attr.core.site import Site, reading, replaced
 from llm_attr.core.tensors import Slot, accumulator, split_by
 from llm_attr.errors import NoGradient
-from llm_attr.llm.gradients.jacobian import Together, kernels, one_by_one
 from llm_attr.llm.model.backend import forward_logits
 from llm_attr.llm.model.cost import Cost
 from llm_attr.llm.model.language_model import LanguageModel
@@ -209,37 +209,32 @@ class ContrastScore:
 
 
 class Entries:
-    """Numbers of an answer with a row for each: row `k * rows + r` is entry r at point k.
-
-    The rows of a point are alike and share one forward pass, over whose graph all go back together, or one by one.
+    """Some numbers of an answer, all from one forward pass.
 
     Args:
         score: That of the tokens.
-        chosen: For each entry the place of its quantity, and 0 for the whole answer or 1 + t for scored token t.
-        together: Whether, and how many, go back together.
+        chosen: For each number the place of its quantity, and 0 for the whole answer or 1 + t for scored token t.
     """
 
-    def __init__(
-        self, score: AnswerScore | ContrastScore, chosen: Sequence[tuple[int, int]], together: Together
-    ) -> None:
-        self._chosen, self.score, self.rows, self.together = tuple(chosen), score, len(chosen), together
+    def __init__(self, score: AnswerScore | ContrastScore, chosen: Sequence[tuple[int, int]]) -> None:
+        self._chosen, self.score = tuple(chosen), score
+
+    def __len__(self) -> int:
+        return len(self._chosen)
 
     def __call__(self, *moved: Tensor) -> Tensor:
-        """`(points * rows,)`, from tensors of `(points * rows, positions, *features)`."""
-        if self.rows > 1:
-            return _Shared.apply(self, *moved)
-        values = self.values(*moved)[:, 0]
-        if values.requires_grad:
-            values.register_hook(lambda gradient: self.score.count_backward(1))
-        return values
-
-    def values(self, *moved: Tensor) -> Tensor:
-        """`(points, rows)`, from tensors of `(points, positions, *features)`."""
+        """`(points, numbers)`, from tensors of `(points, positions, *features)`."""
         found = list(zip(self.score.scalars, self.score(*moved), strict=True))
         if torch.is_grad_enabled() and any(tensor.requires_grad for tensor in moved):
             _refuse_independent(found)
         worth = [worth_of(scalar, values) for scalar, values in found]
         return torch.stack([worth[scalar][:, entry] for scalar, entry in self._chosen], 1)
+
+    def differentiated(self, jacobian: Jacobian) -> ManyOutputs:
+        """As a forward function; a number alone without an axis."""
+        if len(self) > 1:
+            return ManyOutputs(self, len(self), jacobian)
+        return ManyOutputs(lambda *moved: self(*moved)[:, 0], None, jacobian)
 
 
 def worth_of(scalar: Scalar, values: Tensor) -> Tensor:
@@ -254,25 +249,3 @@ def _refuse_independent(found: Sequence[tuple[Scalar, Tensor]]) -> None:
                 f"the scalar {scalar.label} does not depend on what is moved by operations that can be differentiated; "
                 "is there a detach(), a no_grad, an argmax or a number without a graph on the way?"
             )
-
-
-class _Shared(torch.autograd.Function):
-    """Entries from one row of each point, and their derivatives by a row for each."""
-
-    @staticmethod
-    def forward(ctx: Any, entries: Entries, *moved: Tensor) -> Tensor:
-        points = [tensor[:: entries.rows].detach().requires_grad_() for tensor in moved]
-        wanted = any(ctx.needs_input_grad)
-        ctx.batched = wanted and entries.together.fits(len(points[0]))
-        with torch.set_grad_enabled(wanted), kernels(ctx.batched):
-            values = entries.values(*points)
-        ctx.entries, ctx.values, ctx.points, ctx.graph_inside = entries, values, points, values
-        return values.detach().flatten()
-
-    @staticmethod
-    def backward(ctx: Any, *upstream: Tensor) -> tuple[Any, ...]:
-        directions = torch.diag_embed(upstream[0].view(ctx.values.shape)).transpose(0, 1)
-        derivatives = ctx.entries.together.derivatives if ctx.batched else one_by_one
-        found = derivatives(ctx.values, ctx.points, directions)
-        ctx.entries.score.count_backward(ctx.entries.rows)
-        return None, *(each.transpose(0, 1).flatten(0, 1) for each in found)

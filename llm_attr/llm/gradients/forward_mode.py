@@ -4,29 +4,24 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from threading import RLock
 from typing import Any
 from weakref import WeakKeyDictionary
 
 import torch
 from torch import Tensor
-from torch.overrides import TorchFunctionMode
 
 from llm_attr.attr.base import Attribution
 from llm_attr.attr.gradient import InputXGradient, LayerGradientXActivation
 from llm_attr.attr.integrated import IntegratedGradients, LayerIntegratedGradients
 from llm_attr.core.evaluator import Evaluator
+from llm_attr.core.jacobian import directional, lacks_a_rule
 from llm_attr.core.path.walk import Quadrature, quadrature
 from llm_attr.llm.gradients.answer_score import Entries
-from llm_attr.llm.gradients.jacobian import lacks_a_rule, no_loops, plain_attention
 from llm_attr.llm.model.attention import Setting, setting
 from llm_attr.llm.model.language_model import LanguageModel
 from llm_attr.typing import Tensors
 
 _known: WeakKeyDictionary[Any, dict[Setting, bool]] = WeakKeyDictionary()
-
-_one_at_a_time = RLock()
-"""Torch has one count of nested derivatives for all threads."""
 
 
 class NoRule(Exception):
@@ -83,6 +78,7 @@ def entry_rows(
     owners: Sequence[int],
     rule: Quadrature,
     units: int,
+    together: int,
 ) -> Tensor:
     """`(entries, units)`: the mean derivative of each entry, along the part of `end - start` that a unit has.
 
@@ -95,9 +91,10 @@ def entry_rows(
         owners: The unit of each position.
         rule: Points and weights.
         units: How many units there are.
+        together: The most derivatives that are computed together.
     """
     owned = torch.tensor(owners, device="cpu")
-    totals = torch.zeros(entries.rows, units, dtype=torch.float32, device="cpu")
+    totals = torch.zeros(len(entries), units, dtype=torch.float32, device="cpu")
 
     def evaluate(first: int, stop: int) -> None:
         for at in range(first // units, (stop - 1) // units + 1):
@@ -108,41 +105,13 @@ def entry_rows(
                 points.append(low + float(rule.alphas[at]) * (high - low))
                 own = mine.to(low).view(len(chosen), 1, -1, *(1,) * (low.dim() - 2))
                 directions.append((high - low)[None] * own)
-            found = _derivatives(entries, tuple(points), tuple(directions)).float().cpu()
+            found = directional(entries, tuple(points), tuple(directions))[:, 0].float().cpu()
             totals[:, chosen] += float(rule.weights[at]) * found.T
             entries.score.count_forward_mode(len(chosen))
             evaluator.advance(len(chosen))
 
     count = len(rule.alphas) * units
     evaluator = Evaluator("forward-mode derivatives", count, device=end[0].device)
-    for _ in evaluator.run(count, min(units, entries.together.directions()), evaluate):
+    for _ in evaluator.run(count, min(units, together), evaluate):
         pass
     return totals
-
-
-def _derivatives(entries: Entries, point: Tensors, directions: Tensors) -> Tensor:
-    """`(directions, entries)`: how fast each entry changes from one point, whose own pass all directions share."""
-
-    def along(*direction: Tensor) -> Any:
-        return torch.func.jvp(entries.values, point, direction)[1]
-
-    with _one_at_a_time, torch.no_grad(), plain_attention(), no_loops(), _NoGraph():
-        found: Tensor = torch.func.vmap(along)(*directions)
-    return found[:, 0]
-
-
-class _NoGraph(TorchFunctionMode):
-    """Nothing asks for a graph, which a derivative in a direction does without, and none is lost on the way.
-
-    Operations of other libraries have backward passes alone: torch takes their derivative in a direction for zero.
-    """
-
-    def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
-        if func is Tensor.requires_grad_:
-            return args[0]
-        if isinstance(func, _OPERATIONS) and not str(func).startswith("aten."):
-            raise NotImplementedError(f"{func} has no formula for forward AD")
-        return func(*args, **(kwargs or {}))
-
-
-_OPERATIONS = (type(torch.ops.aten.add), type(torch.ops.aten.add.Tensor))

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from copy import copy
 from difflib import get_close_matches
 from inspect import signature
 from typing import Any
@@ -120,30 +119,41 @@ def at_activations(method: Attribution, score: Callable[..., Any]) -> Attributio
     """
     if isinstance(method, NoiseTunnel):
         return NoiseTunnel(at_activations(method.attribution_method, score))
-    if isinstance(method, AT_INPUTS):
-        made = copy(method)
-        made.forward_func = score
-        if isinstance(made, DiscretizedIntegratedGradients) and made.vocabulary is None and made.layer is not None:
-            made.vocabulary = vocabulary(made.layer.layer)
-        if isinstance(made, TOKEN_PATHS):
-            made.layer = None
-        return _Sizes(made) if isinstance(made, GUIDED) else made
-    if isinstance(method, LayerIntegratedGradients):
-        return IntegratedGradients(score, method.multiplies_by_inputs)
-    if isinstance(method, LayerGradientShap):
-        return GradientShap(score, method.multiplies_by_inputs)
-    if isinstance(method, LayerDeepLift | LayerLRP):
-        inner = (
-            DeepLift(method.model, method.multiplies_by_inputs)
-            if isinstance(method, LayerDeepLift)
-            else LRP(method.model, rules=method.rules)
-        )
-        return at_activations(inner, score)
-    if isinstance(method, LayerGradientXActivation):
-        return InputXGradient(score) if method.multiplies_by_inputs else Saliency(score)
+    for kinds, make in _AT_ACTIVATIONS.items():
+        if isinstance(method, kinds):
+            made = make(method, score)
+            if isinstance(method, BY_RULES):
+                made.model = method.model
+            return _Sizes(made) if isinstance(method, GUIDED) else made
     raise UnsupportedMethod(
         f"LLMGradientAttribution does not support {type(method).__name__}; supported: {', '.join(names())}"
     )
+
+
+def _discretized(method: Any, score: Callable[..., Any]) -> DiscretizedIntegratedGradients:
+    words = vocabulary(method.layer.layer) if method.vocabulary is None else method.vocabulary
+    return DiscretizedIntegratedGradients(
+        score, vocabulary=words, strategy=method.strategy, n_neighbors=method.n_neighbors
+    )
+
+
+_AT_ACTIVATIONS: dict[tuple[type, ...], Callable[[Any, Callable[..., Any]], Any]] = {
+    (Saliency,): lambda method, score: Saliency(score),
+    (InputXGradient,): lambda method, score: InputXGradient(score),
+    (LayerGradientXActivation,): lambda m, score: (InputXGradient if m.multiplies_by_inputs else Saliency)(score),
+    (IntegratedGradients, LayerIntegratedGradients): lambda m, score: IntegratedGradients(
+        score, m.multiplies_by_inputs
+    ),
+    (GradientShap, LayerGradientShap): lambda m, score: GradientShap(score, m.multiplies_by_inputs),
+    (DeepLift,): lambda m, score: DeepLift(score, m.multiplies_by_inputs, m.eps),
+    (LayerDeepLift,): lambda m, score: DeepLift(score, m.multiplies_by_inputs),
+    (LRP, LayerLRP): lambda m, score: LRP(score, rules=m.rules),
+    (GuidedBackprop,): lambda m, score: GuidedBackprop(score),
+    (Deconvolution,): lambda m, score: Deconvolution(score),
+    (SequentialIntegratedGradients,): lambda m, score: SequentialIntegratedGradients(score),
+    (DiscretizedIntegratedGradients,): _discretized,
+}
+"""What each method is at activations."""
 
 
 def named(name: str, language_model: LanguageModel, layer: Any = None, around: str | None = None) -> Attribution:

@@ -18,16 +18,17 @@ from llm_attr.attr.gradient import InputXGradient, LayerGradientXActivation, Sal
 from llm_attr.attr.lrp import LRP, LayerLRP
 from llm_attr.attr.token_paths import SequentialIntegratedGradients
 from llm_attr.core.evaluator import share_of
+from llm_attr.core.jacobian import Jacobian, outputs_that_fit
 from llm_attr.core.memory import free_bytes
 from llm_attr.core.path.walk import Quadrature
-from llm_attr.core.tensors import as_tensors, split_by
+from llm_attr.core.tensors import as_tensors, map_tensors, split_by
 from llm_attr.errors import NoGradient, UnsupportedMethod
 from llm_attr.llm.gradients.absent_units import AbsentUnits
 from llm_attr.llm.gradients.answer_score import AnswerScore, ContrastScore, Entries, Passage, worth_of
 from llm_attr.llm.gradients.checkpointing import is_short_of_memory
 from llm_attr.llm.gradients.explained import Ends, Explained
 from llm_attr.llm.gradients.forward_mode import NoRule, entry_rows, has_forward_mode, noting_forward_mode, rule_of
-from llm_attr.llm.gradients.jacobian import Together, attention_share
+from llm_attr.llm.gradients.jacobian import attention_share, jacobian_of, row_bytes
 from llm_attr.llm.gradients.methods import (
     BY_RULES,
     GUIDED,
@@ -260,12 +261,14 @@ class GradientRun:
         high = score.activations
         low = tuple(map(torch.zeros_like, high)) if self._at_prompt else self._absent.passing(score)
         asked = self.language_model if self._make is AnswerScore else None
-        entries = self._entries(score, tokens_of(score.passage, quantities))
+        entries, positions = Entries(score, tokens_of(score.passage, quantities)), len(score.passage.ids)
+        together = outputs_that_fit(self.language_model.device, row_bytes(self.language_model, positions))
         nobody = self._owners < 0
         owners = self._owners.masked_fill(nobody, self._units).tolist()
         try:
             with noting_forward_mode(asked), self._piece():
-                rows = entry_rows(entries, low, high, owners, rule, self._units + int(self._divides and nobody.any()))
+                units = self._units + int(self._divides and nobody.any())
+                rows = entry_rows(entries, low, high, owners, rule, units, together)
         except NoRule:
             self._forward_mode = False
             self._pieces += len(list(self.passages())) - 1
@@ -292,21 +295,22 @@ class GradientRun:
         """What the method says of some entries."""
         if isinstance(self.method, RANDOM) and len(chosen) > 1:
             return UnitSums.joined([self._found(score, [one]) for one in chosen])
-        entries = self._entries(score, chosen)
-        method = at_activations(self.method, entries)
+        method = at_activations(self.method, Entries(score, chosen).differentiated(self._jacobian(score)))
         inner, options, units = inside(method), dict(self._options), self._units
         if "baselines" in signature(inner.attribute).parameters:
-            states = self._absent.passing(score)
-            options["baselines"] = states if isinstance(inner, RANDOM) else _repeated(states, entries.rows)
+            options["baselines"] = self._absent.passing(score)
         samples = Samples(self._owners, units, lambda given: split_by(given, score.slots), self._squares)
         if isinstance(method, RANDOM) and self._options.get("nt_type") != "vargrad":
             options["inspect"] = samples
         asks = self._knows_deltas or (self._deltas and not self._divides)
-        given = _repeated(score.activations, entries.rows)
         with self._piece():
-            found = method.attribute(given, **options, **({"return_convergence_delta": True} if asks else {}))
+            found = method.attribute(
+                score.activations, **options, **({"return_convergence_delta": True} if asks else {})
+            )
         self._hear(score)
         found, delta = found if asks else (found, None)
+        if len(chosen) > 1:
+            found, delta = map_tensors(lambda tensor: tensor.flatten(0, 1), (found, delta))
         by_site = split_by(found, score.slots)
         self._refuse_shadowed(by_site)
         sums = [by_unit(tensors, self._owners, units) for tensors in by_site]
@@ -342,10 +346,10 @@ class GradientRun:
                 f"{len(moved)} layers: another one behind it is replaced too; explain them one at a time"
             )
 
-    def _entries(self, score: AnswerScore | ContrastScore, chosen: Sequence[Choice]) -> Entries:
-        whole_graph = not self._recomputed and not isinstance(inside(self.method), BY_RULES)
+    def _jacobian(self, score: AnswerScore | ContrastScore) -> Jacobian:
+        batched = not self._recomputed and not isinstance(inside(self.method), BY_RULES)
         plain = not any(scalar.waits for scalar in self.scalars)
-        return Entries(score, chosen, Together(self.language_model, len(score.passage.ids), whole_graph, plain))
+        return jacobian_of(self.language_model, len(score.passage.ids), score.count_backward, batched, plain)
 
     @contextmanager
     def _piece(self) -> Iterator[None]:
@@ -387,10 +391,6 @@ class GradientRun:
 def tokens_of(passage: Passage, quantities: Sequence[int]) -> list[Choice]:
     """The scored tokens of a passage, of one quantity after the other."""
     return [(place, 1 + token) for place in quantities for token in range(len(passage.scored))]
-
-
-def _repeated(tensors: Tensors, rows: int) -> Tensors:
-    return tuple(tensor.expand(rows, *tensor.shape[1:]) for tensor in tensors)
 
 
 def _cost(prompt: int, tokens: int, size: int, quantities: int) -> float:
