@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 from llm_attr.attr.perturbation import PerturbationAttribution
-from llm_attr.core.estimators.random_ablations import REFITS, AblationLasso
+from llm_attr.core.estimators.random_ablations import BOOTSTRAP_SAMPLES, AblationLasso
 from llm_attr.core.game.ledger import Ledger
 from llm_attr.core.registry import registered
 from llm_attr.typing import Baselines, Target, TensorOrTensors
@@ -73,6 +73,6 @@ class ContextCite(PerturbationAttribution):
             InvalidValue: a log-probability is greater than 0.
         """
         game = self._game(inputs, baselines, target, additional_forward_args, feature_mask)
-        refits = REFITS if return_stderr or until is not None else 0
+        refits = BOOTSTRAP_SAMPLES if return_stderr or until is not None else 0
         estimator = AblationLasso(n_samples, alpha, keep, seed, log_prob, False, refits)
         return game.attributions(estimator, perturbations_per_eval, show_progress, until, budget, return_stderr, ledger)

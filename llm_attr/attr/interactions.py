@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 from llm_attr.attr.perturbation import PerturbationAttribution
-from llm_attr.core.estimators.interactions import Index, Pairs
+from llm_attr.core.estimators.interactions import Index, PairInteractions
 from llm_attr.core.game.driver import estimated
 from llm_attr.core.game.ledger import Ledger
 from llm_attr.core.registry import registered
@@ -38,7 +38,7 @@ class PairwiseInteractions(PerturbationAttribution):
                  [0., 0., 4.]]])
     """
 
-    estimator = Pairs
+    estimator = PairInteractions
 
     def attribute(
         self,
@@ -75,7 +75,7 @@ class PairwiseInteractions(PerturbationAttribution):
             InvalidValue: there are fewer samples than the fit needs.
         """
         game = self._game(inputs, baselines, target, additional_forward_args, feature_mask)
-        estimator = Pairs(index, n_samples, seed)
+        estimator = PairInteractions(index, n_samples, seed)
         return game.attributions(estimator, perturbations_per_eval, show_progress, until, budget, return_stderr, ledger)
 
     def interactions(
@@ -117,7 +117,7 @@ class PairwiseInteractions(PerturbationAttribution):
             InvalidValue: there are fewer samples than the fit needs.
         """
         game = self._game(inputs, baselines, target, additional_forward_args, feature_mask)
-        estimator = Pairs(index, n_samples, seed)
+        estimator = PairInteractions(index, n_samples, seed)
         played, _ = game.play(estimator, perturbations_per_eval, show_progress, until, budget, return_stderr, ledger)
         estimate = estimated(estimator.interactions, played.coalitions, played.values)
         return estimate.mapped(lambda values: values.movedim(-1, 0), return_stderr)

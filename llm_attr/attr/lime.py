@@ -10,7 +10,7 @@ from torch import Tensor
 from llm_attr.attr.linear_models import LinearModel
 from llm_attr.attr.original import Original, PerturbFunction, SimilarityFunction
 from llm_attr.attr.perturbation import FeatureGame, PerturbationAttribution
-from llm_attr.core.estimators.random_ablations import REFITS, WeightedSurrogate
+from llm_attr.core.estimators.random_ablations import BOOTSTRAP_SAMPLES, WeightedSurrogate
 from llm_attr.core.estimators.similarity import Distance, ExponentialKernel
 from llm_attr.core.estimators.surrogate import OneByOne, Surrogate
 from llm_attr.core.evaluator import share_of
@@ -43,7 +43,7 @@ def lime_of_text(
     similarity_func: SimilarityFunction | None = None,
     perturb_func: PerturbFunction | None = None,
     seed: int | None = None,
-    refits: int = REFITS,
+    refits: int = BOOTSTRAP_SAMPLES,
 ) -> WeightedSurrogate:
     """The estimator for texts, where the input is a one for each unit and absence a zero; arguments as of `Lime`.
 
@@ -166,7 +166,7 @@ class Lime(PerturbationAttribution):
         """
         problem = Problem.of(self.forward_func, inputs, baselines, target, additional_forward_args)
         whole = Original.of(problem, Features.of(feature_mask, problem.inputs), baselines, feature_mask)
-        refits = REFITS if return_stderr or until is not None else 0
+        refits = BOOTSTRAP_SAMPLES if return_stderr or until is not None else 0
         originals, found = self._each(whole), []
         for i, original in enumerate(originals):
             with share_of(f"{self.get_name()} attribution", i, i + 1, len(originals)):

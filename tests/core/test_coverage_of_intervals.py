@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from llm_attr.core.estimators.banzhaf import MeanDifferences
-from llm_attr.core.estimators.interactions import Pairs
+from llm_attr.core.estimators.interactions import PairInteractions
 from llm_attr.core.estimators.owen import HierarchicalOrders
 from llm_attr.core.estimators.shapley import AllSubsets, RandomOrders
 from llm_attr.core.game.driver import Estimator
@@ -60,10 +60,10 @@ def test_intervals_hold_the_truth(
 @each_number_of_seeds
 @pytest.mark.parametrize(("index", "n_samples"), [("shapley", 25), ("faith_banzhaf", 120)])
 def test_intervals_of_interactions(index: str, n_samples: int, seeds: int, low: float, high: float) -> None:
-    game, exact = GAMES["smooth"], Pairs(index)  # type: ignore[arg-type]
+    game, exact = GAMES["smooth"], PairInteractions(index)  # type: ignore[arg-type]
 
     def repeat(seed: int) -> Estimate:
-        estimator = Pairs(index, n_samples, seed)  # type: ignore[arg-type]
+        estimator = PairInteractions(index, n_samples, seed)  # type: ignore[arg-type]
         return estimator.interactions(*sample(estimator, game))
 
     share = covered(exact.interactions(*sample(exact, game)).values, repeat, seeds)
@@ -74,10 +74,10 @@ def test_intervals_of_interactions(index: str, n_samples: int, seeds: int, low: 
 def test_a_fit_with_hardly_more_samples_than_coefficients_is_not_overconfident(
     seeds: int, low: float, high: float
 ) -> None:
-    game, exact = GAMES["smooth"], Pairs("faith_banzhaf")
+    game, exact = GAMES["smooth"], PairInteractions("faith_banzhaf")
 
     def repeat(seed: int) -> Estimate:
-        estimator = Pairs("faith_banzhaf", 45, seed)
+        estimator = PairInteractions("faith_banzhaf", 45, seed)
         return estimator.interactions(*sample(estimator, game))
 
     assert covered(exact.interactions(*sample(exact, game)).values, repeat, seeds).mean() >= 0.95

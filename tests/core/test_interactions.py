@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 from torch import Tensor
 
 from llm_attr.attr import PairwiseInteractions
-from llm_attr.core.estimators.interactions import Index, Pairs
+from llm_attr.core.estimators.interactions import Index, PairInteractions
 from llm_attr.core.estimators.shapley import AllSubsets
 from llm_attr.errors import InvalidValue, TooManyFeatures, UnknownName
 from tests.core.games import TableGame, all_of, estimated, random_game, sample
@@ -20,14 +20,14 @@ games = st.builds(random_game, st.integers(1, 6), st.integers(1, 2), st.integers
 properties = settings(max_examples=30, deadline=None, derandomize=True)
 
 
-def matrix(estimator: Pairs, game: TableGame) -> Tensor:
+def matrix(estimator: PairInteractions, game: TableGame) -> Tensor:
     return estimator.interactions(*sample(estimator, game)).values
 
 
 @properties
 @given(games)
 def test_shapley_index_is_its_definition_with_the_values_on_the_diagonal(game: TableGame) -> None:
-    found, features = matrix(Pairs(), game), range(game.features)
+    found, features = matrix(PairInteractions(), game), range(game.features)
     for i in features:
         for j in features:
             if i != j:
@@ -35,13 +35,13 @@ def test_shapley_index_is_its_definition_with_the_values_on_the_diagonal(game: T
                 torch.testing.assert_close(found[i, j], want)
     values = estimated(AllSubsets(), game).values
     torch.testing.assert_close(found.diagonal().T, values)
-    torch.testing.assert_close(estimated(Pairs(), game).values, values)
+    torch.testing.assert_close(estimated(PairInteractions(), game).values, values)
 
 
 @properties
 @given(games)
 def test_faith_banzhaf_is_the_least_squares_fit(game: TableGame) -> None:
-    found = matrix(Pairs("faith_banzhaf"), game)
+    found = matrix(PairInteractions("faith_banzhaf"), game)
     if game.features == 1:
         torch.testing.assert_close(found[0, 0], game.table[1] - game.table[0])
         return
@@ -58,7 +58,7 @@ def test_a_game_of_pairs_by_hand(index: Index) -> None:
     """V = 2 x0 + 3 x0 x1 - x2 x3: interactions 3 and -1, whatever the index."""
     rows = all_of(4).double()
     game = TableGame((2 * rows[:, 0] + 3 * rows[:, 0] * rows[:, 1] - rows[:, 2] * rows[:, 3])[:, None])
-    found = matrix(Pairs(index), game)[..., 0]
+    found = matrix(PairInteractions(index), game)[..., 0]
     main = [3.5, 1.5, -0.5, -0.5] if index == "shapley" else [2.0, 0, 0, 0]
     want = torch.diag(torch.tensor(main).double())
     want[0, 1] = want[1, 0] = 3
@@ -69,15 +69,15 @@ def test_a_game_of_pairs_by_hand(index: Index) -> None:
 @pytest.mark.parametrize("features", [2, 3, 4, 5, 6])
 def test_every_two_features_meet_in_every_round(features: int) -> None:
     game = random_game(features)
-    estimator = Pairs("shapley", 400, seed=0)
+    estimator = PairInteractions("shapley", 400, seed=0)
     rows, values = sample(estimator, game)
     assert len(next(estimator.rounds(features)).unique(dim=0)) <= estimator.least(features)
     found = estimator.interactions(rows, values)
     assert found.stderr is not None
-    exact = matrix(Pairs(), game)
+    exact = matrix(PairInteractions(), game)
     assert ((found.values - exact).abs() <= 4.5 * found.stderr + 1e-12).all()
     assert torch.equal(found.values, found.values.transpose(0, 1))
-    one = Pairs("shapley", 1, seed=0).interactions(*sample(Pairs("shapley", 1, seed=0), game))
+    one = PairInteractions("shapley", 1, seed=0).interactions(*sample(PairInteractions("shapley", 1, seed=0), game))
     assert one.stderr is not None
     assert one.stderr.isinf().all()
     torch.testing.assert_close(one.values.diagonal().sum(1), game.table[-1] - game.table[0])
@@ -85,12 +85,12 @@ def test_every_two_features_meet_in_every_round(features: int) -> None:
 
 def test_a_fit_to_a_sample() -> None:
     game = random_game(6)
-    exact = matrix(Pairs("faith_banzhaf"), game)
-    part = Pairs("faith_banzhaf", 50, seed=1)
+    exact = matrix(PairInteractions("faith_banzhaf"), game)
+    part = PairInteractions("faith_banzhaf", 50, seed=1)
     found = part.interactions(*sample(part, game))
     assert found.stderr is not None
     assert ((found.values - exact).abs() <= 4 * found.stderr).all()
-    whole = Pairs("faith_banzhaf", 64, seed=1)
+    whole = PairInteractions("faith_banzhaf", 64, seed=1)
     found = whole.interactions(*sample(whole, game))
     torch.testing.assert_close(found.values, exact)
     assert found.stderr is not None
@@ -100,22 +100,24 @@ def test_a_fit_to_a_sample() -> None:
 def test_a_game_of_pairs_is_found_exactly_by_few_samples() -> None:
     rows = all_of(8).double()
     game = TableGame((rows[:, 0] * rows[:, 7] - rows[:, 3])[:, None])
-    estimator = Pairs("faith_banzhaf", 60, seed=0)
-    torch.testing.assert_close(matrix(estimator, game), matrix(Pairs("faith_banzhaf"), game), atol=1e-9, rtol=0)
+    estimator = PairInteractions("faith_banzhaf", 60, seed=0)
+    torch.testing.assert_close(
+        matrix(estimator, game), matrix(PairInteractions("faith_banzhaf"), game), atol=1e-9, rtol=0
+    )
 
 
 def test_cost() -> None:
-    assert Pairs().evaluations(10) == 1024
-    assert Pairs("shapley", 2).evaluations(20) == 2 + 2 * 10 * 2 * 19
-    assert Pairs("shapley", 2).least(20) == 2 + 10 * 2 * 19
-    assert Pairs("faith_banzhaf", 300).evaluations(20) == 300
-    assert Pairs("faith_banzhaf", 300).least(20) == 212
+    assert PairInteractions().evaluations(10) == 1024
+    assert PairInteractions("shapley", 2).evaluations(20) == 2 + 2 * 10 * 2 * 19
+    assert PairInteractions("shapley", 2).least(20) == 2 + 10 * 2 * 19
+    assert PairInteractions("faith_banzhaf", 300).evaluations(20) == 300
+    assert PairInteractions("faith_banzhaf", 300).least(20) == 212
     with pytest.raises(InvalidValue, match="has 211 coefficients and needs n_samples of at least 212; got 100"):
-        Pairs("faith_banzhaf", 100).evaluations(20)
+        PairInteractions("faith_banzhaf", 100).evaluations(20)
     with pytest.raises(TooManyFeatures, match="n_samples"):
-        Pairs().evaluations(30)
+        PairInteractions().evaluations(30)
     with pytest.raises(UnknownName, match="index 'sii'"):
-        Pairs("sii")  # type: ignore[arg-type]
+        PairInteractions("sii")  # type: ignore[arg-type]
 
 
 @each_index

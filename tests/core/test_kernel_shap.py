@@ -10,8 +10,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from llm_attr.core.estimators.kernel_shap import AdditiveRegression
-from llm_attr.core.estimators.odd_shap import MOST_PAIRS, OddRegression
-from llm_attr.core.estimators.paired_sampling import ComplementaryPairs
+from llm_attr.core.estimators.odd_shap import MAX_PAIRS, OddRegression
+from llm_attr.core.estimators.paired_sampling import PairedRegression
 from llm_attr.core.estimators.shapley import AllSubsets, RandomOrders, chains, of_chains
 from llm_attr.core.game.driver import play
 from llm_attr.core.game.stopping import Stopping
@@ -44,7 +44,7 @@ class Orders(RandomOrders):
     st.builds(random_game, st.integers(1, 6), st.integers(1, 3), st.integers(0, 10_000)),
     st.sampled_from([AdditiveRegression, OddRegression]),
 )
-def test_all_coalitions_give_the_shapley_values(game: TableGame, regression: type[ComplementaryPairs]) -> None:
+def test_all_coalitions_give_the_shapley_values(game: TableGame, regression: type[PairedRegression]) -> None:
     found = estimated(regression(2**game.features + 10, seed=0), game)
     want = as_rows(shapley(game.worth, range(game.features)))
     torch.testing.assert_close(found.values, want, atol=1e-10, rtol=0)
@@ -57,7 +57,7 @@ def test_all_coalitions_give_the_shapley_values(game: TableGame, regression: typ
 
 
 @both
-def test_many_coalitions_enumerated_are_exact(regression: type[ComplementaryPairs]) -> None:
+def test_many_coalitions_enumerated_are_exact(regression: type[PairedRegression]) -> None:
     game = random_game(11, 2)
     want = estimated(AllSubsets(), game).values
     found = estimated(regression(2**11, seed=0), game).values
@@ -114,7 +114,7 @@ def test_every_coalition_of_a_size_is_as_likely() -> None:
 
 @both
 @pytest.mark.parametrize("samples", [16, 24, 40])
-def test_efficiency_and_additive_games(regression: type[ComplementaryPairs], samples: int) -> None:
+def test_efficiency_and_additive_games(regression: type[PairedRegression], samples: int) -> None:
     estimator = regression(samples, seed=1)
     game = random_game(8)
     found = estimated(estimator, game).values
@@ -128,7 +128,7 @@ def test_efficiency_and_additive_games(regression: type[ComplementaryPairs], sam
 
 
 @both
-def test_it_is_linear_and_gives_each_output_its_own(regression: type[ComplementaryPairs]) -> None:
+def test_it_is_linear_and_gives_each_output_its_own(regression: type[PairedRegression]) -> None:
     estimator, game = regression(30, seed=0), random_game(7, 3)
     whole = estimated(estimator, game)
     for i in range(3):
@@ -144,7 +144,7 @@ def test_interactions_make_a_sample_worth_more() -> None:
     game = smooth_game(10, 3)
     want = estimated(AllSubsets(), game).values
 
-    def error(samples: int, regression: type[ComplementaryPairs]) -> float:
+    def error(samples: int, regression: type[PairedRegression]) -> float:
         found = torch.stack([estimated(regression(samples, seed), game).values for seed in range(20)])
         return ((found - want) ** 2).sum(1).mean().sqrt().item()
 
@@ -154,7 +154,7 @@ def test_interactions_make_a_sample_worth_more() -> None:
 
 def test_a_sample_of_more_pairs_than_a_model_takes() -> None:
     game = random_game(12, 1)
-    samples = 2 * MOST_PAIRS + 4
+    samples = 2 * MAX_PAIRS + 4
     assert torch.equal(
         estimated(OddRegression(samples, 0), game).values,
         estimated(AdditiveRegression(samples, 0), game).values,
@@ -191,7 +191,7 @@ def test_few_samples_tell_what_they_can() -> None:
 
 
 @both
-def test_an_order_and_its_reverse_are_their_mean(regression: type[ComplementaryPairs]) -> None:
+def test_an_order_and_its_reverse_are_their_mean(regression: type[PairedRegression]) -> None:
     game = random_game(9)
     rows, values = sample(regression(18, seed=3), game)
     chain = sorted(rows[2::2].tolist(), key=sum)

@@ -7,7 +7,7 @@ import torch
 
 from llm_attr.core.estimators.kernel_shap import AdditiveRegression
 from llm_attr.core.estimators.odd_shap import OddRegression
-from llm_attr.core.estimators.paired_sampling import ComplementaryPairs
+from llm_attr.core.estimators.paired_sampling import PairedRegression
 from llm_attr.core.estimators.shapley import AllSubsets
 from llm_attr.core.game.driver import play
 from llm_attr.core.game.estimate import CONFIDENT
@@ -33,7 +33,7 @@ REGRESSIONS = pytest.mark.parametrize("regression", [AdditiveRegression, OddRegr
 @pytest.mark.parametrize("by_feature", [3, 4, 6, 10])
 @pytest.mark.parametrize("game", GAMES.values(), ids=GAMES)
 def test_intervals_hold_the_truth(
-    game: TableGame, by_feature: int, regression: type[ComplementaryPairs], seeds: int, low: float, high: float
+    game: TableGame, by_feature: int, regression: type[PairedRegression], seeds: int, low: float, high: float
 ) -> None:
     truth, samples = estimated(AllSubsets(), game).values, by_feature * game.features
     hits = torch.zeros(truth.shape[1], dtype=torch.float64)
@@ -48,7 +48,7 @@ def test_intervals_hold_the_truth(
 @pytest.mark.parametrize("samples", [6, 10, 16, 18, 24])
 @pytest.mark.parametrize("game", GAMES.values(), ids=GAMES)
 def test_few_evaluations_are_not_overconfident(
-    game: TableGame, samples: int, regression: type[ComplementaryPairs]
+    game: TableGame, samples: int, regression: type[PairedRegression]
 ) -> None:
     truth = estimated(AllSubsets(), game).values
     hits = []
@@ -61,7 +61,7 @@ def test_few_evaluations_are_not_overconfident(
 
 @REGRESSIONS
 @pytest.mark.parametrize("game", GAMES.values(), ids=GAMES)
-def test_a_sample_that_goes_on_from_few(game: TableGame, regression: type[ComplementaryPairs]) -> None:
+def test_a_sample_that_goes_on_from_few(game: TableGame, regression: type[PairedRegression]) -> None:
     truth = estimated(AllSubsets(), game).values
     hits = []
     for seed in range(20):

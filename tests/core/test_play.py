@@ -11,7 +11,7 @@ from torch import Tensor
 
 from llm_attr.attr import FeatureAblation, Owen, PermutationShapley, ShapleyValues, ShapleyValueSampling
 from llm_attr.core.estimators.banzhaf import MeanDifferences
-from llm_attr.core.estimators.interactions import Pairs
+from llm_attr.core.estimators.interactions import PairInteractions
 from llm_attr.core.estimators.leave_one_out import LeaveOneOut
 from llm_attr.core.estimators.owen import HierarchicalOrders
 from llm_attr.core.estimators.shapley import AllSubsets, RandomOrders
@@ -214,7 +214,7 @@ def test_a_time_that_is_over_at_once_still_gives_an_estimate() -> None:
         (RandomOrders(5, True), 16),
         (HierarchicalOrders(None, 5), 16),
         (MeanDifferences(5), 2),
-        (Pairs("faith_banzhaf", 99), 38),
+        (PairInteractions("faith_banzhaf", 99), 38),
     ],
 )
 def test_a_budget_too_small_for_one_estimate(estimator: Estimator, least: int) -> None:
@@ -323,8 +323,8 @@ def test_estimates_follow_from_what_was_asked() -> None:
         (RandomOrders(5, True, seed=1), RandomOrders(5, True, seed=1)),
         (HierarchicalOrders([[0, 1, 2], [3, 4, 5]], 5), HierarchicalOrders([[0, 1, 2], [3, 4, 5]], 5)),
         (MeanDifferences(30), MeanDifferences(30)),
-        (Pairs("shapley", 3), Pairs("shapley", 3)),
-        (Pairs("faith_banzhaf", 40), Pairs("faith_banzhaf", 40)),
+        (PairInteractions("shapley", 3), PairInteractions("shapley", 3)),
+        (PairInteractions("faith_banzhaf", 40), PairInteractions("faith_banzhaf", 40)),
     ]
     for one, other in pairs:
         found = play(game, one, 6, Stopping.of(budget=60))

@@ -1,4 +1,4 @@
-"""Owen values: Shapley values over the orders in which the groups of a hierarchy stay together."""
+"""Owen values: Shapley values over the orders that keep the groups of a hierarchy together."""
 
 from __future__ import annotations
 
@@ -8,8 +8,9 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from llm_attr.core.estimators.base import BaseEstimator
 from llm_attr.core.estimators.shapley import (
-    MOST_FEATURES,
+    MAX_FEATURES,
     chains,
     numbered,
     of_chains,
@@ -25,14 +26,14 @@ from llm_attr.errors import TooManyFeatures, positive
 from llm_attr.typing import Coalitions, Values
 
 
-class HierarchicalOrders:
-    """The mean of what a feature adds to those before it, over the orders in which every group is contiguous.
+class HierarchicalOrders(BaseEstimator):
+    """The mean contribution of a feature to those before it, over the orders in which every group is contiguous.
 
     Args:
         hierarchy: Nested lists of feature numbers, of any depth; None: no groups, which gives Shapley values.
-        n_samples: How many random orders, or pairs of them; None: all orders, by enumeration level by level.
+        n_samples: Number of random orders, or pairs of them; None: all orders, enumerated level by level.
         paired: Whether each random order is followed by its reverse.
-        seed: Of the orders; None: torch's global stream.
+        seed: Seed of the orders; None: torch's global generator.
 
     Source: G. Owen, Values of Games with a Priori Unions, 1977; E. Winter, A Value for Cooperative Games with Levels
     Structure of Cooperation, 1989 (more levels).
@@ -49,21 +50,23 @@ class HierarchicalOrders:
         self.n_samples = 1 if n_samples is None else positive("n_samples", n_samples)
         self._nested, self._paired, self._seed = hierarchy, paired, seed
 
-    def evaluations(self, features: int, budget: int | None = None) -> int:
-        """Of the enumeration: for each group the subsets of its members with those of its surroundings.
+    def reachable(self, features: int) -> int:
+        """For each group the subsets of its members, combined with those of its surroundings."""
+        return min(2, 1 << features) + sum(_sizes(Group.of(self._nested, features)))
+
+    def size(self, features: int) -> int:
+        """All reachable coalitions, or those of the random orders.
 
         Raises:
-            TooManyFeatures: they cannot be enumerated.
+            TooManyFeatures: there are too many to enumerate.
         """
-        group = Group.of(self._nested, features)
-        count = min(2, 1 << features) + sum(_sizes(group))
         if not self.fixed:
-            orders = self.n_samples * (2 if self._paired else 1)
-            return min(2 + orders * max(0, features - 1) if budget is None else budget, count)
-        if count > 1 << MOST_FEATURES:
+            return 2 + self.n_samples * (2 if self._paired else 1) * max(0, features - 1)
+        count = self.reachable(features)
+        if count > 1 << MAX_FEATURES:
             raise TooManyFeatures(
                 f"exact Owen values over these {features} features take {shown(count)} evaluations; at most "
-                f"{1 << MOST_FEATURES:,} can be enumerated: sample orders (n_samples=25), or give the hierarchy "
+                f"{1 << MAX_FEATURES:,} can be enumerated: sample orders (n_samples=25), or give the hierarchy "
                 "smaller groups"
             )
         return count
@@ -71,13 +74,13 @@ class HierarchicalOrders:
     def least(self, features: int) -> int:
         """All of them, or one order (or pair)."""
         one = 2 * features if self._paired else features + 1
-        return self.evaluations(features) if self.fixed else min(one, 1 << features)
+        return self.size(features) if self.fixed else min(one, 1 << features)
 
     def rounds(self, features: int) -> Iterator[Coalitions]:
-        """The whole enumeration, none twice; or a random order each, as a chain of growing coalitions."""
+        """The full enumeration without duplicates; or one random order each, as a chain of growing coalitions."""
         group = Group.of(self._nested, features)
         if self.fixed:
-            self.evaluations(features)
+            self.size(features)
             yield _enumerated(group, features)
             return
         draws = generator(self._seed)
@@ -85,18 +88,18 @@ class HierarchicalOrders:
             yield chains(torch.tensor(_order(group, draws), dtype=torch.int64, device="cpu"), self._paired)
 
     def estimate(self, coalitions: Coalitions, values: Values) -> Estimate:
-        """`(features, outputs)`; of random orders with standard errors over orders (or pairs)."""
+        """The Owen values; of random orders with standard errors over orders (or pairs)."""
         if not self.fixed:
             return of_chains(coalitions, values, self._paired)
         features = coalitions.shape[1]
-        found = precise(values, values).new_zeros(features, *values.shape[1:])
+        attributions = precise(values, values).new_zeros(features, *values.shape[1:])
         for table in _tables(Group.of(self._nested, features), features):
             weights = precise(table.weights, values)
             restricted = torch.einsum("c,cso->so", weights, precise(values[table.rows], values))
             for member, value in zip(table.group.members, shapley_values(restricted), strict=True):
                 if not isinstance(member, Group):
-                    found[member] = value
-        return Estimate(found)
+                    attributions[member] = value
+        return Estimate(attributions)
 
 
 @dataclass(frozen=True)
@@ -106,7 +109,7 @@ class _Table:
     Attributes:
         group: The group.
         rows: `(surroundings, 2^members)` the row of the enumeration for each subset of the members.
-        weights: `(surroundings,)` the share of the orders that have these surroundings before the group.
+        weights: `(surroundings,)` the fraction of orders in which these surroundings precede the group.
     """
 
     group: Group
@@ -115,7 +118,10 @@ class _Table:
 
 
 def _tables(root: Group, features: int) -> Iterator[_Table]:
-    """Groups before those in them; the enumeration is nothing, all, then the other subsets of each group in turn."""
+    """The tables, a group before its subgroups.
+
+    The enumeration is the empty and the full coalition, then the other subsets of each group in turn.
+    """
     start = min(2, 1 << features)
     pending = [
         (
@@ -154,7 +160,7 @@ def _enumerated(root: Group, features: int) -> Coalitions:
 
 
 def _sizes(group: Group, surroundings: int = 1) -> Iterator[int]:
-    """How many coalitions each group adds to the enumeration."""
+    """The number of coalitions that each group adds to the enumeration."""
     count = len(group.members)
     yield surroundings * _proper(count)
     for member in group.groups:
@@ -162,7 +168,7 @@ def _sizes(group: Group, surroundings: int = 1) -> Iterator[int]:
 
 
 def _proper(members: int) -> int:
-    """Subsets that are neither empty nor all."""
+    """The number of subsets that are neither empty nor full."""
     return max(0, (1 << members) - 2)
 
 

@@ -1,7 +1,7 @@
-"""Shapley values by regression on pairs of complementary coalitions: which pairs are asked for, and what a fit is.
+"""Shapley values by regression on pairs of complementary coalitions: the design, and the base of the fits.
 
-Coalitions are written as signs z, 1 for features that are present and -1 for those that are not. The odd part
-`o(z) = (v(z) - v(-z)) / 2` of a game has all of its Shapley values.
+Coalitions are written as signs z, 1 for present features and -1 for absent ones. The Shapley values of a game depend
+only on its odd part `o(z) = (v(z) - v(-z)) / 2`.
 """
 
 from __future__ import annotations
@@ -9,8 +9,7 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from collections.abc import Iterator
 from dataclasses import dataclass
-from itertools import chain as joined
-from itertools import combinations
+from itertools import chain, combinations
 from math import comb
 
 import numpy as np
@@ -19,6 +18,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from llm_attr.caller import warn_caller
+from llm_attr.core.estimators.base import BaseEstimator
 from llm_attr.core.game.coalitions import keys
 from llm_attr.core.game.estimate import Estimate, widening
 from llm_attr.core.random_state import generator
@@ -26,33 +26,33 @@ from llm_attr.core.tensors import precise
 from llm_attr.errors import positive
 from llm_attr.typing import Coalitions, Values
 
-LISTED_SHARE = 4
-"""Of the coalitions of a size those that are left are listed once one in so many is wanted; before, they are drawn."""
+MIN_SPARSITY = 4
+"""The coalitions of a size are enumerated once one in this many is needed; rarer ones are drawn by rejection."""
 
-COUNTLESS = 1 << 62
-"""More coalitions of one size than anybody asks for."""
+MAX_COUNT = 1 << 62
+"""Upper bound for the number of coalitions of one size, which keeps it in range."""
 
-ORDERED = 1.5
-"""Pairs for each feature from which on coalitions are drawn for themselves, which then tell more than an order does."""
+MAX_PAIRS_OF_AN_ORDER = 1.5
+"""Pairs per feature below which the first coalitions are those of a random order, above which all are independent."""
 
-INDEPENDENT = 1e-6
-"""Squared length, as a share, of what is new in a coalition beside the earlier ones; less is rounding."""
+MIN_NEW_LENGTH = 1e-6
+"""Relative squared length of a coalition's component orthogonal to earlier ones, below which it is rounding error."""
 
 
 @dataclass(frozen=True)
-class Pairs:
+class PairedSample:
     """A sample of pairs of complementary coalitions.
 
     Attributes:
-        signs: `(pairs, features)` of the first of each pair.
-        weights: `(pairs,)`: their part of the Shapley kernel, over the chance of being in the sample.
-        chances: `(pairs,)`: that chance.
-        total: How many pairs there are.
+        signs: `(pairs, features)` of the first coalition of each pair.
+        weights: `(pairs,)`: their share of the Shapley kernel, divided by the inclusion probability.
+        probabilities: `(pairs,)`: the probability of being included in the sample.
+        total: The number of pairs of the game.
     """
 
     signs: Tensor
     weights: Tensor
-    chances: Tensor
+    probabilities: Tensor
     total: float
 
 
@@ -61,63 +61,62 @@ class Fit(ABC):
     """Shapley values as a linear function of the odd part.
 
     Attributes:
-        full: `(features,)`: of that of the full coalition.
-        halves: `(features, pairs)`: of that of each pair.
-        at_random: `(pairs,)`: how much of what each pair does to the fit would be otherwise in another sample, 0 to 1.
+        of_full: `(features,)`: coefficients of the odd part at the full coalition.
+        of_pairs: `(features, pairs)`: coefficients of the odd part at each pair.
+        sampled_fraction: `(pairs,)`: the fraction, 0 to 1, of each pair's influence that varies with the sample.
     """
 
-    full: Tensor
-    halves: Tensor
-    at_random: Tensor
+    of_full: Tensor
+    of_pairs: Tensor
+    sampled_fraction: Tensor
 
-    def values(self, full: Tensor, halves: Tensor) -> Tensor:
+    def values(self, full: Tensor, odd: Tensor) -> Tensor:
         """`(features, outputs)` from the odd part at the full coalition `(outputs,)` and at the pairs."""
-        return self.full[:, None] * full + self.halves @ halves
+        return self.of_full[:, None] * full + self.of_pairs @ odd
 
     @abstractmethod
-    def apart(self, full: Tensor, halves: Tensor) -> Tensor:
-        """`(pairs, outputs)`: how far each pair is from the fit of the others."""
+    def loo_residuals(self, full: Tensor, odd: Tensor) -> Tensor:
+        """`(pairs, outputs)`: the residual of each pair from the fit to the others."""
 
-    def errors(self, full: Tensor, halves: Tensor, freedom: int) -> Tensor:
-        """`(features, outputs)`: standard errors, from what it would change to leave out each pair; 0 if all are in.
+    def errors(self, full: Tensor, odd: Tensor, freedom: int) -> Tensor:
+        """`(features, outputs)`: standard errors from leaving out each pair; 0 if all pairs are included.
 
-        Scaled to Student's t of the pairs that are left over. Where none is, nothing tells what is the features' own
-        from what is not, and the error is the spread of their values around equal shares.
+        Scaled by Student's t. Without degrees of freedom the error of a feature cannot be estimated; it is then the
+        spread of all values around equal shares.
 
         Args:
             full: `(outputs,)`: the odd part at the full coalition.
-            halves: `(pairs, outputs)`: that at the pairs.
-            freedom: How many pairs are left over.
+            odd: `(pairs, outputs)`: the odd part at the pairs.
+            freedom: Degrees of freedom.
         """
-        features, count = self.halves.shape
-        if not self.at_random.any():
-            return torch.zeros_like(halves[:1]).repeat(features, 1)
+        features, count = self.of_pairs.shape
+        if not self.sampled_fraction.any():
+            return torch.zeros_like(odd[:1]).repeat(features, 1)
         if freedom < 1:
-            apart = self.values(full, halves) - 2 * full / features
-            spread = ((apart**2).sum(0, keepdim=True) / count).sqrt()
+            deviations = self.values(full, odd) - 2 * full / features
+            spread = ((deviations**2).sum(0, keepdim=True) / count).sqrt()
             return (spread * widening(count)).repeat(features, 1)
-        moved = self.at_random[:, None] * self.apart(full, halves) ** 2
-        return (self.halves**2 @ moved).sqrt() * widening(freedom)
+        squares = self.sampled_fraction[:, None] * self.loo_residuals(full, odd) ** 2
+        return (self.of_pairs**2 @ squares).sqrt() * widening(freedom)
 
 
-class ComplementaryPairs(ABC):
-    """The Shapley values from pairs of complementary coalitions, no two alike, by regression.
+class PairedRegression(BaseEstimator):
+    """The Shapley values by regression on pairs of complementary coalitions, without repetition.
 
-    The sizes of the coalitions are drawn in proportion to their part of the Shapley kernel
-    `(f - 1) / (C(f, s) s (f - s))`; a size whose every coalition is due is enumerated, the rest are drawn without
-    replacement, and each weighs the kernel over the probability with which it is included. Of fewer than three
-    evaluations for each feature the first are those of a random order of the features and its reverse, one feature
-    more in each, those before others that divide it more evenly. Pairs cancel all interactions of even order. All
-    `2^f` coalitions give the exact values.
+    The sizes of the coalitions are drawn in proportion to their share of the Shapley kernel
+    `(f - 1) / (C(f, s) s (f - s))`. A size whose coalitions are all needed is enumerated; others are sampled without
+    replacement and weighted by the kernel over their inclusion probability. With fewer than three evaluations per
+    feature the first coalitions are those of a random order of the features and its reverse, with one more feature
+    each, in the order of bisection. Pairs cancel all interactions of even order. All `2^f` coalitions give the exact
+    values.
 
-    Standard errors: from leaving out one pair, with the finite population taken into account, scaled to Student's t of
-    the pairs that are left over, so that 1.96 of them on each side hold the truth in 95 % of the cases. With no more
-    pairs than features they are the spread of the values, which is more; features that the pairs do not tell apart have
-    equal shares.
+    Standard errors: leave-one-pair-out with finite-population correction, scaled by Student's t, so that 1.96 of them
+    on each side contain the exact value in 95 % of cases. With no more pairs than features they are the spread of the
+    values, which is larger; features that the pairs do not distinguish have equal shares.
 
     Args:
-        n_samples: Evaluations, with the empty and the full coalition; the last one of an even rest is left out.
-        seed: Of the coalitions; None: torch's global stream.
+        n_samples: Number of evaluations, including the empty and full coalitions; rounded down to an even number.
+        seed: Seed of the coalitions; None: torch's global generator.
 
     Source: I. Covert and S.-I. Lee, Improving KernelSHAP, AISTATS 2021, sections 3.1 and 4.2 (constraint, pairs); R.
     Mitchell, J. Cooper, E. Frank and G. Holmes, Sampling Permutations for Shapley Value Estimation, JMLR 2022 (an order
@@ -128,59 +127,63 @@ class ComplementaryPairs(ABC):
     per_round = 2
 
     def __init__(self, n_samples: int = 25, seed: int | None = None) -> None:
-        self._asked, self._seed = positive("n_samples", n_samples), seed
+        self._requested, self._seed = positive("n_samples", n_samples), seed
         self.n_samples = max(1, n_samples // 2)
 
     @abstractmethod
-    def _fit(self, pairs: Pairs) -> Fit:
-        """What is fitted to a sample of at least one pair."""
+    def _fit(self, sample: PairedSample) -> Fit:
+        """The fit to a sample of at least one pair."""
+
+    def size(self, features: int) -> int:
+        return 2 * self.n_samples
 
     def evaluations(self, features: int, budget: int | None = None) -> int:
-        """Two for each pair, the empty and the full coalition among them; warns if they are too few to be good."""
-        asked = self._asked if budget is None else budget
-        if asked < min(2 * features, 1 << features):
+        """Two per pair, including the empty and full coalitions; warns if they are too few."""
+        requested = self._requested if budget is None else budget
+        if requested < min(2 * features, 1 << features):
             warn_caller(
-                f"{asked} evaluations are fewer than two for each of the {features} features: those that they do not "
-                f"tell apart get equal shares, and the errors are large. About {4 * features} are good (n_samples or "
-                "budget), or join features by a feature_mask or a larger unit",
+                f"{requested} evaluations are fewer than two for each of the {features} features: those that they do "
+                f"not tell apart get equal shares, and the errors are large. About {4 * features} are good (n_samples "
+                "or budget), or join features by a feature_mask or a larger unit",
                 UserWarning,
             )
-        return min(2 * self.n_samples if budget is None else budget, 1 << features)
+        return super().evaluations(features, budget)
 
     def least(self, features: int) -> int:
         """One pair, and the empty and the full coalition."""
         return min(4, 1 << features)
 
     def rounds(self, features: int) -> Iterator[Coalitions]:
-        """The empty and the full coalition, then a pair each, of which the first `features - 1` are independent."""
+        """The empty and the full coalition, then one pair each; the first `features - 1` are linearly independent."""
         ends = torch.zeros(1, features, dtype=torch.bool, device="cpu")
         yield ends if not features else torch.cat([ends, ~ends])
         draws, sizes = generator(self._seed), _Sizes(features)
-        chain = sizes.chain(draws) if self._is_ordered(features) else ends[:0]
-        rows = joined(chain, sizes.coalitions(self.n_samples, chain, draws))
-        for row in _telling_first(rows, features - 1):
+        order = sizes.of_an_order(draws) if self._starts_with_an_order(features) else ends[:0]
+        rows = chain(order, sizes.coalitions(self.n_samples, order, draws))
+        for row in _independent_first(rows, features - 1):
             yield torch.stack([row, ~row])
 
     def estimate(self, coalitions: Coalitions, values: Values) -> Estimate:
-        """`(features, outputs)`: the regression, and its errors; equal shares with infinite ones from no pair."""
-        worth = values.double()
-        found, error = self._regressed(coalitions, worth) if coalitions.shape[1] else (worth[:0], worth[:0])
-        return Estimate(precise(found, values), precise(error, values))
+        """The regression and its errors; equal shares with infinite errors if there are no pairs."""
+        doubled = values.double()
+        shares, errors = self._regressed(coalitions, doubled) if coalitions.shape[1] else (doubled[:0], doubled[:0])
+        return Estimate(precise(shares, values), precise(errors, values))
 
-    def _regressed(self, coalitions: Coalitions, worth: Values) -> tuple[Values, Values]:
+    def _regressed(self, coalitions: Coalitions, values: Values) -> tuple[Values, Values]:
         first, features = coalitions[2::2], coalitions.shape[1]
-        full, halves = (worth[1] - worth[0]) / 2, (worth[2::2] - worth[3::2]) / 2
+        full, odd = (values[1] - values[0]) / 2, (values[2::2] - values[3::2]) / 2
         if not len(first):
             shares = (2 * full / features).expand(features, -1)
             return shares, torch.full_like(shares, 0 if features == 1 else torch.inf)
         sizes = _Sizes(features)
-        fit = self._fit(Pairs(first.to(worth) * 2 - 1, *sizes.weights(first.sum(1)), sizes.pairs.sum().item()))
-        freedom = len(first) - features - (features // 2 if self._is_ordered(features) else 0)
-        return fit.values(full, halves), fit.errors(full, halves, freedom)
+        weights, probabilities = sizes.weights(first.sum(1))
+        fit = self._fit(PairedSample(first.to(values) * 2 - 1, weights, probabilities, sizes.pairs.sum().item()))
+        freedom = len(first) - features - (features // 2 if self._starts_with_an_order(features) else 0)
+        return fit.values(full, odd), fit.errors(full, odd, freedom)
 
-    def _is_ordered(self, features: int) -> bool:
-        """Whether an order and its reverse come first, whose pairs are not independent: they count half for errors."""
-        return self.n_samples < ORDERED * features
+    def _starts_with_an_order(self, features: int) -> bool:
+        """Whether the first pairs are those of an order; they are not independent and count half for errors."""
+        return self.n_samples < MAX_PAIRS_OF_AN_ORDER * features
 
 
 @dataclass(frozen=True)
@@ -188,55 +191,55 @@ class _Sizes:
     """The sizes of the smaller coalitions of the pairs, 1 to `features // 2`.
 
     Attributes:
-        features: How many features there are.
+        features: Number of features.
     """
 
     features: int
 
     @property
     def kernel(self) -> Tensor:
-        """`(sizes,)`: the part of the Shapley kernel that all pairs of a size have, up to a factor."""
+        """`(sizes,)`: the total Shapley kernel of the pairs of each size, up to a constant."""
         sizes = torch.arange(1, self.features // 2 + 1, dtype=torch.float64, device="cpu")
         return self.of_order / (2 * sizes * (self.features - sizes))
 
     @property
     def of_order(self) -> Tensor:
-        """`(sizes,)`: how many pairs of each size are in an order of the features and its reverse."""
+        """`(sizes,)`: the number of pairs of each size in an order of the features and its reverse."""
         sizes = torch.arange(1, self.features // 2 + 1, dtype=torch.float64, device="cpu")
         return torch.where(2 * sizes == self.features, 1.0, 2.0).double()
 
     @property
     def pairs(self) -> Tensor:
-        """`(sizes,)`: how many pairs of each size there are."""
+        """`(sizes,)`: the number of pairs of each size."""
         counts = [comb(self.features, size) for size in range(1, self.features // 2 + 1)]
         if self.features % 2 == 0:
             counts[-1] //= 2
-        return torch.tensor([min(count, COUNTLESS) for count in counts], dtype=torch.float64, device="cpu")
+        return torch.tensor([min(count, MAX_COUNT) for count in counts], dtype=torch.float64, device="cpu")
 
     def expected(self, count: int) -> Tensor:
-        """`(sizes,)`: how many of so many pairs have each size: by the kernel, but no fewer than in an order."""
-        kernel, least, most = self.kernel, self.of_order, self.pairs
-        rates = torch.cat([least / kernel, most / kernel]).sort().values
-        totals = (rates[:, None] * kernel).clamp(least, most).sum(1)
+        """`(sizes,)`: the expected number of `count` pairs of each size: by the kernel, at least those of an order."""
+        kernel, low, high = self.kernel, self.of_order, self.pairs
+        rates = torch.cat([low / kernel, high / kernel]).sort().values
+        totals = (rates[:, None] * kernel).clamp(low, high).sum(1)
         above = int(torch.searchsorted(totals, float(count)))
         if above in (0, len(totals)):
-            return least if above == 0 else most
+            return low if above == 0 else high
         share = (count - totals[above - 1]) / (totals[above] - totals[above - 1])
-        return (torch.lerp(rates[above - 1], rates[above], share) * kernel).clamp(least, most)
+        return (torch.lerp(rates[above - 1], rates[above], share) * kernel).clamp(low, high)
 
     def weights(self, sizes: Tensor) -> tuple[Tensor, Tensor]:
-        """`(pairs,)` each, for the size of either of the pair: the weight of a pair, the chance that it is included."""
+        """The weights and inclusion probabilities `(pairs,)` of pairs, by the size of either coalition."""
         small = torch.minimum(sizes, self.features - sizes) - 1
         expected = self.expected(len(sizes))
         return (self.kernel / expected)[small], (expected / self.pairs)[small]
 
     def coalitions(self, first: int, known: Coalitions, draws: torch.Generator | None) -> Iterator[Tensor]:
-        """The first of each pair, `(features,)`, such that every start is a sample.
+        """The first coalition of each pair, `(features,)`, such that every prefix is a sample.
 
         Args:
-            first: How many are drawn together at first, the known ones among them.
-            known: Those that the sample has already: none, or an order.
-            draws: Random numbers.
+            first: Number of coalitions in the first batch, including the known ones.
+            known: Coalitions already in the sample: none, or those of an order.
+            draws: Random generator.
         """
         if self.features < 2:
             return
@@ -250,8 +253,8 @@ class _Sizes:
             taken, done = taken + counts, count
             count = min(total, count + max(8, count // 4))
 
-    def chain(self, draws: torch.Generator | None) -> Coalitions:
-        """`(features - 1, features)`: the starts of a random order, those first that divide it most evenly."""
+    def of_an_order(self, draws: torch.Generator | None) -> Coalitions:
+        """`(features - 1, features)`: the prefixes of a random order, in the order of bisection."""
         order = torch.randperm(self.features, generator=draws, device="cpu")
         blocks, ends = [(0, self.features)], list[int]()
         for start, stop in blocks:
@@ -262,7 +265,7 @@ class _Sizes:
 
 
 def _rounded(wanted: Tensor, count: int, most: Tensor, draws: torch.Generator | None) -> Tensor:
-    """Whole numbers that sum up to the count and have the mean that is wanted, none larger than there are."""
+    """Random integers up to `most` that sum to the count and have the expected values `wanted`, up to a factor."""
     order = torch.randperm(len(wanted), generator=draws, device="cpu")
     edges = torch.cat(
         [torch.zeros(1, dtype=torch.float32, device="cpu"), wanted[order].cumsum(0) * (count / wanted.sum())]
@@ -278,7 +281,7 @@ def _rounded(wanted: Tensor, count: int, most: Tensor, draws: torch.Generator | 
 
 
 class _Drawn:
-    """Coalitions of one size in random order, none twice nor seen before; of half the features, one of each pair."""
+    """Coalitions of one size in random order, without repetition; for half of the features, one of each pair."""
 
     def __init__(self, features: int, size: int, draws: torch.Generator | None, seen: Coalitions) -> None:
         self._features, self._size, self._draws = features, size, draws
@@ -290,18 +293,18 @@ class _Drawn:
 
     def more(self, count: int) -> Tensor:
         """`(count, features)`."""
-        if self._left is None and count and LISTED_SHARE * (len(self._seen) + count) >= self._count:
+        if self._left is None and count and MIN_SPARSITY * (len(self._seen) + count) >= self._count:
             self._left = self._new(self._listed())
         if self._left is not None:
-            found, self._left = self._left.tensor_split([count])
-            return found
+            rows, self._left = self._left.tensor_split([count])
+            return rows
         rows = self._drawn(0)
         while len(rows) < count:
             rows = torch.cat([rows, self._new(self._drawn(count - len(rows)))])
         return rows
 
     def _new(self, rows: Tensor) -> Tensor:
-        """Those that have not been seen before; now they have."""
+        """The rows not seen before; marks them as seen."""
         new = {name: i for i, name in enumerate(keys(rows)) if name not in self._seen}
         self._seen.update(new)
         return rows[list(new.values())]
@@ -320,12 +323,12 @@ class _Drawn:
         return self._first_of(rows)
 
     def _first_of(self, rows: Coalitions) -> Coalitions:
-        """That of each pair which stands for it."""
+        """The first coalition of each row's pair."""
         return rows ^ ~rows[:, :1] if self._halves else rows
 
 
-def _telling_first(rows: Iterator[Tensor], wanted: int) -> Iterator[Tensor]:
-    """The same rows, those that are combinations of earlier ones only after so many that are not."""
+def _independent_first(rows: Iterator[Tensor], wanted: int) -> Iterator[Tensor]:
+    """The same rows; those that are linear combinations of earlier ones come after `wanted` independent ones."""
     basis: NDArray[np.float64] | None = None
     postponed: list[Tensor] = []
     done = 0
@@ -334,7 +337,7 @@ def _telling_first(rows: Iterator[Tensor], wanted: int) -> Iterator[Tensor]:
             basis = np.zeros((wanted, len(row))) if basis is None else basis
             centred = row.numpy() - np.count_nonzero(row.numpy()) / len(row)
             rest = centred - (basis[:done] @ centred) @ basis[:done]
-            if rest @ rest <= INDEPENDENT * (centred @ centred):
+            if rest @ rest <= MIN_NEW_LENGTH * (centred @ centred):
                 postponed.append(row)
                 continue
             basis[done] = rest / np.sqrt(rest @ rest)
