@@ -7,6 +7,7 @@ from typing import Any
 import torch
 
 from llm_attr.attr.base import LayerAttribution, NeuronAttribution, renamed
+from llm_attr.attr.forms import keeps_form
 from llm_attr.attr.perturbation import FeatureGame, PerturbationAttribution
 from llm_attr.core.estimators.leave_one_out import GroupsLeftOut, LeaveOneOut
 from llm_attr.core.estimators.windows_left_out import WindowsLeftOut
@@ -38,6 +39,7 @@ class FeatureAblation(PerturbationAttribution):
     estimator = LeaveOneOut
     keeps_output_axes = False
 
+    @keeps_form
     def attribute(
         self,
         inputs: TensorOrTensors,
@@ -106,6 +108,7 @@ class GroupAblation(PerturbationAttribution):
 
     estimator = GroupsLeftOut
 
+    @keeps_form
     def attribute(
         self,
         inputs: TensorOrTensors,
@@ -169,6 +172,7 @@ class Occlusion(PerturbationAttribution):
     estimator = WindowsLeftOut
     keeps_output_axes = False
 
+    @keeps_form
     def attribute(
         self,
         inputs: TensorOrTensors,
@@ -314,7 +318,6 @@ class NeuronFeatureAblation(NeuronAttribution, PerturbationAttribution):
             InvalidTarget: the selector does not fit the layer.
             LayerNotReached: the forward pass does not reach the layer.
         """
-        whole = Problem.of(self.forward_func, inputs, baselines, None, additional_forward_args)
-        problem = whole.of_neuron(self._sites(attribute_to_neuron_input)[0], neuron_selector)
+        problem = self._problem(inputs, neuron_selector, baselines, additional_forward_args, attribute_to_neuron_input)
         game = FeatureGame(self, problem, Features.of(feature_mask, problem.inputs))
         return game.attributions(LeaveOneOut(), perturbations_per_eval, show_progress)

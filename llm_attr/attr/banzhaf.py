@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
+from llm_attr.attr.forms import keeps_form
 from llm_attr.attr.perturbation import PerturbationAttribution
 from llm_attr.core.estimators.banzhaf import MeanDifferences
 from llm_attr.core.game.ledger import Ledger
@@ -30,6 +31,7 @@ class Banzhaf(PerturbationAttribution):
 
     estimator = MeanDifferences
 
+    @keeps_form
     def attribute(
         self,
         inputs: TensorOrTensors,

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
+from llm_attr.attr.forms import keeps_form
 from llm_attr.attr.perturbation import PerturbationAttribution
 from llm_attr.core.estimators.random_ablations import BOOTSTRAP_SAMPLES, AblationLasso
 from llm_attr.core.game.ledger import Ledger
@@ -31,6 +32,7 @@ class ContextCite(PerturbationAttribution):
 
     estimator = AblationLasso
 
+    @keeps_form
     def attribute(
         self,
         inputs: TensorOrTensors,

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
+from llm_attr.attr.forms import keeps_form
 from llm_attr.attr.perturbation import PerturbationAttribution
 from llm_attr.core.estimators.interactions import Index, PairInteractions
 from llm_attr.core.game.driver import estimated
@@ -40,6 +41,7 @@ class PairwiseInteractions(PerturbationAttribution):
 
     estimator = PairInteractions
 
+    @keeps_form
     def attribute(
         self,
         inputs: TensorOrTensors,

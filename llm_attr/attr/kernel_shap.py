@@ -9,6 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from llm_attr.attr.forms import keeps_form
 from llm_attr.attr.perturbation import PerturbationAttribution
 from llm_attr.core.estimators.kernel_shap import AdditiveRegression
 from llm_attr.core.estimators.odd_shap import OddRegression
@@ -42,6 +43,7 @@ class KernelShap(PerturbationAttribution):
 
     estimator = AdditiveRegression
 
+    @keeps_form
     def attribute(
         self,
         inputs: TensorOrTensors,
@@ -140,6 +142,7 @@ class OddShap(PerturbationAttribution):
 
     estimator = staticmethod(partial(OddRegression, seed=0))
 
+    @keeps_form
     def attribute(
         self,
         inputs: TensorOrTensors,

@@ -7,6 +7,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from llm_attr.attr.forms import keeps_form
 from llm_attr.attr.linear_models import LinearModel
 from llm_attr.attr.original import Original, PerturbFunction, SimilarityFunction
 from llm_attr.attr.perturbation import FeatureGame, PerturbationAttribution
@@ -77,7 +78,6 @@ class Lime(PerturbationAttribution):
     share their ablations and have a model each.
 
     Args:
-        forward_func: See `Attribution`.
         interpretable_model: One of the `SkLearn...` and `SGD...` models, or an object with `fit`, of a DataLoader that
             gives (rows, values, weights), and `representation`. None: `SkLearnLasso(alpha=0.01)`.
         similarity_func: From `get_exp_kernel_similarity_function`, or a function `(original_input, perturbed_input,
@@ -120,6 +120,7 @@ class Lime(PerturbationAttribution):
         own = {name: getattr(self, name) for name in names}
         return {name: value for name, value in own.items() if value is not None and value != ExponentialKernel()}
 
+    @keeps_form
     def attribute(
         self,
         inputs: TensorOrTensors,

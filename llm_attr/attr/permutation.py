@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 
 from llm_attr.attr.base import LayerAttribution
+from llm_attr.attr.forms import keeps_form
 from llm_attr.attr.perturbation import FeatureGame, PerturbationAttribution
 from llm_attr.core.estimators.leave_one_out import LeaveOneOut
 from llm_attr.core.game.features import Features
@@ -34,7 +35,6 @@ class FeaturePermutation(PerturbationAttribution):
     prompt, is refused.
 
     Args:
-        forward_func: See `Attribution`.
         perm_func: `(x, feature_mask) -> x`, called once per feature and input that contains it; only the positions
             where the mask is True are used. None: a random order of the examples that is not the identity.
 
@@ -54,6 +54,7 @@ class FeaturePermutation(PerturbationAttribution):
         super().__init__(forward_func)
         self.perm_func = perm_func
 
+    @keeps_form
     def attribute(
         self,
         inputs: TensorOrTensors,

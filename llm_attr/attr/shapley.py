@@ -7,6 +7,7 @@ from typing import Any
 
 import torch
 
+from llm_attr.attr.forms import keeps_form
 from llm_attr.attr.perturbation import PerturbationAttribution
 from llm_attr.core.estimators.local_shapley import Neighbourhoods, Others
 from llm_attr.core.estimators.owen import HierarchicalOrders
@@ -34,6 +35,7 @@ class ShapleyValues(PerturbationAttribution):
 
     estimator = AllSubsets
 
+    @keeps_form
     def attribute(
         self,
         inputs: TensorOrTensors,
@@ -93,6 +95,7 @@ class ShapleyValueSampling(PerturbationAttribution):
 
     estimator = RandomOrders
 
+    @keeps_form
     def attribute(
         self,
         inputs: TensorOrTensors,
@@ -159,6 +162,7 @@ class PermutationShapley(PerturbationAttribution):
 
     estimator = staticmethod(partial(RandomOrders, paired=True, seed=0))
 
+    @keeps_form
     def attribute(
         self,
         inputs: TensorOrTensors,
@@ -213,6 +217,7 @@ class LocalShapley(PerturbationAttribution):
 
     estimator = Neighbourhoods
 
+    @keeps_form
     def attribute(
         self,
         inputs: TensorOrTensors,
@@ -268,6 +273,7 @@ class Owen(PerturbationAttribution):
 
     estimator = HierarchicalOrders
 
+    @keeps_form
     def attribute(
         self,
         inputs: TensorOrTensors,
