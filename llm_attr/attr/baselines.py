@@ -1,4 +1,4 @@
-"""Baselines of embedding layers: states in which a token says nothing."""
+"""Baselines for embedding layers: vectors that stand for an absent token."""
 
 from __future__ import annotations
 
@@ -9,35 +9,33 @@ import torch
 from torch import Tensor, nn
 
 from llm_attr.core.site import Site
-from llm_attr.core.tensors import accumulator
 from llm_attr.errors import InvalidType, InvalidValue, UnknownName
 
 KINDS = ("zero", "mean", "pad", "mask")
-"""The names of the baselines."""
+"""The kinds of baselines."""
 
 TOKENS_PER_CALL = 4096
-"""Tokens of the vocabulary that are embedded at once."""
+"""The number of tokens embedded per call."""
 
 
 def embedding_baseline(embedding: nn.Module, kind: str, like: Tensor, token_id: int | None = None) -> Tensor:
     """A baseline at the output of an embedding layer, the same vector at every position.
 
     Args:
-        embedding: The embedding layer, an `nn.Embedding` or a kind of it.
-        kind: `zero`; `mean`, the mean of the whole vocabulary; `pad`, the layer's padding token; `mask`, the mask
-            token. What the layer gives for the tokens counts, with a scale that it may have.
+        embedding: The embedding layer, an `nn.Embedding` or a similar module.
+        kind: `zero`; `mean`, the mean over the vocabulary; `pad`, the padding token; or `mask`, the mask token. Vectors
+            are outputs of the layer, including any scaling it applies.
         like: Token ids `(batch, positions)`, or embeddings `(batch, positions, features)`.
-        token_id: The token of `pad` (default: the layer's `padding_idx`) or `mask` (needed: the tokenizer knows it).
+        token_id: The token for `pad` (default: the layer's `padding_idx`) or `mask` (required).
 
     Returns:
-        `(batch, positions, features)`: the baseline of `IntegratedGradients` where embeddings are the inputs, or the
-        `layer_baselines` of `LayerIntegratedGradients`. (Where ids are the inputs, `pad` and `mask` are a baseline of
-        ids too.)
+        `(batch, positions, features)`, for `IntegratedGradients` with embeddings as inputs, or as `layer_baselines` of
+        `LayerIntegratedGradients`. (If token ids are the inputs, the ids of `pad` and `mask` are baselines too.)
 
     Raises:
         UnknownName: there is no such kind.
-        InvalidType: the layer is no embedding layer.
-        InvalidValue: a token is needed and not given, or out of range.
+        InvalidType: the layer is not an embedding layer.
+        InvalidValue: a token id is missing or out of range.
 
     Example:
         >>> import torch
@@ -51,10 +49,10 @@ def embedding_baseline(embedding: nn.Module, kind: str, like: Tensor, token_id: 
 
 
 def vocabulary(embedding: nn.Module) -> Tensor:
-    """What an embedding layer gives for each token of its vocabulary, `(words, features)`.
+    """The vector of each token in the vocabulary of an embedding layer, `(words, features)`.
 
     Raises:
-        InvalidType: the layer is no embedding layer.
+        InvalidType: the layer is not an embedding layer.
     """
     words = _count(embedding)
     if type(embedding) is nn.Embedding and embedding.max_norm is None:
@@ -64,15 +62,15 @@ def vocabulary(embedding: nn.Module) -> Tensor:
 
 
 def named_baselines(sites: Sequence[Site], given: Any) -> Any:
-    """Layer baselines with the names among them resolved: a vector `(features,)` of each embedding layer.
+    """Layer baselines with names replaced by the vectors `(features,)` of the embedding layers.
 
     Args:
-        sites: Where the baselines are.
-        given: A tensor, number or name for all of the sites, or a tuple or list with one for each.
+        sites: The sites of the baselines.
+        given: A tensor, number or name for all sites, or a tuple or list with one per site.
 
     Raises:
-        UnknownName: a name that is none of `zero`, `mean`, `pad`.
-        InvalidType: a name for a site that is not the output of an embedding layer.
+        UnknownName: a name is not one of `zero`, `mean`, `pad`.
+        InvalidType: a name is given for a site that is not the output of an embedding layer.
     """
     if isinstance(given, str):
         given = (given,) * len(sites)
@@ -94,13 +92,13 @@ def _at(site: Site, kind: str) -> Tensor | int:
 
 
 def _vector(embedding: nn.Module, kind: str, token_id: int | None) -> Tensor:
-    """`(features,)`: the state of one position."""
+    """The vector of one position, `(features,)`."""
     if kind not in KINDS:
         raise UnknownName("baseline", kind, KINDS)
     words = _count(embedding)
     if kind == "mean":
         vectors = vocabulary(embedding)
-        return vectors.mean(0, dtype=accumulator(vectors.dtype)).to(vectors.dtype)
+        return vectors.mean(0, dtype=torch.promote_types(vectors.dtype, torch.float32)).to(vectors.dtype)
     if kind == "zero":
         return torch.zeros_like(_embedded(embedding, [0])[0])
     token = getattr(embedding, "padding_idx", None) if token_id is None and kind == "pad" else token_id
@@ -115,7 +113,7 @@ def _count(embedding: nn.Module) -> int:
     words = getattr(embedding, "num_embeddings", None)
     if not isinstance(embedding, nn.Module) or not isinstance(words, int):
         raise InvalidType(
-            "an embedding layer (nn.Embedding) is needed, which has a vector for each token of a vocabulary; "
+            "embedding must be an embedding layer such as nn.Embedding, with a vector for each token of a vocabulary; "
             f"got {type(embedding).__name__}"
         )
     return words

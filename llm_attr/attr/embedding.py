@@ -1,4 +1,4 @@
-"""Embedding layers taken out of a model, so that embeddings can be its inputs, and baselines made of tokens."""
+"""Replacing an embedding layer so that a model takes embeddings as inputs, and baselines made of tokens."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from llm_attr.errors import InvalidType, InvalidValue, UnknownName
 
 
 class InterpretableEmbeddingBase(nn.Module):
-    """Stands in the place of an embedding layer and passes embeddings on that are already made.
+    """Replaces an embedding layer and passes on precomputed embeddings.
 
     Other attributes (`weight`, `padding_idx`, ...) are those of the embedding layer.
 
@@ -34,38 +34,38 @@ class InterpretableEmbeddingBase(nn.Module):
             return getattr(super().__getattr__("embedding"), name)
 
     def forward(self, *inputs: Any, **kwargs: Any) -> Any:
-        """The first argument, or, where all are given by keyword, the first that is not None.
+        """The first argument that is not None; keyword arguments count only without positional ones.
 
         Raises:
             InvalidValue: there are no arguments.
         """
         given = [value for value in (inputs or kwargs.values()) if value is not None]
         if not given:
-            raise InvalidValue(f"the layer {self.full_name!r} is interpretable: it needs embeddings; got no arguments")
+            raise InvalidValue(f"the layer {self.full_name!r} is interpretable and needs embeddings; got no arguments")
         return given[0]
 
     def indices_to_embeddings(self, *input: Any, **kwargs: Any) -> Any:
-        """What the embedding layer gives for these token ids."""
+        """The embeddings of these token ids."""
         return self.embedding(*input, **kwargs)
 
 
 def configure_interpretable_embedding_layer(
     model: nn.Module, embedding_layer_name: str = "embedding"
 ) -> InterpretableEmbeddingBase:
-    """Puts an `InterpretableEmbeddingBase` in the place of an embedding layer; the model then takes embeddings.
+    """Replaces an embedding layer by an `InterpretableEmbeddingBase`, so that the model takes embeddings.
 
-    `LayerIntegratedGradients` and its kin need none of this: they leave the model as it is.
+    Not needed for `LayerIntegratedGradients` and other layer methods, which leave the model unchanged.
 
     Args:
-        model: The model. It is changed until `remove_interpretable_embedding_layer`.
+        model: The model. It stays changed until `remove_interpretable_embedding_layer` is called.
         embedding_layer_name: The dotted name of the layer, such as `bert.embeddings.word_embeddings`.
 
     Returns:
-        The layer in its place; its `indices_to_embeddings` makes embeddings of token ids.
+        The replacement; its `indices_to_embeddings` computes embeddings of token ids.
 
     Raises:
         UnknownName: the model has no such layer.
-        InvalidValue: the layer is interpretable already, or a part of such a layer.
+        InvalidValue: the layer is already interpretable, or part of an interpretable layer.
 
     Example:
         >>> import torch
@@ -85,7 +85,7 @@ def configure_interpretable_embedding_layer(
     for name, layer in layers.items():
         if isinstance(layer, InterpretableEmbeddingBase) and f"{embedding_layer_name}.".startswith(f"{name}."):
             raise InvalidValue(
-                f"the layer {name!r} is interpretable already; remove_interpretable_embedding_layer first"
+                f"the layer {name!r} is interpretable already; call remove_interpretable_embedding_layer first"
             )
     wrapped = InterpretableEmbeddingBase(layers[embedding_layer_name], embedding_layer_name)
     _put(model, embedding_layer_name, wrapped)
@@ -93,15 +93,15 @@ def configure_interpretable_embedding_layer(
 
 
 def remove_interpretable_embedding_layer(model: nn.Module, interpretable_emb: InterpretableEmbeddingBase) -> None:
-    """Puts the embedding layer back that `configure_interpretable_embedding_layer` took out.
+    """Restores the embedding layer that `configure_interpretable_embedding_layer` replaced.
 
     Raises:
-        InvalidType: `interpretable_emb` is no interpretable layer.
-        InvalidValue: it is not in the model (any more).
+        InvalidType: `interpretable_emb` is not an interpretable layer.
+        InvalidValue: it is not, or no longer, part of the model.
     """
     if not isinstance(interpretable_emb, InterpretableEmbeddingBase):
         raise InvalidType(
-            "interpretable_emb must be what configure_interpretable_embedding_layer gave; "
+            "interpretable_emb must be the result of configure_interpretable_embedding_layer; "
             f"got {type(interpretable_emb).__name__}"
         )
     name = interpretable_emb.full_name
@@ -111,7 +111,7 @@ def remove_interpretable_embedding_layer(model: nn.Module, interpretable_emb: In
 
 
 class TokenReferenceBase:
-    """Makes baselines of one token, such as padding.
+    """Creates baselines that repeat one token, such as padding.
 
     Args:
         reference_token_idx: The id of the token.
@@ -121,7 +121,7 @@ class TokenReferenceBase:
         self.reference_token_idx = reference_token_idx
 
     def generate_reference(self, sequence_length: int, device: torch.device | str) -> Tensor:
-        """`(sequence_length,)` times the token's id."""
+        """The token's id, repeated: `(sequence_length,)`."""
         return torch.full((int(sequence_length),), self.reference_token_idx, dtype=torch.int64, device=device)
 
 

@@ -1,4 +1,4 @@
-"""A model whose inputs are layers, so that layer methods can attribute to inputs and layers at once."""
+"""A wrapper with one layer per input, so that layer methods can attribute to inputs and layers at once."""
 
 from __future__ import annotations
 
@@ -9,17 +9,17 @@ from torch import nn
 
 
 class ModelInputWrapper(nn.Module):
-    """Passes each input of a model through an identity layer of its own.
+    """Passes each input of a model through its own identity layer.
 
-    Layer methods that take several layers can so attribute to ordinary inputs and to embeddings of others together.
-    Arguments of `*args` and `**kwargs` parameters of the model are passed on without a layer.
+    Layer methods that take several layers can then attribute to some inputs and to the embeddings of others at once.
+    Arguments in `*args` and `**kwargs` of the model are passed on without a layer.
 
     Args:
-        module_to_wrap: The model; it is called as before, and left as it is.
+        module_to_wrap: The model; it is not changed.
 
     Attributes:
         module: The model.
-        input_maps: The layer of each input by the name of its parameter in the model's `forward`.
+        input_maps: The layer of each input, by the name of its parameter in the model's `forward`.
 
     Example:
         >>> import torch
@@ -44,16 +44,14 @@ class ModelInputWrapper(nn.Module):
         spread = isinstance(module_to_wrap, nn.DataParallel | nn.parallel.DistributedDataParallel)
         called: Any = module_to_wrap.module if spread else module_to_wrap
         parameters = inspect.signature(called.forward).parameters.values()
-        self._by_place = [p.name for p in parameters if p.kind in (p.POSITIONAL_ONLY, p.POSITIONAL_OR_KEYWORD)]
-        self._by_name = {p.name for p in parameters if p.kind in (p.KEYWORD_ONLY, p.POSITIONAL_OR_KEYWORD)}
+        self._positional = [p.name for p in parameters if p.kind in (p.POSITIONAL_ONLY, p.POSITIONAL_OR_KEYWORD)]
+        self._named = {p.name for p in parameters if p.kind in (p.KEYWORD_ONLY, p.POSITIONAL_OR_KEYWORD)}
         self.input_maps = nn.ModuleDict()
-        for name in dict.fromkeys([*self._by_place, *sorted(self._by_name)]):
+        for name in dict.fromkeys([*self._positional, *sorted(self._named)]):
             self.input_maps._modules[name] = nn.Identity()
 
     def forward(self, *args: Any, **kwargs: Any) -> Any:
-        """What the model gives for these arguments."""
-        placed = [self.input_maps[name](value) for name, value in zip(self._by_place, args, strict=False)]
-        named = {
-            name: self.input_maps[name](value) if name in self._by_name else value for name, value in kwargs.items()
-        }
+        """The output of the model for these arguments."""
+        placed = [self.input_maps[name](value) for name, value in zip(self._positional, args, strict=False)]
+        named = {name: self.input_maps[name](value) if name in self._named else value for name, value in kwargs.items()}
         return self.module(*placed, *args[len(placed) :], **named)

@@ -1,4 +1,4 @@
-"""Statistics of attributions that come in batch after batch, each kept in constant memory."""
+"""Running statistics of attributions, in constant memory."""
 
 from __future__ import annotations
 
@@ -10,11 +10,11 @@ from typing import Any, TypeAlias, TypeVar
 import torch
 from torch import Tensor
 
-from llm_attr.core.tensors import accumulator, exact_device
+from llm_attr.core.tensors import at_least_fp32, exact_device
 from llm_attr.errors import InvalidType, InvalidValue
 
 StatValue: TypeAlias = Tensor | int | float | None
-"""What a statistic gives; None before there is anything to count."""
+"""The value of a statistic; None before the first update."""
 
 Kind = TypeVar("Kind", bound="Stat")
 
@@ -22,14 +22,14 @@ Accumulate: TypeAlias = Callable[[Tensor, Tensor], Tensor]
 
 
 class Stat(ABC):
-    """A statistic of the tensors that it is updated with, entry by entry.
+    """An elementwise statistic of the tensors passed to `update`.
 
-    A subclass gives `update` and `get`, and in `init` asks with `_get_stat` for the statistics that it builds on; a
-    summarizer keeps those too, and updates them first. Two statistics of the same class and parameters are equal and
-    share what they have counted, whatever their names.
+    A subclass implements `update` and `get`, and requests the statistics it depends on with `_get_stat` in `init`; a
+    summarizer updates those first. Two statistics with the same class and parameters are equal and share their state,
+    whatever their names.
 
     Args:
-        name: The key in the summary; None: named for class and parameters.
+        name: The key in the summary; None: derived from class and parameters.
         **kwargs: The parameters.
     """
 
@@ -39,15 +39,15 @@ class Stat(ABC):
         self._others: _Bound | None = None
 
     def init(self) -> None:  # noqa: B027
-        """Called when the statistic joins a summarizer, before its first update."""
+        """Called when the statistic is added to a summarizer, before the first update."""
 
     @abstractmethod
     def update(self, x: Tensor) -> None:
-        """Takes one more tensor into account."""
+        """Adds a tensor."""
 
     @abstractmethod
     def get(self) -> StatValue:
-        """The statistic of all tensors so far."""
+        """The value for all tensors so far."""
 
     @property
     def name(self) -> str:
@@ -55,10 +55,10 @@ class Stat(ABC):
         return self._name or type(self).__name__.lower()
 
     def _get_stat(self, stat: Kind) -> Kind:
-        """The summarizer's own statistic that equals this one.
+        """The summarizer's statistic that is equal to this one.
 
         Raises:
-            InvalidValue: the statistic belongs to no summarizer.
+            InvalidValue: the statistic does not belong to a summarizer.
         """
         if self._others is None:
             raise InvalidValue(f"{type(self).__name__} builds on other statistics: use it inside a Summarizer")
@@ -75,7 +75,7 @@ class Stat(ABC):
 
 
 class _Bound:
-    """The statistics of one tensor, each with those that it builds on before it."""
+    """The statistics of one tensor, each after those it depends on."""
 
     def __init__(self, stats: list[Stat]) -> None:
         self._given = {stat: stat for stat in reversed(stats)}
@@ -84,7 +84,7 @@ class _Bound:
             self.of(stat)
 
     def of(self, stat: Kind) -> Kind:
-        """The one that equals this; brought in if it is new."""
+        """The statistic equal to this one; added if it is new."""
         if stat not in self.ready:
             found = self._given.get(stat) or copy(stat)
             found._others = self
@@ -118,7 +118,7 @@ class Mean(Stat):
         self._count = self._get_stat(Count())
 
     def update(self, x: Tensor) -> None:
-        x = _wide(x)
+        x = _accumulated(x)
         self.mean = x.clone() if self.mean is None else self.mean + (x - self.mean) / (self._count.get() or 1)
 
     def get(self) -> Tensor | None:
@@ -126,7 +126,7 @@ class Mean(Stat):
 
 
 class MSE(Stat):
-    """The sum of the squared distances from the mean (as in Captum not divided by the count), in at least fp32.
+    """The sum of squared distances from the mean (as in Captum, not divided by the count), in at least fp32.
 
     Source: B. P. Welford, Note on a Method for Calculating Corrected Sums of Squares and Products, 1962.
     """
@@ -140,7 +140,7 @@ class MSE(Stat):
         self._mean = self._get_stat(Mean())
 
     def update(self, x: Tensor) -> None:
-        x, after = _wide(x), self._mean.get()
+        x, after = _accumulated(x), self._mean.get()
         if after is None or self.mse is None or self._before is None:
             self.mse = torch.zeros_like(x)
         else:
@@ -152,7 +152,7 @@ class MSE(Stat):
 
 
 class Var(Stat):
-    """The variance: `MSE / (count - order)`; zero where there are no more updates than `order`.
+    """The variance: `MSE / (count - order)`; zero if there are at most `order` updates.
 
     Args:
         name: See `Stat`; by default `variance`, with order 1 `sample_variance`.
@@ -168,7 +168,7 @@ class Var(Stat):
         self._mse, self._count = self._get_stat(MSE()), self._get_stat(Count())
 
     def update(self, x: Tensor) -> None:
-        """Nothing: it is made of others."""
+        """Does nothing: the value is computed from other statistics."""
 
     def get(self) -> Tensor | None:
         mse = self._mse.get()
@@ -176,7 +176,7 @@ class Var(Stat):
 
 
 class StdDev(Stat):
-    """The standard deviation, the root of `Var`.
+    """The standard deviation, the square root of `Var`.
 
     Args:
         name: See `Stat`; by default `std_dev`, with order 1 `sample_std_dev`.
@@ -192,30 +192,30 @@ class StdDev(Stat):
         self._var = self._get_stat(Var(order=self.order))
 
     def update(self, x: Tensor) -> None:
-        """Nothing: it is made of others."""
+        """Does nothing: the value is computed from other statistics."""
 
     def get(self) -> Tensor | None:
         variance = self._var.get()
         return None if variance is None else variance.sqrt()
 
 
-class _Accumulated(Stat):
-    """`function(value, x)`, update after update."""
+class _Reduction(Stat):
+    """The running value of `function(value, x)`."""
 
-    def __init__(self, name: str | None, function: Accumulate, wide: bool = False) -> None:
+    def __init__(self, name: str | None, function: Accumulate, promote: bool = False) -> None:
         super().__init__(name, fn=function)
-        self._function, self._wide = function, wide
+        self._function, self._promote = function, promote
         self.value: Tensor | None = None
 
     def update(self, x: Tensor) -> None:
-        x = _wide(x) if self._wide and x.is_floating_point() else x
+        x = _accumulated(x) if self._promote and x.is_floating_point() else x
         self.value = x.clone() if self.value is None else self._function(self.value, x)
 
     def get(self) -> Tensor | None:
         return self.value
 
 
-class Min(_Accumulated):
+class Min(_Reduction):
     """The smallest value.
 
     Args:
@@ -227,7 +227,7 @@ class Min(_Accumulated):
         super().__init__(name, min_fn)
 
 
-class Max(_Accumulated):
+class Max(_Reduction):
     """The largest value.
 
     Args:
@@ -239,8 +239,8 @@ class Max(_Accumulated):
         super().__init__(name, max_fn)
 
 
-class Sum(_Accumulated):
-    """The sum, of half precision in fp32.
+class Sum(_Reduction):
+    """The sum; half precision is summed in fp32.
 
     Args:
         name: See `Stat`.
@@ -248,7 +248,7 @@ class Sum(_Accumulated):
     """
 
     def __init__(self, name: str | None = None, add_fn: Accumulate = torch.add) -> None:
-        super().__init__(name, add_fn, wide=True)
+        super().__init__(name, add_fn, promote=True)
 
 
 def CommonStats() -> list[Stat]:  # noqa: N802
@@ -257,14 +257,14 @@ def CommonStats() -> list[Stat]:  # noqa: N802
 
 
 class SummarizerSingleTensor:
-    """Keeps statistics of one tensor; `Summarizer` is the one to use.
+    """Statistics of one tensor; use `Summarizer` instead.
 
     Args:
-        stats: The statistics; they become part of this object. Those that they build on are kept as well.
-        summary_stats_indices: Which of them `summary` shows.
+        stats: The statistics, which become part of this object together with those they depend on.
+        summary_stats_indices: The indices of those in `summary`.
 
     Raises:
-        InvalidType: something in `stats` is no statistic.
+        InvalidType: an item of `stats` is not a statistic.
     """
 
     def __init__(self, stats: list[Stat], summary_stats_indices: list[int]) -> None:
@@ -274,22 +274,22 @@ class SummarizerSingleTensor:
         self._shown = {stats[index].name: stats[index] for index in summary_stats_indices}
 
     def update(self, x: Tensor) -> None:
-        """Takes one more tensor into account; nothing of its graph is kept."""
+        """Adds a tensor, detached from its graph."""
         for stat in self._bound.ready.values():
             stat.update(x.detach())
 
     def get(self, stat: Stat) -> Stat | None:
-        """The own statistic of the same class and parameters; None if there is none."""
+        """The statistic with the same class and parameters, or None."""
         return self._bound.ready.get(stat)
 
     @property
     def summary(self) -> dict[str, StatValue]:
-        """The value of each statistic under its name."""
+        """The values of the statistics by name."""
         return {name: self._bound.of(stat).get() for name, stat in self._shown.items()}
 
 
-def _wide(x: Tensor) -> Tensor:
-    """In a type for means and sums: at least fp32; whole numbers in fp64 where their device has it."""
+def _accumulated(x: Tensor) -> Tensor:
+    """In a dtype for means and sums: at least fp32; integers in fp64 if the device supports it."""
     if x.is_floating_point() or x.is_complex():
-        return x.to(accumulator(x.dtype))
+        return at_least_fp32(x)
     return x.to(torch.float64 if exact_device(x.device) == x.device else torch.float32)

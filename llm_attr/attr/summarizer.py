@@ -1,4 +1,4 @@
-"""Summaries of attributions over many batches, of all of them or class by class."""
+"""Summaries of attributions over many batches, overall or by class."""
 
 from __future__ import annotations
 
@@ -14,13 +14,13 @@ from llm_attr.core.tensors import as_tensors
 from llm_attr.errors import InvalidShape, InvalidType
 
 Summary: TypeAlias = dict[str, StatValue] | list[dict[str, StatValue]]
-"""The value of each statistic under its name; for tuples of tensors a list with one for each."""
+"""The values of the statistics by name; for tuples of tensors, a list with one dict per tensor."""
 
 Updates: TypeAlias = Tensor | float | tuple[Tensor | float, ...]
 
 
 class _Running:
-    """The statistics of a tensor or a tuple of tensors, one summarizer for each."""
+    """Statistics of a tensor or a tuple of tensors, with one summarizer per tensor."""
 
     def __init__(self, stats: Sequence[Stat]) -> None:
         if isinstance(stats, Stat) or not all(isinstance(stat, Stat) for stat in stats):
@@ -51,13 +51,13 @@ class _Running:
 
 
 class Summarizer:
-    """Statistics, entry by entry, of the attributions that it is updated with.
+    """Elementwise statistics of attributions.
 
     Args:
         stats: The statistics, which are copied; see `CommonStats`.
 
     Raises:
-        InvalidType: `stats` is no list of statistics.
+        InvalidType: `stats` is not a list of statistics.
 
     Example:
         >>> import torch
@@ -73,20 +73,20 @@ class Summarizer:
         self._all = _Running(stats)
 
     def update(self, x: Updates) -> None:
-        """Takes one more attribution into account.
+        """Adds an attribution.
 
         Args:
-            x: A tensor or number, or a tuple of them; every update has the form and shapes of the first.
+            x: A tensor or number, or a tuple of these, in the same form and shapes for every update.
 
         Raises:
-            InvalidShape: the form is not that of the first update.
-            InvalidType: it is neither a tensor nor a number.
+            InvalidShape: the form differs from the first update.
+            InvalidType: x is neither a tensor nor a number.
         """
         self._all.update(x)
 
     @property
     def summary(self) -> Summary | None:
-        """The statistics by name: a dict, for tuples a list of one dict for each; None before the first update."""
+        """The statistics by name: a dict, or for tuples a list of dicts; None before the first update."""
         return self._all.summary
 
 
@@ -113,17 +113,17 @@ class ClassSummarizer:
         self._classes: dict[Hashable, _Running] = {}
 
     def update(self, x: Updates, labels: Any = None) -> None:
-        """Takes a batch of attributions into account, example by example.
+        """Adds a batch of attributions, example by example.
 
         Args:
             x: A tensor `(batch, *features)` or a tuple of them.
-            labels: A list or tensor with one label for each example (a tensor's rows count as tuples); or one label,
-                anything that can be a key, for all. None: the batch as a whole, as `Summarizer.update` does.
+            labels: A list or tensor with one label per example (rows of a tensor count as tuples), or one hashable
+                label for all. None: adds the entire batch as one update, like `Summarizer.update`.
 
         Raises:
-            InvalidShape: there are neither one label nor as many as examples; or labelled and unlabelled updates have
-                different forms.
-            InvalidType: a label cannot be a key.
+            InvalidShape: the number of labels is neither one nor that of the examples, or labelled and unlabelled
+                updates differ in form.
+            InvalidType: a label is not hashable.
         """
         if labels is None:
             self._all.update(x)
@@ -136,12 +136,12 @@ class ClassSummarizer:
 
     @property
     def summary(self) -> Summary | None:
-        """The statistics of all examples; a list with one dict for each tensor, once there are labels."""
+        """The statistics of all examples; with labels, a list with one dict per tensor."""
         return self._all.summary
 
     @property
     def class_summaries(self) -> dict[Any, Summary | None]:
-        """The statistics of each class, a list with one dict for each tensor."""
+        """The statistics of each class, a list with one dict per tensor."""
         return {label: found.summary for label, found in self._classes.items()}
 
 
@@ -152,7 +152,7 @@ def _each(labels: Any, batch: int) -> list[Hashable]:
     else:
         found = labels if isinstance(labels, list) else [labels]
     if len(found) not in (1, batch):
-        raise InvalidShape(f"labels must be one, or one for each of the {batch} examples; got {len(found)}")
+        raise InvalidShape(f"labels must be one label, or one for each of the {batch} examples; got {len(found)}")
     if not all(isinstance(label, Hashable) for label in found):
         raise InvalidType(f"labels must be usable as keys (numbers, strings, tuples); got {found!r}")
     return found * batch if len(found) == 1 else found
@@ -163,4 +163,4 @@ def _as_tensor(value: Any) -> Tensor:
         return value
     if isinstance(value, int | float):
         return torch.tensor(float(value), dtype=torch.float32, device="cpu")
-    raise InvalidType(f"a summary is of tensors and numbers, or a tuple of them; got {type(value).__name__}")
+    raise InvalidType(f"an update must be a tensor, a number or a tuple of these; got {type(value).__name__}")

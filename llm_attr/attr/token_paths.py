@@ -27,7 +27,7 @@ from llm_attr.core.path.word_path import WordPaths
 from llm_attr.core.problem import Gradients, Problem
 from llm_attr.core.registry import registered
 from llm_attr.core.site import Site
-from llm_attr.core.tensors import accumulator, in_slots
+from llm_attr.core.tensors import at_least_fp32, in_slots
 from llm_attr.errors import InvalidShape, InvalidValue, UnknownName
 from llm_attr.typing import Baselines, ForwardFunction, Target, TensorOrTensors, Tensors
 
@@ -227,7 +227,7 @@ def _along(walk: Walk, points: Points, lengths: Points, count: int) -> Attribute
         for copies, part in walk.gradients(points, count):
             steps = lengths(done, done + copies)
             done += copies
-            products = (g.to(accumulator(g.dtype)) * step for g, step in zip(part.gradients, steps, strict=True))
+            products = (at_least_fp32(g) * step for g, step in zip(part.gradients, steps, strict=True))
             yield copies, replace(part, gradients=tuple(products))
 
     return weighted_sum(products(), torch.ones(count, dtype=torch.float64, device="cpu"))
@@ -270,7 +270,9 @@ class _PositionPaths:
         """The weight of each point times `x - b` at its position, zero elsewhere."""
         sizes = [(stop - start, *x.shape) for x in self.problem.inputs]
         pairs = zip(sizes, self.problem.inputs, strict=True)
-        stacked = [torch.zeros(size, dtype=accumulator(x.dtype), device=x.device) for size, x in pairs]
+        stacked = [
+            torch.zeros(size, dtype=torch.promote_types(x.dtype, torch.float32), device=x.device) for size, x in pairs
+        ]
         for copy, k in enumerate(range(start, stop)):
             i, position = self._place(k)
             weight = self.rule.weights[k % len(self.rule.weights)].item()
@@ -295,8 +297,7 @@ class _PositionPaths:
         """Input and baseline of a position, `(batch, *features)`, in at least fp32."""
         x = self.problem.inputs[i].detach()
         low = self.problem.baselines[i].detach().expand_as(x)
-        wide = accumulator(x.dtype)
-        return x[:, position].to(wide), low[:, position].to(wide)
+        return at_least_fp32(x[:, position]), at_least_fp32(low[:, position])
 
     def _with(self, turns: list[tuple[int, int, float]]) -> Tensors:
         """A copy of the inputs for each turn, with input i at `b + share (x - b)` at a position."""
@@ -379,7 +380,6 @@ def _of_width(tables: list[Tensor], width: int) -> Tensor:
 
 
 def _corners(x: Tensor, low: Tensor, vocabulary: Tensor, words: WordPaths) -> Tensor:
-    wide = accumulator(x.dtype)
-    baseline, word = (part.detach().to(wide).reshape(-1, x.shape[-1]) for part in (low, x))
-    path = words.between(baseline, word, vocabulary.to(x.device, wide))
+    baseline, word = (at_least_fp32(part.detach(), like=x).reshape(-1, x.shape[-1]) for part in (low, x))
+    path = words.between(baseline, word, at_least_fp32(vocabulary.to(x.device), like=x))
     return path.view(len(path), *x.shape)

@@ -1,6 +1,6 @@
-"""Pictures of attributions under the names and arguments of Captum's module of this name.
+"""Plots of attributions, with the names and arguments of Captum's module.
 
-Images and masks are `(height, width, channels)`; the drawing is done by `llm_attr.viz`. Every picture says its scale.
+Images and masks are `(height, width, channels)`. Every plot shows its scale. The drawing is done by `llm_attr.viz`.
 """
 
 from __future__ import annotations
@@ -68,23 +68,23 @@ def visualize_image_attr(
     """Draw the attributions of one image, summed over its channels.
 
     Args:
-        attr: `(height, width, channels)` or `(height, width)`; None will do for the method "original_image".
-        original_image: as `attr`: floats in [0, 1] or integers in [0, 255]; only "heat_map" does without.
+        attr: `(height, width, channels)` or `(height, width)`; may be None for the method "original_image".
+        original_image: as `attr`, floats in [0, 1] or integers in [0, 255]; required except for "heat_map".
         method: "heat_map", "blended_heat_map", "original_image", "masked_image" or "alpha_scaling".
         sign: "all", "positive", "negative" or "absolute_value"; "masked_image" and "alpha_scaling" do not take "all".
-        plt_fig_axis: a figure and its axes to draw into; that figure is the caller's to show.
-        outlier_perc: percent of the sum of |attribution| that may lie at the ends of the scale, in [0, 100).
-        cmap: other colours for the heat maps.
+        plt_fig_axis: a figure and its axes to draw into; the caller shows the figure.
+        outlier_perc: the percentage of the sum of |attribution| clipped at the ends of the scale, in [0, 100).
+        cmap: the colours of the heat maps.
         alpha_overlay: the opacity of a blended heat map, in [0, 1]; without `cmap` it fades out towards zero.
-        show_colorbar: draw a bar of the colours below the image; without it a line of text says the scale.
-        title: a heading.
-        fig_size: inches of a new figure.
-        use_pyplot: register a new figure with pyplot and show it; else it is only returned.
+        show_colorbar: draw a colour bar below the image, instead of a line of text with the scale.
+        title: the title.
+        fig_size: the size of a new figure in inches.
+        use_pyplot: register a new figure with pyplot and show it; otherwise the figure is only returned.
 
     Raises:
-        InvalidShape: attributions and image do not fit each other, or their channels come first.
-        InvalidType: they are no numbers.
-        InvalidValue: the method needs an image, attributions or one sign; or a number is out of range.
+        InvalidShape: the shapes of attributions and image do not match, or their channels come first.
+        InvalidType: they are not numbers.
+        InvalidValue: the method needs an image, attributions or a single sign, or a number is out of range.
         UnknownName: there is no such method or sign.
         MissingExtra: matplotlib is not installed.
     """
@@ -116,24 +116,24 @@ def visualize_image_attr_multiple(
     use_pyplot: bool = True,
     **kwargs: Any,
 ) -> tuple[Figure, Axes | list[Axes]]:
-    """Draw several views of the attributions of one image beside each other.
+    """Draw several views of the attributions of one image side by side.
 
     Args:
         attr: `(height, width, channels)` or `(height, width)`.
-        original_image: as `attr`: floats in [0, 1] or integers in [0, 255].
-        methods: one for each view, as of `visualize_image_attr`.
-        signs: one for each view, as of `visualize_image_attr`.
-        titles: one heading for each view.
-        fig_size: inches of the figure.
-        use_pyplot: register the figure with pyplot and show it; else it is only returned.
+        original_image: as `attr`, floats in [0, 1] or integers in [0, 255].
+        methods: one per view, see `visualize_image_attr`.
+        signs: one per view, see `visualize_image_attr`.
+        titles: one title per view.
+        fig_size: the size of the figure in inches.
+        use_pyplot: register the figure with pyplot and show it; otherwise the figure is only returned.
         **kwargs: `outlier_perc`, `cmap`, `alpha_overlay` and `show_colorbar` of `visualize_image_attr`.
 
     Returns:
-        The figure, and the axes of a single view or the list of those of several.
+        The figure, and the axes of a single view or a list of the axes of several.
 
     Raises:
-        InvalidValue: there is no view, or not one sign and heading for each; otherwise as `visualize_image_attr`.
-        UnknownKeyword: another keyword.
+        InvalidValue: there is no view, or not one sign and title per view; otherwise see `visualize_image_attr`.
+        UnknownKeyword: a keyword is not one of these.
     """
     unknown = [name for name in kwargs if name not in _IMAGE_OPTIONS]
     if unknown:
@@ -163,36 +163,36 @@ def visualize_timeseries_attr(
     use_pyplot: bool = True,
     **pyplot_kwargs: Any,
 ) -> tuple[Figure, Axes | NDArray[Any]]:
-    """Draw the attributions of a time series of several channels.
+    """Draw the attributions of a multi-channel time series.
 
     Args:
         attr: `(times, channels)`, or `(channels, times)` without `channels_last`.
-        data: as `attr`: the values of the series.
+        data: the values of the series, as `attr`.
         x_values: `(times,)`, ascending; by default 0, 1, 2, ...
         method: "overlay_individual", "overlay_combined" or "colored_graph".
         sign: "all", "positive", "negative" or "absolute_value".
-        channel_labels: one name for each channel.
-        channels_last: the last axis is that of the channels.
-        plt_fig_axis: a figure and its axes, one for each channel or one for "overlay_combined"; it is the caller's
-            to show.
-        outlier_perc: percent of the sum of |attribution| that may lie at the ends of the scale, in [0, 100).
-        cmap: other colours.
+        channel_labels: one name per channel.
+        channels_last: whether the channels are the last axis.
+        plt_fig_axis: a figure and its axes to draw into, one per channel or one for "overlay_combined"; the caller
+            shows the figure.
+        outlier_perc: the percentage of the sum of |attribution| clipped at the ends of the scale, in [0, 100).
+        cmap: the colours.
         alpha_overlay: the opacity of the colours behind the lines.
-        show_colorbar: draw a bar of the colours; without it a line of text says the scale.
-        title: a heading.
-        fig_size: inches of a new figure.
-        use_pyplot: register a new figure with pyplot and show it; else it is only returned.
-        **pyplot_kwargs: properties of the lines, as `linewidth`.
+        show_colorbar: draw a colour bar, instead of a line of text with the scale.
+        title: the title.
+        fig_size: the size of a new figure in inches.
+        use_pyplot: register a new figure with pyplot and show it; otherwise the figure is only returned.
+        **pyplot_kwargs: line properties such as `linewidth`.
 
     Returns:
         The figure, and the axes of a single panel or an array `(channels,)` of axes.
 
     Raises:
-        InvalidShape: arrays that do not fit each other, or not as many names or axes as there are channels.
-        InvalidType: they are no numbers.
-        InvalidValue: `x_values` do not ascend, or a number is out of range.
+        InvalidShape: the shapes of the arrays do not match, or there is not one name or axis per channel.
+        InvalidType: they are not numbers.
+        InvalidValue: `x_values` are not ascending, or a number is out of range.
         UnknownName: there is no such method or sign.
-        UnknownKeyword: lines have no such property.
+        UnknownKeyword: lines do not have this property.
         MissingExtra: matplotlib is not installed.
     """
     fig, panels = plot_timeseries(
@@ -218,27 +218,27 @@ def visualize_timeseries_attr(
 
 
 def visualize_text(datarecords: Iterable[VisualizationDataRecord], legend: bool = True) -> Html:
-    """Draw classified texts as a table: labels, score, and the words in the colours of their attributions.
+    """Draw classified texts as a table: labels, score, and the words coloured by their attributions.
 
-    A notebook shows it at once. `data` of what is returned is the HTML, also without IPython.
+    A notebook displays the table immediately. The attribute `data` of the result is the HTML, also without IPython.
 
     Args:
-        datarecords: the texts; all share one scale.
-        legend: say above the table what the colours mean.
+        datarecords: the texts, which share one scale.
+        legend: explain the colours above the table.
 
     Raises:
         InvalidShape: a record has more words than attributions.
-        InvalidType: something is no record, or its numbers are none.
+        InvalidType: an item is not a record, or its numbers are not numbers.
     """
     if isinstance(datarecords, VisualizationDataRecord):
-        raise InvalidType("visualize_text takes a list of VisualizationDataRecords; given a single one: put it in [ ]")
+        raise InvalidType("visualize_text takes a list of VisualizationDataRecords; got a single one: put it in [ ]")
     html = table_of(datarecords, legend)
     html.draw()
     return html
 
 
 def _given(plt_fig_axis: tuple[Figure, Any]) -> Any:
-    """The axes of a pair of a figure and its axes."""
+    """The axes in a pair of figure and axes."""
     if not (isinstance(plt_fig_axis, tuple | list) and len(plt_fig_axis) == 2):
         raise InvalidType(f"plt_fig_axis must be a pair (figure, axes); given {type(plt_fig_axis).__name__}")
     return plt_fig_axis[1]

@@ -214,6 +214,13 @@ def tile(value: Any, copies: int, batch: int, by_example: bool = False) -> Any:
     return map_tensors(repeat, value)
 
 
+def at_least_fp32(tensor: Tensor, like: Tensor | None = None) -> Tensor:
+    """The tensor in its own dtype, or in that of `like`, promoted to at least fp32."""
+    if like is None and tensor.dtype in (torch.float32, torch.float64):
+        return tensor
+    return tensor.to(torch.promote_types((tensor if like is None else like).dtype, torch.float32))
+
+
 def accumulator(dtype: torch.dtype) -> torch.dtype:
     """The type in which values of this type are interpolated and summed: at least fp32."""
     return torch.promote_types(dtype, torch.float32)

@@ -107,7 +107,7 @@ def test_a_kink_needs_more_steps_than_a_smooth_function() -> None:
 
 
 def test_a_warning_where_no_steps_suffice(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(integral_module, "MOST_STEPS", 64)
+    monkeypatch.setattr(integral_module, "MAX_STEPS", 64)
 
     def jump(x: Tensor) -> Tensor:
         return x.sum(1) + (x.sum(1) > 0.2)
@@ -121,7 +121,7 @@ def test_a_warning_where_no_steps_suffice(monkeypatch: pytest.MonkeyPatch) -> No
 
 
 def test_the_least_number_of_steps_is_kept_above_the_most_that_are_tried(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(integral_module, "MOST_STEPS", 16)
+    monkeypatch.setattr(integral_module, "MAX_STEPS", 16)
     info = IntegratedGradients(smooth).attribute(X, LOW, n_steps=100, until=0.1, return_info=True)[1]
     assert info.n_steps == 129
 
@@ -170,7 +170,7 @@ def test_bad_tolerances(until: Any) -> None:
 
 
 def test_bad_rules() -> None:
-    with pytest.raises(InvalidValue, match=r"until has a rule of its own.*got method='riemann_left'"):
+    with pytest.raises(InvalidValue, match=r"until uses a refined riemann_trapezoid rule; got method='riemann_left'"):
         Integral(5, "riemann_left", 0.1)
     with pytest.raises(UnknownName, match="unknown method 'simpson'"):
         Integral(5, "simpson")

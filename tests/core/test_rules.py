@@ -18,7 +18,7 @@ from llm_attr.core.path.walk import Walk
 from llm_attr.core.problem import Gradients, Problem
 from llm_attr.core.rules.call import family_of
 from llm_attr.core.rules.deep_lift import ReferencePairs
-from llm_attr.core.rules.elementwise import acts_on_each_entry
+from llm_attr.core.rules.elementwise import is_elementwise
 from llm_attr.core.rules.engine import Rules, Tape
 from llm_attr.core.rules.tables import DEEP_LIFT, GUIDED, LRP
 from llm_attr.errors import NoGradient, NoRule
@@ -240,7 +240,7 @@ class Writes(nn.Module):
 @pytest.mark.parametrize("kind", [Square, WrittenGelu, CountsCalls])
 def test_a_module_of_its_own_that_acts_on_each_entry_is_one_function(kind: type[nn.Module]) -> None:
     act = kind()
-    assert acts_on_each_entry(act)
+    assert is_elementwise(act)
     model = nn.Sequential(linear(6, 5), act, linear(5, 1))
     assert gap(model) < 1e-14
     torch.testing.assert_close(relevance(model).sum(1, keepdim=True), model(X).detach())
@@ -248,14 +248,14 @@ def test_a_module_of_its_own_that_acts_on_each_entry_is_one_function(kind: type[
 
 @pytest.mark.parametrize("kind", [Shifts, Writes, nn.Identity, nn.GELU, nn.Flatten, nn.Module])
 def test_other_modules_are_not(kind: type[nn.Module]) -> None:
-    assert not acts_on_each_entry(kind())
+    assert not is_elementwise(kind())
 
 
 def test_probing_leaves_a_module_alone() -> None:
     act = CountsCalls()
     act.register_forward_hook(lambda *_: pytest.fail("a hook of the user"))
     before = torch.get_rng_state()
-    acts_on_each_entry(act)
+    is_elementwise(act)
     assert act.calls == 0
     assert torch.equal(torch.get_rng_state(), before)
 

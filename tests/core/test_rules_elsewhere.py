@@ -93,7 +93,7 @@ def test_rows_of_gradients_at_once(rules: Rules) -> None:
 
     def multipliers(**grad_kwargs: Any) -> Tensor:
         problem = replace(Problem.of(several_kinds, X), grad_kwargs=grad_kwargs)
-        tape = Tape() if rules.contrastive else None
+        tape = Tape() if rules.uses_reference else None
         if tape is not None:
             rules.on(problem, tape, recording=True).at((LOW,), 1)
         return rules.on(problem, tape).gradients((X,), 1).gradients[0]

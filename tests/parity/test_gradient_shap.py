@@ -117,7 +117,7 @@ def test_chunks_split_calls_and_no_draws(room: int, monkeypatch: pytest.MonkeyPa
     case = MOVED["encoder, list of tuples"]
     rows: list[int] = []
     watch = case.model.register_forward_pre_hook(lambda module, args: rows.append(len(args[0])))
-    monkeypatch.setattr(path, "copies_that_fit", lambda tensors: room)
+    monkeypatch.setattr(path, "copies_that_fit", lambda tensors, outputs=1: room)
     call = seeded(lambda m: m.attribute(case.inputs, **options(case, n_samples=9, return_convergence_delta=True)))
     with watch:
         found = call(GradientShap(case.model))

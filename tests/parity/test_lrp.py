@@ -245,7 +245,7 @@ def test_identity_passes_relevance_through() -> None:
     other[1].rule = theirs.IdentityRule()
     assert_equal(found, captums("LRP", lambda m: m.attribute(INPUTS["images"], target=1), other))
     model[0].rule = ours.IdentityRule()
-    with pytest.raises(NoRule, match="IdentityRule needs a result of the shape"):
+    with pytest.raises(NoRule, match="IdentityRule needs a result of the same shape"):
         LRP(model).attribute(INPUTS["images"], target=1)
 
 

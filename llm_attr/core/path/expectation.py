@@ -23,12 +23,12 @@ from llm_attr.core.path.walk import (
 )
 from llm_attr.core.problem import Gradients, Problem
 from llm_attr.core.site import Site
-from llm_attr.core.tensors import accumulator, as_tensors
+from llm_attr.core.tensors import as_tensors, at_least_fp32
 from llm_attr.errors import positive
 from llm_attr.typing import BaselineDistribution, TensorOrTensors, Tensors
 
 Inspect: TypeAlias = Callable[[Tensors], None]
-"""Is shown the attributions of some samples, `(batch, samples, *features)` for each tensor, a chunk at a time.
+"""Called with the attributions of some samples, `(batch, samples, *features)` for each tensor, one chunk at a time.
 
 Of several targets `(targets, batch, samples, *features)`.
 """
@@ -36,12 +36,12 @@ Of several targets `(targets, batch, samples, *features)`.
 
 @dataclass(frozen=True)
 class RandomLines:
-    """Lines from a baseline to a noisy input, some for each example, and a point on each of them.
+    """Several lines from a baseline to a noisy input for each example, and a point on each line.
 
     Attributes:
         low: The baselines, `(batch, samples, *features)` for each input.
         high: The noisy inputs, of the same shapes.
-        alphas: `(batch, samples)` how far from the baseline the point is, as a share of the line.
+        alphas: The position of the point on its line, from 0 (baseline) to 1, `(batch, samples)`.
     """
 
     low: Tensors
@@ -57,7 +57,7 @@ class RandomLines:
         stdevs: float | tuple[float, ...],
         draws: Draws,
     ) -> RandomLines:
-        """Draws noise for each input, then a baseline for each, then the points."""
+        """Draws noise for each input, then a baseline for each input, then the points."""
         tensors = as_tensors(inputs)
         batch, samples = len(tensors[0]), positive("n_samples", samples)
         deviations, states = as_stdevs(stdevs, tensors), as_distributions(baselines, inputs)
@@ -67,7 +67,7 @@ class RandomLines:
 
     @property
     def samples(self) -> int:
-        """The number of lines of each example."""
+        """The number of lines per example."""
         return self.alphas.shape[1]
 
     def lows(self, start: int, stop: int) -> Tensors:
@@ -85,11 +85,11 @@ class RandomLines:
         return tuple(between(low, high, alphas.view(-1, *(1,) * (low.dim() - 1))) for low, high in ends)
 
     def differences(self, start: int, stop: int) -> Tensors:
-        """Noisy input less baseline of the samples start to stop, as stacked batches."""
+        """Noisy input minus baseline for the samples start to stop, as stacked batches."""
         return _differences(self.lows(start, stop), self.highs(start, stop))
 
     def changes(self, problem: Problem, sites: Sequence[Site]) -> Points:
-        """What passes the sites for the noisy inputs less what passes for the baselines, as stacked batches."""
+        """The change of the activations at the sites from baselines to noisy inputs, as stacked batches."""
 
         def between_ends(start: int, stop: int) -> Tensors:
             low, _ = problem.read(sites, self.lows(start, stop), True, stop - start)
@@ -99,14 +99,14 @@ class RandomLines:
         return between_ends
 
     def at_layer(self, walk: Walk, sites: Sequence[Site]) -> RandomLines:
-        """The lines between what passes the sites for the baselines and for the noisy inputs."""
+        """The lines between the activations at the sites for the baselines and for the noisy inputs."""
 
-        def passing(points: Points) -> Tensors:
+        def activations(points: Points) -> Tensors:
             calls = walk.each_call(points, self.samples, lambda x, copies: walk.problem.read(sites, x, True, copies)[0])
             parts = [[by_point(tensor, copies) for tensor in tensors] for copies, tensors in calls]
             return tuple(torch.cat(pieces).transpose(0, 1) for pieces in zip(*parts, strict=True))
 
-        return replace(self, low=passing(self.lows), high=passing(self.highs))
+        return replace(self, low=activations(self.lows), high=activations(self.highs))
 
 
 @dataclass(frozen=True)
@@ -115,9 +115,9 @@ class Expectation:
 
     Attributes:
         walk: Evaluates the gradients.
-        lines: Where.
-        differences: What the gradients are multiplied by, stacked as the points are.
-        inspect: Is shown the products of each call, `(batch, samples, *features)` for each tensor.
+        lines: Where the gradients are evaluated.
+        differences: The factors of the gradients, stacked like the points.
+        inspect: Called with the products of each call, `(batch, samples, *features)` for each tensor.
     """
 
     walk: Walk
@@ -126,23 +126,23 @@ class Expectation:
     inspect: Inspect | None = None
 
     def of_gradient(self) -> Attributed:
-        """The mean of the gradient alone."""
+        """The mean gradient."""
         return self._mean(self.walk.gradients(self.lines.points, self.lines.samples))
 
     def of_product(self, multiply: bool = True) -> tuple[Attributed, Tensor]:
         """The mean of gradient times difference, and `(samples * batch,)` its sum for each line.
 
         Args:
-            multiply: False gives the mean of the gradient alone, with the same sums.
+            multiply: False returns the mean gradient, with the same sums.
         """
         sums: list[Tensor] = []
         return self._mean(self._products(sums, multiply)), torch.cat(sums, -1)
 
     def delta(self, sums: Tensor) -> Tensor:
-        """`(batch * samples,)`, the lines of an example in a row: how far the sums are from the change of the output.
+        """The sum of each line minus the change of the output, `(batch * samples,)`: all lines of an example in turn.
 
         Raises:
-            InvalidTarget: the score is not one number for each example.
+            InvalidTarget: the score is not one number per example.
         """
         samples = self.lines.samples
         change = Change(*(self.walk.scores(ends, samples) for ends in (self.lines.lows, self.lines.highs)))
@@ -157,7 +157,7 @@ class Expectation:
         for copies, part in self.walk.gradients(self.lines.points, self.lines.samples):
             differences = self.differences(start, start + copies)
             products = tuple(
-                gradient.to(accumulator(gradient.dtype)) * difference
+                at_least_fp32(gradient) * difference
                 for gradient, difference in zip(part.gradients, differences, strict=True)
             )
             axis = part.axis
@@ -169,7 +169,7 @@ class Expectation:
 
 
 def _differences(lows: Tensors, highs: Tensors) -> Tensors:
-    return tuple(high.to(accumulator(high.dtype)) - low for low, high in zip(lows, highs, strict=True))
+    return tuple(at_least_fp32(high) - low for low, high in zip(lows, highs, strict=True))
 
 
 def _stacked(tensor: Tensor, start: int, stop: int) -> Tensor:

@@ -1,4 +1,4 @@
-"""Integrals of the gradient along a path: by a fixed rule, or with steps that grow until they suffice."""
+"""Integrals of the gradient along a path: with a fixed rule, or with steps that are doubled until they suffice."""
 
 from __future__ import annotations
 
@@ -21,11 +21,11 @@ from llm_attr.core.path.walk import (
 )
 from llm_attr.errors import InvalidTarget, InvalidValue
 
-MOST_STEPS = 4096
-"""Points after which a path integral is taken as it is."""
+MAX_STEPS = 4096
+"""The number of points at which refinement stops."""
 
 ORDERS = 4
-"""Columns of Romberg's table that are kept."""
+"""The number of columns of Romberg's table."""
 
 
 @dataclass(frozen=True)
@@ -33,9 +33,9 @@ class PathInfo:
     """How well a path was integrated.
 
     Attributes:
-        n_steps: Points at which the gradient was evaluated.
+        n_steps: The number of points at which the gradient was evaluated.
         gap: `(batch,)`, or `(targets, batch)`: the convergence delta relative to the change of the output from baseline
-            to input (or to a thousandth of the output, where the change is smaller).
+            to input (or to a thousandth of the output if the change is smaller).
     """
 
     n_steps: int
@@ -47,9 +47,9 @@ class Integral:
     """How the gradient is integrated from baseline to input.
 
     Attributes:
-        n_steps: The number of points; with `until` the least.
+        n_steps: The number of points; with `until` the minimum.
         method: The name of the quadrature.
-        until: The largest relative completeness gap, for which the steps are doubled; None: steps are fixed.
+        until: The relative completeness gap at which doubling the steps ends; None: the number of steps is fixed.
     """
 
     n_steps: int
@@ -63,20 +63,20 @@ class Integral:
         if isinstance(self.until, bool) or not isinstance(self.until, int | float) or not self.until > 0:
             raise InvalidValue(f"until must be a positive number, the largest relative gap; got {self.until!r}")
         if self.method not in ("gausslegendre", "riemann_trapezoid"):
-            raise InvalidValue(f"until has a rule of its own, a refined riemann_trapezoid; got method={self.method!r}")
+            raise InvalidValue(f"until uses a refined riemann_trapezoid rule; got method={self.method!r}")
 
     def mean(self, walk: Walk) -> tuple[Attributed, PathInfo | None]:
-        """The mean gradient, and how well it was integrated where that came out on the way."""
+        """The mean gradient, and with `until` how well it was integrated."""
         if self.until is None:
             return walk.mean(quadrature(self.method, self.n_steps)), None
         return refined(walk, self.n_steps, self.until)
 
 
 def refined(walk: Walk, steps: int, until: float) -> tuple[Attributed, PathInfo]:
-    """The mean gradient along the line with at least `steps` points, more until every gap is small enough.
+    """The mean gradient along the line, with at least `steps` points and more until every gap is small enough.
 
-    Trapezoid sums over 1, 2, 4, ... intervals, each of which uses all gradients of those before, extrapolated by
-    Romberg's scheme; of the orders of extrapolation the one with the smallest gap.
+    Trapezoid sums over 1, 2, 4, ... intervals, each reusing all earlier gradients, with Romberg extrapolation. Of the
+    orders of extrapolation the one with the smallest gap is returned.
 
     Source: M. Sundararajan et al., Axiomatic Attribution for Deep Networks, ICML 2017, section 5 (the gap);
     W. Romberg, Vereinfachte numerische Integration, 1955.
@@ -89,7 +89,7 @@ def refined(walk: Walk, steps: int, until: float) -> tuple[Attributed, PathInfo]
         totals = [per_example(column.times(moved).tensors, walk.problem.batch, column.axis) for column in row]
         gaps = [change.gap(total) for total in totals]
         worst, best = min((max(gap.flatten().tolist(), default=0.0), i) for i, gap in enumerate(gaps))
-        if intervals >= planned and (worst <= until or 2 * intervals >= MOST_STEPS or not isfinite(worst)):
+        if intervals >= planned and (worst <= until or 2 * intervals >= MAX_STEPS or not isfinite(worst)):
             break
         walk.evaluator.total = max(planned, 2 * intervals) + 1
         row = _next_row(row, _midpoints(walk, intervals))
@@ -97,7 +97,7 @@ def refined(walk: Walk, steps: int, until: float) -> tuple[Attributed, PathInfo]
     if worst > until:
         warn_caller(
             f"after {intervals + 1} steps the completeness gap is still {worst:.2g} of the change of the output, more "
-            f"than until={until:g}; is the output discontinuous, or the change very small?",
+            f"than until={until:g}; the output may be discontinuous, or the change very small",
             RuntimeWarning,
         )
     return row[best], PathInfo(intervals + 1, gaps[best])
@@ -126,7 +126,7 @@ def _midpoints(walk: Walk, intervals: int) -> Attributed:
 
 
 def _next_row(row: list[Attributed], midpoints: Attributed) -> list[Attributed]:
-    """Romberg: halves the intervals of the trapezoid sum, then takes one more term of its error away in each column."""
+    """Romberg: halves the intervals of the trapezoid sum, then removes one more term of its error in each column."""
     new = [_combined(row[0], midpoints, 0.5)]
     for order, coarse in enumerate(row[: ORDERS - 1], start=1):
         new.append(_combined(coarse, new[-1], 1 + 1 / (4**order - 1)))

@@ -1,4 +1,4 @@
-"""Random draws and torch's streams behind them: noise on inputs, baselines from a distribution, points of a path."""
+"""Random draws: noise on inputs, baselines from a distribution, points of a path."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from llm_attr.core.tensors import accumulator, as_baselines, as_tensors, can_move
+from llm_attr.core.tensors import as_baselines, as_tensors, at_least_fp32, can_move
 from llm_attr.errors import InvalidShape, InvalidType, InvalidValue
 from llm_attr.typing import BaselineDistribution, TensorOrTensors, Tensors
 
@@ -21,18 +21,18 @@ class Draws:
     """Where random numbers come from.
 
     Attributes:
-        generator: What draws all of them, on the CPU; None: the global streams, noise from torch's on the device of the
-            inputs, all else from numpy's.
+        generator: A generator on the CPU. None: noise is drawn from torch's global generator on the device of the
+            inputs, everything else from NumPy's.
     """
 
     generator: torch.Generator | None = None
 
     @classmethod
     def of(cls, seed: int | None) -> Draws:
-        """Draws that the seed determines; None: from the global streams.
+        """Draws determined by the seed; None: draws from the global generators.
 
         Raises:
-            InvalidType: the seed is no whole number.
+            InvalidType: the seed is not a whole number.
         """
         if seed is None:
             return cls()
@@ -41,7 +41,7 @@ class Draws:
         return cls(torch.Generator().manual_seed(seed))
 
     def noise(self, shape: Sequence[int], stdev: float, device: torch.device) -> Tensor:
-        """Normal numbers of mean 0."""
+        """Normally distributed numbers with mean 0."""
         if self.generator is None:
             return torch.normal(0.0, torch.full(tuple(shape), stdev, device=device, dtype=torch.float32))
         return (
@@ -51,19 +51,19 @@ class Draws:
         )
 
     def choice(self, among: int, count: int) -> Tensor:
-        """`(count,)` whole numbers below `among`, all equally likely."""
+        """`(count,)` uniformly distributed whole numbers below `among`."""
         if self.generator is None:
             return torch.from_numpy(np.random.choice(among, count))
         return torch.randint(among, (count,), generator=self.generator, device="cpu")
 
     def uniform(self, count: int) -> Tensor:
-        """`(count,)` numbers between 0 and 1, in double precision."""
+        """`(count,)` uniformly distributed numbers between 0 and 1, in double precision."""
         if self.generator is None:
             return torch.from_numpy(np.random.uniform(0, 1, count))
         return torch.rand(count, generator=self.generator, dtype=torch.float64, device="cpu")
 
     def seed(self) -> int | None:
-        """A seed for draws that are made elsewhere; None where the global streams are drawn from."""
+        """A seed for another consumer; None for the global generators."""
         return None if self.generator is None else int(torch.randint(2**62, (), generator=self.generator, device="cpu"))
 
 
@@ -71,9 +71,9 @@ def as_stdevs(stdevs: float | tuple[float, ...], inputs: Tensors) -> tuple[float
     """One standard deviation for each input.
 
     Raises:
-        InvalidShape: a tuple of another length than the inputs.
-        InvalidValue: one of them is no number of at least 0.
-        InvalidType: noise for whole numbers, which stay whole.
+        InvalidShape: a tuple does not have one item per input.
+        InvalidValue: an item is not a number of at least 0.
+        InvalidType: an integer input, to which noise cannot be added, has a positive standard deviation.
     """
     given = stdevs if isinstance(stdevs, tuple) else (stdevs,) * len(inputs)
     if len(given) != len(inputs):
@@ -83,14 +83,14 @@ def as_stdevs(stdevs: float | tuple[float, ...], inputs: Tensors) -> tuple[float
             raise InvalidValue(f"stdevs must be numbers of at least 0; got {stdev!r}")
         if stdev and not can_move(x):
             raise InvalidType(
-                f"input {i} holds {x.dtype}, to which no noise can be added; convert it to floating point, give it "
-                "stdevs=0, or attribute to a layer behind the embedding with the embeddings as inputs"
+                f"input {i} holds {x.dtype}, to which no noise can be added; convert it to floating point, set its "
+                "stdevs to 0, or attribute to a layer after the embedding with the embeddings as inputs"
             )
     return tuple(float(stdev) for stdev in given)
 
 
 def noisy(inputs: Tensors, samples: int, stdevs: Sequence[float], draws: Draws) -> Tensors:
-    """`(batch, samples, *features)` for each input: its copies, each with other noise. Whole numbers get none."""
+    """Copies of each input with independent noise, `(batch, samples, *features)`. Integers get no noise."""
 
     def one(x: Tensor, stdev: float) -> Tensor:
         copies = x.detach().repeat_interleave(samples, 0)
@@ -103,20 +103,20 @@ def noisy(inputs: Tensors, samples: int, stdevs: Sequence[float], draws: Draws) 
 
 
 def as_distributions(baselines: BaselineDistribution, inputs: TensorOrTensors) -> Tensors:
-    """The states to draw baselines from: `(states, *features)` for each input, of its type and on its device.
+    """The states to draw baselines from: `(states, *features)` for each input, in its dtype and on its device.
 
     Args:
-        baselines: A tensor, a number, a tuple of these, or a function that gives one; a function that takes an argument
-            gets the inputs, in the caller's form.
+        baselines: A tensor, a number, a tuple of these, or a function that returns one of them; a function that takes
+            an argument gets the inputs, in the caller's form.
         inputs: The inputs.
 
     Raises:
-        InvalidType: there are none, or they are neither tensors nor numbers.
-        InvalidShape: their number, or the shape of one, does not fit the inputs.
+        InvalidType: a baseline is None, or neither a tensor nor a number.
+        InvalidShape: the number of baselines, or the shape of one, does not match the inputs.
     """
     given = _called(baselines, inputs) if callable(baselines) else baselines
     if given is None:
-        raise InvalidType("baselines must be given: a tensor (states, *features), one for each input, or a function")
+        raise InvalidType("baselines must be given: a tensor (states, *features) for each input, or a function")
     tensors = as_tensors(inputs)
     parts = given if isinstance(given, tuple) else (given,)
     if len(parts) != len(tensors):
@@ -145,19 +145,19 @@ def _states(value: Any, x: Tensor, index: int) -> Tensor:
 
 
 def drawn(distributions: Tensors, batch: int, samples: int, draws: Draws) -> Tensors:
-    """`(batch, samples, *features)` for each input: states of its distribution, each equally likely."""
+    """States drawn uniformly from the distribution of each input, `(batch, samples, *features)`."""
     rows = [draws.choice(len(states), batch * samples).to(states.device) for states in distributions]
     return tuple(x[row].unflatten(0, (batch, samples)) for x, row in zip(distributions, rows, strict=True))
 
 
 @dataclass(frozen=True)
 class Moments:
-    """Mean and variance of some samples, in at least fp32.
+    """Mean and variance of samples, in at least fp32.
 
     Attributes:
-        count: How many samples there are.
+        count: The number of samples.
         mean: `(batch, *features)`.
-        variance: `(batch, *features)` the mean squared distance from the mean.
+        variance: The mean squared distance from the mean, `(batch, *features)`.
     """
 
     count: int
@@ -167,12 +167,12 @@ class Moments:
     @classmethod
     def of(cls, samples: Tensor) -> Moments:
         """The moments along the second axis of `(batch, samples, *features)`."""
-        wide = samples.to(accumulator(samples.dtype))
-        mean = wide.mean(1)
-        return cls(samples.shape[1], mean, (wide - mean.unsqueeze(1)).square().mean(1))
+        samples = at_least_fp32(samples)
+        mean = samples.mean(1)
+        return cls(samples.shape[1], mean, (samples - mean.unsqueeze(1)).square().mean(1))
 
     def joined(self, other: Moments) -> Moments:
-        """The moments of both together.
+        """The moments of both sets of samples together.
 
         Source: T. F. Chan, G. H. Golub and R. J. LeVeque, Updating Formulae and a Pairwise Algorithm for Computing
         Sample Variances, 1979, equation 2.1.

@@ -1,4 +1,4 @@
-"""Paths: the gradient of a score at many points between baseline and input, and its mean along them."""
+"""Paths: the gradient of a score at many points between baseline and input, and its mean along the path."""
 
 from __future__ import annotations
 
@@ -14,26 +14,26 @@ from torch import Tensor
 from llm_attr.core.batching import BATCH_ERRORS, copies_that_fit, uses_batch_statistics
 from llm_attr.core.evaluator import Evaluator
 from llm_attr.core.problem import Gradients, Problem, check_movable
-from llm_attr.core.tensors import Slot, accumulator, in_slots, leaves
+from llm_attr.core.tensors import Slot, at_least_fp32, in_slots, leaves
 from llm_attr.errors import InvalidShape, InvalidValue, NonFiniteGradient, OutOfMemory, UnknownName
 from llm_attr.typing import TensorOrTensors, Tensors
 
 Points: TypeAlias = Callable[[int, int], Tensors]
-"""`points(start, stop)`: the points number start to stop of a path, whole batches stacked."""
+"""`points(start, stop)`: the points start to stop of a path, as stacked batches."""
 
 
 Piece = TypeVar("Piece")
 
 SMALL_CHANGE = 1e-3
-"""A change of the output that is smaller than this share of the output counts as this share."""
+"""The smallest change of the output, as a fraction of the output, that a gap is relative to."""
 
 
 @dataclass(frozen=True)
 class Quadrature:
-    """Where a function on [0, 1] is evaluated for its integral, and with what weights.
+    """The points and weights of a numerical integral over [0, 1].
 
     Attributes:
-        alphas: `(steps,)` increasing.
+        alphas: The points, `(steps,)`, increasing.
         weights: `(steps,)`.
     """
 
@@ -75,11 +75,11 @@ QUADRATURES: dict[str, Callable[[int], Quadrature]] = {
 
 
 def quadrature(method: str, steps: int) -> Quadrature:
-    """The rule of this name with so many steps.
+    """The rule with this name and number of steps.
 
     Raises:
         UnknownName: there is no such rule.
-        InvalidValue: steps is no whole number of at least 1 (2 for the trapezoid rule).
+        InvalidValue: steps is not an integer of at least 1 (2 for the trapezoid rule).
     """
     if method not in QUADRATURES:
         raise UnknownName("method", method, QUADRATURES)
@@ -92,14 +92,14 @@ def quadrature(method: str, steps: int) -> Quadrature:
 def difference(problem: Problem) -> Tensors:
     """`input - baseline` in at least fp32, of the inputs' shapes."""
     ends = zip(problem.inputs, problem.baselines, strict=True)
-    return tuple((x.to(accumulator(x.dtype)) - baseline.to(accumulator(x.dtype))).detach() for x, baseline in ends)
+    return tuple((at_least_fp32(x) - at_least_fp32(baseline, like=x)).detach() for x, baseline in ends)
 
 
 def line(problem: Problem, alphas: Tensor) -> Tensors:
     """The points `baseline + alpha (input - baseline)`, `(alphas * batch, *features)` for each input.
 
     Raises:
-        InvalidType: there are no points between whole numbers.
+        InvalidType: the inputs are integers, which cannot be interpolated.
     """
     check_movable(problem.inputs)
     with torch.no_grad():
@@ -110,20 +110,20 @@ def line(problem: Problem, alphas: Tensor) -> Tensors:
 
 
 def between(low: Tensor, high: Tensor, share: Tensor) -> Tensor:
-    """What is this share of the way from low to high, computed in at least fp32."""
-    wide = accumulator(high.dtype)
-    return torch.lerp(low.to(wide), high.to(wide), share.to(high.device, wide)).to(high.dtype)
+    """`low + share (high - low)`, computed in at least fp32."""
+    ends = at_least_fp32(low, like=high), at_least_fp32(high)
+    return torch.lerp(*ends, at_least_fp32(share.to(high.device), like=high)).to(high.dtype)
 
 
 @dataclass(frozen=True)
 class Attributed:
-    """What was found for each entry of some tensors, before it is given to the caller.
+    """Attributions in at least fp32, before they are returned in the caller's form.
 
     Attributes:
         tensors: `(batch, *features)` each, in at least fp32; of several outputs `(outputs, batch, *features)`.
         slots: Which of them belong together, and in what form.
-        dtypes: The types in which the caller has them.
-        axis: That of the examples.
+        dtypes: The dtypes in which they are returned.
+        axis: The axis of the examples.
     """
 
     tensors: Tensors
@@ -133,8 +133,8 @@ class Attributed:
 
     @classmethod
     def of(cls, tensors: Sequence[Tensor], slots: tuple[Slot, ...], axis: int = 0) -> Attributed:
-        """These tensors, such as the gradients at one point, in their own types."""
-        wide = tuple(tensor.to(accumulator(tensor.dtype)) for tensor in tensors)
+        """From tensors that are returned in their own dtypes, such as the gradients at one point."""
+        wide = tuple(at_least_fp32(tensor) for tensor in tensors)
         return cls(wide, slots, tuple(tensor.dtype for tensor in tensors), axis)
 
     def times(self, factors: Sequence[Tensor]) -> Attributed:
@@ -142,10 +142,10 @@ class Attributed:
         return replace(self, tensors=tuple(x * factor for x, factor in zip(self.tensors, factors, strict=True)))
 
     def forms(self) -> list[TensorOrTensors]:
-        """The tensors of each slot in the caller's types and form.
+        """The tensors of each slot in the caller's dtype and form.
 
         Raises:
-            NonFiniteGradient: one of them has NaN or infinity.
+            NonFiniteGradient: a tensor contains NaN or infinity.
         """
         for i, tensor in enumerate(self.tensors):
             if tensor.sum().isfinite():
@@ -153,8 +153,8 @@ class Attributed:
             rows = sorted({place[self.axis] for place in (~tensor.isfinite()).nonzero().tolist()})
             if rows:
                 raise NonFiniteGradient(
-                    f"the gradient by tensor {i} is NaN or infinite for the examples {rows[:10]}; are the inputs and "
-                    "weights finite, and is there a division by zero or a square root of zero on the way?"
+                    f"the gradient by tensor {i} is NaN or infinite for the examples {rows[:10]}; check that inputs "
+                    "and weights are finite, and that the model does not divide by zero or take the square root of zero"
                 )
         cast = tuple(tensor.to(dtype) for tensor, dtype in zip(self.tensors, self.dtypes, strict=True))
         return in_slots(cast, self.slots)
@@ -167,7 +167,7 @@ class Walk:
     Attributes:
         problem: What is differentiated.
         evaluator: Runs the calls.
-        rows: The most rows of one call; None: as many points as fit.
+        rows: The maximum number of rows per call; None: as many points as fit.
     """
 
     problem: Problem
@@ -185,19 +185,17 @@ class Walk:
         return self.each_call(points, count, evaluate)
 
     def scores(self, points: Points, count: int) -> Tensor:
-        """`(count * batch,)` in at least fp32: the scores at the points of a path, without gradients.
-
-        Of several outputs `(outputs, count * batch)`.
+        """The scores at the points of a path, in at least fp32: `(count * batch,)`, or `(outputs, count * batch)`.
 
         Raises:
-            InvalidTarget: the score is not one number for each example.
+            InvalidTarget: the score is not one number per example.
         """
         return torch.cat([scores for _, scores in self.each_call(points, count, self.problem.number_each)], -1)
 
     def each_call(
         self, points: Points, count: int, evaluate: Callable[[Tensors, int], Piece]
     ) -> Iterator[tuple[int, Piece]]:
-        """The number of points in each call of `evaluate(points, copies)`, and what it gives, in order."""
+        """The number of points in each call of `evaluate(points, copies)`, and its result, in order."""
         done, per_call = 0, min(count, self._per_call())
         try:
             for copies, found in self._run(points, count, per_call, evaluate):
@@ -243,7 +241,7 @@ class Walk:
 
 
 def weighted_sum(found: Iterator[tuple[int, Gradients]], weights: Tensor) -> Attributed:
-    """`sum_k weights_k gradient_k` of the points of a path, `(batch, *features)` each, or one for each output."""
+    """`sum_k weights_k gradient_k` over the points of a path, `(batch, *features)` each, or with an axis of outputs."""
     totals: list[Tensor] = []
     start = 0
     for copies, part in found:
@@ -254,32 +252,31 @@ def weighted_sum(found: Iterator[tuple[int, Gradients]], weights: Tensor) -> Att
 
 
 def by_point(tensor: Tensor, copies: int, axis: int = 0) -> Tensor:
-    """`(copies * batch, ...) -> (copies, batch, ...)`, at an axis."""
+    """`(copies * batch, ...) -> (copies, batch, ...)`, at this axis."""
     return tensor.unflatten(axis, (copies, tensor.shape[axis] // copies))
 
 
 def by_example(values: Tensor, copies: int) -> Tensor:
-    """`(..., copies * batch) -> (..., batch * copies)`: from whole batches to the copies of an example in a row."""
+    """`(..., copies * batch) -> (..., batch * copies)`: from stacked batches to all copies of each example in turn."""
     return by_point(values, copies, -1).transpose(-1, -2).flatten(-2)
 
 
 def per_example(tensors: Sequence[Tensor], batch: int, axis: int = 0) -> Tensor:
-    """`(batch,)` in at least fp32: the sum of all that belongs to an example; `(outputs, batch)` with axis 1.
+    """The sum over everything of an example, in at least fp32: `(batch,)`, or `(outputs, batch)` with axis 1.
 
     Raises:
-        InvalidShape: a tensor has no row for each example.
+        InvalidShape: a tensor does not have one row per example.
     """
     if any(tensor.dim() <= axis or tensor.shape[axis] != batch for tensor in tensors):
         shapes = [tuple(tensor.shape[axis:]) for tensor in tensors]
         raise InvalidShape(f"a delta needs attributions with a row for each of the {batch} examples; got {shapes}")
-    wide = (tensor.to(accumulator(tensor.dtype)).unsqueeze(-1) for tensor in tensors)
+    wide = (at_least_fp32(tensor).unsqueeze(-1) for tensor in tensors)
     sums = [tensor.flatten(axis + 1).sum(-1) for tensor in wide]
     return torch.stack([each.to(sums[0].device) for each in sums]).sum(0)
 
 
 def _weighted(gradient: Tensor, weights: Tensor, axis: int) -> Tensor:
-    wide = accumulator(gradient.dtype)
-    factors = weights.to(gradient.device, wide).view(-1, *(1,) * (gradient.dim() - axis))
+    factors = at_least_fp32(weights.to(gradient.device), like=gradient).view(-1, *(1,) * (gradient.dim() - axis))
     return (factors * by_point(gradient, len(weights), axis)).sum(axis)
 
 
@@ -292,20 +289,20 @@ class Change:
 
     @classmethod
     def of(cls, problem: Problem) -> Change:
-        """Asks the model at the baselines and at the inputs.
+        """Evaluates the score at the baselines and at the inputs.
 
         Raises:
-            InvalidTarget: the score is not one number for each example.
+            InvalidTarget: the score is not one number per example.
         """
         low = tuple(baseline.expand_as(x) for x, baseline in zip(problem.inputs, problem.baselines, strict=True))
         return cls(problem.number_each(low), problem.number_each(problem.inputs))
 
     def delta(self, total: Tensor) -> Tensor:
-        """As the scores: how far attributions that sum to `total` are from the change."""
+        """The difference between `total`, the sum of attributions, and the change; same shape as the scores."""
         return total.to(self.high.device) - (self.high - self.low)
 
     def gap(self, total: Tensor) -> Tensor:
-        """As the scores: that distance relative to the change."""
+        """The absolute delta relative to the change; same shape as the scores."""
         delta = self.delta(total).abs()
         largest = torch.maximum(self.low.abs(), self.high.abs())
         change = self.high - self.low

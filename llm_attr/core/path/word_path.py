@@ -12,31 +12,30 @@ from llm_attr.core.tensors import exact_device
 from llm_attr.errors import InvalidValue, UnknownName
 
 STRATEGIES = ("greedy", "maxcount")
-"""How the next word of a path is chosen among the neighbours."""
+"""How the next word of a path is chosen from the neighbours."""
 
-ENTRIES = 1 << 22
-"""About how many entries a tensor made on the way may hold."""
+MAX_ENTRIES = 1 << 22
+"""The approximate maximum size of intermediate tensors."""
 
 _NEAR = 1e-5
-"""Vectors further apart than this, relative to their lengths and squared, are not compared entry by entry."""
+"""The squared distance, relative to the squared lengths, below which vectors are compared entry by entry."""
 
 
 @dataclass(frozen=True)
 class WordPaths:
-    """Paths from baselines to words, from one word of the vocabulary to the next, every coordinate monotone.
+    """Paths from baselines to words that pass close to words of the vocabulary, with every coordinate monotone.
 
-    A path is found from its word `w` on. The next word, the anchor, is sought among the nearest neighbours (Euclidean)
-    of the last one; those that were on the path, or have the vector of the last word or of the baseline `b`, are passed
-    over. A coordinate of a neighbour is monotone where it lies between the path's last point `p` and `b`; made
-    monotone, a neighbour has `p_j - (p_j - b_j) / steps` for each other coordinate. This is done to the anchor, and
-    the path goes through the result; the search goes on at the anchor itself. Without any neighbour left the path
-    goes to `b`.
+    A path is built backwards from its word `w`. The next word, the anchor, is chosen from the nearest neighbours
+    (Euclidean) of the last one, except words already on the path and those with the vector of the last word or of the
+    baseline `b`. A coordinate of a neighbour is monotone if it lies between the path's last point `p` and `b`; every
+    other coordinate j is replaced by `p_j - (p_j - b_j) / steps`. The path goes through the anchor with its coordinates
+    replaced, and the search continues from the anchor itself. If no neighbour is left, the path goes to `b`.
 
     Attributes:
-        steps: How many points there are between the ends.
-        neighbours: Among how many neighbours a word is sought.
-        strategy: `greedy` takes the neighbour that is moved least when it is made monotone, `maxcount` the one with the
-            most monotone coordinates; of several the nearest to the last word.
+        steps: The number of points between the ends.
+        neighbours: The number of neighbours to choose from.
+        strategy: `greedy` takes the neighbour that is moved least when its coordinates are replaced, `maxcount` the one
+            with the most monotone coordinates; ties go to the nearest.
 
     Source: S. Sanyal and X. Ren, Discretized Integrated Gradients for Explaining Language Models, EMNLP 2021,
     section 3.3.
@@ -58,9 +57,9 @@ class WordPaths:
         """The path of each row; equal rows are searched once.
 
         Args:
-            low: Where the paths begin, `(rows, features)`.
-            high: Where they end, `(rows, features)`; words of the vocabulary or any other vectors.
-            vocabulary: The vectors of the words, `(words, features)`.
+            low: The starts of the paths, `(rows, features)`.
+            high: The ends, `(rows, features)`; words of the vocabulary or any other vectors.
+            vocabulary: The word vectors, `(words, features)`.
 
         Returns:
             `(steps + 2, rows, features)`.
@@ -70,7 +69,7 @@ class WordPaths:
         path = torch.empty(self.steps + 2, *high.shape, dtype=high.dtype, device=high.device)
         pairs, pair_of = torch.unique(torch.stack([low, high], 1), dim=0, return_inverse=True)
         words = _Words.of(vocabulary)
-        size = max(1, ENTRIES // max(vocabulary.shape))
+        size = max(1, MAX_ENTRIES // max(vocabulary.shape))
         for start in range(0, len(pairs), size):
             rows = ((pair_of >= start) & (pair_of < start + size)).nonzero().flatten()
             here = pair_of[rows] - start
@@ -89,7 +88,7 @@ class WordPaths:
             used |= own
             passed = used.gather(1, near)
             moves = _Moves(point, low, point.lerp(low, 1 / self.steps))
-            # of equal costs argmin takes the first: the nearest word's
+            # argmin takes the first of equal costs, which belongs to the nearest word
             best = self._costs(moves, near, words).masked_fill_(passed, torch.inf).argmin(1, keepdim=True)
             found, anchor = ~passed.all(1, keepdim=True), near.gather(1, best).squeeze(1)
             last = torch.where(found, words.vectors[anchor], last)
@@ -98,10 +97,10 @@ class WordPaths:
         yield low
 
     def _costs(self, moves: _Moves, near: Tensor, words: _Words) -> Tensor:
-        """How bad an anchor each neighbour is, `(rows, neighbours)` as `near`, their numbers."""
+        """The cost of each neighbour as an anchor, `(rows, neighbours)`; `near` holds their numbers."""
         features = words.vectors.shape[1]
         columns = min(near.shape[1], _size(words.vectors))
-        size = max(1, ENTRIES // max(1, columns * features))
+        size = max(1, MAX_ENTRIES // max(1, columns * features))
         found = torch.empty(near.shape, dtype=torch.float64, device=near.device)
         for row in range(0, len(near), size):
             part = moves.of(slice(row, row + size))
@@ -114,12 +113,12 @@ class WordPaths:
 
 @dataclass(frozen=True)
 class _Moves:
-    """How words are made monotone at the last points of some paths.
+    """Makes words monotone with respect to the last points of some paths.
 
     Attributes:
         point: The last points, `(rows, features)`.
-        low: The ends of the paths, in the same form.
-        instead: What coordinates become that do not lie between.
+        low: The baselines, of the same shape.
+        instead: The replacements of coordinates that are not monotone.
     """
 
     point: Tensor
@@ -130,16 +129,16 @@ class _Moves:
         return _Moves(self.point[rows], self.low[rows], self.instead[rows])
 
     def applied(self, words: Tensor) -> Tensor:
-        """One word `(rows, features)` for each path, made monotone."""
+        """One word per path, `(rows, features)`, made monotone."""
         return torch.where(self._between(words[:, None])[:, 0], words, self.instead)
 
     def distances(self, words: Tensor) -> Tensor:
-        """How far words `(rows, words, features)` are from what they become, squared."""
+        """The squared distance by which words `(rows, words, features)` are moved when made monotone."""
         change = (words - self.instead[:, None]).masked_fill_(self._between(words), 0)
         return change.square_().sum(2, dtype=torch.float64)
 
     def misses(self, words: Tensor) -> Tensor:
-        """How many coordinates of words `(rows, words, features)` are not monotone."""
+        """The number of coordinates of words `(rows, words, features)` that are not monotone."""
         return (~self._between(words)).sum(2)
 
     def _between(self, words: Tensor) -> Tensor:
@@ -165,9 +164,9 @@ class _Words:
         return cls(vectors, torch.cat([part.double().square().sum(1) for part in parts]))
 
     def distances(self, vectors: Tensor) -> Tensor:
-        """The squared distance of vectors `(rows, features)` from each word, `(rows, words)`.
+        """The squared distances of vectors `(rows, features)` from each word, `(rows, words)`.
 
-        In double precision: the terms of which it is made are much larger than the distance between close words.
+        They are computed in double precision, because their terms are much larger than the distance of close words.
         """
         exact, start = vectors.double(), 0
         found = torch.empty(len(vectors), len(self.vectors), dtype=torch.float64, device=vectors.device)
@@ -177,7 +176,7 @@ class _Words:
         return found.mul_(-2).add_(self.squares).add_(exact.square().sum(1, keepdim=True)).clamp_min_(0)
 
     def equal(self, vectors: Tensor, distances: Tensor) -> Tensor:
-        """Which words have the vector of a row, `(rows, words)`."""
+        """Which words are equal to the vector of a row, `(rows, words)`."""
         scale = vectors.double().square().sum(1, keepdim=True)
         found = distances <= (scale + self.squares).mul_(_NEAR)
         for row, word in (pairs.unbind(1) for pairs in found.nonzero().split(_size(vectors))):
@@ -185,11 +184,11 @@ class _Words:
         return found
 
     def nearest(self, vectors: Tensor, count: int) -> tuple[Tensor, Tensor]:
-        """The words next to vectors `(rows, features)` and the words with the very vector, which come last.
+        """The words nearest to vectors `(rows, features)`; words equal to the vector come last.
 
         Returns:
-            `(rows, count)` numbers of words, nearest first and of equally near ones in the vocabulary's order; fewer
-            where there are not so many words. And `(rows, words)`, see `equal`.
+            `(rows, count)` numbers of words, nearest first and ties in the order of the vocabulary; fewer if the
+            vocabulary is smaller. And `(rows, words)`, see `equal`.
         """
         distances = self.distances(vectors)
         own = self.equal(vectors, distances)
@@ -197,5 +196,5 @@ class _Words:
 
 
 def _size(vectors: Tensor) -> int:
-    """How many vectors of this length a tensor may hold."""
-    return max(1, ENTRIES // max(1, vectors.shape[1]))
+    """The number of vectors of this length in a tensor of `MAX_ENTRIES`."""
+    return max(1, MAX_ENTRIES // max(1, vectors.shape[1]))

@@ -1,4 +1,4 @@
-"""What the rules did not see: a walk through the autograd graph of an answer."""
+"""Finds operations that no rule covers, in the autograd graph of an output."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ _LINEAR = """
 """
 
 LINEAR = frozenset(_LINEAR.split())
-"""Nodes that are linear, or copy, in what depends on the input."""
+"""Nodes that are linear in what depends on the input, or copy it."""
 
 _PRODUCTS = """
     Mul Div Mm Bmm Addmm Addbmm Baddbmm Addmv Addr Mv Dot Vdot Matmul Linear MkldnnLinear Convolution
@@ -45,7 +45,7 @@ _PRODUCTS = """
 """
 
 PRODUCTS = frozenset(_PRODUCTS.split())
-"""Nodes that are linear as long as only one of their factors depends on the input."""
+"""Nodes that are linear if only one of their factors depends on the input."""
 
 _ROUTING = """
     MaxPool2D MaxPool2DWithIndices MaxPool3DWithIndices MkldnnMaxPool2D MkldnnMaxPool3D AdaptiveMaxPool2D
@@ -54,33 +54,33 @@ _ROUTING = """
 """
 
 ROUTING = frozenset(_ROUTING.split())
-"""Nodes that pass on what they choose."""
+"""Nodes that pass on selected entries."""
 
 
 @dataclass(frozen=True)
 class Audit:
-    """Which nodes of an autograd graph may be left to their native gradient.
+    """Which nodes of an autograd graph may keep their native gradient.
 
     Attributes:
-        native: Those that may; None: all but the refused.
-        refused: Those that must not, whatever else may.
+        native: The nodes that may; None: all except the refused.
+        refused: The nodes that may not; takes precedence.
     """
 
     native: frozenset[str] | None
     refused: frozenset[str] = frozenset({"CheckpointFunction"})
 
     def check(self, answer: Tensor, ours: Mapping[int, Tensor]) -> None:
-        """Looks at every node behind an answer.
+        """Checks every node of the graph of an output.
 
-        A custom Function that is linear in what depends on the input says so by the class attribute
+        A custom Function that is linear in what depends on the input must have the class attribute
         `linear_in_input = True`.
 
         Args:
-            answer: With its graph.
-            ours: What it is differentiated by; nothing else may be at the end of the graph.
+            answer: The output, with its graph.
+            ours: The tensors it is differentiated with respect to, by id; the graph may have no other leaves.
 
         Raises:
-            NoRule: an operation that no rule saw, or that depends on something else that needs gradients.
+            NoRule: an operation has no rule, or a tensor other than the input requires gradients.
         """
         missed, customs = Counter[str](), 0
         seen, ahead = {answer.grad_fn}, [answer.grad_fn]
@@ -109,7 +109,7 @@ class Audit:
 
 
 def cover(result: Any, ends: set[Any]) -> None:
-    """Notes that a rule saw what lies between these nodes and the result."""
+    """Marks the nodes between `ends` and the result as covered by a rule."""
     ahead = [result.grad_fn] if isinstance(result, Tensor) else []
     while ahead:
         node: Any = ahead.pop()
@@ -119,13 +119,13 @@ def cover(result: Any, ends: set[Any]) -> None:
 
 
 _CUSTOM = (
-    "; if a custom Function among them is linear in what depends on the input, say so: TheFunction.linear_in_input = "
-    "True; if it acts on each entry, call it in an nn.Module of its own, without parameters"
+    "; if a custom Function among them is linear in what depends on the input, set TheFunction.linear_in_input = "
+    "True; if it is elementwise, call it in an nn.Module of its own, without parameters"
 )
 
 
 def _is_linear(node: BackwardCFunction) -> bool:
-    """Whether the custom Function of a node says that it is linear."""
+    """Whether the custom Function of a node is declared linear."""
     return getattr(getattr(node, "_forward_cls", None), "linear_in_input", False) is True
 
 
@@ -139,7 +139,7 @@ def _message(missed: Counter[str]) -> str:
     found = ", ".join(f"{name} ({count})" for name, count in missed.most_common())
     reason = "the model has operations that no rule covers, or that run where rules cannot see them"
     if any("Checkpoint" in name for name in missed):
-        reason = "the model computes activations again in the backward pass; switch gradient checkpointing off"
+        reason = "the model recomputes activations in the backward pass; switch gradient checkpointing off"
     elif any("Rnn" in name or "Lstm" in name or "Gru" in name for name in missed):
         reason = "recurrent kernels run where rules cannot see them"
     return f"{reason}: {found}"

@@ -1,4 +1,4 @@
-"""One operation on tensors that depend on the input, and how its gradient is replaced."""
+"""One operation on tensors that depend on the input, and the replacement of its gradient."""
 
 from __future__ import annotations
 
@@ -16,16 +16,16 @@ from llm_attr.errors import NoRule
 from llm_attr.typing import Tensors
 
 Back: TypeAlias = Callable[[Tensor], tuple[Tensor | None, ...]]
-"""From the gradient of a call's result to the gradients of its moved tensors."""
+"""Maps the gradient of a call's result to the gradients of its moved tensors."""
 
 
 @dataclass(frozen=True, slots=True)
 class Form:
-    """How the flat arguments of a call belong together.
+    """The structure of the flattened arguments of a call.
 
     Attributes:
-        names: Of those that came by keyword, the last ones.
-        tree: Where some are inside of others.
+        names: The names of the keyword arguments, which come last.
+        tree: The structure if arguments are nested.
     """
 
     names: tuple[str, ...] = ()
@@ -33,7 +33,7 @@ class Form:
 
     @classmethod
     def of(cls, args: tuple[Any, ...], kwargs: dict[str, Any]) -> tuple[tuple[Any, ...], Form]:
-        """The flat arguments, and their form."""
+        """The flattened arguments, and their form."""
         flat = (*args, *kwargs.values())
         if not any(isinstance(value, _NESTS) for value in flat):
             return flat, Form(tuple(kwargs))
@@ -41,7 +41,7 @@ class Form:
         return tuple(leaves), Form(tree=tree)
 
     def arguments(self, leaves: Sequence[PyTree]) -> tuple[tuple[Any, ...], dict[str, Any]]:
-        """Those by position and those by keyword."""
+        """The positional and the keyword arguments."""
         if self.tree is not None:
             args, kwargs = tree_unflatten(leaves, self.tree)
             return args, kwargs
@@ -60,11 +60,11 @@ class Call:
 
     Attributes:
         func: The operation.
-        family: Its name without spelling: `relu` for `F.relu`, `torch.relu`, `Tensor.relu_` and `nn.ReLU`.
-        leaves: All its arguments, flat.
-        form: How they belong together.
-        moved: Which of them depend on the input.
-        reference: What is kept of this call in the run of the baseline, mostly these; None: zero.
+        family: The common name of its variants: `relu` for `F.relu`, `torch.relu`, `Tensor.relu_` and `nn.ReLU`.
+        leaves: All its arguments, flattened.
+        form: Their structure.
+        moved: The indices of those that depend on the input.
+        reference: What the reference run kept of this call, usually its moved tensors; None: the reference is zero.
         inplace: Whether the result replaces the first argument.
     """
 
@@ -84,7 +84,7 @@ class Call:
         return cls(func, family, leaves, form, moved, None, _is_inplace(func, args, kwargs))
 
     def against(self, reference: Tensors) -> Call:
-        """The same, with what is kept of the run of the baseline."""
+        """The same call, with what the reference run kept of it."""
         return replace(self, reference=reference)
 
     @property
@@ -94,42 +94,42 @@ class Call:
 
     @property
     def now(self) -> Tensors:
-        """The moved tensors without their history."""
+        """The moved tensors, detached."""
         return tuple(tensor.detach() for tensor in self.tensors)
 
     @property
     def arguments(self) -> dict[str, Any]:
-        """The arguments that came by keyword."""
+        """The keyword arguments."""
         return self.form.arguments(self.leaves)[1]
 
     @property
     def positional(self) -> tuple[Any, ...]:
-        """The arguments that came by position."""
+        """The positional arguments."""
         return self.form.arguments(self.leaves)[0]
 
     def option(self, name: str, position: int, default: Any = None) -> Any:
-        """An argument that may come by keyword or position."""
+        """An argument given by keyword or position."""
         args, kwargs = self.form.arguments(self.leaves)
         if name in kwargs:
             return kwargs[name]
         return args[position] if position < len(args) else default
 
     def place(self, name: str, position: int) -> int:
-        """Which of the leaves an argument is that may come by keyword or position; nothing is inside of another."""
+        """The index among the leaves of an argument given by keyword or position; arguments must not be nested."""
         names = self.form.names
         return len(self.leaves) - len(names) + names.index(name) if name in names else position
 
     def native(self) -> Any:
-        """The operation as it is, with its own gradient."""
+        """The result with the native gradient."""
         args, kwargs = self.form.arguments(self.leaves)
         return self.func(*args, **kwargs)
 
     def run(self, *tensors: Tensor) -> Any:
-        """The operation on other moved tensors, which are left as they are."""
+        """The operation on other moved tensors, without changing them."""
         return self.with_leaves(dict(zip(self.moved, tensors, strict=True)))
 
     def with_leaves(self, other: Mapping[int, Any]) -> Any:
-        """The operation with other arguments in these places, not in place."""
+        """The operation with some arguments replaced, not in place."""
         leaves = [other.get(i, leaf) for i, leaf in enumerate(self.leaves)]
         args, kwargs = self.form.arguments(leaves)
         if self.inplace:
@@ -137,25 +137,25 @@ class Call:
         return self.func(*args, **kwargs)
 
     def finish(self, result: Tensor) -> Any:
-        """The result, in its place."""
+        """The result, written to the first argument if the operation is in place."""
         return self.leaves[0].copy_(result) if self.inplace else result
 
     def answer(self, back: Back, value: Tensor | None = None) -> Any:
-        """The native value with this way back."""
+        """The native value with this backward function."""
         value = self.run(*self.now) if value is None else value
         return self.finish(ruled(value, back, *self.tensors))
 
     def refuse(self, why: str) -> NoRule:
-        """An error that names the operation."""
+        """An error naming the operation."""
         return NoRule(f"{self.func.__name__}: {why}")
 
 
 Rule: TypeAlias = Callable[[Call], Any]
-"""From a call to its result, with another way back."""
+"""Maps a call to its result, with another backward function."""
 
 
 class _Ruled(torch.autograd.Function):
-    """A value and its way back."""
+    """A value and its backward function."""
 
     @staticmethod
     def forward(ctx: Any, value: Callable[[], Tensor], back: Back, *inputs: Tensor) -> Tensor:
@@ -170,24 +170,24 @@ class _Ruled(torch.autograd.Function):
 
 
 def ruled(value: Tensor, back: Back, *inputs: Tensor) -> Tensor:
-    """The value as a result of the inputs with this way back."""
+    """The value as a function of the inputs, with this backward function."""
     result: Tensor = _Ruled.apply(lambda: value, back, *inputs)
     return result
 
 
 def casting(device: torch.device, as_now: bool = True) -> torch.autocast:
-    """The autocast of this place, for a way back, which runs outside of it; or none, for formulas in full."""
+    """The current autocast, for backward functions, which run outside it; disabled with `as_now=False`."""
     kind = device.type
     return torch.autocast(kind, torch.get_autocast_dtype(kind), enabled=as_now and torch.is_autocast_enabled(kind))
 
 
 def scaled(tensor: Tensor, share: float) -> Tensor:
-    """The tensor with this share of its gradient."""
+    """The tensor with its gradient multiplied by `share`."""
     return tensor.detach() if share == 0 else ruled(tensor.detach(), lambda gradient: (gradient * share,), tensor)
 
 
 def depends(value: Any) -> bool:
-    """Whether this is a tensor that depends on the input: nothing else needs gradients while rules are applied."""
+    """Whether this is a tensor that depends on the input: nothing else requires gradients while rules are applied."""
     return isinstance(value, Tensor) and value.requires_grad
 
 
@@ -212,7 +212,7 @@ _FAMILIES = {
 
 @cache
 def family_of(name: str) -> str:
-    """The family of an operation: its name without the spelling."""
+    """The family of an operation: the common name of its variants."""
     name = name.split(".")[0].strip("_")
     return _FAMILIES.get(name, name)
 
@@ -229,6 +229,6 @@ def _is_inplace(func: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> boo
 
 @cache
 def _inplace_place(func: Any) -> int | None:
-    """Where the argument `inplace` is, of functions that say so."""
+    """The position of the argument `inplace`, if the function has one."""
     names = func.__code__.co_varnames[: func.__code__.co_argcount]
     return names.index("inplace") if "inplace" in names else None

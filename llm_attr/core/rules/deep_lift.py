@@ -12,7 +12,7 @@ from torch import Tensor
 from llm_attr.core.path.walk import Attributed, Change, Walk, by_example, per_example, weighted_sum
 from llm_attr.core.problem import Gradients
 from llm_attr.core.rules.engine import Rules, Tape
-from llm_attr.core.tensors import accumulator
+from llm_attr.core.tensors import at_least_fp32
 from llm_attr.errors import InvalidTarget
 from llm_attr.typing import Tensors
 
@@ -23,11 +23,11 @@ Combine: TypeAlias = Callable[[Tensors, Tensors, Tensors], Tensors]
 def times_change(multipliers: Tensors, inputs: Tensors, baselines: Tensors) -> Tensors:
     """`m (x - b)`, in at least fp32."""
     trios = zip(multipliers, inputs, baselines, strict=True)
-    return tuple(m.to(accumulator(m.dtype)) * (x.to(accumulator(x.dtype)) - b) for m, x, b in trios)
+    return tuple(at_least_fp32(m) * (at_least_fp32(x) - b) for m, x, b in trios)
 
 
 def multipliers_only(multipliers: Tensors, inputs: Tensors, baselines: Tensors) -> Tensors:
-    """`m`."""
+    """`m`, unchanged."""
     return multipliers
 
 
@@ -65,7 +65,7 @@ class ReferencePairs:
 
         Raises:
             NoRule: the model has an operation that no rule covers.
-            InvalidTarget: the score is not one number for each example.
+            InvalidTarget: the score is not one number per example.
         """
         pairs: list[tuple[Gradients, Gradients]] = []
         found = self._mean(pairs)
@@ -98,7 +98,7 @@ class ReferencePairs:
             raise InvalidTarget(
                 f"a delta needs one output for each of the {rows} examples; got {tuple(high.scores.shape)}"
             )
-        ends = (found.scores.reshape(total.shape).to(accumulator(found.scores.dtype)) for found in (low, high))
+        ends = (at_least_fp32(found.scores.reshape(total.shape)) for found in (low, high))
         return Change(*ends).delta(total)
 
     def _ends(self, start: int, stop: int) -> Tensors:

@@ -1,4 +1,4 @@
-"""Modules that are one function of each entry of their input, such as a GELU that a model writes out."""
+"""Detection of elementwise modules, such as a GELU implemented with several operations."""
 
 from __future__ import annotations
 
@@ -8,16 +8,16 @@ import torch
 from torch import Tensor, nn
 
 PROBE_ERRORS = (RuntimeError, ValueError, TypeError, LookupError, AssertionError, AttributeError, ArithmeticError)
-"""What a module raises that has no use for the tensors that it is tried with."""
+"""What a module may raise for the tensors it is probed with."""
 
-PLACES = (7, 2, 11, 0, 5, 9, 1, 10, 4, 8, 3, 6)
-"""Another order of twelve numbers."""
+PERMUTATION = (7, 2, 11, 0, 5, 9, 1, 10, 4, 8, 3, 6)
+"""Of twelve numbers."""
 
 
-def acts_on_each_entry(module: nn.Module) -> bool:
-    """Whether a module without parts and parameters gives each entry of its input the value of one function.
+def is_elementwise(module: nn.Module) -> bool:
+    """Whether a module without submodules and parameters applies one function to each entry of its input.
 
-    It is tried with small tensors of its own. (Modules of torch itself are known as operations.)
+    The module is probed with small tensors. Modules of torch itself are excluded: the rules know their operations.
     """
     if type(module).__module__.startswith("torch.") or type(module).forward is nn.Module.forward:
         return False
@@ -31,8 +31,8 @@ def acts_on_each_entry(module: nn.Module) -> bool:
 
 
 def _is_one_function(module: nn.Module) -> bool:
-    x = torch.linspace(-3, 3, len(PLACES), dtype=torch.float32, device="cpu")
-    given, order = x.clone(), torch.tensor(PLACES, device="cpu")
+    x = torch.linspace(-3, 3, len(PERMUTATION), dtype=torch.float32, device="cpu")
+    given, order = x.clone(), torch.tensor(PERMUTATION, device="cpu")
     y, mixed, shaped = (module.forward(each) for each in (given, x[order], x.view(1, 3, 2, 2).clone()))
     if not all(isinstance(value, Tensor) for value in (y, mixed, shaped)) or y.shape != x.shape:
         return False

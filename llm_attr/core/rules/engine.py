@@ -1,4 +1,4 @@
-"""The rules engine: a table from families of operations to rules for the gradient that replace the native one."""
+"""The rules engine: a table of rules by family of operations, which replace native gradients."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from llm_attr.core.batching import modules_of
 from llm_attr.core.problem import Output, Problem
 from llm_attr.core.rules.audit import Audit, cover
 from llm_attr.core.rules.call import Call, Rule, depends, family_of, ruled
-from llm_attr.core.rules.elementwise import acts_on_each_entry
+from llm_attr.core.rules.elementwise import is_elementwise
 from llm_attr.core.shared_context import uncompiled
 from llm_attr.core.target import TargetOrSeveral
 from llm_attr.errors import NoRule
@@ -31,11 +31,9 @@ class Entry:
     """A rule in a table.
 
     Attributes:
-        rule: What it does.
-        moved: From how many moved tensors on; with fewer the operation keeps its gradient: a linear one, or one whose
-            gradient is its rule.
-        kept: What the run of the baseline does: its result, and what it keeps for the run of the input; None: the
-            native operation, and the moved tensors.
+        rule: The rule.
+        moved: The minimum number of moved tensors; with fewer the native gradient is linear, or is the rule itself.
+        kept: The result in the reference run, and what is kept of it; None: native result, and the moved tensors.
     """
 
     rule: Rule
@@ -44,14 +42,14 @@ class Entry:
 
 
 Table: TypeAlias = Mapping[str, Entry]
-"""From families of operations to rules."""
+"""Rules by family of operations."""
 
 ModuleRule: TypeAlias = Callable[[Call], Any]
-"""A rule for the linear operations inside of a module, of one moved tensor each."""
+"""A rule for the linear operations inside a module that have one moved tensor."""
 
 
 class Tape:
-    """What is kept of every ruled call of one run, in order."""
+    """What the reference run keeps of every call with a rule, in order."""
 
     def __init__(self) -> None:
         self._calls: list[tuple[str, list[torch.Size], Tensors]] = []
@@ -59,18 +57,18 @@ class Tape:
 
     @property
     def size(self) -> int:
-        """The number of entries of all that is kept."""
+        """The total number of tensor entries."""
         return sum(tensor.numel() for _, _, kept in self._calls for tensor in kept)
 
     def record(self, call: Call, kept: Tensors) -> None:
-        """Adds a call of the run of the baseline, and what is kept of it."""
+        """Adds a call of the reference run, and what is kept of it."""
         self._calls.append((call.family, [tensor.shape for tensor in call.tensors], kept))
 
     def next(self, call: Call) -> Tensors:
-        """What is kept of the same call in the run of the baseline.
+        """What the reference run kept of the same call.
 
         Raises:
-            NoRule: that run had another call here.
+            NoRule: the reference run had another call here.
         """
         self._step += 1
         more = self._step <= len(self._calls)
@@ -80,40 +78,40 @@ class Tape:
             shapes = [[tuple(shape) for shape in each] for each in (then, now)]
             raise NoRule(
                 f"operation {self._step}: with the baseline the model runs {family} {shapes[0]}, with the input "
-                f"{call.family} {shapes[1]}; the rules need the same operations and shapes for both (routing between "
-                "experts and control flow that depends on the values break that)"
+                f"{call.family} {shapes[1]}; rules need the same operations and shapes for both, so "
+                "mixtures of experts and data-dependent control flow are not supported"
             )
         return kept
 
     def close(self) -> None:
-        """The run of the input is over.
+        """Ends the input run.
 
         Raises:
-            NoRule: that of the baseline was longer.
+            NoRule: the reference run was longer.
         """
         if self._step < len(self._calls):
             raise NoRule(
                 f"with the baseline the model runs {len(self._calls)} operations, with the input {self._step}; "
-                "the rules need the same ones for both"
+                "the rules need the same operations for both"
             )
 
 
 @dataclass(frozen=True)
 class Rules:
-    """How the gradient goes back through a model.
+    """How gradients propagate back through a model.
 
     Attributes:
         table: The rules by family of operations.
-        audit: What may be left to the native gradient.
-        of_modules: Rules for the linear operations inside of modules; the nearest module wins.
-        linear: The families that such a rule is for.
-        counted: Families that keep their way back inside of such a module and count as used by it.
-        contrastive: Whether there is a run of the baseline to compare with.
-        sought: What the rules are about; a model without any is warned of. Empty: they are about every model.
-        warned: What the caller has been warned of.
-        whole: The rule of a module that acts on each entry (a GELU written out) as one function; None: of its parts.
-        roots: The modules in which such modules, and those with rules, are looked for.
-        wholes: Such modules, with that rule.
+        audit: Which operations may keep their native gradient.
+        of_modules: Rules for the linear operations inside modules; the innermost module wins.
+        linear: The families to which such a rule applies.
+        counted: Families that keep their gradient inside such a module but count as operations of it.
+        uses_reference: Whether the rules compare the input with a reference run.
+        sought: The kind of operation the rules are for; a model without any raises a warning. Empty: no warning.
+        elementwise: The rule for elementwise modules (a GELU of several operations); None: their operations have rules.
+        roots: The modules that are searched for elementwise modules and for modules with rules.
+        elementwise_modules: The elementwise modules found.
+        warned: The warnings that were already raised.
     """
 
     table: Table
@@ -121,26 +119,26 @@ class Rules:
     of_modules: Mapping[nn.Module, ModuleRule] = field(default_factory=dict)
     linear: frozenset[str] = frozenset()
     counted: frozenset[str] = frozenset()
-    contrastive: bool = False
+    uses_reference: bool = False
     sought: str = ""
-    whole: Entry | None = None
+    elementwise: Entry | None = None
     roots: tuple[nn.Module, ...] = ()
-    wholes: Mapping[nn.Module, Entry] = field(default_factory=dict)
+    elementwise_modules: tuple[nn.Module, ...] = ()
     warned: set[str] = field(default_factory=set)
 
     def of(self, model: ForwardFunction, of_modules: Mapping[nn.Module, ModuleRule] | None = None) -> Rules:
-        """These rules for a model, with rules of modules besides those that the modules have as an attribute."""
+        """These rules for a model; `of_modules` adds to the rules that modules have as an attribute."""
         roots = tuple(modules_of(model))
-        wholes = {} if self.whole is None else dict.fromkeys(_whole_modules(roots), self.whole)
-        return replace(self, roots=roots, wholes=wholes, of_modules=of_modules or {}, warned=set())
+        found = () if self.elementwise is None else _elementwise_modules(roots)
+        return replace(self, roots=roots, elementwise_modules=found, of_modules=of_modules or {}, warned=set())
 
     def on(self, problem: Problem, tape: Tape | None = None, recording: bool = False) -> Problem:
         """The problem whose gradients follow the rules.
 
         Args:
-            problem: With its neurons and cuts; where it is observed may still change.
-            tape: Of the run of the baseline.
-            recording: Whether this is that run; its gradients are of no use.
+            problem: The problem, with its neurons and cuts; where it is observed may still change.
+            tape: The tape of the reference run.
+            recording: Whether this is the reference run, whose gradients are meaningless.
         """
         inner = problem.score
 
@@ -155,16 +153,16 @@ class Rules:
         return replace(problem, score=score)
 
     def warn(self, message: str) -> None:
-        """Warns the caller of an attribution, once for all of its passes."""
+        """Warns the caller once per attribution."""
         if message not in self.warned:
             self.warned.add(message)
             warn_caller(message, UserWarning)
 
     def by_module(self) -> dict[nn.Module, ModuleRule]:
-        """The modules that have a rule: those named here, and those with one as an attribute.
+        """The modules with a rule: those in `of_modules`, and those that have one as an attribute.
 
         Raises:
-            NoRule: it is none of ours.
+            NoRule: the attribute is not a rule of this library.
         """
         modules = {module: vars(module).get("rule") for root in self.roots for module in root.modules()}
         modules |= self.of_modules
@@ -178,7 +176,7 @@ class Rules:
 
 
 class _Mode(TorchFunctionMode):
-    """Sees every operation of this thread and gives it its rule."""
+    """Intercepts every operation of this thread and applies its rule."""
 
     def __init__(self, rules: Rules) -> None:
         super().__init__()
@@ -188,17 +186,17 @@ class _Mode(TorchFunctionMode):
         self._met = False
         self._ours: dict[int, Tensor] = {}
         self._inside: list[nn.Module] = []
-        self._whole = 0
+        self._inside_elementwise = 0
         self._used: dict[nn.Module, bool] = {}
         self.of_modules: dict[nn.Module, ModuleRule] = {}
 
     def start(self, points: Tensors, tape: Tape | None, recording: bool) -> None:
-        """A run begins, of these inputs."""
+        """Begins a run with these inputs."""
         self._ours = {id(point): point for point in points}
         self._tape, self._recording = tape, recording
 
     def finish(self, answer: Tensor) -> None:
-        """The run is over; raises `NoRule` for what the rules did not see, and warns of rules that met nothing."""
+        """Ends the run; raises `NoRule` for operations without a rule, and warns of rules that did not apply."""
         if self._recording:
             return
         self._rules.audit.check(answer, self._ours)
@@ -210,8 +208,8 @@ class _Mode(TorchFunctionMode):
             )
         if idle := sorted({type(module).__name__ for module, used in self._used.items() if not used}):
             self._rules.warn(
-                f"the rules set on {', '.join(idle)} change nothing, since no linear operation is in there: rules are "
-                "for convolutions, linear layers, average pooling, batch normalisation, and blocks that have them"
+                f"the rules set on {', '.join(idle)} change nothing, since they contain no linear operation: rules are "
+                "for convolutions, linear layers, average pooling, batch normalisation, and blocks of these"
             )
 
     @property
@@ -220,26 +218,26 @@ class _Mode(TorchFunctionMode):
         return get_ident() == self._thread
 
     def enter(self, module: nn.Module) -> None:
-        """The forward pass comes into a module with a rule."""
+        """The forward pass enters a module with a rule."""
         if self.here:
             self._used.setdefault(module, False)
             self._inside.append(module)
 
     def leave(self) -> None:
-        """The forward pass leaves the module that it came into last."""
+        """The forward pass leaves the module entered last."""
         if self.here:
             self._inside.pop()
 
-    def before_whole(self, args: tuple[Any, ...]) -> tuple[Any, ...] | None:
-        """What a module that is one function gets; None: what it was given, for it is no matter of the rules."""
+    def before_elementwise(self, args: tuple[Any, ...]) -> tuple[Any, ...] | None:
+        """The detached argument of an elementwise module; None if the module is left alone."""
         if not self.here or len(args) != 1 or not depends(args[0]) or not torch.is_grad_enabled():
             return None
-        self._whole += 1
+        self._inside_elementwise += 1
         return (args[0].detach(),)
 
-    def after_whole(self, module: nn.Module, entry: Entry, x: Tensor, value: Tensor) -> Tensor:
-        """What such a module gives."""
-        self._whole -= 1
+    def after_elementwise(self, module: nn.Module, entry: Entry, x: Tensor, value: Tensor) -> Tensor:
+        """The result of an elementwise module, with the gradient of its rule."""
+        self._inside_elementwise -= 1
         with torch._C.DisableTorchFunction():
             call = Call.of(module.forward, type(module).__name__, (x,), {})
             result: Tensor = self._ruled_call(replace(call, inplace=False), entry, value)
@@ -249,14 +247,14 @@ class _Mode(TorchFunctionMode):
         self, func: Any, types: Any, args: tuple[Any, ...] = (), kwargs: dict[str, Any] | None = None
     ) -> Any:
         kwargs = kwargs or {}
-        if func in _QUESTIONS:
+        if func in _QUERIES:
             return func(*args, **kwargs)
         name = getattr(func, "__name__", "")
         if name == "requires_grad_":
             made = func(*args, **kwargs)
             self._ours[id(made)] = made
             return made
-        if self._whole or name == "__set__" or not torch.is_grad_enabled():
+        if self._inside_elementwise or name == "__set__" or not torch.is_grad_enabled():
             return func(*args, **kwargs)
         args, kwargs, moved = self._without_foreign(args, kwargs)
         if self._inside and family_of(name) in self._rules.linear | self._rules.counted:
@@ -266,7 +264,7 @@ class _Mode(TorchFunctionMode):
         return self._moved(func, name, moved, args, kwargs)
 
     def _moved(self, func: Any, name: str, moved: int, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
-        """An operation on tensors that depend on the input."""
+        """The result of an operation on tensors that depend on the input."""
         family = family_of(name)
         if self._inside and moved == 1 and family in self._rules.linear:
             return self._ruled_call(Call.of(func, family, args, kwargs), Entry(self.of_modules[self._inside[-1]]))
@@ -277,7 +275,7 @@ class _Mode(TorchFunctionMode):
             with self:
                 return _opened(func)(*args, **kwargs)
         if name == "grad" and getattr(func, "__module__", "") == "torch.autograd":
-            raise NoRule("the model differentiates inside of its forward pass; rules have no second derivative")
+            raise NoRule("the model differentiates inside its forward pass; rules have no second derivative")
         return func(*args, **kwargs)
 
     def _ruled_call(self, call: Call, entry: Entry, value: Tensor | None = None) -> Any:
@@ -293,7 +291,7 @@ class _Mode(TorchFunctionMode):
         return result
 
     def _recorded(self, call: Call, tape: Tape, entry: Entry, value: Tensor | None) -> Any:
-        """A call of the run of the baseline; `value` is its result, if that is known without a graph."""
+        """A call of the reference run; `value` is its result if that is known, without a graph."""
         if entry.kept is not None:
             result, kept = entry.kept(call)
             tape.record(call, kept)
@@ -304,7 +302,7 @@ class _Mode(TorchFunctionMode):
     def _without_foreign(
         self, args: tuple[Any, ...], kwargs: dict[str, Any]
     ) -> tuple[tuple[Any, ...], dict[str, Any], int]:
-        """The arguments with parameters as constants; and how many of them depend on the input."""
+        """The arguments with parameters detached, and the number of those that depend on the input."""
         moved = foreign = 0
         for value in (*args, *kwargs.values()) if kwargs else args:
             for each in value if type(value) in (list, tuple) else (value,):
@@ -325,7 +323,7 @@ class _Mode(TorchFunctionMode):
         return type(value)(self._constant(each) for each in value) if type(value) in (list, tuple) else value
 
 
-_QUESTIONS = frozenset(
+_QUERIES = frozenset(
     (
         *(getattr(Tensor, name).__get__ for name in ("shape", "dtype", "device", "ndim", "layout", "is_cuda")),
         *(getattr(Tensor, name).__get__ for name in ("requires_grad", "grad_fn", "is_leaf", "itemsize", "nbytes")),
@@ -333,19 +331,19 @@ _QUESTIONS = frozenset(
         *(Tensor.is_contiguous, Tensor.element_size, Tensor.data_ptr, Tensor.__len__, Tensor.__hash__),
     )
 )
-"""What a model asks of a tensor, whose answer is no tensor."""
+"""Queries whose result is not a tensor."""
 
 
 def _refuse_recomputing() -> None:
-    """Raises `NoRule` inside of a part of the model whose activations will be computed again, without the rules."""
+    """Raises `NoRule` inside a part of the model whose activations will be recomputed, without the rules."""
     hooks = torch._C._autograd._top_saved_tensors_default_hooks(True)
     if hooks is not None and hooks[0].__module__ == "torch.utils.checkpoint":
-        raise NoRule("activations are computed again in the backward pass: switch gradient checkpointing off")
+        raise NoRule("activations are recomputed in the backward pass: switch gradient checkpointing off")
 
 
 @contextmanager
 def _applied(rules: Rules) -> Iterator[_Mode]:
-    """Applies the rules to what this thread runs inside."""
+    """Applies the rules to what this thread runs in the context."""
     mode = _Mode(rules)
     mode.of_modules = rules.by_module() if rules.linear else {}
     with ExitStack() as stack:
@@ -355,37 +353,38 @@ def _applied(rules: Rules) -> Iterator[_Mode]:
             stack.callback(before.remove)
             after = module.register_forward_hook(lambda module, args, result: mode.leave(), always_call=True)
             stack.callback(after.remove)
-        for module, entry in rules.wholes.items():
-            _attach_whole(mode, module, entry, stack)
+        if rules.elementwise is not None:
+            for module in rules.elementwise_modules:
+                _attach_elementwise(mode, module, rules.elementwise, stack)
         stack.enter_context(mode)
         yield mode
 
 
-def _attach_whole(mode: _Mode, module: nn.Module, entry: Entry, stack: ExitStack) -> None:
+def _attach_elementwise(mode: _Mode, module: nn.Module, entry: Entry, stack: ExitStack) -> None:
     given: list[Tensor] = []
 
     def before(module: nn.Module, args: tuple[Any, ...]) -> Any:
-        constant = mode.before_whole(args)
+        constant = mode.before_elementwise(args)
         if constant is not None:
             given.append(args[0])
         return constant
 
     def after(module: nn.Module, args: tuple[Any, ...], result: Tensor) -> Any:
         own = mode.here and bool(given) and not args[0].requires_grad
-        return mode.after_whole(module, entry, given.pop(), result) if own else None
+        return mode.after_elementwise(module, entry, given.pop(), result) if own else None
 
     stack.callback(module.register_forward_pre_hook(before).remove)
     stack.callback(module.register_forward_hook(after, prepend=True).remove)
 
 
-def _whole_modules(roots: Sequence[nn.Module]) -> list[nn.Module]:
+def _elementwise_modules(roots: Sequence[nn.Module]) -> tuple[nn.Module, ...]:
     modules = {module: None for root in roots for module in root.modules()}
-    return [module for module in modules if acts_on_each_entry(module)]
+    return tuple(module for module in modules if is_elementwise(module))
 
 
 @cache
 def _is_composite(func: Any) -> bool:
-    """Whether this is written in Python on top of other operations of torch."""
+    """Whether this is written in Python in terms of other torch operations."""
     if type(func) is not FunctionType or func.__module__ not in ("torch.nn.functional", "torch.functional"):
         return False
     return any(name.startswith("has_torch_function") for name in func.__code__.co_names)
@@ -393,7 +392,7 @@ def _is_composite(func: Any) -> bool:
 
 @cache
 def _opened(func: Any) -> Callable[..., Any]:
-    """The body of a composite, whose operations the mode sees."""
+    """The body of a composite, whose operations the mode intercepts."""
     checks = ("has_torch_function", "has_torch_function_unary", "has_torch_function_variadic")
     seen = {**func.__globals__, **{name: lambda *tensors: False for name in checks}}
     body = FunctionType(func.__code__, seen, func.__name__, func.__defaults__, func.__closure__)

@@ -1,6 +1,6 @@
-"""Ways back through softmax, norms and attention in closed form, so that their values are those of the native kernels.
+"""Backward formulas for softmax, norms and attention in closed form; the values are those of the native kernels.
 
-With a reference r (DeepLift) the multipliers m are such that `sum(m (x - r))` is the change of the result.
+With a reference r (DeepLift), `sum(m (x - r))` over the multipliers m is the change of the result.
 """
 
 from __future__ import annotations
@@ -13,60 +13,52 @@ import torch
 from torch import Tensor
 
 from llm_attr.core.rules.call import Call, Rule, casting, scaled
+from llm_attr.core.tensors import at_least_fp32
 from llm_attr.typing import Tensors
 
 
-def wide(tensor: Tensor) -> Tensor:
-    """In at least fp32."""
-    dtype = tensor.dtype
-    return tensor if dtype in _WIDE else tensor.to(torch.promote_types(dtype, torch.float32))
-
-
-_WIDE = (torch.float32, torch.float64)
-
-
 def logarithmic_mean(y: Tensor, r: Tensor, log_y: Tensor, log_r: Tensor) -> Tensor:
-    """`(y - r) / (log y - log r)`, between the two; zero where one of them is."""
+    """`(y - r) / (log y - log r)`, between y and r; zero if one of them is zero."""
     apart = (log_y - log_r).abs()
     share = torch.where(apart == 0, 1.0, -torch.expm1(-apart) / apart)
     return (torch.maximum(y, r) * share).nan_to_num(0.0)
 
 
 def probabilities_mean(scores: Tensor, then: Tensor, dim: int) -> Tensor:
-    """The logarithmic mean of the softmax of two tensors of scores."""
-    logs = [torch.log_softmax(wide(each), dim) for each in (scores, then)]
+    """The logarithmic mean of the softmax of scores at input and reference."""
+    logs = [torch.log_softmax(at_least_fp32(each), dim) for each in (scores, then)]
     return logarithmic_mean(logs[0].exp(), logs[1].exp(), *logs)
 
 
 def through_softmax(gradient: Tensor, mean: Tensor, dim: int) -> Tensor:
-    """`l (g - sum(g l) / sum(l))`: the softmax gradient with the mean probabilities l."""
+    """`l (g - sum(g l) / sum(l))`: the gradient of softmax with the mean probabilities l."""
     total = mean.sum(dim, True)
     return mean * (gradient - ((gradient * mean).sum(dim, True) / total).nan_to_num(0.0))
 
 
 def softmax(call: Call) -> Any:
-    """Softmax against a reference."""
+    """Softmax with a reference."""
     (x,), (then,) = call.now, call.reference or ()
     dim = _dim(call)
     mean = probabilities_mean(x, then, dim)
-    return call.answer(lambda gradient: (through_softmax(wide(gradient), mean, dim).to(x.dtype),))
+    return call.answer(lambda gradient: (through_softmax(at_least_fp32(gradient), mean, dim).to(x.dtype),))
 
 
 def log_softmax(call: Call) -> Any:
-    """`s - logsumexp(s)` against a reference, whose second part moves by the mean probabilities."""
+    """Log-softmax, `s - logsumexp(s)`, with a reference."""
     (x,), (then,) = call.now, call.reference or ()
     dim = _dim(call)
     mean = probabilities_mean(x, then, dim)
     share = mean / mean.sum(dim, True)
-    return call.answer(lambda gradient: ((gradient - share * wide(gradient).sum(dim, True)).to(x.dtype),))
+    return call.answer(lambda gradient: ((gradient - share * at_least_fp32(gradient).sum(dim, True)).to(x.dtype),))
 
 
 def logsumexp(call: Call) -> Any:
-    """The logarithm of a sum of exponentials against a reference."""
+    """Log-sum-exp with a reference."""
     (x,), (then,) = call.now, call.reference or ()
     dims, keep = call.option("dim", 1), call.option("keepdim", 2, False)
     dims = (dims,) if isinstance(dims, int) else tuple(dims)
-    logs = [wide(each) - torch.logsumexp(wide(each), dims, True) for each in (x, then)]
+    logs = [at_least_fp32(each) - torch.logsumexp(at_least_fp32(each), dims, True) for each in (x, then)]
     mean = logarithmic_mean(logs[0].exp(), logs[1].exp(), *logs)
     share = mean / mean.sum(dims, True)
 
@@ -79,7 +71,7 @@ def logsumexp(call: Call) -> Any:
 
 
 def softmax_of_captum(call: Call) -> Any:
-    """Captum's convention, for comparison only: the rescaled gradient less its mean over the whole batch."""
+    """Captum's convention, for comparison only: the rescaled gradient minus its mean over the entire batch."""
     (x,), (then,) = call.now, call.reference or ()
     dy, dx = call.run(x) - call.run(then), x - then
     near = dx.abs() < 1e-10
@@ -103,8 +95,8 @@ class Norm:
 
     Attributes:
         dims: The axes.
-        centred: Whether the mean is taken off.
-        eps: What is added to the variance.
+        centred: Whether the mean is subtracted.
+        eps: A constant added to the variance.
     """
 
     dims: tuple[int, ...]
@@ -112,13 +104,13 @@ class Norm:
     eps: float
 
     def parts(self, x: Tensor) -> Tensors:
-        """What is normalised, and by what factor."""
-        u = wide(x)
+        """The centred input, and the factor that normalises it."""
+        u = at_least_fp32(x)
         u = u - u.mean(self.dims, True) if self.centred else u
         return u, torch.rsqrt(u.square().mean(self.dims, True) + self.eps)
 
     def back(self, x: Tensor, then: Tensor | None) -> Callable[[Tensor], Tensor]:
-        """From the gradient of `u n`; without a reference n is a constant."""
+        """Maps the gradient of `u n` to that of x; without a reference n is a constant."""
         u, n = self.parts(x)
         if then is None:
             return lambda gradient: self._off_mean(gradient * n)
@@ -149,8 +141,8 @@ def last_axes_norm(call: Call) -> Any:
     (x,) = call.now
     eps = eps if eps is not None else 1e-5 if centred else torch.finfo(x.dtype).eps
     back = Norm(dims, centred, eps).back(x, call.reference[0] if call.reference else None)
-    factor = 1.0 if weight is None else wide(weight)
-    return call.answer(lambda gradient: (back(wide(gradient) * factor).to(x.dtype),))
+    factor = 1.0 if weight is None else at_least_fp32(weight)
+    return call.answer(lambda gradient: (back(at_least_fp32(gradient) * factor).to(x.dtype),))
 
 
 def group_norm(call: Call) -> Any:
@@ -166,24 +158,24 @@ def group_norm(call: Call) -> Any:
     norm = Norm((2,), True, eps)
     then = None if call.reference is None else call.reference[0].reshape(len(x), groups, -1)
     back = norm.back(x.reshape(len(x), groups, -1), then)
-    factor = 1.0 if weight is None else wide(weight).view(1, -1, *(1,) * (x.dim() - 2))
+    factor = 1.0 if weight is None else at_least_fp32(weight).view(1, -1, *(1,) * (x.dim() - 2))
 
     def grouped(gradient: Tensor) -> Tensors:
-        return (back((wide(gradient) * factor).reshape(len(x), groups, -1)).view_as(x).to(x.dtype),)
+        return (back((at_least_fp32(gradient) * factor).reshape(len(x), groups, -1)).view_as(x).to(x.dtype),)
 
     return call.answer(grouped)
 
 
 def _one(call: Call) -> None:
     if len(call.moved) != 1:
-        raise call.refuse("its weights depend on the input; no rule covers that")
+        raise call.refuse("no rule covers weights that depend on the input")
 
 
 _ATTENTION = ("query", "key", "value", "attn_mask", "dropout_p", "is_causal", "scale", "enable_gqa")
 
 
 def attention_shares(query: float, key: float, value: float) -> Rule:
-    """The fused kernel with shares of the gradients of its factors."""
+    """The fused kernel, with the gradients of its factors multiplied by these shares."""
 
     def rule(call: Call) -> Any:
         options = {**dict(zip(_ATTENTION, call.positional, strict=False)), **call.arguments}
@@ -197,14 +189,14 @@ def attention_shares(query: float, key: float, value: float) -> Rule:
 
 
 def attention(call: Call) -> Any:
-    """Scaled dot product attention against a reference: two products and a softmax."""
+    """Scaled dot-product attention with a reference: two products and a softmax."""
     names = dict(zip(_ATTENTION, range(len(_ATTENTION)), strict=True))
     options = {name: call.option(name, place) for name, place in names.items()}
     _check_attention(call, options)
     old = dict(zip(call.moved, call.reference or (), strict=True))
     places = [call.place(name, names[name]) for name in _ATTENTION[:3]]
-    q, k, v = (wide(call.leaves[place].detach()) for place in places)
-    q0, k0, v0 = (wide(old.get(place, call.leaves[place].detach())) for place in places)
+    q, k, v = (at_least_fp32(call.leaves[place].detach()) for place in places)
+    q0, k0, v0 = (at_least_fp32(old.get(place, call.leaves[place].detach())) for place in places)
     shares = q.shape[-3] // k.shape[-3] if options["enable_gqa"] else 1
     k, v, k0, v0 = (each.repeat_interleave(shares, -3) if shares > 1 else each for each in (k, v, k0, v0))
     scale = q.shape[-1] ** -0.5 if options["scale"] is None else options["scale"]
@@ -215,7 +207,7 @@ def attention(call: Call) -> Any:
     middles = [(a + b) / 2 for a, b in ((q, q0), (k, k0), (v, v0))]
 
     def back(gradient: Tensor) -> tuple[Tensor, ...]:
-        g = wide(gradient)
+        g = at_least_fp32(gradient)
         of_scores = through_softmax(g @ middles[2].transpose(-2, -1), mean, -1) * scale
         found = (of_scores @ middles[1], of_scores.transpose(-2, -1) @ middles[0], chosen.transpose(-2, -1) @ g)
         by_place = dict(zip(places, found, strict=True))
@@ -234,7 +226,7 @@ def _masked(scores: Tensor, options: dict[str, Any]) -> Tensor:
 
 
 def _as(gradient: Tensor, tensor: Tensor, shares: int) -> Tensor:
-    """Of the shape and type of a factor, whose heads may be shared and whose axes may have been repeated."""
+    """The gradient in the shape and dtype of a factor, summed over shared heads and broadcast axes."""
     if shares > 1 and gradient.shape[-3] != tensor.shape[-3]:
         gradient = gradient.unflatten(-3, (-1, shares)).sum(-3)
     return gradient.sum_to_size(tensor.shape).to(tensor.dtype)
@@ -245,4 +237,4 @@ def _check_attention(call: Call, options: dict[str, Any]) -> None:
         raise call.refuse("dropout is on; put the model into evaluation mode: model.eval()")
     mask = options.get("attn_mask")
     if isinstance(mask, Tensor) and mask.requires_grad:
-        raise call.refuse("its mask depends on the input; no rule covers that")
+        raise call.refuse("no rule covers a mask that depends on the input")

@@ -23,40 +23,40 @@ from llm_attr.core.rules.formulas import (
     logsumexp,
     softmax,
     softmax_of_captum,
-    wide,
 )
+from llm_attr.core.tensors import at_least_fp32
 from llm_attr.typing import Tensors
 
 EPS = 1e-10
-"""Changes of an input that are smaller are taken for none."""
+"""Smaller changes of an input count as zero."""
 
 
 @dataclass(frozen=True)
 class Secant:
-    """A function of each entry: `m = (f(x) - f(r)) / (x - r)`, the slope between reference and input.
+    """An elementwise function: `m = (f(x) - f(r)) / (x - r)`, the slope between reference and input.
 
     Attributes:
-        eps: Where `|x - r|` is smaller, relative to `1 + |x|`, the slope is that of the tangent.
+        eps: Below this `|x - r|`, relative to `1 + |x|`, the slope is that of the tangent.
     """
 
     eps: float = EPS
 
     def __call__(self, call: Call) -> Any:
-        """The slope is kept, no input or output, which the model may change in place."""
+        """Keeps only the slope: the model may change inputs and outputs in place."""
         if len(call.moved) != 1:
             raise call.refuse(f"a function of {len(call.moved)} tensors that depend on the input has no rule")
         (x,) = call.now
         y, dtype = call.run(x), x.dtype
         then = call.reference[0] if call.reference else torch.zeros_like(x)
-        dx = wide(x) - wide(then)
-        slope = (wide(y) - wide(call.run(then))).div_(dx)
+        dx = at_least_fp32(x) - at_least_fp32(then)
+        slope = (at_least_fp32(y) - at_least_fp32(call.run(then))).div_(dx)
         if self._may_be_near(dx.abs_(), x, bool(call.reference)):
             near = dx <= self.eps * (1 + x.abs() if call.reference else 1)
-            slope = torch.where(near, _tangent(call, (wide(x) + wide(then)) / 2, dtype), slope)
+            slope = torch.where(near, _tangent(call, (at_least_fp32(x) + at_least_fp32(then)) / 2, dtype), slope)
         return call.answer(lambda gradient: ((gradient * slope).to(dtype),), y)
 
     def _may_be_near(self, distance: Tensor, x: Tensor, relative: bool) -> bool:
-        """Whether the least distance may be too small: a look that is quicker than one at each entry."""
+        """Whether the smallest distance may be too small: faster than comparing each entry."""
         if not distance.numel():
             return False
         low, high = (end.item() for end in torch.aminmax(x)) if relative else (0, 0)
@@ -67,11 +67,11 @@ def _tangent(call: Call, at: Tensor, dtype: torch.dtype) -> Tensor:
     with torch.enable_grad():
         point = at.to(dtype).requires_grad_()
         (slope,) = torch.autograd.grad(call.run(point).sum(), point)
-    return wide(slope)
+    return at_least_fp32(slope)
 
 
 def product(call: Call) -> Any:
-    """`a b`: each factor gets the middle of the other one and its reference (zero: half of the gradient)."""
+    """`a b`: the gradient of each factor is the mean of the other at input and reference (zero: half the gradient)."""
     if len(call.moved) > 2:
         raise call.refuse(f"a product of {len(call.moved)} factors has no rule; write it as pairs")
     if call.reference is None:
@@ -92,7 +92,7 @@ def product(call: Call) -> Any:
 
 
 def _normaliser(tensors: Tensors) -> int | None:
-    """Which of two factors is `v ** -1/2`, also behind a change of its type or shape."""
+    """Which of two factors is `v ** -1/2`, possibly with its dtype or shape changed."""
     for which, tensor in enumerate(tensors):
         node: Any = tensor.grad_fn
         while node is not None and node.name().rstrip("0123456789") in _SAME:
@@ -108,7 +108,7 @@ _SAME = {f"{name}Backward" for name in ("ToCopy", "View", "Unsqueeze", "Expand",
 
 
 def _normalised(call: Call, which: int) -> Any:
-    """`x n`: middles with weights that keep them bounded also where the reference is zero."""
+    """`x n`: weighted means that stay bounded if the reference is zero."""
     n, x, n0, x0 = (
         call.now[which],
         call.now[1 - which],
@@ -125,9 +125,9 @@ def _normalised(call: Call, which: int) -> Any:
 
 
 def inverse_root(call: Call) -> Any:
-    """`n = v ** -1/2`, known as a normaliser to the product that it goes into."""
+    """`n = v ** -1/2`, marked as a normaliser for the product it enters."""
     (v,) = call.now
-    n, n0 = wide(call.run(v)), wide(call.run(*(call.reference or ())))
+    n, n0 = at_least_fp32(call.run(v)), at_least_fp32(call.run(*(call.reference or ())))
     slope = -((n * n0) ** 2) / (n + n0)
     result = call.answer(lambda gradient: ((gradient * slope).to(v.dtype),))
     result.grad_fn.metadata[_NORMALISER] = True
@@ -135,7 +135,7 @@ def inverse_root(call: Call) -> Any:
 
 
 def divide(call: Call) -> Any:
-    """`n / d`; with reference zero the divisor is a constant, which normalises."""
+    """`n / d`; without a reference the divisor is a constant."""
     top, bottom = (1, 0) if call.family == "rdiv" else (0, 1)
     if bottom not in call.moved:
         return call.native()
@@ -161,12 +161,12 @@ def _plain(value: Any) -> Any:
 
 
 def stop(call: Call) -> Any:
-    """A constant: a normaliser, an attention pattern."""
+    """The result as a constant: a normaliser or an attention pattern."""
     return call.finish(call.run(*call.now))
 
 
 def refuse(why: str) -> Rule:
-    """No rule, for this reason."""
+    """A rule that refuses the operation, for this reason."""
 
     def rule(call: Call) -> Any:
         raise call.refuse(why)
@@ -175,7 +175,7 @@ def refuse(why: str) -> Rule:
 
 
 def dropout(call: Call) -> Any:
-    """Nothing in evaluation mode."""
+    """Identity in evaluation mode; refused in training mode."""
     training = call.option("training", 2, call.arguments.get("train", True))
     if training and call.option("p", 1, 0.5):
         raise call.refuse("dropout is on; put the model into evaluation mode: model.eval()")
@@ -183,14 +183,14 @@ def dropout(call: Call) -> Any:
 
 
 def batch_norm(call: Call) -> Any:
-    """An affine form of each channel, whose statistics are those of the training."""
+    """An affine map of each channel with the running statistics; refused in training mode."""
     if call.option("training", 5, False) or call.option("running_mean", 1) is None:
         raise call.refuse("it takes its statistics from the batch; put the model into evaluation mode: model.eval()")
     return call.native()
 
 
 def max_pool(call: Call) -> Any:
-    """The larger of the two maxima, of input and reference, decides which position a window's change goes to."""
+    """A window's change goes to the position of the larger of its maxima in input and reference."""
     axes = int(call.family[-2])
     (x,), (then, at0) = call.now, call.reference or ()
     value, at = _pooled(call, x)
@@ -208,15 +208,15 @@ def max_pool(call: Call) -> Any:
 
 
 def _pool_of_baseline(call: Call) -> tuple[Tensor, Tensors]:
-    """The maxima with their graph; the input, and where its maxima are."""
+    """The maxima with their graph; kept are the input and the positions of its maxima."""
     value, at = _pooled(call, *call.tensors)
     return value, (call.now[0].clone(), at)
 
 
 def _pooled(call: Call, x: Tensor) -> tuple[Tensor, Tensor]:
-    """The maxima, and where in the pooled axes they are."""
+    """The maxima, and their positions in the pooled axes."""
     if len(call.positional) > 6 or call.arguments.get("return_indices"):
-        raise call.refuse("a pooling that also gives its positions has no rule")
+        raise call.refuse("a pooling that also returns positions has no rule")
     options = {name: value for name, value in call.arguments.items() if name != "return_indices"}
     args = call.positional[1:2] if "adaptive" in call.family else call.positional[1:]
     pool = getattr(F, f"{call.family}_with_indices")
@@ -225,9 +225,9 @@ def _pooled(call: Call, x: Tensor) -> tuple[Tensor, Tensor]:
 
 
 def relu_gate(gate: Callable[[Tensor, Tensor], Tensor]) -> Rule:
-    """A ReLU or ReLU6 whose gradient passes this gate, which is given the gradient and where the function rises.
+    """A ReLU or ReLU6 whose gradient is `gate(gradient, rises)`, where `rises` marks positions with slope 1.
 
-    `nn.ReLU6` is a hard tanh from 0 on; one from elsewhere keeps its gradient.
+    `nn.ReLU6` is a hard tanh that starts at 0; any other hard tanh keeps its gradient.
     """
 
     def rule(call: Call) -> Any:
@@ -253,7 +253,7 @@ POOLS = "avg_pool1d avg_pool2d avg_pool3d adaptive_avg_pool1d adaptive_avg_pool2
 MAX_POOLS = """max_pool1d max_pool2d max_pool3d adaptive_max_pool1d adaptive_max_pool2d adaptive_max_pool3d"""
 PAIRS = "mul matmul linear einsum outer ger kron tensordot bilinear vdot addr"
 HOMOGENEOUS = frozenset({"Relu", "LeakyRelu", "PreluKernel", "Abs"})
-"""Nodes of functions with `f(a x) = a f(x)` for all a > 0, whose gradient is their slope from zero."""
+"""Nodes of functions with `f(a x) = a f(x)` for all a > 0; their gradient is the slope from zero."""
 
 BOTH: Table = {
     **_each(PAIRS, product, 2),
@@ -265,12 +265,12 @@ BOTH: Table = {
     **_each("lstm gru rnn_tanh rnn_relu lstm_cell gru_cell", refuse("recurrent kernels have no rule")),
     **_each("addcmul addcdiv prod cumprod lerp", refuse("a product of several factors has no rule; write it as pairs")),
 }
-"""What DeepLift and LRP share."""
+"""The rules that DeepLift and LRP share."""
 
 
 @cache
 def deep_lift_rules(eps: float = EPS, softmax_rule: Rule = softmax) -> Rules:
-    """The rescale rule of DeepLift, and multipliers of its kind for all that is no function of one entry.
+    """The rescale rule of DeepLift, and similar multipliers for operations that are not elementwise.
 
     Args:
         eps: See `Secant`.
@@ -290,11 +290,11 @@ def deep_lift_rules(eps: float = EPS, softmax_rule: Rule = softmax) -> Rules:
         **_each("norm linalg_norm vector_norm linalg_vector_norm var std max min amax amin topk sort median cummax "
                 "cummin kthvalue", refuse("DeepLift has no rule for it")),
     }  # fmt: skip
-    return Rules(table, Audit(LINEAR | PRODUCTS), contrastive=True, whole=Entry(secant))
+    return Rules(table, Audit(LINEAR | PRODUCTS), uses_reference=True, elementwise=Entry(secant))
 
 
 def lrp_rules() -> Rules:
-    """LRP that conserves relevance: divisors and attention patterns are constants, products split in halves."""
+    """LRP that conserves relevance: divisors and attention patterns are constants, products are split in halves."""
     secant = Secant()
     table = {
         **BOTH,
@@ -305,7 +305,7 @@ def lrp_rules() -> Rules:
     }
     linear = frozenset(("linear", "matmul", "einsum", "batch_norm", *POOLS.split()))
     native = LINEAR | PRODUCTS | ROUTING | HOMOGENEOUS | {"LogSoftmax", "Logsumexp"}
-    return Rules(table, Audit(native), linear=linear, counted=frozenset(MAX_POOLS.split()), whole=Entry(secant))
+    return Rules(table, Audit(native), linear=linear, counted=frozenset(MAX_POOLS.split()), elementwise=Entry(secant))
 
 
 def _relu_rules(gate: Callable[[Tensor, Tensor], Tensor]) -> Rules:
@@ -315,7 +315,7 @@ def _relu_rules(gate: Callable[[Tensor, Tensor], Tensor]) -> Rules:
 
 DEEP_LIFT = deep_lift_rules()
 DEEP_LIFT_OF_CAPTUM = deep_lift_rules(softmax_rule=softmax_of_captum)
-"""With Captum's softmax, which is not complete and mixes the examples of a batch; for comparison only."""
+"""With Captum's softmax, which is incomplete and mixes the examples of a batch; for comparison only."""
 LRP = lrp_rules()
 GUIDED = _relu_rules(lambda gradient, rises: gradient.clamp(min=0) * rises)
 DECONVOLUTION = _relu_rules(lambda gradient, rises: gradient.clamp(min=0))
