@@ -1,8 +1,8 @@
-"""The one colour scale of the project: blue for negative, orange for positive, zero in the middle.
+"""The colour scale of all pictures: blue for negative, orange for positive, zero in the middle.
 
-Blue and orange stay apart for every common colour blindness. The scale is interpolated in OKLab, so equal steps of
-value look like equal steps of colour, and both ends have the same lightness: strength is never confused with sign. Text
-in the scale's `ink` is readable on every colour of it (WCAG contrast of at least 4.5).
+The scale is colour-blind-safe. It is interpolated in OKLab, so equal steps of value look like equal steps of colour,
+and both ends have the same lightness, so magnitude is not confused with sign. Text in the scale's `ink` is readable on
+every colour of it (WCAG contrast of at least 4.5).
 """
 
 from __future__ import annotations
@@ -34,14 +34,14 @@ class DivergingScale:
     ink: str
 
     def at(self, value: float) -> str | None:
-        """The colour of a value in [-1, 1] as "#rrggbb"; values beyond are clipped; nan has no colour."""
+        """The colour of a value in [-1, 1] as "#rrggbb"; values outside are clipped; None for NaN."""
         if math.isnan(value):
             return None
         end, share = (self.positive if value > 0 else self.negative), min(abs(value), 1.0)
         return _from_oklab((1 - share) * _to_oklab(self.zero) + share * _to_oklab(end))
 
     def style(self, value: float, *, basic: bool = False) -> str:
-        """The rich style of text with this value; `basic` keeps to the 16 colours that every terminal has."""
+        """The rich style of text with this value; `basic` uses only the 16 standard terminal colours."""
         if math.isnan(value) or abs(value) < _FAINT:
             return ""
         if basic:
@@ -54,14 +54,14 @@ LIGHT = DivergingScale(negative="#4494e3", zero="#ffffff", positive="#de6e16", i
 DARK = DivergingScale(negative="#2465b6", zero="#1b1c1f", positive="#a54815", ink="#f4f4f2")
 
 STRENGTH = "#6f3fa5"
-"""The end of a scale of |values|, which have no sign: violet, so that it is neither of the two above."""
+"""The end of a scale of |values|: violet, distinct from the two signs."""
 
 SERIES = (LIGHT.negative, LIGHT.positive, "#b4b7bc", "#8a3a0e", "#1f4f94", LIGHT.ink)
-"""Colours of series that stand beside each other, where the side of zero says the sign."""
+"""Colours of series side by side, where the sign is the side of zero."""
 
 
 def mark(value: float) -> str:
-    """The full colour of a value's sign, for bars whose length says how much; 3:1 on light and dark paper."""
+    """The full colour of a value's sign, for bars whose length shows the magnitude; contrast 3:1 on light and dark."""
     return LIGHT.positive if value > 0 else LIGHT.negative
 
 
@@ -72,7 +72,7 @@ def contrast(first: str, second: str) -> float:
 
 
 def readable_on(background: str, inks: Iterable[str] = (LIGHT.ink, DARK.ink)) -> str:
-    """The first of `inks` with a contrast of 4.5 to the background; else black or white, one of which always has it."""
+    """The first of `inks` with a contrast of 4.5 to the background; otherwise black or white, whichever is better."""
     for ink in inks:
         if contrast(ink, background) >= 4.5:
             return ink
@@ -80,19 +80,19 @@ def readable_on(background: str, inks: Iterable[str] = (LIGHT.ink, DARK.ink)) ->
 
 
 def colormap(scale: DivergingScale = LIGHT) -> Colormap:
-    """The scale as a matplotlib colormap; nan is transparent.
+    """The scale as a matplotlib colormap; NaN is transparent.
 
     Raises:
-        MissingExtra: if matplotlib is not installed.
+        MissingExtra: matplotlib is not installed.
     """
     return _listed("llm_attr", [scale.at(value) or scale.zero for value in np.linspace(-1, 1, 257)])
 
 
 def ramp(end: str, zero: str = LIGHT.zero) -> Colormap:
-    """Colours from zero to one end, as a matplotlib colormap for values of one sign; nan is transparent.
+    """Colours from zero to one end, as a matplotlib colormap for values of one sign; NaN is transparent.
 
     Raises:
-        MissingExtra: if matplotlib is not installed.
+        MissingExtra: matplotlib is not installed.
     """
     low, high = _to_oklab(zero), _to_oklab(end)
     return _listed("llm_attr_ramp", [_from_oklab((1 - share) * low + share * high) for share in np.linspace(0, 1, 257)])

@@ -1,6 +1,6 @@
-"""What every matplotlib figure here has in common: axes in a figure or of one's own, fonts, labels, titles.
+"""Basics of all matplotlib figures: new or given axes, fonts, labels, captions, titles.
 
-Figures are plain `matplotlib.figure.Figure` objects: nothing is registered with pyplot unless `show` is called.
+Figures are plain `matplotlib.figure.Figure` objects and are registered with pyplot only by `show`.
 """
 
 from __future__ import annotations
@@ -29,25 +29,25 @@ if TYPE_CHECKING:
     from matplotlib.font_manager import FontEntry
 
 QUIET = "0.38"
-"""The grey of what is said beside the numbers."""
+"""The grey of captions."""
 
 APART = {"top": 0.2, "left": 0.17}
-"""Inches from the middle of a label to that of the next; those at the top lean."""
+"""Inches between the middles of neighbouring labels; those at the top are slanted."""
 
-# Tried in turn, before all other fonts, for characters that matplotlib's own font does not have.
+# Tried in this order, before all other fonts, for characters that matplotlib's own font lacks.
 _FONTS = (
     *("Noto Sans CJK SC", "Noto Sans CJK JP", "PingFang SC", "Hiragino Sans", "Microsoft YaHei", "Yu Gothic"),
     *("Malgun Gothic", "WenQuanYi Zen Hei", "Noto Sans", "Arial Unicode MS", "Segoe UI Symbol", "Noto Emoji"),
 )
-_PLACEHOLDERS = re.compile("last ?resort|blank|tofu|color emoji", re.IGNORECASE)  # fonts that have glyphs and draw none
-# How the signs of control characters are written where no font has them.
+_PLACEHOLDERS = re.compile("last ?resort|blank|tofu|color emoji", re.IGNORECASE)  # fonts whose glyphs draw nothing
+# Replacements for control pictures that no font has.
 _CONTROLS = {chr(0x2400 + code): f"<U+{code:04X}>" for code in range(0x20)} | {"\u2421": "<U+007F>"}
-_OWN: WeakSet[Figure] = WeakSet()  # figures made here, which hold one picture
-_INVISIBLE = dict.fromkeys(map(ord, "\u200c\u200d\u200e\u200f\u061c\ufe0e\ufe0f"))  # means nothing to matplotlib
+_OWN: WeakSet[Figure] = WeakSet()  # figures created here, each with a single picture
+_INVISIBLE = dict.fromkeys(map(ord, "\u200c\u200d\u200e\u200f\u061c\ufe0e\ufe0f"))  # ignored by matplotlib
 
 
 def show(fig: Figure) -> None:
-    """Hand a figure over to pyplot and show it, in a window or in the notebook."""
+    """Registers a figure with pyplot and shows it, in a window or notebook."""
     from matplotlib import pyplot
 
     if fig.canvas.manager is None:
@@ -59,11 +59,11 @@ def show(fig: Figure) -> None:
 
 
 def new_figure(size: tuple[float, float]) -> Figure:
-    """An empty figure of so many inches.
+    """An empty figure of this size in inches.
 
     Raises:
         MissingExtra: matplotlib is not installed.
-        InvalidValue: the size is not two positive numbers.
+        InvalidValue: the size is not a pair of positive numbers.
     """
     try:
         from matplotlib.figure import Figure
@@ -76,12 +76,12 @@ def new_figure(size: tuple[float, float]) -> Figure:
 
 
 def axes_of(ax: Axes | None, size: tuple[float, float]) -> tuple[Figure, Axes]:
-    """The given axes with their figure, or those of a new figure of so many inches.
+    """The given axes with their figure, or the axes of a new figure of this size in inches.
 
     Raises:
         MissingExtra: matplotlib is not installed.
-        InvalidType: something else than axes is given.
-        InvalidValue: the axes are of no figure, or the size is not two positive numbers.
+        InvalidType: `ax` is not matplotlib Axes.
+        InvalidValue: the axes belong to no figure, or the size is not a pair of positive numbers.
     """
     if ax is None:
         fig = new_figure(size)
@@ -91,11 +91,11 @@ def axes_of(ax: Axes | None, size: tuple[float, float]) -> tuple[Figure, Axes]:
 
 
 def figure_of(ax: Axes) -> Figure:
-    """The whole figure that axes are in.
+    """The top-level figure of the axes.
 
     Raises:
-        InvalidType: something else than axes is given.
-        InvalidValue: the axes are of no figure.
+        InvalidType: `ax` is not matplotlib Axes.
+        InvalidValue: the axes belong to no figure.
     """
     from matplotlib.axes import Axes
 
@@ -108,7 +108,7 @@ def figure_of(ax: Axes) -> Figure:
 
 
 def axes_size(ax: Axes) -> tuple[float, float]:
-    """The inches across and down that axes will have at most, as far as that is known before the figure is drawn."""
+    """An upper bound on the width and height of the axes in inches, before the figure is drawn."""
     fig, slot = figure_of(ax), ax.get_subplotspec()
     page = ax.get_figure(root=False) or fig
     width, height = page.bbox.width / fig.dpi, page.bbox.height / fig.dpi
@@ -120,12 +120,12 @@ def axes_size(ax: Axes) -> tuple[float, float]:
 
 
 def _breadth(ax: Axes) -> float:
-    """The inches that text above or below axes may take: where labels will take from the axes' room, less of it."""
+    """The width in inches for text above or below the axes; less if a layout engine makes room for labels."""
     return axes_size(ax)[0] * (1.1 if figure_of(ax).get_layout_engine() is None else 0.8)
 
 
 def wrap_text(text: str, inches: float, points: float) -> str:
-    """The text of this size in lines that are about as wide as so many inches at most."""
+    """The text, wrapped to lines of about this width in inches at this font size."""
     from textwrap import fill
 
     characters = inches * 72 / (0.58 * points) * len(text) / max(cell_width(text), 1)
@@ -133,18 +133,18 @@ def wrap_text(text: str, inches: float, points: float) -> str:
 
 
 def set_ticks(axis: Axis, labels: Sequence[str], leaning: str = "") -> None:
-    """A label at every place, 0 and on; `leaning` ones slope, anchored at that end."""
+    """Labels at 0, 1, 2, ...; slanted and anchored at the `leaning` end if given."""
     axis.set_ticks(range(len(labels)))
     axis.set_ticklabels(labels, **font_options(), **_slope(leaning), fontsize=9 if len(labels) <= 40 else 7)
 
 
 def set_some_ticks(ax: Axes, side: str, labels: dict[float, str], inches: float) -> None:
-    """Labels of a few places only, moved apart where they would overlap, each with a line to its place.
+    """Labels for some places only, moved apart if they would overlap, each with a line to its place.
 
     Args:
         ax: axes with limits.
-        side: "top" (labels lean) or "left".
-        labels: by place.
+        side: "top" (slanted labels) or "left".
+        labels: the label of each place.
         inches: the length of that side.
     """
     from matplotlib.patches import ConnectionPatch
@@ -167,16 +167,16 @@ def set_some_ticks(ax: Axes, side: str, labels: dict[float, str], inches: float)
 
 
 def spread(places: Sequence[float], gap: float, low: float, high: float) -> Floats:
-    """The nearest places (least squares), in the same order, that are `gap` apart and in `[low, high]`.
+    """The nearest places (least squares) in the same order that are at least `gap` apart and in `[low, high]`.
 
     Args:
         places: in order.
-        gap: the least distance of neighbours; less where there is no room for it.
+        gap: the minimum distance of neighbours; reduced if there is no room for it.
         low: the lowest place.
         high: the highest place.
     """
     gap = min(gap, (high - low) / max(len(places) - 1, 1))
-    blocks: list[tuple[float, int]] = []  # means of neighbours that were pushed together, and how many they are
+    blocks: list[tuple[float, int]] = []  # mean and size of each group of neighbours that were pushed together
     for number, place in enumerate(places):
         mean, size = place - number * gap, 1
         while blocks and blocks[-1][0] >= mean:
@@ -188,7 +188,7 @@ def spread(places: Sequence[float], gap: float, low: float, high: float) -> Floa
 
 
 def colour_bar(ax: Axes, scale: Scale, name: str, **options: Any) -> Colorbar:
-    """A bar of the colours beside the axes, which says what they measure."""
+    """A colour bar next to the axes, labelled with what the values measure."""
     from matplotlib.cm import ScalarMappable
     from matplotlib.colors import Normalize
 
@@ -202,10 +202,10 @@ def colour_bar(ax: Axes, scale: Scale, name: str, **options: Any) -> Colorbar:
 
 
 def add_caption(ax: Axes, *lines: str) -> None:
-    """Small lines below the axes: what a reader has to know; the empty ones are left out, long ones broken."""
+    """A caption in small lines below the axes; empty lines are omitted, long ones wrapped."""
     ax.xaxis.set_label_position("bottom")
-    told = [wrap_text(each, _breadth(ax), 8) for text in lines for each in text.split("\n") if each]
-    ax.set_xlabel("\n".join(told), loc="left", fontsize=8, color=QUIET, labelpad=8, **font_options())
+    wrapped = [wrap_text(each, _breadth(ax), 8) for text in lines for each in text.split("\n") if each]
+    ax.set_xlabel("\n".join(wrapped), loc="left", fontsize=8, color=QUIET, labelpad=8, **font_options())
 
 
 def _slope(end: str) -> dict[str, Any]:
@@ -213,7 +213,7 @@ def _slope(end: str) -> dict[str, Any]:
 
 
 def add_title(ax: Axes, title: str) -> None:
-    """A heading at the left, if there is one: a line of the figure if it was made here, else two of the axes."""
+    """A left-aligned title, if any: one line of a figure created here, otherwise up to two lines of the axes."""
     if not title:
         return
     fig = figure_of(ax)
@@ -227,15 +227,15 @@ def add_title(ax: Axes, title: str) -> None:
 
 
 def format_labels(texts: Sequence[str], cells: int, *, exact: bool = False) -> list[str]:
-    """Texts as labels of at most so many cells (two for CJK and emoji); `exact` ones show line breaks at their ends."""
+    """Texts as labels of at most this many cells (two for CJK and emoji); `exact` shows surrounding line breaks."""
     return [truncate(drawable(text, exact=exact), cells) for text in texts]
 
 
 def drawable(text: object, *, exact: bool = False) -> str:
-    """One line that matplotlib can draw, of a text or number: characters that no font here has become U+FFFD.
+    """A text or number as one line that matplotlib can draw: characters that no installed font has become U+FFFD.
 
     Warns:
-        UserWarning: of such characters, once for each kind of them.
+        UserWarning: about such characters, once for each kind.
     """
     text = str(text)
     shown = (escape_line(text) or "(empty)" if exact else unit_label(text)).translate(_INVISIBLE)
@@ -255,31 +255,31 @@ def drawable(text: object, *, exact: bool = False) -> str:
 
 
 def _kind(character: str) -> str:
-    """What a character is one of: "CJK letters", "HANGUL letters", "some symbols and emoji"."""
+    """The kind of a character: "CJK letters", "HANGUL letters", "some symbols and emoji"."""
     if not unicodedata.category(character).startswith(("L", "M")):
         return "some symbols and emoji"
     return f"{unicodedata.name(character, 'unnamed').split()[0]} letters"
 
 
 def join_label(*parts: str) -> str:
-    """Parts of a label from left to right, also where one of them is written from right to left."""
+    """Parts of a label from left to right, even if one of them is written from right to left."""
     return "  ".join(f"\u200e{part}\u200e" for part in parts if part)
 
 
 def cell_width(text: str) -> int:
-    """The width of a text in cells."""
+    """The width of a text in terminal cells."""
     from rich.cells import cell_len
 
     return cell_len(text)
 
 
 def font_options() -> dict[str, Any]:
-    """How every text is written: in the fonts that its characters were found in by `line`, and "$" as itself."""
+    """Text properties: the fonts chosen by `drawable`, and "$" without special meaning."""
     return {"fontfamily": list(_fonts().used), "parse_math": False}
 
 
 class _Fonts:
-    """The fonts that text is drawn in: matplotlib's own, and each installed one that a character was found in."""
+    """The fonts that text is drawn in: matplotlib's own, then each installed one that has a missing character."""
 
     def __init__(self) -> None:
         from matplotlib import get_data_path
@@ -287,26 +287,26 @@ class _Fonts:
 
         own = Path(get_data_path())
         entries = sorted(fontManager.ttflist, key=_distance)
-        self._files = {entry.name: entry.fname for entry in reversed(entries)}  # of each family the plainest
+        self._files = {entry.name: entry.fname for entry in reversed(entries)}  # the plainest of each family
         others = {entry.name for entry in entries if own not in Path(entry.fname).parents}
         known = [name for name in _FONTS if name in others]
         self.used = ["DejaVu Sans"]
         self._families = [*self.used, *known, "STIXGeneral", *sorted(others.difference(known))]
-        self._found: dict[str, bool] = {}
+        self._drawable: dict[str, bool] = {}
 
     def draw(self, character: str) -> bool:
-        """Whether a font has the character; that font is in use from then on."""
-        if character not in self._found:
+        """Whether some font has the character; that font is used from then on."""
+        if character not in self._drawable:
             has = (name for name in self._families if ord(character) in _characters(name, self._files.get(name)))
             family = next(has, None)
             if family is not None and family not in self.used:
                 self.used.append(family)
-            self._found[character] = family is not None
-        return self._found[character]
+            self._drawable[character] = family is not None
+        return self._drawable[character]
 
 
 def _fonts() -> _Fonts:
-    """The fonts of matplotlib's list as it is now: users add to it."""
+    """The fonts in matplotlib's current list, to which users may add."""
     try:
         from matplotlib.font_manager import fontManager
     except ImportError as error:
@@ -320,7 +320,7 @@ def _fonts_of(count: int, last: str) -> _Fonts:
 
 
 def _distance(entry: FontEntry) -> tuple[bool, int]:
-    """How far a font is from upright and of normal weight."""
+    """How far a font is from an upright one of normal weight."""
     from matplotlib.font_manager import weight_dict
 
     weight = entry.weight if isinstance(entry.weight, int) else weight_dict.get(entry.weight, 400)
@@ -329,7 +329,7 @@ def _distance(entry: FontEntry) -> tuple[bool, int]:
 
 @cache
 def _characters(family: str, file: str | None) -> frozenset[int]:
-    """The code points that a font has; none where its glyphs show nothing, or where it is no whole font."""
+    """The code points of a font; empty if its glyphs draw nothing or the file is damaged."""
     from matplotlib.font_manager import get_font
 
     if file is None or _PLACEHOLDERS.search(family):

@@ -1,7 +1,8 @@
-"""Text and numbers as a reader can see them: nothing invisible, nothing that a terminal or page would obey.
+"""Formatting of text and numbers for display: control characters become visible, long lines are cut.
 
-Prompts hold anything: escape sequences, control characters, characters that turn the reading direction. Each is
-replaced by a visible sign (ESC becomes "␛", U+202E becomes "<U+202E>"), so what is shown is what the model was given.
+Prompts may hold anything: escape sequences, control characters, characters that change the reading direction. Each is
+replaced by a visible symbol (ESC by "␛", U+202E by "<U+202E>"), so the reader sees what the model was given and no
+terminal or page acts on it.
 """
 
 from __future__ import annotations
@@ -9,19 +10,19 @@ from __future__ import annotations
 import math
 import unicodedata
 
-# Invisible characters that only shape the letters and signs around them: joiners (emoji, Indic, Arabic) and marks.
+# Invisible characters that only shape their neighbours: joiners (emoji, Indic, Arabic) and direction marks.
 _SHAPING = frozenset("\u200c\u200d\u200e\u200f\u061c")
 
 
-class _Signs(dict[int, str]):
-    """A translation table that finds each character's sign when it is first met."""
+class _Symbols(dict[int, str]):
+    """A translation table that fills itself with the symbol of each character on first use."""
 
     def __missing__(self, code: int) -> str:
-        self[code] = sign = _sign(chr(code))
-        return sign
+        self[code] = symbol = _symbol(chr(code))
+        return symbol
 
 
-def _sign(character: str) -> str:
+def _symbol(character: str) -> str:
     code = ord(character)
     if code < 0x20:
         return chr(0x2400 + code)
@@ -31,17 +32,17 @@ def _sign(character: str) -> str:
     return f"<U+{code:04X}>" if hidden else character
 
 
-_TEXT = _Signs({ord("\n"): "\n", ord("\t"): "\t", 0x2028: "\n", 0x2029: "\n"})
-_LINE = _Signs({ord("\n"): "↵", ord("\t"): "⇥", 0x2028: "↵", 0x2029: "↵"})
+_TEXT = _Symbols({ord("\n"): "\n", ord("\t"): "\t", 0x2028: "\n", 0x2029: "\n"})
+_LINE = _Symbols({ord("\n"): "↵", ord("\t"): "⇥", 0x2028: "↵", 0x2029: "↵"})
 
 
 def escape_text(text: str) -> str:
-    """The text with its line breaks and tabs, every other control character as a visible sign."""
+    """The text with control characters other than line breaks and tabs as visible symbols."""
     return text.replace("\r\n", "\n").translate(_TEXT)
 
 
 def escape_line(text: str) -> str:
-    """The text as one line, with white space at its ends, line breaks and tabs as visible signs ("·", "↵", "⇥")."""
+    """The text as one line, with line breaks, tabs and surrounding white space as visible symbols ("↵", "⇥", "·")."""
     line = text.replace("\r\n", "\n").translate(_LINE)
     body = line.strip(" ")
     start = len(line) - len(line.lstrip(" ")) if body else len(line)
@@ -49,12 +50,12 @@ def escape_line(text: str) -> str:
 
 
 def unit_label(unit: str) -> str:
-    """A unit's text for lists, tables and axes: one line, never empty."""
+    """A unit's text as a label for lists, tables and axes: one line, never empty."""
     return escape_line(unit.strip("\r\n") or unit) or "(empty)"
 
 
 def truncate(line: str, cells: int) -> str:
-    """The line cut to a width in terminal cells (two for CJK and emoji), with "…" where something is missing."""
+    """The line, cut to a width in terminal cells (two for CJK and emoji) with "…" at the end."""
     from rich.cells import cell_len, set_cell_size
 
     if cell_len(line) <= cells:
@@ -63,13 +64,13 @@ def truncate(line: str, cells: int) -> str:
 
 
 def elide(text: str, characters: int) -> str:
-    """The text with its middle replaced by "…" where it is longer than so many characters."""
+    """The text, with its middle replaced by "…" if it has more characters than this."""
     half = max(characters // 2, 1)
     return text if len(text) <= max(characters, 3) else f"{text[:half].rstrip()} … {text[-half:].lstrip()}"
 
 
 def format_ascii(value: float, limit: float) -> str:
-    """The value with its sign, to three significant digits of the largest value beside it ("+3.21", "-0.04", "nan")."""
+    """The value with its sign, to three significant digits of the largest value shown ("+3.21", "-0.04", "nan")."""
     if not math.isfinite(value):
         return f"{value:+}" if math.isinf(value) else "nan"
     if limit and not 1e-3 <= limit < 1e5:
@@ -80,12 +81,12 @@ def format_ascii(value: float, limit: float) -> str:
 
 
 def format_number(value: float, limit: float) -> str:
-    """`signed` for print, with a real minus sign."""
+    """`format_ascii` with a typographic minus sign."""
     return format_ascii(value, limit).replace("-", "−")
 
 
 def format_percent(probability: float) -> str:
-    """A probability for reading: "98%", "<1%" instead of a rounded zero, ">99%" instead of a rounded one."""
+    """A probability as a percentage: "98%", "<1%" rather than "0%", ">99%" rather than "100%"."""
     if math.isnan(probability):
         return "–"
     if 0 < probability < 0.01:

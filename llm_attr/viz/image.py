@@ -1,4 +1,4 @@
-"""Attributions of the pixels of an image: heat maps, alone or over the image, and the image shaded by them."""
+"""Attributions of the pixels of an image: heat maps, on their own or over the image, and images shaded by them."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
 _CHANNELS = (1, 3, 4)
-_PALE = -240  # the brightness that is drawn black below a heat map: the image is pale, and the colours stand out
+_PALE = -240  # the brightness drawn as black below a heat map: a pale image lets the colours stand out
 
 
 class ImageVisualizationMethod(Enum):
@@ -52,25 +52,25 @@ def plot_image(
     """The attributions of one image, summed over its channels.
 
     Args:
-        attr: `(height, width, channels)` or `(height, width)`; not needed for the method "original_image".
+        attr: `(height, width, channels)` or `(height, width)`; not needed for "original_image".
         original_image: `(height, width, channels)` or `(height, width)`: floats in [0, 1] or integers in [0, 255], with
-            1, 3 or 4 channels; needed for every method but "heat_map".
+            1, 3 or 4 channels; optional for "heat_map".
         method: "heat_map"; "blended_heat_map": over the image in grey; "original_image"; "masked_image": each pixel as
-            bright as its attribution is strong; "alpha_scaling": each pixel as opaque.
-        sign: "all", "positive", "negative" or "absolute_value"; the last two methods do not take "all".
-        axes: where to draw; by default the axes of a new figure.
-        outliers: percent of the sum of |attribution| that may lie at the ends of the scale.
-        cmap: other colours for the heat maps.
-        alpha: the opacity of the heat map over the image, in [0, 1]; without `cmap` it fades out towards zero.
-        colorbar: draw a bar of the colours below the image; without it a line of text says the scale.
-        title: a heading.
-        size: inches of a new figure.
+            bright as its attribution is strong; "alpha_scaling": each pixel as opaque as its attribution is strong.
+        sign: "all", "positive", "negative" or "absolute_value"; the last two methods do not support "all".
+        axes: axes to draw into; by default those of a new figure.
+        outliers: percent of the sum of |attribution| that is clipped to the ends of the scale.
+        cmap: another colormap for the heat maps.
+        alpha: the opacity of the heat map over the image, in [0, 1]; without `cmap` it fades to transparent at zero.
+        colorbar: draw a colour bar below the image; otherwise the caption gives the scale.
+        title: the title.
+        size: size of a new figure in inches.
 
     Raises:
-        InvalidShape: attributions and image are not of one height and width, or the channels come first.
-        InvalidType: they are no numbers.
-        InvalidValue: the method needs an image, attributions or one sign; or a number is out of range.
-        UnknownName: there is no such method or sign.
+        InvalidShape: attributions and image differ in height or width, or the channels come first.
+        InvalidType: the values are not numbers.
+        InvalidValue: the method needs an image, attributions or a single sign; or a number is out of range.
+        UnknownName: unknown method or sign.
         MissingExtra: matplotlib is not installed.
     """
     way, kept = enum_member(ImageVisualizationMethod, "method", method), enum_member(VisualizeSign, "sign", sign)
@@ -108,22 +108,22 @@ def plot_images(
     titles: Sequence[str] | None = None,
     size: tuple[float, float] = (8.0, 6.0),
 ) -> tuple[Figure, list[Axes]]:
-    """Several views of the same attributions beside each other; arguments as of `plot_image`.
+    """Several views of the same attributions side by side; see `plot_image` for the arguments.
 
     Args:
         attr: `(height, width, channels)` or `(height, width)`.
         original_image: `(height, width, channels)` or `(height, width)`.
         methods: one for each view.
         signs: one for each view.
-        outliers: percent of the sum of |attribution| that may lie at the ends of the scale.
-        cmap: other colours for the heat maps.
+        outliers: percent of the sum of |attribution| that is clipped to the ends of the scale.
+        cmap: another colormap for the heat maps.
         alpha: the opacity of the heat map over the image.
-        colorbar: draw a bar of the colours below each view.
-        titles: one heading for each view.
-        size: inches of the figure.
+        colorbar: draw a colour bar below each view.
+        titles: one title for each view.
+        size: size of the figure in inches.
 
     Raises:
-        InvalidValue: there is no view, or not one sign and heading for each; or as `plot_image`.
+        InvalidValue: no view, or not one sign and title for each; otherwise see `plot_image`.
     """
     given = f"{len(methods)} methods, {len(signs)} signs" + ("" if titles is None else f", {len(titles)} titles")
     if not methods or len(signs) != len(methods) or (titles is not None and len(titles) != len(methods)):
@@ -148,8 +148,8 @@ def pixels(image: Numbers) -> NDArray[np.uint8]:
 
     Raises:
         InvalidShape: it has another shape, or its channels come first.
-        InvalidType: it is no array of numbers.
-        InvalidValue: there are values beyond those of a picture.
+        InvalidType: the values are not numbers.
+        InvalidValue: a value is out of range.
     """
     array = to_array(image, "the image")
     array = array[:, :, None] if array.ndim == 2 else array
@@ -181,7 +181,7 @@ def _shares(
     sign: VisualizeSign,
     outliers: float,
 ) -> SignedShares | None:
-    """What the method draws of the attributions, `(height, width)`; None where it draws nothing of them."""
+    """The attributions as drawn by the method, `(height, width)`; None if it draws none."""
     if way is ImageVisualizationMethod.original_image:
         return None
     if attr is None:
@@ -204,7 +204,7 @@ def _shares(
 
 
 def _turn(array: NDArray) -> str:
-    """What to do about channels that come first."""
+    """Advice for an array whose channels come first."""
     first = array.ndim == 3 and array.shape[0] in _CHANNELS
     return ": the channels come first; permute them to the end, as in array.transpose(1, 2, 0)" if first else ""
 
@@ -231,22 +231,22 @@ def _draw_image(
 
 
 def _colours(image: NDArray[np.uint8]) -> Floats:
-    """The channels that hold colours: all but the opacity."""
+    """The colour channels, without opacity."""
     return image[:, :, :3].astype(np.float64)
 
 
 def _opacity(shares: SignedShares, alpha: float, cmap: str | Colormap | None) -> float | Floats:
-    """Our colours fade out towards zero, so that the image stays clear there; others are opaque alike everywhere."""
+    """The default colours fade to transparent at zero and leave the image visible; others have uniform opacity."""
     return alpha if cmap is not None else alpha * np.minimum(3 * np.abs(np.nan_to_num(shares.shares)), 1.0)
 
 
 def _hidden_to_shown(way: ImageVisualizationMethod) -> Colormap:
-    """The bar of an image that is shaded: from what a pixel of share 0 looks like to one that is wholly shown."""
+    """The colours of the bar of a shaded image: from a pixel of share 0 to one that is fully shown."""
     return ramp("#ffffff", "#000000") if way is ImageVisualizationMethod.masked_image else ramp(LIGHT.ink)
 
 
 def _explain(fig: Figure, axes: Axes, shares: SignedShares | None, colours: Colormap | None, colorbar: bool) -> None:
-    """The scale: a bar below the image, or a line; room for a bar also where nothing needs one, so that views align."""
+    """The scale as a bar below the image or as a caption; without colours the room for a bar stays, to align views."""
     if not colorbar:
         if shares is not None:
             add_caption(axes, _wrapped(axes, shares.description, 8))
@@ -269,7 +269,7 @@ def _explain(fig: Figure, axes: Axes, shares: SignedShares | None, colours: Colo
 
 
 def _wrapped(axes: Axes, text: str, points: float) -> str:
-    """The text in lines that are about as wide as the image at most."""
+    """The text, wrapped to about the width of the image."""
     width, height = axes_size(axes)
     low, high = axes.get_xlim()
     bottom, top = axes.get_ylim()

@@ -1,4 +1,4 @@
-"""Regions of an image: superpixels in the colours of their values, borders of masks, and names in them."""
+"""Regions of an image: superpixels coloured by their values, borders and labels of masks."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
-_STRONGEST = 0.9  # the opacity of the strongest colour: a little of the image is left to see
+_STRONGEST = 0.9  # the opacity of the strongest colour, which leaves the image visible
 
 
 def overlay_segments(
@@ -36,26 +36,26 @@ def overlay_segments(
     value_name: str = "",
     size: tuple[float, float] = (6.0, 6.0),
 ) -> tuple[Figure, Axes]:
-    """Superpixels over the image in grey: each as strongly coloured as its value, with borders between them.
+    """Superpixels over the image in grey, coloured by their values, with borders between them.
 
     Args:
-        image: `(height, width, channels)` or `(height, width)`: floats in [0, 1] or integers in [0, 255]; it may be
-            finer or coarser than the segments, not of other proportions.
+        image: `(height, width, channels)` or `(height, width)`: floats in [0, 1] or integers in [0, 255]. It must
+            have the proportions of the segments, not their resolution.
         segments: `(height, width)` the number of the segment of each pixel, from 0.
-        values: `(segments,)` the value of each segment; nan is drawn like 0 and gets no number.
-        ax: where to draw; by default the axes of a new figure.
-        scale: the scale, where several pictures share one; by default that of these values.
-        numbers: the values of so many of the strongest segments are written into them, as far as there is room.
+        values: `(segments,)` the value of each segment; NaN is drawn like 0, without a number.
+        ax: axes to draw into; by default those of a new figure.
+        scale: a scale shared by several pictures; by default the scale of these values.
+        numbers: how many of the strongest segments are labelled with their values, if there is room.
         borders: draw the lines between the segments.
-        colorbar: draw a bar of the colours below the image; without it a line of text says the scale.
-        title: a heading.
-        value_name: what the values are, as "logits".
-        size: inches of a new figure.
+        colorbar: draw a colour bar below the image; otherwise the caption gives the scale.
+        title: the title.
+        value_name: what the values measure, e.g. "logits".
+        size: size of a new figure in inches.
 
     Raises:
-        InvalidShape: the arrays do not fit each other.
-        InvalidType: they are no numbers, or `scale` is none.
-        InvalidValue: a segment has no value, `numbers` is negative, or the image is not in its range.
+        InvalidShape: the shapes of the arrays do not match.
+        InvalidType: the values are not numbers, or `scale` is not a Scale.
+        InvalidValue: a segment has no value, `numbers` is negative, or the image is out of range.
         MissingExtra: matplotlib is not installed.
     """
     picture, owners = pixels(image), _owners(segments)
@@ -95,17 +95,17 @@ def overlay_segments(
 
 
 def draw_mask_border(ax: Axes, mask: Numbers, border_width: int = 1, border_color: str | ArrayLike = "black") -> None:
-    """Paint the pixels of a mask that lie at its border.
+    """Paints the border pixels of a mask.
 
     Args:
         ax: axes with an image.
-        mask: `(height, width)` bool: True where the region is.
-        border_width: pixels from the border inwards that are painted; 0 paints nothing.
-        border_color: a colour that matplotlib knows, or red, green and blue in [0, 1].
+        mask: `(height, width)` bool: True inside the region.
+        border_width: the width of the painted border in pixels, inwards; 0 paints nothing.
+        border_color: a matplotlib colour, or red, green and blue in [0, 1].
 
     Raises:
-        InvalidShape: the mask is not of two dimensions.
-        InvalidValue: the width is negative, or the colour is none.
+        InvalidShape: the mask is not two-dimensional.
+        InvalidValue: the width is negative, or the colour is unknown.
     """
     from matplotlib.colors import to_rgb
 
@@ -133,19 +133,19 @@ def draw_mask_legend(
     bbox_facecolor: str = "black",
     bbox_alpha: float = 0.6,
 ) -> None:
-    """Write a name into a region: at its middle, or at the pixel farthest from its border if the middle is outside.
+    """Writes a label into a region: at its centroid, or at the pixel farthest from its border if that is outside.
 
     Args:
         ax: axes with an image.
-        mask: `(height, width)` bool: True where the region is; an empty one gets no name.
-        label: the name.
-        fontsize: points.
-        text_color: the colour of the name.
+        mask: `(height, width)` bool: True inside the region; an empty mask gets no label.
+        label: the label.
+        fontsize: its size in points.
+        text_color: its colour.
         bbox_facecolor: the colour of the box behind it.
-        bbox_alpha: the opacity of that box.
+        bbox_alpha: the opacity of the box.
 
     Raises:
-        InvalidShape: the mask is not of two dimensions.
+        InvalidShape: the mask is not two-dimensional.
     """
     region = _mask(mask)
     if not region.any():
@@ -191,13 +191,13 @@ def _mask(mask: Numbers) -> NDArray[np.bool_]:
 
 
 def _peeled(region: NDArray[np.bool_]) -> NDArray[np.bool_]:
-    """The region without its outermost pixels: those with a neighbour above, below, left or right that is outside."""
+    """The region without its border pixels: those with one of the four neighbours outside."""
     padded = np.pad(region, 1)
     return region & padded[:-2, 1:-1] & padded[2:, 1:-1] & padded[1:-1, :-2] & padded[1:-1, 2:]
 
 
 def _deepest(region: NDArray[np.bool_]) -> tuple[float, float]:
-    """Column and row of a pixel of the region that is farthest from its border."""
+    """Column and row of a pixel of the region farthest from its border."""
     left = region
     while (inner := _peeled(left)).any():
         left = inner
@@ -219,7 +219,7 @@ def _draw_borders(ax: Axes, owners: NDArray[np.int64]) -> None:
 
 
 def _write_numbers(fig: Figure, ax: Axes, owners: NDArray[np.int64], values: Floats, scale: Scale, most: int) -> None:
-    """The values of the strongest segments that are in the picture, in each the number at its widest place."""
+    """The values of the strongest visible segments, each where its segment is widest."""
     present = [number for number in np.unique(owners) if np.isfinite(values[number]) and values[number]]
     strongest = sorted(present, key=lambda number: -abs(values[number]))[:most]
     box = ax.get_position()

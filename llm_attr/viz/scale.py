@@ -1,4 +1,4 @@
-"""The one place that decides how values become shares of a colour scale, and that says so."""
+"""The scale of a picture: how values become shares of a limit, and its description in words."""
 
 from __future__ import annotations
 
@@ -24,11 +24,11 @@ def extent(values: ArrayLike) -> float:
 
 @dataclass(frozen=True)
 class Scale:
-    """Values from `-limit` over 0 to `limit`, of one picture or of several that can then be compared.
+    """A symmetric scale from `-limit` to `limit`, for one picture or shared by several to make them comparable.
 
     Attributes:
-        limit: the |value| at the ends; 0 where there is no value but 0.
-        rule: how the limit was found, in words.
+        limit: the |value| at the ends; 0 if all values are 0.
+        rule: how the limit was chosen, in words.
     """
 
     limit: float
@@ -40,16 +40,16 @@ class Scale:
 
     @classmethod
     def of(cls, *values: ArrayLike, outliers: float = 0.0, limit: float | None = None) -> Scale:
-        """The scale of the values, shared where there are several arrays.
+        """The scale of the values; shared if there are several arrays.
 
         Args:
-            values: numbers of any shape; those that are not finite do not count.
-            outliers: percent of the sum of |value|, at most: the largest values, which together make up as much, are
-                drawn like the ends, and the smallest of them is the limit.
-            limit: the limit itself.
+            values: numbers of any shape; values that are not finite are ignored.
+            outliers: percent of the sum of |value| to clip: the largest values, which together make up at most this
+                share, are drawn like the ends, and the smallest of them is the limit.
+            limit: an explicit limit.
 
         Raises:
-            InvalidValue: `outliers` is not in [0, 100), or `limit` not a positive finite number.
+            InvalidValue: `outliers` is not in [0, 100), or `limit` is not positive and finite.
         """
         if limit is not None:
             if not (math.isfinite(limit) and limit > 0):
@@ -57,26 +57,26 @@ class Scale:
             return cls(float(limit), "given")
         if not (isinstance(outliers, Real) and 0 <= outliers < 100):
             raise InvalidValue(f"outliers are a percentage in [0, 100); given {outliers!r}")
-        found = np.concatenate(
+        magnitudes = np.concatenate(
             [np.zeros(0), *(np.abs(np.asarray(array, dtype=np.float64)).ravel() for array in values)]
         )
         shared = f", shared by {len(values)}" if len(values) > 1 else ""
         if not outliers:
-            return cls(extent(found), f"the largest |value|{shared}")
-        ordered = np.sort(found[np.isfinite(found)])
+            return cls(extent(magnitudes), f"the largest |value|{shared}")
+        ordered = np.sort(magnitudes[np.isfinite(magnitudes)])
         below = np.cumsum(ordered)
         place = int(np.searchsorted(below, below[-1] * (1 - outliers / 100))) if ordered.size else 0
         rule = f"{outliers:g} % of the sum of |values| lies at the ends{shared}"
         return cls(float(ordered[min(place, ordered.size - 1)]) if ordered.size else 0.0, rule)
 
     def shares(self, values: ArrayLike) -> Floats:
-        """Values as shares of the limit, clipped to [-1, 1]; zero stays zero, nan stays nan, infinite ones are ends."""
+        """Values as shares of the limit, clipped to [-1, 1]; NaN stays NaN."""
         array = np.asarray(values, dtype=np.float64)
         return np.clip(array / self.limit, -1.0, 1.0) if self.limit else np.clip(array, -1.0, 1.0)
 
     @property
     def description(self) -> str:
-        """The scale in words, for the picture: "ends of the scale: ±0.520 (the largest |value|)"."""
+        """The scale in words, for a caption: "ends of the scale: ±0.520 (the largest |value|)"."""
         if not self.limit:
             return "no value other than 0"
         return f"ends of the scale: ±{format_number(self.limit, self.limit).lstrip('+')} ({self.rule})"

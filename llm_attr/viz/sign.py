@@ -1,4 +1,4 @@
-"""Which sign of the values a picture shows, and the values as shares of their scale after that choice."""
+"""Selection of values by sign, and the selected values as shares of their scale."""
 
 from __future__ import annotations
 
@@ -21,11 +21,11 @@ if TYPE_CHECKING:
 _Member = TypeVar("_Member", bound=Enum)
 
 Numbers: TypeAlias = ArrayLike | Tensor
-"""Numbers to draw: whatever numpy takes, or a tensor on any device."""
+"""Numbers to draw: anything numpy accepts, or a tensor on any device."""
 
 
 class VisualizeSign(Enum):
-    """Which attributions are drawn: those above 0, those below as their size, the size of all, or all as they are."""
+    """Which attributions are drawn: positive, negative (as magnitudes), all magnitudes, or all with their sign."""
 
     positive = 1
     absolute_value = 2
@@ -34,10 +34,10 @@ class VisualizeSign(Enum):
 
 
 def enum_member(kind: type[_Member], what: str, given: object) -> _Member:
-    """The member of an enumeration that is meant by its name or by itself.
+    """The member of an enumeration, given by itself or by name.
 
     Raises:
-        UnknownName: there is none of that name.
+        UnknownName: there is no such member.
     """
     if isinstance(given, kind):
         return given
@@ -47,11 +47,11 @@ def enum_member(kind: type[_Member], what: str, given: object) -> _Member:
 
 
 def to_array(numbers: Numbers, name: str) -> NDArray:
-    """Numbers as a numpy array of real numbers, without a gradient.
+    """Real numbers as a detached numpy array.
 
     Raises:
-        InvalidShape: they are in rows of different lengths.
-        InvalidType: they are no numbers.
+        InvalidShape: the rows have different lengths.
+        InvalidType: the values are not real numbers.
     """
     if isinstance(numbers, Tensor):
         numbers = numbers.detach().cpu()
@@ -68,19 +68,19 @@ def to_array(numbers: Numbers, name: str) -> NDArray:
 
 
 def summed(array: NDArray, axis: int) -> NDArray:
-    """The sums along an axis, which stays with length 1; nan where infinite values of both signs meet."""
+    """The sums along an axis, which is kept with length 1; NaN where infinities of both signs meet."""
     with np.errstate(invalid="ignore"):
         return np.asarray(array.sum(axis, keepdims=True))
 
 
 @dataclass(frozen=True)
 class SignedShares:
-    """Values of one choice of signs as shares of their scale.
+    """Values selected by sign, as shares of their scale.
 
     Attributes:
-        sign: which values are kept.
-        shares: the kept values in [-1, 1], or in [0, 1] where one sign or none is left; zero stays zero.
-        scale: what a share of 1 stands for.
+        sign: the selection.
+        shares: the selected values in [-1, 1], or in [0, 1] if they have no sign.
+        scale: the value that a share of 1 represents.
     """
 
     sign: VisualizeSign
@@ -89,10 +89,10 @@ class SignedShares:
 
     @classmethod
     def of(cls, values: ArrayLike, sign: VisualizeSign, outliers: float = 0.0) -> SignedShares:
-        """Values of any shape; the scale is `Scale.of` what the sign keeps.
+        """Values of any shape, on the scale of the selected ones.
 
         Raises:
-            InvalidValue: `outliers` is no percentage in [0, 100).
+            InvalidValue: `outliers` is not in [0, 100).
         """
         array = np.asarray(values, dtype=np.float64)
         if sign is VisualizeSign.positive:
@@ -106,14 +106,14 @@ class SignedShares:
 
     @property
     def lowest(self) -> float:
-        """The share at the low end of the colours: -1, or 0 where one sign or none is left."""
+        """The share at the low end of the colours: -1, or 0 if the values have no sign."""
         return -1.0 if self.sign is VisualizeSign.all else 0.0
 
     def colormap(self, given: str | Colormap | None = None) -> Colormap:
-        """The colours from `lowest` to 1, or those that are given.
+        """The colours from `lowest` to 1, unless others are given.
 
         Raises:
-            InvalidValue: matplotlib knows no colour map of that name.
+            InvalidValue: matplotlib has no colormap of that name.
             MissingExtra: matplotlib is not installed.
         """
         if given is not None:
@@ -133,7 +133,7 @@ class SignedShares:
         return ramp(ends.get(self.sign, STRENGTH))
 
     def ticks(self) -> dict[float, str]:
-        """The shares at both ends and at zero, with the values that they stand for."""
+        """The shares at both ends and at zero, with the values that they represent."""
         limit = self.scale.limit
         if not limit:
             return {0.0: "0"}
@@ -143,7 +143,7 @@ class SignedShares:
 
     @property
     def description(self) -> str:
-        """The scale in words, for the picture."""
+        """The scale in words, for a caption."""
         if not self.scale.limit:
             kept = self.sign in (VisualizeSign.positive, VisualizeSign.negative)
             return f"no {self.sign.name} value" if kept else self.scale.description

@@ -1,6 +1,6 @@
-"""Matplotlib figures of named values: bars of one or several series, and waterfalls from a baseline to an output.
+"""Matplotlib figures of named values: bar charts of one or several series, and waterfalls from baseline to output.
 
-Lengths are read off the axis, which has the values' own unit; a sum of weak features is drawn pale.
+Axes have the unit of the values; the sum of weak features is drawn pale.
 """
 
 from __future__ import annotations
@@ -33,7 +33,7 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
 Order: TypeAlias = Literal["strongest", "given"]
-"""The features by their mean |value|, the largest first, or as they are given."""
+"""The features by descending mean |value|, or in the given order."""
 
 _WIDEST = 60  # cells of a name
 _UPRIGHT = 14  # cells of a name up to which bars can stand
@@ -44,7 +44,7 @@ _PALE = 0.5  # share of the full colour that a sum of others has
 
 @dataclass(frozen=True)
 class _Table:
-    """Names, values `(series, features)` and errors in the same shape, in the order in which they are drawn."""
+    """Names, values `(series, features)` and errors of the same shape, in drawing order."""
 
     names: list[str]
     values: Floats
@@ -69,7 +69,7 @@ class _Table:
         return cls(["\n".join(format_labels(str(name).split("\n"), _WIDEST)) for name in names], found, spread)
 
     def ordered(self, order: Order, most: int | None) -> _Table:
-        """Sorted, and with the weakest summed to one where there are more than `most`."""
+        """Sorted, with the weakest features summed into one if there are more than `most`."""
         if order not in get_args(Order):
             raise UnknownName("order", order, get_args(Order))
         if most is not None and (isinstance(most, bool) or not isinstance(most, int) or most < 1):
@@ -103,27 +103,27 @@ def plot_bars(
     title: str = "",
     ax: Axes | None = None,
 ) -> tuple[Figure, Axes]:
-    """Bars of features: one series coloured by sign, or several beside each other in a colour each.
+    """Bar chart of features: one series coloured by sign, or several side by side with a colour each.
 
     Args:
-        names: the features; a line break in a name stays one.
+        names: the names of the features; line breaks are kept.
         values: `(features,)` or `(series, features)` numbers; arrays, tensors or lists.
-        errors: whiskers to each side in the same shape; nan where there is none.
+        errors: the length of the whiskers, in the same shape; NaN for none.
         series: the names of the series, for the legend.
-        reference: `(features,)` numbers that are drawn as lines across the bars of each feature.
-        reference_name: what these are.
+        reference: `(features,)` values drawn as lines across the bars of each feature.
+        reference_name: its name in the legend.
         order: `strongest`, by mean |value|, or `given`.
-        most: features to show; the sum of the others is one more bar, without whiskers.
-        upright: whether bars stand; by default where names are short and few.
+        most: the number of features to show; the sum of the others is an additional bar without whiskers.
+        upright: whether bars are vertical; by default if names are short and few.
         value_name: what the values measure, with the unit.
         error_name: what the whiskers are.
-        title: the heading.
+        title: the title.
         ax: axes to draw into; by default those of a new figure.
 
     Raises:
-        InvalidShape: names, values, errors, series or reference do not fit each other.
+        InvalidShape: names, values, errors, series or reference do not match.
         InvalidValue: an infinite value, a negative error, `most` below 1, or more series than there are colours (6).
-        UnknownName: there is no such order.
+        UnknownName: unknown order.
         MissingExtra: matplotlib is not installed.
 
     Example:
@@ -167,30 +167,30 @@ def plot_waterfall(
     title: str = "",
     ax: Axes | None = None,
 ) -> tuple[Figure, Axes]:
-    """Steps from the output at the baseline to the output, one for each feature, with the sum said below.
+    """Waterfall chart from the output at the baseline to the output, a step for each feature; the caption has the sum.
 
     Args:
-        names: the features.
+        names: the names of the features.
         values: `(features,)` attributions.
-        base: the output at the baseline, where the first step starts: a number, or an array or tensor of one.
-        errors: `(features,)` whiskers to each side; nan where there is none.
-        output: the output that was explained, as `base`. Where base and values do not add up to it, the difference is a
-            step of its own, "not attributed". By default the sum.
+        base: the output at the baseline, where the first step starts: a number, or an array or tensor with one.
+        errors: `(features,)` the length of the whiskers; NaN for none.
+        output: the explained output, like `base`; by default the sum. If base and values do not add up to it, the
+            difference is a step of its own, "not attributed".
         order: `strongest`, by |value|, or `given`.
-        most: features to show; the sum of the others is one more step. None: all.
-        base_name: what the start is called.
-        output_name: what the end is called.
+        most: the number of features to show, or None for all; the sum of the others is an additional step.
+        base_name: the name of the start.
+        output_name: the name of the end.
         value_name: what is measured, with the unit.
         error_name: what the whiskers are.
-        title: the heading.
+        title: the title.
         ax: axes to draw into; by default those of a new figure.
 
     Raises:
-        InvalidShape: names, values and errors do not fit each other, there are several series, or base or output is
-            not one number.
-        InvalidType: base or output is no number.
-        InvalidValue: a value, base or output that is not finite, a negative error, or `most` below 1.
-        UnknownName: there is no such order.
+        InvalidShape: names, values and errors do not match, there are several series, or base or output is not a
+            single number.
+        InvalidType: base or output is not a number.
+        InvalidValue: a value, base or output is not finite, an error is negative, or `most` is below 1.
+        UnknownName: unknown order.
         MissingExtra: matplotlib is not installed.
     """
     table = _Table.of(names, values, errors)
@@ -226,7 +226,7 @@ def plot_waterfall(
 
 
 def _array(name: str, given: Numbers) -> Floats:
-    """Numbers of an array, a tensor (also one with a gradient or on another device) or a list."""
+    """The numbers in an array, a tensor (with or without gradient, on any device) or a list."""
     plain = given.detach().cpu().double() if isinstance(given, Tensor) else given
     try:
         return np.asarray(plain, dtype=np.float64)
@@ -235,7 +235,7 @@ def _array(name: str, given: Numbers) -> Floats:
 
 
 def _single(name: str, given: Numbers) -> float:
-    """A number, or that of an array or tensor of one."""
+    """A number, possibly in an array or tensor."""
     array = to_array(given, name)
     if array.size != 1:
         raise InvalidShape(f"{name} must be one number; given the shape {array.shape}")
@@ -243,7 +243,7 @@ def _single(name: str, given: Numbers) -> float:
 
 
 def _with_reference(table: _Table, reference: Numbers) -> _Table:
-    """The reference as a last series without errors, so that it is sorted and summed like the others."""
+    """Appends the reference as a last series without errors, so it is sorted and summed like the others."""
     found = _array("reference", reference)
     if found.shape != (len(table.names),):
         raise InvalidShape(f"reference must have the shape ({len(table.names)},); got {found.shape}")
@@ -334,7 +334,7 @@ def _draw_steps(ax: Axes, ends: Floats, colours: list[str]) -> None:
 
 
 def _write_steps(ax: Axes, ends: Floats, errors: Floats | None) -> None:
-    """The number of each step at its right, beyond its whisker."""
+    """The number of each step, to the right of its whisker."""
     steps = np.diff(ends)
     reach = np.zeros(len(steps))
     if errors is not None:
@@ -351,7 +351,7 @@ def _write_steps(ax: Axes, ends: Floats, errors: Floats | None) -> None:
 
 
 def _draw_ends(ax: Axes, ends: Floats) -> None:
-    """Points at the baseline's output and at the output, with their numbers."""
+    """Points at both ends, with their numbers."""
     limit = float(np.abs(ends).max())
     for place, number in ((0, ends[0]), (len(ends), ends[-1])):
         ax.plot(number, place, "o", color=LIGHT.ink, markersize=5, clip_on=False)

@@ -1,4 +1,4 @@
-"""Attributions of a time series: behind the line of each channel, behind all lines, or as the lines' colours."""
+"""Attributions of a time series: behind the line of each channel, behind all lines, or as the colours of the lines."""
 
 from __future__ import annotations
 
@@ -55,28 +55,28 @@ def plot_timeseries(
 
     Args:
         attr: `(times, channels)`, or `(channels, times)` without `channels_last`.
-        data: as `attr`: the values of the series.
-        x_values: `(times,)`, ascending: where each value stands; by default 0, 1, 2, ...
+        data: the values of the series, like `attr`.
+        x_values: `(times,)` the ascending times of the values; by default 0, 1, 2, ...
         method: "overlay_individual": each channel's attributions behind its own line; "overlay_combined": the sums over
             the channels behind all lines; "colored_graph": each channel's line in the colours of its attributions.
         sign: "all", "positive", "negative" or "absolute_value".
         channel_labels: one name for each channel.
-        channels_last: the last axis is that of the channels.
-        axes: where to draw: one for each channel, or one for "overlay_combined"; by default those of a new figure.
-        outliers: percent of the sum of |attribution| that may lie at the ends of the scale.
-        cmap: other colours.
+        channels_last: whether channels are the last axis.
+        axes: axes to draw into, one for each channel or one for "overlay_combined"; by default those of a new figure.
+        outliers: percent of the sum of |attribution| that is clipped to the ends of the scale.
+        cmap: another colormap.
         alpha: the opacity of the colours behind the lines.
-        colorbar: draw a bar of the colours; without it a line of text says the scale.
-        title: a heading.
-        size: inches of a new figure.
+        colorbar: draw a colour bar; otherwise the caption gives the scale.
+        title: the title.
+        size: size of a new figure in inches.
         line_options: properties of matplotlib's `Line2D` ("colored_graph": `LineCollection`).
 
     Raises:
-        InvalidShape: arrays that do not fit each other, or not as many names or axes as there are channels.
-        InvalidType: they are no numbers.
+        InvalidShape: the shapes of the arrays do not match, or there are not as many names or axes as channels.
+        InvalidType: the values are not numbers.
         InvalidValue: `x_values` do not ascend, or a number is out of range.
-        UnknownName: there is no such method or sign.
-        UnknownKeyword: lines have no such property.
+        UnknownName: unknown method or sign.
+        UnknownKeyword: an unknown line property.
         MissingExtra: matplotlib is not installed.
     """
     way, kept = enum_member(TimeseriesVisualizationMethod, "method", method), enum_member(VisualizeSign, "sign", sign)
@@ -137,7 +137,7 @@ def _names(channel_labels: Sequence[str] | None, channels: int) -> list[str]:
 
 
 def _options(given: dict[str, Any], way: TimeseriesVisualizationMethod) -> dict[str, Any]:
-    """Properties of lines by their full names, as "linewidth" for "lw"."""
+    """Line properties under their full names, e.g. "linewidth" for "lw"."""
     if not given:
         return {}
     from matplotlib.cbook import normalize_kwargs
@@ -166,7 +166,7 @@ def _panels(axes: Axes | Iterable[Axes] | None, count: int, size: tuple[float, f
 
 
 def _edges(times: Floats) -> Floats:
-    """`(times + 1,)`: between neighbours, and as far beyond the ends as from there to the next."""
+    """`(times + 1,)` the midpoints between neighbours, extended at both ends by the same step."""
     if times.size == 1:
         return np.array([times[0] - 0.5, times[0] + 0.5])
     middles = (times[:-1] + times[1:]) / 2
@@ -174,7 +174,7 @@ def _edges(times: Floats) -> Floats:
 
 
 def _shade(axes: Axes, times: Floats, shares: SignedShares, channel: int, colours: Colormap, alpha: float) -> None:
-    """The attributions as stripes behind the lines, over the whole height."""
+    """The attributions as stripes behind the lines, over the full height."""
     stripes = axes.pcolormesh(
         _edges(times),
         [0, 1],
@@ -195,7 +195,7 @@ def _shade(axes: Axes, times: Floats, shares: SignedShares, channel: int, colour
 def _draw_lines(
     fig: Figure, axes: Axes, times: Floats, series: Floats, names: list[str], options: dict[str, Any]
 ) -> None:
-    """All channels in one frame; dashes and greys tell them apart, since colours are the attributions'."""
+    """All channels in one frame, distinguished by dashes and greys, since colours show the attributions."""
     for place, row in enumerate(series):
         look = {
             "color": _INKS[place // len(_DASHES) % len(_INKS)],
@@ -222,7 +222,7 @@ def _draw_coloured(
     colours: Colormap,
     options: dict[str, Any],
 ) -> None:
-    """A line in pieces, each around one time and in the colour of its attribution, on a thin line of ink."""
+    """A line in segments, each around one time in the colour of its attribution, on an outline."""
     from matplotlib.collections import LineCollection
 
     edges = _edges(times)
@@ -267,5 +267,5 @@ def _finish(
 
 
 def channel_axes(panels: list[Axes]) -> Axes | NDArray[Any]:
-    """The axes of one panel by themselves, those of several as an array `(panels,)`."""
+    """The axes of a single panel, or those of several as an array `(panels,)`."""
     return panels[0] if len(panels) == 1 else np.array(panels, dtype=object)

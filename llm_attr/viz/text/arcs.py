@@ -1,4 +1,4 @@
-"""Pairs of units that matter together, as arcs between them: a matplotlib figure, and the SVG of the page."""
+"""Interactions between pairs of units as arcs: their layout, used by the page as well, and a matplotlib figure."""
 
 from __future__ import annotations
 
@@ -29,17 +29,17 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
 MOST = 20
-"""Pairs that are drawn unless another number is asked for."""
+"""The default number of pairs drawn."""
 
-_ALL = 40  # units up to which every unit has its place; of more, those of the pairs drawn
-_LONG = 20  # cells of a label, its number included, from which on units stand below each other
+_ALL = 40  # units up to which all are shown; of more, only those of the drawn pairs
+_LONG = 20  # cells of a label, including its number, from which on units are listed vertically
 _WIDEST, _THINNEST = 5.0, 1.2  # points of an arc's line
 _ROW, _DEPTH = 1.75, 9.0  # rem: of a unit's row on the page, of the longest arc
 
 
 @dataclass(frozen=True)
 class Arc:
-    """A pair of units: their places among those shown, the value, and its share of the scale."""
+    """A pair of units: their places among the shown units, the value, and its share of the scale."""
 
     first: int
     second: int
@@ -49,13 +49,13 @@ class Arc:
 
 @dataclass(frozen=True)
 class Arcs:
-    """What a diagram of pairs shows.
+    """The layout of an arc diagram.
 
     Attributes:
-        units: the positions of the units that are shown, in the order of the prompt.
-        arcs: the strongest pairs, strongest first.
-        scale: that of all pairs; the units' own values do not count.
-        left_out: pairs with a value other than 0 that are not shown.
+        units: the positions of the shown units, in reading order.
+        arcs: the strongest pairs in descending order.
+        scale: the scale of all pairs, without the units' own values.
+        left_out: how many pairs with a nonzero value are not shown.
     """
 
     units: tuple[int, ...]
@@ -68,10 +68,10 @@ class Arcs:
         """The strongest pairs of a view.
 
         Raises:
-            InvalidValue: the view holds no pairs, or `most` is below 1.
+            InvalidValue: the view has no interactions, or `most` is below 1.
         """
         if view.interactions is None:
-            raise InvalidValue("the attribution holds no pairs of units; method 'pairwise_interactions' finds them")
+            raise InvalidValue("the attribution holds no pairs of units; use method 'pairwise_interactions'")
         if most < 1:
             raise InvalidValue(f"most must be 1 or more pairs; got {most!r}")
         pairs = view.pairs()
@@ -90,26 +90,26 @@ class Arcs:
 
 
 def plot_arcs(view: AttributionView, ax: Axes | None = None, *, most: int = MOST) -> tuple[Figure, Axes]:
-    """An arc for each of the strongest pairs of units: its colour says sign and strength, its width |value|.
+    """Arc diagram of the strongest pairs of units: colour shows the value, width its magnitude.
 
-    Short units stand along a line with arcs above; long ones below each other, with arcs at the left. Each unit's own
-    value is beside it. Of more than 40 units only those of the pairs are shown.
+    Short units are placed along a line with arcs above, long ones in a column with arcs at the left, each with its own
+    value. Of more than 40 units, only those of the drawn pairs are shown.
 
     Args:
-        view: what to draw; with `interactions`.
+        view: what to draw; needs `interactions`.
         ax: axes to draw into; by default those of a new figure.
-        most: pairs to draw; the picture says how many are left out.
+        most: the number of pairs to draw; the caption says how many are left out.
 
     Raises:
         InvalidValue: the view has no interactions, or `most` is below 1.
         MissingExtra: matplotlib is not installed.
     """
-    found = Arcs.of(view, most)
-    labels = _labels(view, found)
+    layout = Arcs.of(view, most)
+    labels = _labels(view, layout)
     lying = max(map(cell_width, labels), default=0) > _LONG
-    count, reach = max(len(labels), 2), max((abs(arc.second - arc.first) for arc in found.arcs), default=1) / 2
+    count, reach = max(len(labels), 2), max((abs(arc.second - arc.first) for arc in layout.arcs), default=1) / 2
     fig, ax = axes_of(ax, _size(labels, count, reach, lying))
-    for arc in reversed(found.arcs):
+    for arc in reversed(layout.arcs):
         _draw(ax, arc, lying)
     ends = (-0.7, count - 0.3)
     points = np.arange(len(labels)), np.zeros(len(labels))
@@ -125,40 +125,40 @@ def plot_arcs(view: AttributionView, ax: Axes | None = None, *, most: int = MOST
     ax.tick_params(length=0, pad=8)
     ax.spines[:].set_visible(False)
     bar = {"location": "left", "shrink": 0.9} if lying else {}
-    colour_bar(ax, found.scale, f"interaction, {view.value_name}", **bar)
-    add_caption(ax, _told(view, found), found.scale.description)
+    colour_bar(ax, layout.scale, f"interaction, {view.value_name}", **bar)
+    add_caption(ax, _caption(view, layout), layout.scale.description)
     add_title(ax, view.title)
     return fig, ax
 
 
-def _labels(view: AttributionView, found: Arcs) -> list[str]:
-    """Each unit's text and its own value; its place where some are left out."""
-    texts = format_labels([view.units[unit] for unit in found.units], 44)
+def _labels(view: AttributionView, layout: Arcs) -> list[str]:
+    """Each unit's text and its own value, and its place if some units are left out."""
+    texts = format_labels([view.units[unit] for unit in layout.units], 44)
     own = np.diagonal(np.asarray(view.interactions, dtype=np.float64)) if view.interactions else np.zeros(0)
-    places = [f"{unit + 1:,}" if len(found.units) < len(view.units) else "" for unit in found.units]
-    numbers = ["" if math.isnan(own[unit]) else format_number(own[unit], view.limit) for unit in found.units]
+    places = [f"{unit + 1:,}" if len(layout.units) < len(view.units) else "" for unit in layout.units]
+    numbers = ["" if math.isnan(own[unit]) else format_number(own[unit], view.limit) for unit in layout.units]
     return [join_label(*parts) for parts in zip(places, texts, numbers, strict=True)]
 
 
 def _size(labels: list[str], count: int, reach: float, lying: bool) -> tuple[float, float]:
-    """Inches at which arcs of half a circle stay nearly round."""
+    """The size in inches at which half-circle arcs stay nearly round."""
     if not lying:
         return min(max(2.0 + 0.5 * count, 5.5), 14.0), min(1.8 + 0.5 * reach, 6.0)
     width = 1.6 + 0.09 * max(map(cell_width, labels)) + min(max(0.45 * reach, 1.2), 6.0)
     return max(width, 5.5), max(1.6 + 0.3 * count, 2.6)
 
 
-def _told(view: AttributionView, found: Arcs) -> str:
-    told = "beside each unit its own value"
-    if found.left_out:
-        told += f"; the {len(found.arcs)} strongest of {found.left_out + len(found.arcs):,} pairs"
-    if len(found.units) < len(view.units):
-        told += f"; units of these pairs only, {len(found.units)} of {len(view.units):,}"
-    return told
+def _caption(view: AttributionView, layout: Arcs) -> str:
+    caption = "beside each unit its own value"
+    if layout.left_out:
+        caption += f"; the {len(layout.arcs)} strongest of {layout.left_out + len(layout.arcs):,} pairs"
+    if len(layout.units) < len(view.units):
+        caption += f"; units of these pairs only, {len(layout.units)} of {len(view.units):,}"
+    return caption
 
 
 def _draw(ax: Axes, arc: Arc, lying: bool) -> None:
-    """Half an ellipse as high as it is wide, with a grey edge that keeps faint ones visible."""
+    """Half an ellipse with a grey edge that keeps faint arcs visible."""
     turn = np.linspace(0, math.pi, 60)
     half = (arc.second - arc.first) / 2
     along, away = (arc.first + arc.second) / 2 - half * np.cos(turn), half * np.sin(turn)

@@ -34,30 +34,30 @@ if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure, SubFigure
 
-_LONG = 14  # cells of a label from which on bars lie, with their labels beside them
+_LONG = 14  # cells of a label from which on bars are horizontal, with their labels beside them
 _LISTED = 60  # units up to which every bar has its label; a comparison shows the strongest of more
-_FEWEST = 8  # upright bars that a figure has room for
+_FEWEST = 8  # vertical bars that a figure has room for at least
 _LARGEST = 14.0  # inches of a figure's side
 _COLUMN, _ROW = 1.75, 0.29  # inches of a column of bars, and of a row
 _CELL = (0.62, 0.36)  # inches of a cell of the agreement
 _WIDEST = 22.0  # inches of the figure of a comparison
 _NAME = 20  # characters of a name in a line above a column
-_MARGIN = 1.12  # axes reach beyond the ends of the scale, so that bars do not touch the frame
+_MARGIN = 1.12  # axes extend beyond the ends of the scale, so that bars do not touch the frame
 
 
 def plot_unit_values(view: AttributionView, ax: Axes | None = None) -> tuple[Figure, Axes]:
-    """Bars of the units' values in the order of the prompt, from zero, coloured by sign, with their errors.
+    """Bar chart of the units' values in reading order, coloured by sign, with their errors.
 
-    Up to 60 units, each has its label: short ones stand below upright bars, long ones beside lying bars. More units, or
-    those that given axes are too small for, stand upright without errors, the strongest of them named; neighbours share
-    a bar where there is no room.
+    Up to 60 units are all labelled: short ones below vertical bars, long ones beside horizontal bars. More units, or
+    units for which the given axes are too small, get vertical bars without errors, and only the strongest are labelled;
+    neighbours share a bar if there is no room.
 
     Args:
         view: what to draw.
         ax: axes to draw into; by default those of a new figure.
 
     Raises:
-        MissingExtra: if matplotlib is not installed.
+        MissingExtra: matplotlib is not installed.
     """
     labels = format_labels(view.units, 48) if len(view.units) <= _LISTED else []
     wide, high = (math.inf, math.inf) if ax is None else _places(ax)
@@ -78,7 +78,7 @@ def plot_unit_values(view: AttributionView, ax: Axes | None = None) -> tuple[Fig
 
 
 def _places(ax: Axes) -> tuple[float, float]:
-    """How many labels axes have room for below them, and beside them."""
+    """How many labels fit below and beside the axes."""
     width, height = axes_size(ax)
     return 0.6 * width / APART["top"], height / APART["left"]
 
@@ -106,12 +106,12 @@ def _draw_upright(ax: Axes, view: AttributionView, labels: list[str]) -> None:
     ax.bar(range(len(labels)), values, yerr=whiskers.pop("errors"), color=colours, width=0.72, **whiskers)
     ax.set_xmargin(max(0.5, (_FEWEST - len(labels)) / 2) / max(len(labels), 1))
     set_ticks(ax.xaxis, labels, leaning="right")
-    _stand(ax, view)
+    _dress_upright(ax, view)
     add_caption(ax, _caption(view))
 
 
 def _draw_many(ax: Axes, view: AttributionView) -> None:
-    """One bar for each run of units, the strongest units named above."""
+    """One bar for each run of units, with the strongest units labelled above."""
     width = ax.bbox.width / figure_of(ax).dpi
     size = run_size(len(view.units), width)
     values = strongest_of_runs(np.asarray(view.unit_values)[None], 1, size)[0]
@@ -123,14 +123,14 @@ def _draw_many(ax: Axes, view: AttributionView) -> None:
     set_some_ticks(ax, "top", run_labels(view.units, named, size), width)
     for unit in named:
         ax.axvline(unit // size, color="0.88", linewidth=0.6, zorder=0)
-    _stand(ax, view)
-    told = [f"{len(view.units):,} units in the order of the prompt; the strongest are named, with their places"]
-    told += [f"each bar: the strongest of {size} units"] if size > 1 else []
-    told += ["errors are not drawn"] if view.unit_errors is not None else []
-    add_caption(ax, "; ".join(told), view.scale.description)
+    _dress_upright(ax, view)
+    notes = [f"{len(view.units):,} units in the order of the prompt; the strongest are named, with their places"]
+    notes += [f"each bar: the strongest of {size} units"] if size > 1 else []
+    notes += ["errors are not drawn"] if view.unit_errors is not None else []
+    add_caption(ax, "; ".join(notes), view.scale.description)
 
 
-def _stand(ax: Axes, view: AttributionView) -> None:
+def _dress_upright(ax: Axes, view: AttributionView) -> None:
     ax.axhline(0, color="0.25", linewidth=0.8)
     ax.grid(axis="y", color="0.9", linewidth=0.8)
     ax.set_ylabel(drawable(view.value_name), **font_options())
@@ -148,22 +148,22 @@ def _bars(view: AttributionView, units: Sequence[int]) -> tuple[Floats, list[str
 
 
 def _caption(view: AttributionView) -> str:
-    """What the figure has to say of its whiskers and its scale."""
+    """The caption: whiskers and scale."""
     whiskers = [] if view.unit_errors is None else [f"whiskers: {drawable(view.error_name)}"]
     return "; ".join([*whiskers, view.scale.description])
 
 
 def plot_comparison(view: ComparisonView) -> tuple[Figure, list[Axes]]:
-    """Bars from zero for each unit, a column for each attribution, with errors; the rank agreement with its numbers.
+    """Bar charts of the same units, a column for each attribution, with errors; below them the rank agreement.
 
     Args:
-        view: what to draw; of more than 60 units the strongest.
+        view: what to draw; only the 60 strongest units if there are more.
 
     Returns:
-        The figure, and its axes: those of the columns, then those of the agreement.
+        The figure and its axes: the columns, then the agreement.
 
     Raises:
-        MissingExtra: if matplotlib is not installed.
+        MissingExtra: matplotlib is not installed.
     """
     try:
         from matplotlib.figure import Figure
@@ -208,12 +208,12 @@ def _draw_column(ax: Axes, view: ComparisonView, which: int, shown: Sequence[int
 
 
 def _heading(name: str) -> str:
-    """A name in at most three lines."""
+    """A name on at most three lines."""
     return "\n".join(wrap(truncate(drawable(name), 3 * _NAME - 6), _NAME))
 
 
 def _said(view: ComparisonView, shown: int) -> str:
-    """What is drawn, and on which scale."""
+    """The caption: quantity, scale, and how many units are left out."""
     left_out = f"the {shown} strongest of {len(view.units):,} units" if shown < len(view.units) else ""
     return "; ".join(
         filter(None, (drawable(view.value_name) if view.value_name else "", view.scale_description, left_out))
@@ -221,7 +221,7 @@ def _said(view: ComparisonView, shown: int) -> str:
 
 
 def _agreement(figure: SubFigure, view: ComparisonView, width: float) -> Axes:
-    """The rank correlations as a coloured table at the left, with the names beside it."""
+    """The rank correlations as a coloured table, with the names beside it."""
     count = len(view.columns)
     names = format_labels([f"{key} {name}" for key, name in enumerate(view.names, 1)], 34)
     needed = _CELL[0] * count

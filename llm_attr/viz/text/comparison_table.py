@@ -25,7 +25,7 @@ class ComparisonLines(Lines):
 
     @property
     def place(self) -> int:
-        """Cells of a unit's number."""
+        """The cells of a unit's number."""
         return len(str(len(self.view.units)))
 
     def lines(self) -> Iterator[Text]:
@@ -47,7 +47,7 @@ class ComparisonLines(Lines):
         yield from self.notes([(escape_line(name), escape_line(value)) for name, value in self.view.notes])
 
     def legend(self) -> Iterator[Text]:
-        """The number, name and scale of each column, then how the scales were found."""
+        """The number, name and scale of each column, then a description of the scales."""
         shared = self.view.shared_scale
         for key, (name, column) in enumerate(zip(self.view.names, self.view.columns, strict=True), 1):
             parts = [] if self.view.value_name else [escape_line(column.value_name)]
@@ -57,7 +57,7 @@ class ComparisonLines(Lines):
         yield from self.wrapped(("; ".join(filter(None, parts)), "dim"))
 
     def blocks(self) -> Iterator[Sequence[int]]:
-        """The columns, as many at a time as fit beside the text of the units, evenly spread."""
+        """The columns in blocks that fit beside the text of the units, of even size."""
         room = max((self.width - self.place - 1 - _LEAST) // (_NUMBER + 1), 1)
         count = len(self.view.columns)
         rows = -(-count // room)
@@ -65,7 +65,7 @@ class ComparisonLines(Lines):
         yield from (range(start, min(start + each, count)) for start in range(0, count, each))
 
     def table(self, block: Sequence[int], shown: Sequence[int]) -> Iterator[Text]:
-        """The units with these columns: text, and for each column a number and, where there is room, a bar."""
+        """The units with these columns: text, and for each column a number and, if there is room, a bar."""
         from rich.cells import cell_len, set_cell_size
         from rich.text import Text
 
@@ -93,7 +93,7 @@ class ComparisonLines(Lines):
         return (f"{escape_line(group.label)}: " if group else "") + unit_label(self.view.units[unit])
 
     def cell(self, which: int, unit: int, cells: int) -> Text:
-        """A value with its bar, or alone and coloured where there is no room for one."""
+        """A value with its bar, or coloured if there is no room for a bar."""
         from rich.text import Text
 
         column, share = self.view.columns[which], self.view.shares[which][unit]
@@ -106,7 +106,7 @@ class ComparisonLines(Lines):
         return Text.assemble(number, " ", self.bar(share, half), " " * (cells - _NUMBER - 2 * half - 1))
 
     def agreement(self) -> Iterator[Text]:
-        """Spearman's rank correlation of each two columns, the lower half: as many columns at a time as fit."""
+        """Spearman's rank correlation of each pair of columns, as many columns at a time as fit."""
         from rich.cells import cell_len
         from rich.text import Text
 
@@ -134,7 +134,7 @@ class ComparisonLines(Lines):
         return line
 
     def strongest(self) -> Iterator[Text]:
-        """The strongest units of each column, one line for each column."""
+        """The strongest units of each column, on one line per column."""
         from rich.text import Text
 
         for key, column in enumerate(self.view.columns, 1):

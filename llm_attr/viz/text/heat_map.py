@@ -32,19 +32,18 @@ _NUMBERED = 400  # cells of the heat map that get their number, if there is room
 
 
 def plot_token_values(view: AttributionView, ax: Axes | None = None) -> tuple[Figure, Axes]:
-    """A heat map of the values of each output token (rows) for each unit (columns), white at zero.
+    """Heat map of the values of each output token (rows) for each unit (columns), white at zero.
 
-    Cells hold their numbers while they are few; nan cells stay empty. Where not every unit or token has room for a
-    label, the strongest have theirs; where there is no room for a cell, neighbours share one, with the value of the
-    strongest of them.
+    Cells show their numbers if there are few; NaN cells are empty. If labels do not fit, only the strongest units and
+    tokens have one; if cells do not fit, neighbours share one, with the value of the strongest.
 
     Args:
         view: what to draw.
         ax: axes to draw into; by default those of a new figure.
 
     Raises:
-        InvalidValue: if the view has no token values.
-        MissingExtra: if matplotlib is not installed.
+        InvalidValue: the view has no token values.
+        MissingExtra: matplotlib is not installed.
     """
     if not view.token_values or not view.units:
         raise InvalidValue("the attribution has no values of single output tokens; plot the units' values instead")
@@ -74,7 +73,7 @@ def plot_token_values(view: AttributionView, ax: Axes | None = None) -> tuple[Fi
 
 
 def _label(ax: Axes, side: str, texts: tuple[str, ...], strengths: Floats, size: int, inches: float) -> None:
-    """All labels of a side of the heat map, or the strongest with their places."""
+    """The labels of a side of the heat map: all of them, or the strongest with their places."""
     if len(texts) * APART[side] <= inches:
         labels = format_labels(texts, MAX_LABEL, exact=side == "left")
         set_ticks(ax.xaxis if side == "top" else ax.yaxis, labels, leaning="left" if side == "top" else "")

@@ -1,7 +1,7 @@
-"""One text at several levels, as documents, sentences and words: a matplotlib icicle, and what the page nests.
+"""A text at several levels, e.g. documents, sentences and words: their nesting, and an icicle plot in matplotlib.
 
-A level is an explanation of its own, or the sums over groups of another one. The two differ: leaving a document out is
-not leaving out its sentences one by one. So each level says which it is.
+A level is an explanation of its own, or sums over the groups of another level. These differ (leaving out a document is
+not the same as leaving out its sentences one by one), so each level says which it is.
 """
 
 from __future__ import annotations
@@ -24,12 +24,12 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
 _WIDTH = 12.0  # inches of a figure
-_READABLE = 120  # characters of a line of text that can be read
+_READABLE = 120  # characters of a readable line of text
 _LINES = 12  # lines at most
 _CELL = 0.062  # inches of a cell of a label
 _GAP = 0.75  # rows between lines of text
-_EDGED = 0.05  # inches from which on a part has a visible edge
-_SEAM = 0.004  # inches that a part is narrower at each side
+_EDGED = 0.05  # inches of the smallest part with a visible edge
+_SEAM = 0.004  # inches of white space at each side of a part
 
 
 @dataclass(frozen=True)
@@ -39,8 +39,8 @@ class Part:
     Attributes:
         start: its first character in the text.
         stop: the character after its last.
-        label: a name, or else the text itself.
-        value: its attribution; nan where there is none.
+        label: a name, or the text itself.
+        value: its attribution; NaN if there is none.
     """
 
     start: int
@@ -51,11 +51,11 @@ class Part:
 
 @dataclass(frozen=True)
 class Level:
-    """Parts of the text in order and apart.
+    """Ordered, disjoint parts of the text.
 
     Attributes:
         name: what the parts are, e.g. "sentences".
-        summed: whether the values are sums over the units of another level; else they are an explanation of their own.
+        summed: whether the values are sums over the units of another level, rather than an explanation of their own.
         parts: the parts.
     """
 
@@ -65,13 +65,13 @@ class Level:
 
     @property
     def description(self) -> str:
-        """The name and where the values are from: "documents: sums of their units"."""
+        """The name and the origin of the values: "documents: sums of their units"."""
         return f"{self.name}: {'sums of their units' if self.summed else 'their own explanation'}"
 
 
 @dataclass(frozen=True)
 class Node:
-    """A part with the parts of finer levels that begin in it."""
+    """A part with the parts of finer levels that start in it."""
 
     part: Part
     level: int
@@ -84,9 +84,9 @@ class Levels:
 
     Attributes:
         title: the heading.
-        text: the whole text.
+        text: the full text.
         levels: the levels, from the fewest parts to the most.
-        scale: one for all levels.
+        scale: the scale shared by all levels.
         value_name: what the values measure.
     """
 
@@ -98,11 +98,11 @@ class Levels:
 
     @classmethod
     def of(cls, *views: AttributionView) -> Levels:
-        """The levels of one text: a view of it for each, and the groups of the coarsest view as sums above it.
+        """The levels of one text: one for each view, and above them the sums over the groups of the coarsest view.
 
         Raises:
-            InvalidValue: views are of different texts, measure different things or do not hold the text around their
-                units; or there is one level only.
+            InvalidValue: the views differ in text or quantity, lack the text around their units, or make up only one
+                level.
         """
         text = _text(views)
         ordered = sorted(views, key=lambda view: len(view.units))
@@ -118,9 +118,9 @@ class Levels:
         return cls(views[0].title, text, tuple(levels), Scale.of(*values), views[0].value_name)
 
     def tree(self) -> list[Node]:
-        """The parts of the coarsest level, each with those of the next that begin in it, and so on.
+        """The parts of the coarsest level, each with the parts of the next level that start in it, and so on.
 
-        A part that begins in none of the level above stands one level higher.
+        A part that starts in no part of the level above is moved one level up.
         """
         roots: list[Node] = []
         parts = [(part.start, number, part) for number, level in enumerate(self.levels) for part in level.parts]
@@ -135,10 +135,10 @@ class Levels:
 
 
 def plot_levels(levels: Levels, ax: Axes | None = None) -> tuple[Figure, Axes]:
-    """A row of boxes for each level, below each other: a box is as wide as its text is long, its colour is its value.
+    """Icicle plot: a row of boxes for each level; a box is as wide as its text is long and coloured by its value.
 
-    The text is cut into lines, of up to 120 characters while twelve of these are enough, and longer ones else. A label
-    stands where it fits.
+    The text is cut into at most twelve lines, of up to 120 characters if that is enough. Labels are shown where they
+    fit.
 
     Args:
         levels: what to draw.
@@ -157,11 +157,11 @@ def plot_levels(levels: Levels, ax: Axes | None = None) -> tuple[Figure, Axes]:
     ax.tick_params(length=0)
     ax.spines[:].set_visible(False)
     colour_bar(ax, levels.scale, levels.value_name)
-    told = f"characters {lines[0][0] + 1:,} to {lines[-1][1]:,} of {len(levels.text):,}"
-    told += ", line by line" if len(lines) > 1 else ""
-    add_caption(ax, told, "; ".join(level.description for level in levels.levels), levels.scale.description)
+    extent = f"characters {lines[0][0] + 1:,} to {lines[-1][1]:,} of {len(levels.text):,}"
+    extent += ", line by line" if len(lines) > 1 else ""
+    add_caption(ax, extent, "; ".join(level.description for level in levels.levels), levels.scale.description)
     add_title(ax, levels.title)
-    fig.draw_without_rendering()  # which settles the width that labels have to fit
+    fig.draw_without_rendering()  # fixes the width that labels have to fit
     inch = longest / (ax.bbox.width / fig.dpi)
     for top, line_of_text in zip(tops, lines, strict=True):
         _draw_line(ax, levels, line_of_text, top, inch)
@@ -169,7 +169,7 @@ def plot_levels(levels: Levels, ax: Axes | None = None) -> tuple[Figure, Axes]:
 
 
 def _draw_line(ax: Axes, levels: Levels, span: tuple[int, int], top: float, inch: float) -> None:
-    """The boxes of all levels over the characters of one line; `inch` is how many characters make one."""
+    """The boxes of all levels over the characters of one line; `inch` is the number of characters per inch."""
     from matplotlib.collections import PolyCollection
 
     start, stop = span
@@ -194,7 +194,7 @@ def _draw_line(ax: Axes, levels: Levels, span: tuple[int, int], top: float, inch
 
 
 def _fitting(part: Part, room: int, limit: float) -> str:
-    """The label and the value where both fit, else the label, cut where that leaves enough of it; else nothing."""
+    """The label and value if both fit, otherwise the label, shortened if enough of it remains, otherwise nothing."""
     text = drawable(part.label)
     number = f"  {format_number(part.value, limit)}"
     if cell_width(text + number) + 1 <= room:
@@ -203,7 +203,7 @@ def _fitting(part: Part, room: int, limit: float) -> str:
 
 
 def _lines(levels: Levels) -> list[tuple[int, int]]:
-    """From the first part to the last: lines of about one length, cut where a part begins, a coarse one if near."""
+    """Lines of similar length from the first part to the last, cut where a part starts, preferably a coarse one."""
     parts = [part for level in levels.levels for part in level.parts]
     first, last = min(part.start for part in parts), max(part.stop for part in parts)
     length = last - first
@@ -217,7 +217,7 @@ def _lines(levels: Levels) -> list[tuple[int, int]]:
 
 
 def _text(views: Sequence[AttributionView]) -> str:
-    """The text that all views cover."""
+    """The text shared by all views."""
     texts = []
     for view in views:
         if not view.units or view.context is None:
@@ -250,7 +250,7 @@ def _parts(view: AttributionView) -> list[Part]:
 
 
 def _sums(view: AttributionView, level: Level) -> Level | None:
-    """The groups of a view with the sums of their units, where they are not the units themselves."""
+    """The groups of a view with the sums of their units; None if the groups are the units."""
     if not view.groups or all(group.stop - group.first == 1 for group in view.groups):
         return None
     parts = []

@@ -1,4 +1,4 @@
-"""Attributions of classified texts as an HTML table: labels, score, and the words in the colours of their values."""
+"""Attributions of classified texts as an HTML table: labels, score, and words coloured by their values."""
 
 from __future__ import annotations
 
@@ -22,17 +22,17 @@ COLUMNS = ("True Label", "Predicted Label", "Attribution Label", "Attribution Sc
 
 @dataclass(frozen=True, eq=False)
 class VisualizationDataRecord:
-    """A text, what a classifier made of it, and what its words did.
+    """A classified text with the attributions of its words.
 
     Attributes:
-        word_attributions: `(words,)` one number for each word; more than there are words are those of padding.
+        word_attributions: `(words,)` one number for each word; excess numbers belong to padding.
         pred_prob: the probability of the predicted class.
-        pred_class: the predicted class, its number or name.
-        true_class: the class that it is.
-        attr_class: the class that is explained.
+        pred_class: the predicted class, by number or name.
+        true_class: the true class.
+        attr_class: the explained class.
         attr_score: the sum of the attributions, or another score.
         raw_input_ids: the words or tokens of the text.
-        convergence_score: the error of the attributions (their convergence delta); it is kept, not shown.
+        convergence_score: the convergence delta of the attributions; not shown.
     """
 
     word_attributions: Numbers
@@ -47,7 +47,7 @@ class VisualizationDataRecord:
 
 @dataclass(frozen=True)
 class Html:
-    """A piece of HTML; a notebook draws it, once in each cell also where it was drawn before the cell's end.
+    """A piece of HTML that a notebook displays at most once per cell, whether by `draw` or as the cell's result.
 
     Attributes:
         data: the HTML.
@@ -65,7 +65,7 @@ class Html:
             self.draw()
 
     def draw(self) -> None:
-        """Show it in the notebook that runs this, if one does."""
+        """Displays it in the current notebook, if there is one."""
         shell = _notebook()
         if shell is not None:
             from IPython.display import publish_display_data
@@ -75,15 +75,15 @@ class Html:
 
 
 def table_of(records: Iterable[VisualizationDataRecord], legend: bool = True) -> Html:
-    """A table with a row for each record; their words share one scale.
+    """A table with a row for each record; all words share one scale.
 
     Args:
-        records: what is shown.
-        legend: say above the table what the colours mean.
+        records: the records.
+        legend: whether to explain the colours above the table.
 
     Raises:
         InvalidShape: a record has more words than attributions.
-        InvalidType: something is no record, or its attributions or numbers are none.
+        InvalidType: something is not a record, or its attributions or numbers are not numbers.
     """
     records = list(records)
     for record in records:
@@ -118,30 +118,30 @@ def table_of(records: Iterable[VisualizationDataRecord], legend: bool = True) ->
 
 
 def format_classname(classname: object) -> str:
-    """A label as a cell of a table, escaped."""
+    """A label as an escaped table cell."""
     return f"<td><bdi>{escape(escape_line(str(classname)))}</bdi></td>"
 
 
 def format_tooltip(item: str, text: str) -> str:
-    """A piece of text with another that a page may show beside it, both escaped."""
+    """A piece of text with a tooltip, both escaped."""
     return f'<div class="tooltip">{escape(item)}<span class="tooltiptext">{escape(text)}</span></div>'
 
 
 def format_special_tokens(token: str) -> str:
-    """A token in angle brackets, as "<s>", with "#" instead of them; any other token as it is."""
+    """A token in angle brackets, such as "<s>", with "#" in front instead; other tokens unchanged."""
     return "#" + token.strip("<>") if token.startswith("<") and token.endswith(">") else token
 
 
 def format_word_importances(words: Sequence[str], importances: Numbers | None) -> str:
-    """Words in the colours of their importances, as a cell of a table.
+    """Words coloured by their importances, as a table cell.
 
     Args:
-        words: the words; they are escaped.
-        importances: `(words,)`, or more; colours are full at -1 and 1. None or none make an empty cell.
+        words: the words, which are escaped.
+        importances: `(words,)` or longer; full colour at -1 and 1. None or empty gives an empty cell.
 
     Raises:
         InvalidShape: there are more words than importances.
-        InvalidType: the importances are no numbers.
+        InvalidType: the importances are not numbers.
     """
     if importances is None or np.size(to_array(importances, "the importances")) == 0:
         return "<td></td>"
@@ -149,7 +149,7 @@ def format_word_importances(words: Sequence[str], importances: Numbers | None) -
 
 
 def _values(words: Sequence[str], importances: Numbers) -> Floats:
-    """`(words,)` those that belong to words."""
+    """`(words,)` the numbers that belong to words."""
     array = to_array(importances, "the attributions of words").astype(np.float64)
     if array.ndim != 1 or array.size < len(words):
         raise InvalidShape(f"each of the {len(words)} words needs one attribution; given {array.shape}")
@@ -173,7 +173,7 @@ def _word(word: str, value: float, share: float, scale: Scale) -> str:
 
 
 def _number(number: Any, name: str) -> str:
-    """A number, or a tensor of one, with two decimals."""
+    """A number or one-element tensor with two decimals."""
     array = to_array(number, name)
     if array.size != 1:
         raise InvalidType(f"{name} must be one number; given {array.shape}")
@@ -181,6 +181,6 @@ def _number(number: Any, name: str) -> str:
 
 
 def _notebook() -> Any:
-    """The IPython shell that runs this, or None; IPython is not needed."""
+    """The current IPython shell, or None; does not import IPython."""
     ipython = sys.modules.get("IPython")
     return None if ipython is None else ipython.get_ipython()

@@ -21,18 +21,18 @@ _NAMED = 24  # labels of the strongest, if not all fit
 
 
 def run_labels(texts: tuple[str, ...], named: list[int], size: int, *, exact: bool = False) -> dict[float, str]:
-    """The places in the prompt or output, from 1, with the texts, by the bar or cell that they are in."""
+    """The labels of some places, with their numbers from 1, by the bar or cell that they are in."""
     labels = format_labels([texts[place] for place in named], MAX_LABEL, exact=exact)
     return {place // size: join_label(f"{place + 1:,}", label) for place, label in zip(named, labels, strict=True)}
 
 
 def run_size(count: int, inches: float) -> int:
-    """How many neighbours share a bar or cell."""
+    """How many neighbours share a bar or cell of this many inches in total."""
     return math.ceil(count / max(int(inches / _FINEST), 1))
 
 
 def strongest_of_runs(table: Floats, tall: int, wide: int) -> Floats:
-    """The value of largest magnitude of each block of `tall` rows and `wide` columns; nan where there is none."""
+    """The value of largest magnitude of each block of `tall` rows and `wide` columns; NaN if there is none."""
     rows, columns = -(-table.shape[0] // tall), -(-table.shape[1] // wide)
     padded = np.full((rows * tall, columns * wide), np.nan)
     padded[: table.shape[0], : table.shape[1]] = table
@@ -42,11 +42,11 @@ def strongest_of_runs(table: Floats, tall: int, wide: int) -> Floats:
 
 
 def named_places(values: Floats, size: int, room: float) -> list[int]:
-    """The strongest places, at most one of each run of `size` neighbours, as many as there is room for."""
-    found: dict[int, int] = {}
+    """The strongest places, at most one in each run of `size` neighbours, as many as fit."""
+    chosen: dict[int, int] = {}
     magnitudes = np.abs(np.nan_to_num(values, nan=0.0))
     for place in np.argsort(-magnitudes, kind="stable").tolist():
-        if len(found) == min(_NAMED, max(int(room), 1)) or not magnitudes[place]:
+        if len(chosen) == min(_NAMED, max(int(room), 1)) or not magnitudes[place]:
             break
-        found.setdefault(place // size, place)
-    return sorted(found.values())
+        chosen.setdefault(place // size, place)
+    return sorted(chosen.values())

@@ -1,9 +1,9 @@
-"""What brings the HTML view to life: its numbers, and `static/attr.js`, which a page or a widget mounts on the markup.
+"""The script of the HTML view: its numbers, and `static/attr.js`, which a page or widget mounts on the markup.
 
-`static/page.js` and `static/widget.js` are how they mount it; each follows `attr.js` in one module.
+`static/page.js` and `static/widget.js` do the mounting; each follows `attr.js` in one module.
 
-The markup is complete without them: no text of the prompt or the output is in the numbers, and nothing of the view
-needs a script to be read or printed.
+The markup is complete without them: the numbers hold no text of the prompt or output, and the view can be read and
+printed without scripts.
 """
 
 from __future__ import annotations
@@ -21,17 +21,17 @@ from typing import Any
 from llm_attr.errors import InvalidType, InvalidValue
 from llm_attr.viz.text.view import AttributionView
 
-_CELLS = 300_000  # output tokens times units from which on a page stays as it is written
-_DIGITS = 4  # of each token's value; three are shown
+_CELLS = 300_000  # output tokens times units up to which a page is interactive
+_DIGITS = 4  # significant digits of token values; three are shown
 
 
 def is_live(view: AttributionView) -> bool:
-    """Whether there is something to choose: values of single output tokens, not too many for a page."""
+    """Whether tokens can be selected: there are values of single output tokens, and not too many for a page."""
     return view.token_values is not None and 0 < len(view.output_tokens) * len(view.units) <= _CELLS
 
 
 def numbers(view: AttributionView) -> dict[str, Any]:
-    """The second argument of `mount` in `static/attr.js`, ready for JSON: nan is null, an infinite value a string.
+    """The second argument of `mount` in `static/attr.js`, ready for JSON: NaN is null, infinities are strings.
 
     `unit_values` are exact, `token_values` (rows: output tokens) have four significant digits.
     """
@@ -47,15 +47,15 @@ def numbers(view: AttributionView) -> dict[str, Any]:
 
 @dataclass(frozen=True)
 class Selection:
-    """What is chosen in the live picture of one result, or in one of several panels.
+    """The selection in the interactive picture of a result, or in one of several panels.
 
     Attributes:
-        tokens: the output tokens `(first, stop)` whose values the units show; None for the whole answer.
-        unit: the position of the unit whose part in each output token is shown, or None.
-        panel: the position of the panel that tokens and unit belong to.
+        tokens: the output tokens `(first, stop)` whose values the units show; None for the full answer.
+        unit: the position of the unit whose value for each output token is shown, or None.
+        panel: the position of the panel of tokens and unit.
 
     Raises:
-        InvalidType: tokens are not a pair of whole numbers, or a position is not a whole number.
+        InvalidType: tokens are not a pair of integers, or a position is not an integer.
     """
 
     tokens: tuple[int, int] | None = None
@@ -73,10 +73,10 @@ class Selection:
             )
 
     def check(self, views: Sequence[AttributionView]) -> None:
-        """Refuses what cannot be chosen in panels of these views.
+        """Checks that the selection is possible in panels with these views.
 
         Raises:
-            InvalidValue: there is no such panel, token or unit, or the view has no value for these tokens.
+            InvalidValue: no such panel, token or unit, or the view has no values for these tokens.
         """
         if not 0 <= self.panel < len(views):
             raise InvalidValue(f"panel of a selection must be in 0 to {len(views) - 1}; given {self.panel!r}")
@@ -102,10 +102,10 @@ class Selection:
 
 @dataclass(frozen=True)
 class Script:
-    """A view's numbers and the module, as the text of the two elements that a page needs.
+    """A view's numbers and the module, as the content of two `<script>` elements.
 
     Attributes:
-        key: tells the elements of this module's version from others on the same page.
+        key: distinguishes the elements of this version of the module from others on the same page.
         data: the numbers as JSON; safe inside a `<script>` element.
         module: the module's text, followed by the call that mounts it wherever its key is found.
         source: the Content-Security-Policy source that allows this module and no other script.
@@ -118,7 +118,7 @@ class Script:
 
     @classmethod
     def of(cls, view: AttributionView) -> Script | None:
-        """The script of a view, or None where there is nothing to choose."""
+        """The script of a view, or None if nothing can be selected."""
         if not is_live(view):
             return None
         data = json.dumps(numbers(view), separators=(",", ":"), allow_nan=False)
@@ -135,7 +135,7 @@ def _module() -> dict[str, str]:
 
 
 def widget_module() -> str:
-    """The module of a notebook's widget; its default export renders the model of `llm_attr.viz.text.widget`."""
+    """The module of the notebook widget; its default export renders the model of `llm_attr.viz.text.widget`."""
     return _joined("attr.js", "widget.js")
 
 

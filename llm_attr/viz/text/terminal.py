@@ -132,7 +132,7 @@ class _ExplanationLines(Lines):
             yield text[start + len(body) :], ""
 
     def brackets(self, share: float) -> tuple[str, str]:
-        """Where there is no colour, the marks around a unit that counts."""
+        """Without colour, the marks around a strong unit."""
         if self.colours or not abs(share) >= _BRACKETED:
             return "", ""
         return f"[{'+' if share > 0 else '-'} ", "]"
@@ -173,11 +173,11 @@ class _ExplanationLines(Lines):
             yield line
         yield from self.more(len(view.units) - len(shown), "unit")
 
-    def pairs(self, found: list[tuple[int, int, float]]) -> Iterator[Text]:
+    def pairs(self, pairs: list[tuple[int, int, float]]) -> Iterator[Text]:
         """The strongest pairs of units: value, bar, places in the prompt, both texts."""
         from rich.text import Text
 
-        shown, scale = found[: self.limit], Scale.of([value for *_, value in found])
+        shown, scale = pairs[: self.limit], Scale.of([value for *_, value in pairs])
         numbers = [format_ascii(value, scale.limit) for *_, value in shown]
         places = [f"{first + 1}, {second + 1}" for first, second, _ in shown]
         number_width, place_width = max(map(len, numbers)), max(map(len, places))
@@ -192,7 +192,7 @@ class _ExplanationLines(Lines):
             line.append(texts[0]).append(" × ", "dim").append(texts[1])
             line.truncate(self.width, overflow="crop")
             yield line
-        yield from self.more(len(found) - len(shown), "pair")
+        yield from self.more(len(pairs) - len(shown), "pair")
 
     def error(self, unit: int) -> str:
         errors = self.view.unit_errors
@@ -222,7 +222,7 @@ class _ExplanationLines(Lines):
 
 
 def _rubric(group: Group | None, before: str) -> str:
-    """The line above a group's units, a line apart from the text before; after a group only the break of the line."""
+    """The heading of a group after an empty line; after a group only a line break."""
     ended = min(before.count("\n", len(before.rstrip())), 2)
     if group is None:
         return _BREAKS[ended + 1 :]

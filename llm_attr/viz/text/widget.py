@@ -25,17 +25,17 @@ _COLUMNS = "display:grid;gap:1rem;align-items:start;grid-template-columns:repeat
 
 
 class Viewable(Protocol):
-    """A result that says what its picture is drawn from, e.g. an `LLMAttributionResult`."""
+    """A result with a view, e.g. an `LLMAttributionResult`."""
 
     def view(self) -> AttributionView: ...
 
 
 Drawn: TypeAlias = "AttributionView | Viewable"
-"""What a panel can show."""
+"""Whatever a panel can show."""
 
 
 class _Selected(TraitType):
-    """A `Selection` that the widget's panels have."""
+    """A `Selection` that is valid in the widget's panels."""
 
     def validate(self, obj: Any, value: object) -> Selection:
         if not isinstance(value, Selection):
@@ -45,28 +45,28 @@ class _Selected(TraitType):
 
 
 class AttributionWidget(AnyWidget):
-    """The live picture of a result, or of several side by side, for Jupyter notebooks.
+    """The interactive picture of a result, or of several side by side, for Jupyter notebooks.
 
-    Click a token of the output or drag over several, and the prompt's units take the colours of their sum; click a
-    unit, and the output shows which tokens it raised or lowered. Tokens are shown in all panels with the same answer,
-    a unit in all panels that have the same text at its place.
+    Click an output token or drag over several to colour the prompt's units by their sum; click a unit to see which
+    output tokens it raised or lowered. Tokens are selected in all panels with the same answer, a unit in all panels
+    with the same text at its position.
 
-    A saved notebook holds the picture as HTML too, for readers that run no kernel (JupyterLab itself shows a widget
-    only once its cell has run again). Tools that execute a notebook may store the widget's state and then load
-    Jupyter's own scripts from the internet instead; `jupyter nbconvert --execute` keeps to the HTML with
-    `--ExecutePreprocessor.store_widget_state=False`. A result displayed as it is needs none of this.
+    A saved notebook also holds the picture as HTML, for readers without a kernel (JupyterLab itself shows a widget
+    only after its cell has run again). Tools that execute a notebook may store the widget's state and then load
+    Jupyter's own scripts from the internet instead; `jupyter nbconvert --execute` uses the HTML with
+    `--ExecutePreprocessor.store_widget_state=False`. A result displayed without a widget does not need any of this.
 
     Attributes:
-        selected: the `Selection`; set it and the notebook shows it, `observe` it to hear of every click.
+        selected: the `Selection`; setting it updates the notebook, `observe` reports every click.
 
     Args:
         *results: results or their views, one for each panel.
-        names: headings of the panels; without them each has the title of its view.
+        names: titles of the panels; by default the titles of the views.
 
     Raises:
         InvalidValue: there is no result.
-        InvalidType: something given is neither a result nor a view, or a name is no text.
-        InvalidShape: there are not as many names as results.
+        InvalidType: an argument is neither a result nor a view, or a name is not a string.
+        InvalidShape: the number of names differs from the number of results.
 
     Example:
         >>> widget = AttributionWidget(result, other, names=("ablation", "gradient"))  # doctest: +SKIP
@@ -88,7 +88,7 @@ class AttributionWidget(AnyWidget):
 
     @property
     def results(self) -> tuple[Drawn, ...]:
-        """What the panels show; set it to others, and the widget shows these with nothing chosen."""
+        """The results in the panels; setting them clears the selection."""
         return self._results
 
     @results.setter
@@ -101,7 +101,7 @@ class AttributionWidget(AnyWidget):
 
     @property
     def result(self) -> Drawn:
-        """What the only panel shows; set it to another result, and the widget shows that with nothing chosen.
+        """The result in the only panel; setting it clears the selection.
 
         Raises:
             InvalidValue: there are several panels.
@@ -115,20 +115,20 @@ class AttributionWidget(AnyWidget):
 
     @property
     def views(self) -> tuple[AttributionView, ...]:
-        """The views that the panels draw, with their headings."""
+        """The views in the panels, with their titles."""
         return self._views
 
     def to_html(self) -> str:
-        """The panels without a kernel: one `<div>` for a larger page, alive where scripts may run."""
+        """The panels without a kernel: one `<div>` for a larger page, interactive if scripts may run."""
         return _side_by_side([fragment(view) for view in self._views])
 
     def __repr__(self) -> str:
         return f"AttributionWidget({', '.join(repr(view.title) for view in self._views)})"
 
     def _repr_mimebundle_(self, **kwargs: Any) -> Any:
-        """The widget, and the same without a kernel for where the notebook is only read."""
-        found = super()._repr_mimebundle_(**kwargs)
-        data, metadata = found if isinstance(found, tuple) else (found, {})
+        """The widget, and HTML for readers without a kernel."""
+        bundle = super()._repr_mimebundle_(**kwargs)
+        data, metadata = bundle if isinstance(bundle, tuple) else (bundle, {})
         return {**data, "text/html": self.to_html()}, metadata
 
     def _only(self) -> int:
@@ -157,16 +157,16 @@ def _view(result: Drawn) -> AttributionView:
     view = getattr(result, "view", None)
     if not callable(view):
         raise InvalidType(f"a widget shows results or views; given {type(result).__name__}")
-    found = view()
-    if not isinstance(found, AttributionView):
+    made = view()
+    if not isinstance(made, AttributionView):
         raise InvalidType(
             f"a widget shows single results or their views; given {type(result).__name__}: give each of its results"
         )
-    return found
+    return made
 
 
 def _content(views: Sequence[AttributionView]) -> dict[str, Any]:
-    """What `static/widget.js` draws from."""
+    """The content that `static/widget.js` renders."""
     return {
         "markup": _side_by_side([fragment(view, scripts=False) for view in views]),
         "numbers": [numbers(view) if is_live(view) else None for view in views],
@@ -178,6 +178,6 @@ def _side_by_side(panels: Sequence[str]) -> str:
 
 
 def _selection(sent: dict[str, Any]) -> Selection:
-    """What the notebook sent."""
+    """The selection sent by the notebook."""
     tokens = sent["tokens"]
     return Selection(None if tokens is None else (tokens[0], tokens[1]), sent["unit"], sent["panel"])

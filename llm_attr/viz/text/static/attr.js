@@ -1,15 +1,15 @@
-// Brings the HTML view of a text attribution to life: choose tokens of the output and the prompt takes the colours of
-// their sum; point at a unit of the prompt and the output shows which tokens it raised or lowered.
+// Makes the HTML view of a text attribution interactive: select output tokens to colour the prompt by their sum; point
+// at a unit of the prompt to see which output tokens it raised or lowered.
 //
 // const handle = mount(root, data)
 //   root    the element around the markup of templates/explanation.html
-//   data    {additive, limit, unit_values: [units], token_values: [tokens][units], groups: [[first, stop]]}; null is nan
-//   handle  .select(first, stop)  tokens first..stop-1; without arguments the whole answer
-//           .selected             [first, stop], or null for the whole answer
-//           .hold(unit)           marks a unit as a click on it does; without an argument lets go
-//           .destroy()            leaves the markup as it was
-//   Every new selection dispatches a bubbling "attr-select" on root, with [first, stop] or null as its detail; every
-//   unit held or let go an "attr-hold", with the unit or null.
+//   data    {additive, limit, unit_values: [units], token_values: [tokens][units], groups: [[first, stop]]}; null is NaN
+//   handle  .select(first, stop)  tokens first..stop-1; without arguments the full answer
+//           .selected             [first, stop], or null for the full answer
+//           .hold(unit)           marks a unit, as a click on it does; without an argument releases it
+//           .destroy()            restores the markup
+//   Every new selection dispatches a bubbling "attr-select" on root, with [first, stop] or null as its detail; holding
+//   or releasing a unit an "attr-hold", with the unit or null.
 // static/page.js mounts it on a page, static/widget.js in a notebook.
 // Colours belong to the style sheet: an element only gets the class of its sign and its share of the limit (--v).
 
@@ -39,7 +39,7 @@ export function mount(root, data) {
   };
 }
 
-// ---- what there is
+// ---- elements and numbers
 
 function parts(root) {
   const all = (selector) => [...root.querySelectorAll(selector)];
@@ -58,7 +58,7 @@ function parts(root) {
     legend: root.querySelector(".prompt .legend"),
     output: root.querySelector(".output"),
     status: root.querySelector(".status"),
-    told: root.querySelector(".status span"),
+    message: root.querySelector(".status span"),
     button: root.querySelector(".status button"),
   };
 }
@@ -77,7 +77,7 @@ function extent(values) {
   return largest;
 }
 
-/** The units' values for the chosen tokens: their sum, or those of the whole answer. */
+/** The units' values for the selected tokens: their sum, or the values for the full answer. */
 function valuesOf({ whole, rows, selected }) {
   if (!selected) return whole;
   const sums = new Float64Array(whole.length);
@@ -85,7 +85,7 @@ function valuesOf({ whole, rows, selected }) {
   return sums;
 }
 
-/** The positions by |value|, largest first; equal ones in reading order, nan last. */
+/** The positions by descending |value|; ties in reading order, NaN last. */
 function ranked(values) {
   const size = values.map((value) => (Number.isNaN(value) ? -1 : Math.abs(value)));
   return [...values.keys()].sort((a, b) => size[b] - size[a] || a - b);
@@ -95,8 +95,8 @@ function total(values, first = 0, stop = values.length) {
   return values.subarray(first, stop).reduce((sum, value) => sum + value, 0);
 }
 
-/** The number as the page writes it: with its sign, to three digits of the largest beside it. */
-function printed(value, limit) {
+/** The number as the page formats it: with its sign, to three digits of the largest value shown. */
+function formatNumber(value, limit) {
   if (Number.isNaN(value)) return "nan";
   const sign = value > 0 ? "+" : "−";
   const size = Math.abs(value);
@@ -109,7 +109,7 @@ function printed(value, limit) {
   return Number(text) ? sign + text : text;
 }
 
-// ---- choosing
+// ---- selecting tokens
 
 function select(page, first, stop) {
   if (first === undefined || first === null) return choose(page, null);
@@ -119,7 +119,7 @@ function select(page, first, stop) {
   choose(page, first, stop - 1);
 }
 
-/** Chooses from the anchor to the head, in either order; null chooses the whole answer. */
+/** Selects from the anchor to the head, in either order; null selects the full answer. */
 function choose(page, anchor, head = anchor) {
   if (anchor !== null && !page.additive) anchor = head;
   const selected = anchor === null ? null : [Math.min(anchor, head), Math.max(anchor, head) + 1];
@@ -159,7 +159,7 @@ function drag(page, { clientX, clientY }) {
   rove(page.tokens, position);
 }
 
-/** A touch that turns out to scroll the page has chosen nothing. */
+/** A touch that turns out to scroll the page selects nothing. */
 function cancelDrag(page) {
   const { selected, anchor, head } = page.drag ?? page;
   page.drag = null;
@@ -184,7 +184,7 @@ function isPress({ key }) {
   return key === " " || key === "Enter";
 }
 
-/** Where a key leads from a position, or null. */
+/** The position that a key leads to, or null. */
 function stepped({ key, ctrlKey, metaKey, altKey }, from, count, box) {
   if (ctrlKey || metaKey || altKey || from === null) return null;
   const onward = getComputedStyle(box).direction === "rtl" ? "ArrowLeft" : "ArrowRight";
@@ -195,7 +195,7 @@ function stepped({ key, ctrlKey, metaKey, altKey }, from, count, box) {
   return Math.min(Math.max(from + step, 0), count - 1);
 }
 
-/** Gives one of the elements the only place in the tab order, and the focus. */
+/** Makes an element the only one in the tab order and focuses it. */
 function rove(elements, position) {
   for (const other of elements) if (other.tabIndex === 0) other.tabIndex = -1;
   elements[position].tabIndex = 0;
@@ -228,7 +228,7 @@ function unitAt(element) {
   return owner && Number(owner.dataset.unit);
 }
 
-/** A click holds a unit, or lets it go; from the list it also leads to its place in the prompt. */
+/** A click holds or releases a unit; from the list it also scrolls to its place in the prompt. */
 function goTo(page, unit) {
   hold(page, page.held === unit ? null : unit);
   rove(page.units, unit);
@@ -256,7 +256,7 @@ function hold(page, unit) {
   page.root.dispatchEvent(new CustomEvent("attr-hold", { bubbles: true, detail: unit }));
 }
 
-/** Tints the output's tokens by what the unit did to each; null takes the tint away. */
+/** Tints the output's tokens by the unit's value for each; null removes the tint. */
 function show(page, unit) {
   if (page.shown === unit) return;
   if (page.shown !== null) mark(page, page.shown, false);
@@ -268,15 +268,15 @@ function show(page, unit) {
     small.textContent = small.dataset.text;
     if (unit === null) return;
     shade(token, page.rows[position][unit], page.limit);
-    small.textContent = printed(page.rows[position][unit], page.limit);
+    small.textContent = formatNumber(page.rows[position][unit], page.limit);
   });
   page.output.classList.toggle("tinted", unit !== null);
-  tell(page);
+  updateStatus(page);
 }
 
 function mark(page, unit, shown) {
   for (const element of [page.units[unit], page.items[unit]]) element.classList.toggle("shown", shown);
-  page.units[unit].title = `unit ${unit + 1}: ${printed(page.values[unit], page.end)}`;
+  page.units[unit].title = `unit ${unit + 1}: ${formatNumber(page.values[unit], page.end)}`;
 }
 
 // ---- painting
@@ -290,7 +290,7 @@ function paint(page) {
   paintTokens(page);
   orderItems(page);
   paintItems(page);
-  tell(page);
+  updateStatus(page);
 }
 
 function shade(element, value, limit) {
@@ -303,14 +303,14 @@ function shade(element, value, limit) {
 }
 
 function paintTotals({ groups, totals, values, end }) {
-  groups.forEach((group, place) => (totals[place].textContent = printed(total(values, ...group), end)));
+  groups.forEach((group, place) => (totals[place].textContent = formatNumber(total(values, ...group), end)));
 }
 
 function paintLegend({ legend, end }) {
   const [low, ramp, high, name] = legend.children;
   for (const element of [low, ramp, high]) element.hidden = !end;
-  low.textContent = printed(-end, end);
-  high.textContent = printed(end, end);
+  low.textContent = formatNumber(-end, end);
+  high.textContent = formatNumber(end, end);
   name.textContent = legend.dataset.name + (end ? "" : ": no value other than 0");
 }
 
@@ -321,27 +321,27 @@ function paintTokens({ tokens, table, selected, button }) {
   button.hidden = !selected;
 }
 
-/** Puts the list's rows in the order of the values, as many into each part as there were. */
+/** Sorts the rows of the list by value, keeping the number of rows in each part. */
 function orderItems({ items, lists, values }) {
   const order = ranked(values);
   for (const list of lists) list.replaceChildren(...order.splice(0, list.childElementCount).map((unit) => items[unit]));
 }
 
-/** Writes the rows that can be seen; those folded away wait until they are unfolded. */
+/** Updates the visible rows; folded ones are updated when they are unfolded. */
 function paintItems({ lists, more, values, end }) {
   for (const list of lists) {
     if (more?.contains(list) && !more.open) continue;
     for (const item of list.children) {
       const [number, bar] = item.children;
-      number.textContent = printed(values[item.dataset.unit], end);
+      number.textContent = formatNumber(values[item.dataset.unit], end);
       shade(bar.firstElementChild, values[item.dataset.unit], end);
     }
   }
 }
 
-/** The line below the output: what is chosen and who carried it, or what the unit pointed at did. */
-function tell(page) {
-  page.told.textContent = page.shown === null ? aboutTokens(page) : aboutUnit(page, page.shown);
+/** The line below the output: the selection and its strongest unit, or the effect of the unit pointed at. */
+function updateStatus(page) {
+  page.message.textContent = page.shown === null ? aboutTokens(page) : aboutUnit(page, page.shown);
 }
 
 function aboutTokens(page) {
@@ -350,8 +350,8 @@ function aboutTokens(page) {
   const [first, stop] = page.selected;
   const [strongest] = ranked(values);
   const place = stop - first > 1 ? `Tokens ${first + 1}–${stop}` : `Token ${stop}`;
-  const sum = page.additive ? `units sum to ${printed(total(values), end)}, ` : "";
-  const most = `most by unit ${strongest + 1} (${printed(values[strongest], end)}).`;
+  const sum = page.additive ? `units sum to ${formatNumber(total(values), end)}, ` : "";
+  const most = `most by unit ${strongest + 1} (${formatNumber(values[strongest], end)}).`;
   return `${place} of ${page.tokens.length}: ${sum}${most}${page.additive ? "" : ALONE}`;
 }
 
@@ -361,19 +361,19 @@ function aboutUnit({ rows, tokens, limit }, unit) {
     const best = rows.reduce((best, _, place) => (value(place) > value(best) ? place : best), -1);
     if (best < 0) return [];
     const text = tokens[best].firstElementChild.textContent.slice(0, 40);
-    return [`${word} ${text} most (${printed(rows[best][unit], limit)})`];
+    return [`${word} ${text} most (${formatNumber(rows[best][unit], limit)})`];
   };
   return `Unit ${unit + 1} ${[...most("raised", 1), ...most("lowered", -1)].join(" and ") || "changed no token"}.`;
 }
 
-// ---- furniture: what the markup gets on top, and gives back
+// ---- attributes that are added to the markup, and removed by destroy()
 
 function furnish(page) {
   const { root, tokens, units } = page;
   page.values = page.whole;
   page.end = page.wholeEnd;
   root.classList.add("live");
-  root.style.setProperty("--widest", `${printed(-page.limit, page.limit).length}ch`);
+  root.style.setProperty("--widest", `${formatNumber(-page.limit, page.limit).length}ch`);
   dress(page.box, { role: "listbox", "aria-label": "Tokens of the output", "aria-multiselectable": page.additive });
   tokens.forEach((token, place) => {
     dress(token, { role: "option", "aria-selected": "false", tabindex: place ? -1 : 0 });
@@ -381,7 +381,7 @@ function furnish(page) {
   });
   units.forEach((unit, place) => dress(unit, { role: "button", "aria-pressed": "false", tabindex: place ? -1 : 0 }));
   page.status.hidden = false;
-  tell(page);
+  updateStatus(page);
 }
 
 function dress(element, attributes) {
