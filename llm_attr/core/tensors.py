@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 
 from llm_attr.errors import InvalidShape, InvalidType
-from llm_attr.typing import Baselines, TensorOrTensors, Tensors, Values
+from llm_attr.typing import Baselines, TensorOrTensors, Tensors
 
 
 def as_tensors(inputs: TensorOrTensors, alike: bool = True) -> Tensors:
@@ -219,13 +219,3 @@ def at_least_fp32(tensor: Tensor, like: Tensor | None = None) -> Tensor:
     if like is None and tensor.dtype in (torch.float32, torch.float64):
         return tensor
     return tensor.to(torch.promote_types((tensor if like is None else like).dtype, torch.float32))
-
-
-def accumulator(dtype: torch.dtype) -> torch.dtype:
-    """The type in which values of this type are interpolated and summed: at least fp32."""
-    return torch.promote_types(dtype, torch.float32)
-
-
-def precise(tensor: Tensor, like: Values) -> Tensor:
-    """In the type of the values, but at least fp32."""
-    return tensor.to(torch.promote_types(like.dtype, torch.float32))

@@ -9,7 +9,7 @@ import torch
 from llm_attr.core.estimators.base import BaseEstimator
 from llm_attr.core.estimators.shapley import all_subsets, count_subsets, gains, random_subsets
 from llm_attr.core.game.estimate import Estimate, widening
-from llm_attr.core.tensors import precise
+from llm_attr.core.tensors import at_least_fp32
 from llm_attr.errors import positive
 from llm_attr.typing import Coalitions, Values
 
@@ -49,7 +49,7 @@ class MeanDifferences(BaseEstimator):
 def banzhaf_values(values: Values) -> Values:
     """`(features, outputs)` from the values of all subsets, `(2^features, outputs)` in the order of their numbers."""
     features = (len(values) - 1).bit_length()
-    rows = [precise(gains(values, feature), values).mean(0) for feature in range(features)]
+    rows = [at_least_fp32(gains(values, feature), values).mean(0) for feature in range(features)]
     return torch.stack(rows) if rows else values.new_zeros(0, *values.shape[1:])
 
 
@@ -68,6 +68,6 @@ def _differences(coalitions: Coalitions, values: Values) -> Estimate:
     unknown = variance.isnan() | means.isnan() | variance.isinf()
     wider = widening(max(1, len(coalitions) - 2))
     return Estimate(
-        precise(torch.where(means.isnan(), 0, means), values),
-        precise(torch.where(unknown, torch.inf, variance).sqrt() * wider, values),
+        at_least_fp32(torch.where(means.isnan(), 0, means), values),
+        at_least_fp32(torch.where(unknown, torch.inf, variance).sqrt() * wider, values),
     )

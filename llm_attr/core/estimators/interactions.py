@@ -24,7 +24,7 @@ from llm_attr.core.estimators.shapley import (
 )
 from llm_attr.core.game.estimate import Estimate
 from llm_attr.core.random_state import generator
-from llm_attr.core.tensors import precise
+from llm_attr.core.tensors import at_least_fp32
 from llm_attr.errors import InvalidValue, UnknownName, positive
 from llm_attr.typing import Coalitions, Values
 
@@ -100,8 +100,8 @@ class PairInteractions(BaseEstimator):
             return Estimate(_exact(values, self._index))
         pairs = _of_meetings(coalitions, values) if self._index == "shapley" else _fitted(coalitions, values)
         shape = (coalitions.shape[1], coalitions.shape[1], values.shape[1])
-        stderr = None if pairs.stderr is None else precise(pairs.stderr.view(shape), values)
-        return Estimate(precise(pairs.values.view(shape), values), stderr)
+        stderr = None if pairs.stderr is None else at_least_fp32(pairs.stderr.view(shape), values)
+        return Estimate(at_least_fp32(pairs.values.view(shape), values), stderr)
 
 
 def _meetings(features: int, seed: int | None) -> Iterator[Coalitions]:
@@ -141,7 +141,7 @@ def _of_meetings(coalitions: Coalitions, values: Values) -> Estimate:
     features, outputs = coalitions.shape[1], values.shape[1]
     shape = (-1, _orders(features), max(1, 2 * features))
     order = orders(coalitions.unflatten(0, shape)[:, :, : features + 1])
-    along = precise(values.unflatten(0, shape), values)
+    along = at_least_fp32(values.unflatten(0, shape), values)
     chain, alone = along[:, :, : features + 1], along[:, :, features + 1 :]
     together = chain[:, :, 2:] - chain[:, :, 1:-1] - alone + chain[:, :, :-2]
     added = chain[:, :, 1:] - chain[:, :, :-1]
@@ -190,11 +190,11 @@ def _fitted(coalitions: Coalitions, values: Values) -> Estimate:
 
 def _exact(values: Values, index: Index) -> Values:
     features = (len(values) - 1).bit_length()
-    exact = precise(values, values)
+    exact = at_least_fp32(values)
     matrix = exact.new_zeros(features, features, values.shape[1])
     if features > 1:
         sizes = subset_sizes(features - 2)
-        weights = precise((_shares(features) if index == "shapley" else _uniform(features))[sizes], values)
+        weights = at_least_fp32((_shares(features) if index == "shapley" else _uniform(features))[sizes], values)
         for i, j in combinations(range(features), 2):
             matrix[i, j] = matrix[j, i] = weights @ _second_gains(exact, i, j)
     main = shapley_values(values) if index == "shapley" else banzhaf_values(values) - matrix.sum(1) / 2

@@ -21,7 +21,7 @@ from llm_attr.core.estimators.shapley import (
 from llm_attr.core.game.estimate import Estimate
 from llm_attr.core.game.hierarchy import Group, Nested
 from llm_attr.core.random_state import generator
-from llm_attr.core.tensors import precise
+from llm_attr.core.tensors import at_least_fp32
 from llm_attr.errors import TooManyFeatures, positive
 from llm_attr.typing import Coalitions, Values
 
@@ -92,10 +92,10 @@ class HierarchicalOrders(BaseEstimator):
         if not self.fixed:
             return of_chains(coalitions, values, self._paired)
         features = coalitions.shape[1]
-        attributions = precise(values, values).new_zeros(features, *values.shape[1:])
+        attributions = at_least_fp32(values).new_zeros(features, *values.shape[1:])
         for table in _tables(Group.of(self._nested, features), features):
-            weights = precise(table.weights, values)
-            restricted = torch.einsum("c,cso->so", weights, precise(values[table.rows], values))
+            weights = at_least_fp32(table.weights, values)
+            restricted = torch.einsum("c,cso->so", weights, at_least_fp32(values[table.rows], values))
             for member, value in zip(table.group.members, shapley_values(restricted), strict=True):
                 if not isinstance(member, Group):
                     attributions[member] = value

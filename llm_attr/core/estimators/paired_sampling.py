@@ -22,7 +22,7 @@ from llm_attr.core.estimators.base import BaseEstimator
 from llm_attr.core.game.coalitions import keys
 from llm_attr.core.game.estimate import Estimate, widening
 from llm_attr.core.random_state import generator
-from llm_attr.core.tensors import precise
+from llm_attr.core.tensors import at_least_fp32
 from llm_attr.errors import positive
 from llm_attr.typing import Coalitions, Values
 
@@ -167,7 +167,7 @@ class PairedRegression(BaseEstimator):
         """The regression and its errors; equal shares with infinite errors if there are no pairs."""
         doubled = values.double()
         shares, errors = self._regressed(coalitions, doubled) if coalitions.shape[1] else (doubled[:0], doubled[:0])
-        return Estimate(precise(shares, values), precise(errors, values))
+        return Estimate(at_least_fp32(shares, values), at_least_fp32(errors, values))
 
     def _regressed(self, coalitions: Coalitions, values: Values) -> tuple[Values, Values]:
         first, features = coalitions[2::2], coalitions.shape[1]

@@ -12,7 +12,7 @@ from llm_attr.core.estimators.base import BaseEstimator
 from llm_attr.core.estimators.surrogate import Lasso, Surrogate, bootstrap
 from llm_attr.core.game.estimate import Estimate
 from llm_attr.core.random_state import generator
-from llm_attr.core.tensors import precise
+from llm_attr.core.tensors import at_least_fp32
 from llm_attr.errors import InvalidValue, positive
 from llm_attr.typing import Coalitions, Values
 
@@ -72,8 +72,8 @@ class RandomAblations(BaseEstimator):
             return self._coefficients(rows[chosen], targets[chosen], weights[chosen])
 
         coefficients = fit(torch.arange(len(rows), device="cpu"))
-        stderr = precise(bootstrap(fit, len(rows), self._refits), values) if self._refits else None
-        return Estimate(precise(coefficients, values), stderr, "bootstrap")
+        stderr = at_least_fp32(bootstrap(fit, len(rows), self._refits), values) if self._refits else None
+        return Estimate(at_least_fp32(coefficients, values), stderr, "bootstrap")
 
     def _targets(self, values: Tensor) -> Tensor:
         return values

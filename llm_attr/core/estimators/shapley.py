@@ -12,7 +12,7 @@ from llm_attr.core.estimators.base import BaseEstimator
 from llm_attr.core.game.coalitions import BLOCK_ENTRIES
 from llm_attr.core.game.estimate import Estimate, widening
 from llm_attr.core.random_state import generator
-from llm_attr.core.tensors import precise
+from llm_attr.core.tensors import at_least_fp32
 from llm_attr.errors import TooManyFeatures, positive
 from llm_attr.typing import Coalitions, Values
 
@@ -128,7 +128,7 @@ def numbered(numbers: Tensor, features: int) -> Coalitions:
 def shapley_values(values: Values) -> Values:
     """`(features, outputs)` from the values of all subsets, `(2^features, outputs)` in the order of their numbers."""
     features = (len(values) - 1).bit_length()
-    weights = precise(subset_shares(features), values)
+    weights = at_least_fp32(subset_shares(features), values)
     rows = [weights @ gains(values, feature).to(weights.dtype) for feature in range(features)]
     return torch.stack(rows) if rows else values.new_zeros(0, *values.shape[1:])
 
@@ -167,7 +167,7 @@ def of_chains(coalitions: Coalitions, values: Values, paired: bool) -> Estimate:
     shape = (-1, 2 if paired else 1, features + 1)
     order = orders(coalitions.unflatten(0, shape))
     along = values.unflatten(0, shape)
-    steps = precise(along[:, :, 1:] - along[:, :, :-1], values)
+    steps = at_least_fp32(along[:, :, 1:] - along[:, :, :-1], values)
     added = torch.empty_like(steps).scatter_(2, order[..., None].expand_as(steps), steps)
     return mean_and_error(added.mean(1))
 

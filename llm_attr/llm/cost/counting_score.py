@@ -8,7 +8,7 @@ import torch
 from torch import Tensor, nn
 
 from llm_attr.core.site import Site
-from llm_attr.core.tensors import Slot, accumulator
+from llm_attr.core.tensors import Slot, at_least_fp32
 from llm_attr.llm.gradients.answer_score import Passage
 from llm_attr.llm.model.cost import NOTHING, Call, Cost
 from llm_attr.llm.model.language_model import LanguageModel
@@ -97,10 +97,14 @@ class CountingScore:
         return tuple(self._passing(site, embedded, embedding) for site in self._sites)
 
     def _passing(self, site: Site, embedded: Tensor, embedding: nn.Module) -> Tensor:
-        dtype = accumulator(embedded.dtype)
+        embedded = at_least_fp32(embedded)
         if site.layer is embedding:
-            return embedded.to(dtype)
+            return embedded
         says = getattr(site.layer, "in_features" if site.io == "input" else "out_features", None)
         return torch.ones(
-            1, embedded.shape[1], says or self.language_model.text_config.hidden_size, dtype=dtype, device="cpu"
+            1,
+            embedded.shape[1],
+            says or self.language_model.text_config.hidden_size,
+            dtype=embedded.dtype,
+            device="cpu",
         )

@@ -13,7 +13,7 @@ from llm_attr.core.backward import held
 from llm_attr.core.jacobian import Jacobian
 from llm_attr.core.problem import ManyOutputs
 from llm_attr.core.site import Site, reading, replaced
-from llm_attr.core.tensors import Slot, accumulator, split_by
+from llm_attr.core.tensors import Slot, at_least_fp32, split_by
 from llm_attr.errors import NoGradient
 from llm_attr.llm.model.backend import forward_logits
 from llm_attr.llm.model.cost import Cost
@@ -157,7 +157,7 @@ class AnswerScore:
     def _moved(self, whole: Tensors) -> Tensors:
         places = self._places
         chosen = whole if places is None else tuple(tensor[:, places.to(tensor.device)] for tensor in whole)
-        return tuple(tensor.to(accumulator(tensor.dtype)) for tensor in chosen)
+        return tuple(at_least_fp32(tensor) for tensor in chosen)
 
     def _put(self, moved: Tensor, whole: Tensor) -> Tensor:
         moved = moved.to(whole.dtype)

@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 import torch
 from torch import Tensor
 
-from llm_attr.core.tensors import accumulator
+from llm_attr.core.tensors import at_least_fp32
 from llm_attr.errors import InvalidShape
 from llm_attr.typing import Tensors
 
@@ -127,7 +127,7 @@ def by_unit(tensors: Tensors, owners: Tensor, units: int) -> Tensor:
                 f"a layer must give a vector at each of the {len(owners)} positions of the prompt; got the shape "
                 f"{tuple(tensor.shape)}"
             )
-        each = tensor[:, : len(owners)].flatten(2).to(accumulator(tensor.dtype)).sum(2).float().cpu()
+        each = at_least_fp32(tensor[:, : len(owners)].flatten(2)).sum(2).float().cpu()
         totals.index_add_(1, place, each)
-        totals[:, units] += tensor[:, len(owners) :].flatten(1).sum(1, dtype=accumulator(tensor.dtype)).float().cpu()
+        totals[:, units] += at_least_fp32(tensor[:, len(owners) :].flatten(1)).sum(1).float().cpu()
     return totals
