@@ -91,7 +91,7 @@ class KernelShap(PerturbationAttribution):
 
         Args:
             interpretable_sample: `(1, features)` of zeros and ones.
-            kwargs: Ignored; further keywords that Lime passes.
+            **kwargs: Ignored; further keywords that Lime passes.
         """
         ends = (interpretable_sample != 0).all() or (interpretable_sample == 0).all()
         return torch.tensor([ENDPOINT_WEIGHT if ends else 1.0], dtype=torch.float32, device="cpu")
@@ -104,7 +104,7 @@ class KernelShap(PerturbationAttribution):
 
         Args:
             original_inp: The input; the samples are on its device.
-            kwargs: `num_interp_features`, the number of features; `num_select_distribution`, a distribution of
+            **kwargs: `num_interp_features`, the number of features; `num_select_distribution`, a distribution of
                 sizes minus one that replaces the default.
         """
         features: int = kwargs["num_interp_features"]

@@ -1,26 +1,35 @@
-"""LIME: the coefficients of an interpretable model that is fitted around an input."""
+"""LIME: the coefficients of an interpretable model fitted around an input."""
 
 from __future__ import annotations
 
-from typing import Any
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass, replace
+from typing import Any, TypeAlias
 
 import torch
 from torch import Tensor
 
 from llm_attr.attr.forms import keeps_form
 from llm_attr.attr.linear_models import LinearModel
-from llm_attr.attr.original import Original, PerturbFunction, SimilarityFunction
 from llm_attr.attr.perturbation import FeatureGame, PerturbationAttribution
-from llm_attr.core.estimators.random_ablations import BOOTSTRAP_SAMPLES, WeightedSurrogate
-from llm_attr.core.estimators.similarity import Distance, ExponentialKernel
+from llm_attr.core.estimators.random_ablations import BOOTSTRAP_SAMPLES, Similarity, WeightedSurrogate
+from llm_attr.core.estimators.similarity import Distance, ExponentialKernel, Products
 from llm_attr.core.estimators.surrogate import OneByOne, Surrogate
 from llm_attr.core.evaluator import share_of
 from llm_attr.core.game.features import Features
 from llm_attr.core.game.ledger import Ledger
+from llm_attr.core.game.tensor_game import points
 from llm_attr.core.problem import Problem
 from llm_attr.core.registry import registered
-from llm_attr.errors import InvalidType
-from llm_attr.typing import Baselines, Coalitions, ForwardFunction, Target, TensorOrTensors
+from llm_attr.core.tensors import in_slots, map_tensors
+from llm_attr.errors import InvalidShape, InvalidType, InvalidValue
+from llm_attr.typing import Baselines, Coalitions, ForwardFunction, Target, TensorOrTensors, Tensors
+
+SimilarityFunction: TypeAlias = Callable[..., Any]
+"""`(original_input, perturbed_input, perturbed_interpretable_input (1, features), **keywords) -> number`."""
+
+PerturbFunction: TypeAlias = Callable[..., Any]
+"""`(original_input, **keywords) -> (1, features)` of zeros and ones, or a generator of these."""
 
 
 def get_exp_kernel_similarity_function(
@@ -29,11 +38,11 @@ def get_exp_kernel_similarity_function(
     """The similarity `exp(-distance^2 / (2 kernel_width^2))` of a perturbed input to the original, for Lime.
 
     Args:
-        distance_mode: `cosine` (1 less the cosine) or `euclidean`, over all inputs together.
-        kernel_width: At which distance a sample still weighs `exp(-1/2)`.
+        distance_mode: `cosine` (1 minus the cosine) or `euclidean`, over all inputs together.
+        kernel_width: The distance at which the weight is `exp(-1/2)`.
 
     Raises:
-        UnknownName: there is no such distance.
+        UnknownName: the distance is unknown.
     """
     return ExponentialKernel(distance_mode, kernel_width)
 
@@ -46,47 +55,46 @@ def lime_of_text(
     seed: int | None = None,
     refits: int = BOOTSTRAP_SAMPLES,
 ) -> WeightedSurrogate:
-    """The estimator for texts, where the input is a one for each unit and absence a zero; arguments as of `Lime`.
+    """The estimator for text, where the input has a one per unit and absence is zero.
 
     Args:
-        n_samples: Coalitions.
+        n_samples: Number of coalitions.
         interpretable_model: See `Lime`.
         similarity_func: See `Lime`.
         perturb_func: See `Lime`.
-        seed: Of the coalitions; None: torch's global stream.
-        refits: Samples of the bootstrap from which standard errors are taken; 0: there are none.
+        seed: Seed of the coalitions; None: torch's global generator.
+        refits: Number of bootstrap samples for the standard errors; 0: no standard errors.
     """
     kernel = similarity_func or ExponentialKernel()
 
     def similarity(coalitions: Coalitions, outputs: int) -> Tensor:
-        return Original.presence(coalitions.shape[1]).similarity(kernel)(coalitions, outputs)
+        return _Original.presence(coalitions.shape[1]).similarity(kernel)(coalitions, outputs)
 
-    def draw(features: int) -> Any:
-        return Original.presence(features).draw(perturb_func)(features) if perturb_func else None
+    def draw(features: int) -> Iterator[Coalitions]:
+        return _Original.presence(features).coalitions(perturb_func)
 
-    return WeightedSurrogate(
-        n_samples, _surrogate(interpretable_model), similarity, draw if perturb_func else None, seed, refits
-    )
+    surrogate = _surrogate(interpretable_model)
+    return WeightedSurrogate(n_samples, surrogate, similarity, draw if perturb_func else None, seed, refits)
 
 
 @registered
 class Lime(PerturbationAttribution):
-    """Fits an interpretable model to the outputs for random ablations, and gives its coefficients.
+    """Fits an interpretable model to the outputs for random ablations and returns its coefficients.
 
-    Each feature is absent with probability 1/2; a sample weighs the more, the more similar it is to the input; by
-    default a lasso is fitted (scikit-learn), least squares and ridge are solved in closed form. All examples of a batch
-    share their ablations and have a model each.
+    Each feature is absent with probability 1/2, and samples are weighted by their similarity to the input. The default
+    is a lasso (scikit-learn); least squares and ridge are solved in closed form. All examples of a batch share their
+    ablations, and each has its own model.
 
     Args:
-        interpretable_model: One of the `SkLearn...` and `SGD...` models, or an object with `fit`, of a DataLoader that
-            gives (rows, values, weights), and `representation`. None: `SkLearnLasso(alpha=0.01)`.
+        interpretable_model: One of the `SkLearn...` and `SGD...` models, or an object with `representation` and with
+            `fit`, which takes a DataLoader of (rows, values, weights). None: `SkLearnLasso(alpha=0.01)`.
         similarity_func: From `get_exp_kernel_similarity_function`, or a function `(original_input, perturbed_input,
-            perturbed_interpretable_input, baselines, feature_mask, num_interp_features) -> weight`, the last three by
-            keyword. None: the kernel on the cosine, of width 1.
-        perturb_func: A function `(original_input, baselines, feature_mask, num_interp_features)` that gives a tensor
+            perturbed_interpretable_input, baselines, feature_mask, num_interp_features) -> weight`, the last three as
+            keywords. None: the cosine kernel of width 1.
+        perturb_func: A function `(original_input, baselines, feature_mask, num_interp_features)` that returns a tensor
             `(1, features)` of zeros (absent) and ones, or a generator of them. None: each is 1 with probability 1/2.
 
-    Functions of your own are asked for each example by itself, which is slower.
+    Custom functions are called for each example separately, which is slower.
 
     Source: M. T. Ribeiro, S. Singh and C. Guestrin, "Why Should I Trust You?", KDD 2016, section 3.
 
@@ -115,10 +123,9 @@ class Lime(PerturbationAttribution):
 
     @property
     def estimator_options(self) -> dict[str, Any]:
-        """The model and the functions that this method has."""
+        """The constructor's arguments that differ from the defaults."""
         names = ("interpretable_model", "similarity_func", "perturb_func")
-        own = {name: getattr(self, name) for name in names}
-        return {name: value for name, value in own.items() if value is not None and value != ExponentialKernel()}
+        return {name: own for name in names if (own := getattr(self, name)) not in (None, ExponentialKernel())}
 
     @keeps_form
     def attribute(
@@ -141,63 +148,158 @@ class Lime(PerturbationAttribution):
     ) -> Any:
         """The coefficient of each feature.
 
+        Shared arguments: see `PerturbationAttribution`.
+
         Args:
-            inputs: See `Attribution`.
-            baselines: See `Attribution`.
-            target: See `Attribution`.
-            additional_forward_args: See `Attribution`.
-            feature_mask: See `PerturbationAttribution`.
-            n_samples: Random ablations.
-            perturbations_per_eval: See `PerturbationAttribution`.
-            return_input_shape: False gives `(outputs, features)` instead.
-            show_progress: See `Attribution`.
-            until: See `PerturbationAttribution`.
-            budget: See `PerturbationAttribution`.
-            seed: See `PerturbationAttribution`.
-            return_stderr: See `PerturbationAttribution`; by bootstrap: how much coefficients vary with the sample, not
-                how far a penalty keeps them from anything.
-            ledger: See `PerturbationAttribution`.
+            n_samples: Number of random ablations.
+            return_input_shape: False: the result is `(outputs, features)`.
+            return_stderr: See `PerturbationAttribution`; by bootstrap, which measures the variation with the sample but
+                not the bias of a penalty.
 
         Returns:
-            As the inputs where the model gives one output for each example; else `(*output.shape, *features)` for each
-            input. In units of the output; then the standard errors in the same form, if asked for.
+            Shaped like the inputs if the model has one output per example; otherwise `(*output.shape, *features)` per
+            input. In units of the output; with `return_stderr` also the standard errors in the same form.
 
         Raises:
-            MissingExtra: the lasso needs scikit-learn, which is not installed.
+            MissingExtra: the lasso requires scikit-learn, which is not installed.
         """
         problem = Problem.of(self.forward_func, inputs, baselines, target, additional_forward_args)
-        whole = Original.of(problem, Features.of(feature_mask, problem.inputs), baselines, feature_mask)
+        features = Features.of(feature_mask, problem.inputs)
+        originals, parts = self._each(_Original.of(problem, features, baselines, feature_mask)), []
         refits = BOOTSTRAP_SAMPLES if return_stderr or until is not None else 0
-        originals, found = self._each(whole), []
         for i, original in enumerate(originals):
+            game = FeatureGame(self, original.problem, original.features)
+            estimator = self._estimator(original, n_samples, seed, refits)
             with share_of(f"{self.get_name()} attribution", i, i + 1, len(originals)):
-                game = FeatureGame(self, original.problem, original.features)
-                estimator = self._estimator(original, n_samples, seed, refits)
-                each = game.attributions(
+                part = game.attributions(
                     estimator, perturbations_per_eval, show_progress, until, budget, return_stderr, ledger,
                     return_input_shape,
                 )  # fmt: skip
-                found.append(each)
-        return found[0] if len(found) == 1 else _together(found)
+            parts.append(part)
+        return parts[0] if len(parts) == 1 else _joined(parts)
 
-    def _estimator(self, original: Original, n_samples: int, seed: int | None, refits: int) -> WeightedSurrogate:
-        draw = None if self.perturb_func is None else original.draw(self.perturb_func)
+    def _estimator(self, original: _Original, n_samples: int, seed: int | None, refits: int) -> WeightedSurrogate:
+        function = self.perturb_func
+        draw = None if function is None else lambda features: original.coalitions(function)
         similarity, surrogate = original.similarity(self.similarity_func), _surrogate(self.interpretable_model)
         return WeightedSurrogate(n_samples, surrogate, similarity, draw, seed, refits)
 
-    def _each(self, whole: Original) -> list[Original]:
-        """The whole batch; each example for itself if functions of the caller's want to see it so."""
-        own = self.perturb_func is not None or not isinstance(self.similarity_func, ExponentialKernel)
+    def _each(self, whole: _Original) -> list[_Original]:
+        """The batch; or its examples, if there are custom functions and an output per example."""
+        custom = self.perturb_func is not None or not isinstance(self.similarity_func, ExponentialKernel)
         problem = whole.problem
-        if not own or problem.batch == 1:
+        if not custom or problem.batch == 1:
             return [whole]
-        answer = problem.values(problem.inputs, 1)
-        return whole.examples() if isinstance(answer, Tensor) and answer.shape[:1] == (problem.batch,) else [whole]
+        output = problem.values(problem.inputs, 1)
+        by_example = isinstance(output, Tensor) and output.shape[:1] == (problem.batch,)
+        return [whole.example(i) for i in range(problem.batch)] if by_example else [whole]
+
+
+@dataclass(frozen=True)
+class _Original:
+    """The input that a surrogate is local to, and what custom functions are called with.
+
+    Attributes:
+        problem: Holds the input and its baselines.
+        features: Which positions are absent together.
+        keywords: `baselines`, `feature_mask` and `num_interp_features`, for custom functions.
+    """
+
+    problem: Problem
+    features: Features
+    keywords: Mapping[str, Any]
+
+    @classmethod
+    def of(cls, problem: Problem, features: Features, baselines: Any, feature_mask: Any) -> _Original:
+        """With the caller's baselines and mask, or else Captum's defaults."""
+        if baselines is None:
+            baselines = 0 if problem.slots[0].single else (0,) * len(problem.inputs)
+        if feature_mask is None:
+            feature_mask = in_slots(features.owner, problem.slots)[0]
+        keywords = {"baselines": baselines, "feature_mask": feature_mask, "num_interp_features": features.count}
+        return cls(problem, features, keywords)
+
+    @classmethod
+    def presence(cls, count: int) -> _Original:
+        """A text: ones for its units, zeros for absent ones."""
+        ones = torch.ones(1, count, dtype=torch.float32, device="cpu")
+        problem = Problem.of(lambda x: x.sum(1), ones)
+        return cls.of(problem, Features.single(problem.inputs), None, None)
+
+    def example(self, i: int) -> _Original:
+        """One example of the batch."""
+        batch, target = self.problem.batch, self.problem.target
+
+        def own(value: Any) -> Any:
+            return map_tensors(lambda x: x[i : i + 1] if x.dim() and len(x) == batch else x, value)
+
+        if isinstance(target, list) or (isinstance(target, Tensor) and target.numel() > 1):
+            target = target[i : i + 1]
+        problem = replace(
+            self.problem,
+            inputs=own(self.problem.inputs),
+            baselines=own(self.problem.baselines),
+            batch=1,
+            extras=own(self.problem.extras),
+            target=target,
+        )
+        keywords = {name: own(value) for name, value in self.keywords.items()}
+        return _Original(problem, replace(self.features, owner=own(self.features.owner)), keywords)
+
+    def similarity(self, function: SimilarityFunction) -> Similarity:
+        """The weights of coalitions by a similarity function."""
+        if isinstance(function, ExponentialKernel):
+            products = Products.of(self.features, self.problem.inputs, self.problem.baselines)
+            return lambda coalitions, outputs: products.similarities(function, coalitions, outputs)
+
+        def weigh(coalitions: Coalitions, outputs: int) -> Tensor:
+            weights = [[self._weight(function, row)] for row in coalitions.split(1)]
+            return torch.tensor(weights, dtype=torch.float64, device="cpu")
+
+        return weigh
+
+    def coalitions(self, function: Any) -> Iterator[Coalitions]:
+        """The coalitions drawn by a perturbation function."""
+        samples = drawn(function, self._in_form(self.problem.inputs), self.keywords, Tensor)
+        return (_coalition(sample, self.features.count) for sample in samples)
+
+    def _weight(self, function: SimilarityFunction, row: Coalitions) -> float:
+        inputs, baselines = self.problem.inputs, self.problem.baselines
+        perturbed = self._in_form(points(self.features, row, inputs, baselines))
+        weight = float(function(self._in_form(inputs), perturbed, row.float(), **self.keywords))
+        if not 0 <= weight < float("inf"):
+            raise InvalidValue(f"similarity_func must give a finite number of at least 0; got {weight}")
+        return weight
+
+    def _in_form(self, tensors: Tensors) -> TensorOrTensors:
+        return in_slots(tensors, self.problem.slots)[0]
+
+
+def drawn(function: PerturbFunction, inputs: Any, keywords: Mapping[str, Any], sample: Any) -> Iterator[Any]:
+    """The samples of a perturbation function, which returns one (an instance of `sample`) or a generator of them."""
+    first = function(inputs, **keywords)
+    if not isinstance(first, sample):
+        yield from first
+        return
+    yield first
+    while True:
+        yield function(inputs, **keywords)
+
+
+def _coalition(row: Any, features: int) -> Coalitions:
+    if not isinstance(row, Tensor):
+        raise InvalidType(f"perturb_func must give tensors (1, {features}) or a generator of these; got {type(row)}")
+    if row.numel() != features:
+        raise InvalidShape(f"perturb_func must give tensors of the shape (1, {features}); got {tuple(row.shape)}")
+    row = row.detach().reshape(1, features).cpu()
+    if not ((row == 0) | (row == 1)).all():
+        raise InvalidValue("perturb_func must give zeros (absent) and ones (present) only")
+    return row.bool()
 
 
 def _surrogate(model: Any) -> Surrogate | None:
-    """What trains the model: all outputs at once, or one by one where its training is the caller's own."""
-    if model is None or (isinstance(model, LinearModel) and model.trains_as_it_comes):
+    """Fits all outputs at once, or one by one for a custom model."""
+    if model is None or (isinstance(model, LinearModel) and model.has_library_fit):
         return model
     if not callable(getattr(model, "fit", None)) or not callable(getattr(model, "representation", None)):
         raise InvalidType(
@@ -207,8 +309,8 @@ def _surrogate(model: Any) -> Surrogate | None:
     return OneByOne(model)
 
 
-def _together(parts: list[Any]) -> Any:
-    """One result from those of the examples, in the same form."""
+def _joined(parts: list[Any]) -> Any:
+    """The results of the examples as one batch, in the same form."""
     if isinstance(parts[0], Tensor):
         return torch.cat(parts)
-    return tuple(_together(list(each)) for each in zip(*parts, strict=True))
+    return tuple(_joined(list(each)) for each in zip(*parts, strict=True))

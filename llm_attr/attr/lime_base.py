@@ -1,4 +1,4 @@
-"""LIME in its general form, of which every part is given by the caller."""
+"""LIME in its general form, with every part supplied by the caller."""
 
 from __future__ import annotations
 
@@ -9,8 +9,8 @@ from typing import Any, TypeAlias
 import torch
 from torch import Tensor
 
+from llm_attr.attr.lime import PerturbFunction, SimilarityFunction, drawn
 from llm_attr.attr.linear_models import Model
-from llm_attr.attr.original import PerturbFunction, SimilarityFunction
 from llm_attr.attr.perturbation import PerturbationAttribution
 from llm_attr.core.estimators.surrogate import loader
 from llm_attr.core.evaluator import Evaluator
@@ -20,26 +20,27 @@ from llm_attr.errors import InvalidShape, InvalidType, InvalidValue, positive
 from llm_attr.typing import ForwardFunction, Target, TensorOrTensors
 
 Transform: TypeAlias = Callable[..., Any]
-"""`(sample, original_input, **kwargs) -> sample` of the other space."""
+"""`(sample, original_input, **kwargs) -> sample` in the other space."""
 
 
 class LimeBase(PerturbationAttribution):
-    """Fits an interpretable model to the outputs for samples around an input, and gives its representation.
+    """Fits an interpretable model to the outputs for samples around an input and returns its representation.
 
-    Samples are drawn as inputs, or as interpretable vectors `(1, features)`, and brought from one form to the other by
-    the transforms. All functions get the keywords that `attribute` is given beyond its own.
+    Samples are drawn as inputs or as interpretable vectors `(1, features)`, and converted by the transforms. All
+    functions receive the further keywords of `attribute`.
 
     Args:
-        forward_func: See `Attribution`. For a batch it must give one number.
-        interpretable_model: With `fit`, of a DataLoader that gives (rows, values, weights), and `representation`.
+        forward_func: See `Attribution`. For a batch it must return one number.
+        interpretable_model: An object with `representation` and with `fit`, which takes a DataLoader of (rows, values,
+            weights).
         similarity_func: `(original_input, perturbed_input, perturbed_interpretable_input, **kwargs) -> weight`.
-        perturb_func: `(original_input, **kwargs)` gives a sample, or a generator of samples.
-        perturb_interpretable_space: Whether these are interpretable vectors.
-        from_interp_rep_transform: `(sample, original_input, **kwargs) -> input`; needed if they are.
-        to_interp_rep_transform: `(sample, original_input, **kwargs) -> interpretable vector`; needed if they aren't.
+        perturb_func: `(original_input, **kwargs)` returns a sample, or a generator of samples.
+        perturb_interpretable_space: Whether samples are drawn as interpretable vectors.
+        from_interp_rep_transform: `(sample, original_input, **kwargs) -> input`; required for interpretable vectors.
+        to_interp_rep_transform: `(sample, original_input, **kwargs) -> interpretable vector`; required for inputs.
 
     Raises:
-        InvalidType: the transform that is needed is None.
+        InvalidType: the required transform is None.
 
     Source: M. T. Ribeiro, S. Singh and C. Guestrin, "Why Should I Trust You?", KDD 2016, section 3.
     """
@@ -76,17 +77,15 @@ class LimeBase(PerturbationAttribution):
     ) -> Any:
         """The representation of the interpretable model.
 
+        Shared arguments: see `Attribution`.
+
         Args:
-            inputs: See `Attribution`.
-            target: See `Attribution`.
-            additional_forward_args: See `Attribution`.
-            n_samples: Samples; fewer if a generator ends before.
-            perturbations_per_eval: Samples of one call; 1 where the forward function gives one number for a batch.
-            show_progress: See `Attribution`.
-            kwargs: Handed on to the functions.
+            n_samples: Number of samples; fewer if a generator ends earlier.
+            perturbations_per_eval: Samples per call; 1 if the forward function returns one number per batch.
+            **kwargs: Passed on to the functions.
 
         Raises:
-            InvalidShape: the forward function gives something else than one number for each sample.
+            InvalidShape: the forward function does not return one number per sample.
         """
         problem = Problem.of(self.forward_func, inputs, None, target, additional_forward_args)
         samples = list(islice(self._samples(inputs, kwargs), positive("n_samples", n_samples)))
@@ -105,7 +104,7 @@ class LimeBase(PerturbationAttribution):
     def _outputs(
         self, problem: Problem, samples: Sequence[TensorOrTensors], per_call: int, show_progress: bool
     ) -> Tensor:
-        """`(samples,)`: what the forward function gives for them."""
+        """`(samples,)`: the values of the forward function."""
         name, device = f"{self.get_name()} attribution", problem.inputs[0].device
         values: list[Tensor] = []
         with Evaluator(name, len(samples), show_progress=show_progress, device=device) as evaluator:
@@ -119,22 +118,13 @@ class LimeBase(PerturbationAttribution):
     def _samples(self, inputs: TensorOrTensors, kwargs: dict[str, Any]) -> Iterator[tuple[TensorOrTensors, Tensor]]:
         """Samples as inputs and as interpretable vectors."""
         transform: Any = self._transform
-        for sample in self._drawn(inputs, kwargs):
+        for sample in drawn(self.perturb_func, inputs, kwargs, Tensor | tuple):
             other = transform(sample, inputs, **kwargs)
             yield (other, sample) if self.perturb_interpretable_space else (sample, other)
 
-    def _drawn(self, inputs: TensorOrTensors, kwargs: dict[str, Any]) -> Iterator[Any]:
-        first = self.perturb_func(inputs, **kwargs)
-        if not isinstance(first, Tensor | tuple):
-            yield from first
-            return
-        yield first
-        while True:
-            yield self.perturb_func(inputs, **kwargs)
-
 
 def _values(problem: Problem, samples: Sequence[TensorOrTensors]) -> Tensor:
-    """`(samples,)`: one number each."""
+    """`(samples,)`: one number per sample."""
     points = tuple(torch.cat(parts) for parts in zip(*map(as_tensors, samples), strict=True))
     answer = problem.values(points, len(samples))
     if not isinstance(answer, Tensor) or answer.numel() != len(samples):

@@ -18,30 +18,30 @@ from llm_attr.core.tensors import exact
 from llm_attr.errors import InvalidShape, InvalidValue
 
 _IN_CLOSED_FORM = {"linear_model.LinearRegression": 0.0, "linear_model.Ridge": 1.0}
-"""Least squares that need no scikit-learn, and their penalty by default."""
+"""Models solved without scikit-learn, and their default penalty."""
 
 
 _Batch: TypeAlias = tuple[Tensor, Tensor, Tensor]
 
 
 class Model(ABC):
-    """A model that can be trained to stand for another one."""
+    """A model that can be trained as a surrogate of another one."""
 
     @abstractmethod
     def fit(self, train_data: Iterable[Any], **kwargs: Any) -> dict[str, Any] | None:
-        """Trains it anew.
+        """Trains the model from scratch.
 
         Args:
             train_data: A DataLoader of batches (rows, values) or (rows, values, weights).
-            kwargs: Options of the training.
+            **kwargs: Options of the training.
         """
 
     @abstractmethod
     def representation(self) -> Tensor:
-        """What it has learned, as the coefficients of a linear model."""
+        """The coefficients, as of a linear model."""
 
     def __call__(self, x: Tensor) -> Tensor:
-        """What it predicts for rows `(samples, features)`."""
+        """The predictions for rows `(samples, features)`."""
         raise NotImplementedError(f"{type(self).__name__} does not predict")
 
 
@@ -49,7 +49,7 @@ class LinearModel(nn.Module, Model):
     """A linear model, trained for one output by `fit` or for many at once by `fitted`.
 
     Attributes:
-        linear: What it has learned, a layer of its own parameters; None before it is trained.
+        linear: The trained layer; None before training.
     """
 
     linear: nn.Linear | None
@@ -60,48 +60,49 @@ class LinearModel(nn.Module, Model):
         self._classes: Tensor | None = None
 
     def fit(self, train_data: Iterable[Any], **kwargs: Any) -> dict[str, Any]:
-        """Trains it on batches (rows, values) or (rows, values, weights).
+        """Trains the model on batches (rows, values) or (rows, values, weights).
 
         Args:
             train_data: A DataLoader.
-            kwargs: Options of the training, see the class.
+            **kwargs: Options of the training, see the class.
 
         Returns:
-            `train_time` in seconds; what else is told of the training.
+            `train_time` in seconds, and further statistics of the training.
         """
         start = perf_counter()
         batches = [_batch(batch) for batch in train_data]
         if not batches:
             raise InvalidShape("train_data must give at least one batch")
-        place, kind = batches[0][1].device, torch.promote_types(batches[0][1].dtype, torch.get_default_dtype())
+        device, dtype = batches[0][1].device, torch.promote_types(batches[0][1].dtype, torch.get_default_dtype())
         doubled = [(exact(rows), exact(values), exact(weights)) for rows, values, weights in batches]
-        linear, more = self._trained(doubled, kwargs)
-        self._learn(*(found.to(kind).to(place) for found in (linear.coefficients, linear.intercepts)))
-        return {"train_time": perf_counter() - start, **more}
+        linear, statistics = self._trained(doubled, kwargs)
+        self._set(linear.coefficients.to(dtype).to(device), linear.intercepts.to(dtype).to(device))
+        return {"train_time": perf_counter() - start, **statistics}
 
     def fitted(self, rows: Tensor, values: Tensor, weights: Tensor) -> Linear:
-        """Trains it for each output `(samples, outputs)` at once; afterwards it is that of the last one."""
-        found, _ = self._trained([(rows, values, weights)], {})
-        self._learn(found.coefficients[:, -1:], found.intercepts[-1:])
-        return found
+        """Trains the model for all outputs `(samples, outputs)` at once; it keeps the last one."""
+        linear, _ = self._trained([(rows, values, weights)], {})
+        self._set(linear.coefficients[:, -1:], linear.intercepts[-1:])
+        return linear
 
     @property
-    def trains_as_it_comes(self) -> bool:
-        """Whether `fit` and `representation` are this library's, so that `fitted` comes to the same."""
-        own = self.__dict__.keys() | {name for base in _between(type(self)) for name in vars(base)}
+    def has_library_fit(self) -> bool:
+        """Whether `fit` and `representation` are not overridden, so that `fitted` is equivalent."""
+        subclasses = takewhile(lambda base: base.__module__ != __name__, type(self).__mro__)
+        own = self.__dict__.keys() | {name for base in subclasses for name in vars(base)}
         return own.isdisjoint(("fit", "representation"))
 
     @abstractmethod
     def _trained(self, batches: list[_Batch], options: dict[str, Any]) -> tuple[Linear, dict[str, Any]]:
-        """The linear functions, and what is told of the training."""
+        """The linear functions, and statistics of the training."""
 
     def representation(self) -> Tensor:
         """`(outputs, features)` coefficients, without the intercept."""
-        return self._known().weight.detach().clone()
+        return self._trained_layer().weight.detach().clone()
 
     def bias(self) -> Tensor:
-        """`(outputs,)` intercepts; 0 if it was trained without."""
-        return self._known().bias.detach().clone()
+        """`(outputs,)` intercepts; 0 if trained without."""
+        return self._trained_layer().bias.detach().clone()
 
     def classes(self) -> Tensor | None:
         """The classes of a classifier; None for a regression."""
@@ -109,11 +110,11 @@ class LinearModel(nn.Module, Model):
 
     def forward(self, x: Tensor) -> Tensor:
         """`(samples, outputs)` predictions."""
-        linear = self._known()
+        linear = self._trained_layer()
         return linear(x.to(linear.weight))
 
-    def _learn(self, coefficients: Tensor, intercepts: Tensor) -> None:
-        """Takes the coefficients `(features, outputs)` into its layer, which is made anew where it does not fit."""
+    def _set(self, coefficients: Tensor, intercepts: Tensor) -> None:
+        """Copies coefficients `(features, outputs)` into the layer, which is replaced if its shape or dtype differs."""
         layer, weight = self.linear, coefficients.T
         if layer is None or layer.weight.shape != weight.shape or layer.weight.dtype != weight.dtype:
             features, outputs = coefficients.shape
@@ -124,25 +125,20 @@ class LinearModel(nn.Module, Model):
             layer.weight.copy_(weight)
             layer.bias.copy_(intercepts)
 
-    def _known(self) -> nn.Linear:
+    def _trained_layer(self) -> nn.Linear:
         if self.linear is None:
             raise InvalidValue(f"{type(self).__name__} has not been trained; call fit, or explain with it, first")
         return self.linear
 
 
-def _between(model: type[LinearModel]) -> list[type]:
-    """The classes that this library does not know, from a model's own up to the first that it does."""
-    return list(takewhile(lambda base: base.__module__ != __name__, model.__mro__))
-
-
 class SkLearnSurrogate(LinearModel):
-    """A linear model of scikit-learn; least squares and ridge are solved in closed form where that is the same.
+    """A linear model of scikit-learn; least squares and ridge are solved in closed form where that is equivalent.
 
     Args:
-        sklearn_module: Its place under `sklearn`, as `linear_model.Lasso`.
-        kwargs: Arguments of its constructor.
+        sklearn_module: The class under `sklearn`, such as `linear_model.Lasso`.
+        **kwargs: Arguments of its constructor.
 
-    `fit` hands further keywords on to scikit-learn's `fit`.
+    `fit` passes further keywords on to scikit-learn's `fit`.
     """
 
     def __init__(self, sklearn_module: str, **kwargs: Any) -> None:
@@ -173,8 +169,8 @@ class SkLearnLinearModel(SkLearnSurrogate):
     """Any linear model of scikit-learn that takes sample weights.
 
     Args:
-        sklearn_module: Its place under `sklearn`.
-        kwargs: Arguments of its constructor.
+        sklearn_module: The class under `sklearn`.
+        **kwargs: Arguments of its constructor.
 
     Example:
         >>> import torch
@@ -190,7 +186,7 @@ class SkLearnLasso(SkLearnSurrogate):
     """Least squares with a penalty on the absolute coefficients, by scikit-learn.
 
     Args:
-        kwargs: Arguments of `sklearn.linear_model.Lasso`, as `alpha` (1.0).
+        **kwargs: Arguments of `sklearn.linear_model.Lasso`, such as `alpha` (1.0).
     """
 
     def __init__(self, **kwargs: Any) -> None:
@@ -201,7 +197,7 @@ class SkLearnRidge(SkLearnSurrogate):
     """Least squares with a penalty on the squared coefficients.
 
     Args:
-        kwargs: Arguments of `sklearn.linear_model.Ridge`, as `alpha` (1.0).
+        **kwargs: Arguments of `sklearn.linear_model.Ridge`, such as `alpha` (1.0).
     """
 
     def __init__(self, **kwargs: Any) -> None:
@@ -212,7 +208,7 @@ class SkLearnLinearRegression(SkLearnSurrogate):
     """Least squares.
 
     Args:
-        kwargs: Arguments of `sklearn.linear_model.LinearRegression`.
+        **kwargs: Arguments of `sklearn.linear_model.LinearRegression`.
     """
 
     def __init__(self, **kwargs: Any) -> None:
@@ -220,12 +216,12 @@ class SkLearnLinearRegression(SkLearnSurrogate):
 
 
 class SGDSurrogate(LinearModel):
-    """A linear model that is trained by gradient descent, batch by batch as the DataLoader gives them.
+    """A linear model trained by gradient descent on the batches of the DataLoader.
 
     Args:
-        reg_term: Which norm of the coefficients is penalised; None: there is no penalty.
-        bias: Whether it has an intercept.
-        options: Defaults for the options of `fit`, which are the fields of `Descent`: `alpha` (1.0), `max_epoch` (100),
+        reg_term: The norm of the coefficients that is penalised; None: no penalty.
+        bias: Whether the model has an intercept.
+        **options: Defaults for the options of `fit`, the fields of `Descent`: `alpha` (1.0), `max_epoch` (100),
             `initial_lr` (0.01) and so on.
     """
 
@@ -235,15 +231,15 @@ class SGDSurrogate(LinearModel):
         Descent.of(self.construct_kwargs)
 
     def _trained(self, batches: list[_Batch], options: dict[str, Any]) -> tuple[Linear, dict[str, Any]]:
-        found = Descent.of({**self.construct_kwargs, **options}).trained(batches, self._has_bias)
-        return found.linear, {"train_loss": found.loss, "train_iter": found.steps, "train_epoch": found.epochs}
+        result = Descent.of({**self.construct_kwargs, **options}).trained(batches, self._has_bias)
+        return result.linear, {"train_loss": result.loss, "train_iter": result.steps, "train_epoch": result.epochs}
 
 
 class SGDLasso(SGDSurrogate):
-    """Least squares with a penalty on the absolute coefficients, by gradient descent; none becomes exactly 0.
+    """Least squares with a penalty on the absolute coefficients, by gradient descent; coefficients are never exactly 0.
 
     Args:
-        options: See `SGDSurrogate`.
+        **options: See `SGDSurrogate`.
     """
 
     def __init__(self, **options: Any) -> None:
@@ -254,7 +250,7 @@ class SGDRidge(SGDSurrogate):
     """Least squares with a penalty on the length of the coefficients, by gradient descent.
 
     Args:
-        options: See `SGDSurrogate`.
+        **options: See `SGDSurrogate`.
     """
 
     def __init__(self, **options: Any) -> None:
@@ -265,7 +261,7 @@ class SGDLinearRegression(SGDSurrogate):
     """Least squares by gradient descent.
 
     Args:
-        options: See `SGDSurrogate`.
+        **options: See `SGDSurrogate`.
     """
 
     def __init__(self, **options: Any) -> None:
@@ -273,17 +269,13 @@ class SGDLinearRegression(SGDSurrogate):
 
 
 def _batch(batch: Any) -> _Batch:
-    """Rows, values `(samples, outputs)` and weights `(samples, 1)` of what a DataLoader gives."""
+    """Rows, values `(samples, outputs)` and weights `(samples, 1)` of a DataLoader's batch."""
     parts = [part.detach() for part in batch]
     if not 2 <= len(parts) <= 3 or parts[0].dim() != 2:
         raise InvalidShape(
             "train_data must give batches of rows (samples, features) and values, and maybe weights; got shapes "
             f"{[tuple(part.shape) for part in parts]}"
         )
-    count = len(parts[0])
-    weights = (
-        parts[2].reshape(count, 1)
-        if len(parts) == 3
-        else torch.ones(count, 1, device=parts[0].device, dtype=torch.float32)
-    )
-    return parts[0], parts[1].reshape(count, -1), weights
+    rows, values, *rest = parts
+    weights = rest[0] if rest else torch.ones(len(rows), device=rows.device, dtype=torch.float32)
+    return rows, values.reshape(len(rows), -1), weights.reshape(len(rows), 1)

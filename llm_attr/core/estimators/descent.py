@@ -18,13 +18,13 @@ InitScheme = Literal["zeros", "xavier"]
 
 @dataclass(frozen=True)
 class Trained:
-    """What a descent came to.
+    """The result of a descent.
 
     Attributes:
-        linear: The functions.
+        linear: The linear functions.
         loss: The mean loss of the last steps.
-        steps: How many steps it took.
-        epochs: How many passes through the data.
+        steps: Number of steps.
+        epochs: Number of passes through the data.
     """
 
     linear: Linear
@@ -35,21 +35,21 @@ class Trained:
 
 @dataclass(frozen=True)
 class Descent:
-    """Steps along the gradient of `mean(weight (value - prediction)^2) / 2 + alpha |coefficients|`, a batch each.
+    """Gradient steps on `mean(weight (value - prediction)^2) / 2 + alpha |coefficients|`, one per batch.
 
-    It ends when the loss has not fallen by the threshold for as many steps as patience says. It comes near the minimum,
-    not to it: penalised coefficients don't become exactly 0.
+    Stops when the loss has not decreased by the threshold for more than `patience` steps. The minimum is approached but
+    not reached: penalized coefficients do not become exactly 0.
 
     Attributes:
-        max_epoch: The most passes through the data.
-        reduce_lr: Whether the step is halved while the loss does not fall.
-        initial_lr: The step at first.
+        max_epoch: Maximum number of passes through the data.
+        reduce_lr: Whether to halve the learning rate while the loss does not decrease.
+        initial_lr: The initial learning rate.
         alpha: The penalty.
-        reg_term: Which norm of the coefficients is penalised, 1 or 2; None: none.
-        patience: Steps without progress that are waited for.
-        threshold: The share by which the loss must fall to count as progress.
-        running_loss_window: Steps over which the loss is averaged; None: those of an epoch.
-        init_scheme: Where coefficients start: `zeros`, or `xavier` (random, always the same).
+        reg_term: The norm of the coefficients that is penalized, 1 or 2; None: no penalty.
+        patience: Number of steps without progress before stopping.
+        threshold: The relative decrease of the loss that counts as progress.
+        running_loss_window: Number of steps over which the loss is averaged; None: one epoch.
+        init_scheme: Initial coefficients: `zeros`, or `xavier` (random with a fixed seed).
     """
 
     max_epoch: int = 100
@@ -74,10 +74,10 @@ class Descent:
 
     @classmethod
     def of(cls, options: Mapping[str, Any]) -> Descent:
-        """With these fields.
+        """A descent with these fields.
 
         Raises:
-            UnknownKeyword: there is no such field.
+            UnknownKeyword: a field does not exist.
         """
         accepted = {field.name for field in fields(cls)}
         if unknown := options.keys() - accepted:
@@ -85,11 +85,11 @@ class Descent:
         return cls(**options)
 
     def trained(self, batches: Sequence[tuple[Tensor, Tensor, Tensor]], bias: bool = True) -> Trained:
-        """Linear functions of all outputs at once.
+        """Fits linear functions to all outputs at once.
 
         Args:
             batches: Rows `(samples, features)`, values `(samples, outputs)` and weights `(samples, outputs or 1)`.
-            bias: Whether there are intercepts.
+            bias: Whether to fit intercepts.
         """
         rows, values, _ = batches[0]
         coefficients, intercepts = self._start(rows, values), values.new_zeros(values.shape[1])
@@ -119,7 +119,7 @@ class Descent:
     def _slopes(
         self, coefficients: Tensor, intercepts: Tensor, rows: Tensor, values: Tensor, weights: Tensor
     ) -> tuple[float, Tensor, Tensor]:
-        """The loss, and its derivatives by the coefficients and the intercepts."""
+        """The loss, and its derivatives with respect to the coefficients and the intercepts."""
         errors = rows @ coefficients + intercepts - values
         pull = weights * errors / len(rows)
         loss, slope = (pull * errors).sum() / 2, rows.T @ pull

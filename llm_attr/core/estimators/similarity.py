@@ -1,4 +1,4 @@
-"""How similar perturbed inputs are to the original: the weights of a local surrogate."""
+"""The similarity of perturbed inputs to the original: the weights of a local surrogate."""
 
 from __future__ import annotations
 
@@ -16,17 +16,17 @@ from llm_attr.typing import Coalitions, TensorOrTensors, Tensors
 
 Distance = Literal["cosine", "euclidean"]
 
-SHORTEST = 1e-8
-"""The least product of the lengths by which a cosine is divided."""
+MIN_NORM_PRODUCT = 1e-8
+"""Lower bound for the product of norms by which a cosine is divided."""
 
 
 @dataclass(frozen=True)
 class ExponentialKernel:
-    """`exp(-distance^2 / (2 kernel_width^2))`, the distance being taken over all inputs together.
+    """`exp(-distance^2 / (2 kernel_width^2))`, with the distance over all inputs together.
 
     Attributes:
-        distance_mode: `cosine` (1 less the cosine) or `euclidean`.
-        kernel_width: At which distance an input still weighs `exp(-1/2)`.
+        distance_mode: `cosine` (1 minus the cosine) or `euclidean`.
+        kernel_width: The distance at which the weight is `exp(-1/2)`.
     """
 
     distance_mode: Distance = "cosine"
@@ -50,9 +50,9 @@ class ExponentialKernel:
         return self.of_products((x @ x)[None], (x @ p)[None], (p @ p)[None]).item()
 
     def of_products(self, original: Tensor, mixed: Tensor, perturbed: Tensor) -> Tensor:
-        """From the scalar products of the original with itself and the perturbed, and of the perturbed with itself."""
+        """The similarity from the dot products original.original, original.perturbed and perturbed.perturbed."""
         if self.distance_mode == "cosine":
-            distance = 1 - mixed / (original * perturbed).sqrt().clamp_min(SHORTEST)
+            distance = 1 - mixed / (original * perturbed).sqrt().clamp_min(MIN_NORM_PRODUCT)
         else:
             distance = (original - 2 * mixed + perturbed).clamp_min(0).sqrt()
         return (-(distance**2) / (2 * self.kernel_width**2)).exp()
@@ -60,12 +60,12 @@ class ExponentialKernel:
 
 @dataclass(frozen=True)
 class Products:
-    """Scalar products of inputs and baselines, feature by feature: those of any coalition are sums of them.
+    """Dot products of inputs and baselines, by feature; those of a coalition are sums of them.
 
     Attributes:
-        original: `(features, examples)` of the inputs with themselves.
-        mixed: With the baselines.
-        absent: Of the baselines with themselves.
+        original: `(features, examples)` inputs with themselves.
+        mixed: Inputs with baselines.
+        absent: Baselines with themselves.
     """
 
     original: Tensor
@@ -74,7 +74,7 @@ class Products:
 
     @classmethod
     def of(cls, features: Features, inputs: Tensors, baselines: Tensors) -> Products:
-        """Of inputs `(examples, *features)` each; the products lie on the CPU."""
+        """The products of inputs `(examples, *features)`, on the CPU."""
 
         def by_feature(product: Callable[[Tensor, Tensor], Tensor]) -> Tensor:
             total = exact(inputs[0].new_zeros(len(inputs[0]), features.count, dtype=torch.float32))
@@ -85,14 +85,8 @@ class Products:
 
         return cls(by_feature(lambda x, b: x * x), by_feature(lambda x, b: x * b), by_feature(lambda x, b: b * b))
 
-    @classmethod
-    def of_presence(cls, features: int) -> Products:
-        """Of ones, with zeros for what is absent."""
-        ones = torch.ones(features, 1, dtype=torch.float64, device="cpu")
-        return cls(ones, torch.zeros_like(ones), torch.zeros_like(ones))
-
     def similarities(self, kernel: ExponentialKernel, coalitions: Coalitions, outputs: int) -> Tensor:
-        """`(coalitions, examples)` where there is an output for each example, else `(coalitions, 1)` for them all."""
+        """`(coalitions, examples)` if there is one output per example, else `(coalitions, 1)` over all of them."""
         examples = self.original.shape[1] == outputs
         xx, xb, bb = (
             each if examples else each.sum(1, keepdim=True) for each in (self.original, self.mixed, self.absent)

@@ -1,4 +1,4 @@
-"""Linear surrogates: least squares, ridge and lasso for many outputs at once, and their bootstrap."""
+"""Linear surrogates: least squares, ridge and lasso for many outputs at once, and the bootstrap."""
 
 from __future__ import annotations
 
@@ -29,21 +29,21 @@ class Linear:
 
 
 class Surrogate(Protocol):
-    """What fits a linear function to each output."""
+    """Fits a linear function to each output."""
 
     def fitted(self, rows: Tensor, values: Tensor, weights: Tensor) -> Linear:
-        """From `(samples, features)`, `(samples, outputs)` and weights `(samples, outputs or 1)`, all in float64."""
+        """The fit to `(samples, features)`, `(samples, outputs)` and weights `(samples, outputs or 1)` in float64."""
 
 
 @dataclass(frozen=True)
 class LeastSquares:
-    """The least sum of `weight (value - intercept - row . coefficients)^2 + ridge |coefficients|^2`, in closed form.
+    """Minimizes the sum of `weight (value - intercept - row . coefficients)^2 + ridge |coefficients|^2` in closed form.
 
-    Where several coefficients give the same sum, the shortest.
+    Among several solutions, the one of minimum norm.
 
     Attributes:
-        ridge: The penalty, which spares the intercept.
-        intercept: Whether there is one; else it is 0.
+        ridge: The penalty; not applied to the intercept.
+        intercept: Whether to fit an intercept; otherwise it is 0.
     """
 
     ridge: float = 0.0
@@ -53,7 +53,7 @@ class LeastSquares:
         _check_penalty(self.ridge)
 
     def fitted(self, rows: Tensor, values: Tensor, weights: Tensor) -> Linear:
-        """All outputs at once; outputs that share their weights share a factorisation."""
+        """Fits all outputs at once; outputs with shared weights share a factorization."""
         weights = weights.T[:, :, None]
         total = weights.sum(1, keepdim=True)
         if not (total > 0).all():
@@ -66,13 +66,13 @@ class LeastSquares:
         inverse = pseudo_inverse(gram)
         outputs = values.T[:, :, None]
         middle = (weights * outputs).sum(1, keepdim=True) / total if self.intercept else outputs.new_zeros(1, 1, 1)
-        found = inverse @ (centred.mT @ (weights * (outputs - middle)))
-        return Linear(found[..., 0].T, (middle - mean @ found)[:, 0, 0].expand(values.shape[1]))
+        solution = inverse @ (centred.mT @ (weights * (outputs - middle)))
+        return Linear(solution[..., 0].T, (middle - mean @ solution)[:, 0, 0].expand(values.shape[1]))
 
 
 @dataclass(frozen=True)
 class Lasso:
-    """Least squares with a penalty: the mean of `(value - intercept - row . coefficients)^2 / 2`, + `alpha |.|_1`.
+    """Minimizes the mean of `(value - intercept - row . coefficients)^2 / 2`, plus `alpha |coefficients|_1`.
 
     Attributes:
         alpha: The penalty, in units of the values.
@@ -84,7 +84,7 @@ class Lasso:
         _check_penalty(self.alpha)
 
     def fitted(self, rows: Tensor, values: Tensor, weights: Tensor) -> Linear:
-        """By scikit-learn; outputs that share their weights go together. Without penalty, least squares.
+        """Fits by scikit-learn, outputs with shared weights together; without penalty by least squares.
 
         Raises:
             MissingExtra: scikit-learn is not installed.
@@ -97,32 +97,31 @@ class Lasso:
 
 @dataclass(frozen=True)
 class OneByOne:
-    """A model of the caller's that is trained for one output at a time.
+    """A custom model, trained for one output at a time.
 
     Attributes:
-        model: With `fit`, of a DataLoader of batches (rows, values, weights), and `representation`.
+        model: An object with `representation` and with `fit`, which takes a DataLoader of (rows, values, weights).
     """
 
     model: Any
 
     def fitted(self, rows: Tensor, values: Tensor, weights: Tensor) -> Linear:
-        """Its representations, flat.
+        """The flattened representations as coefficients.
 
         Raises:
-            InvalidShape: a representation has not one number for each feature.
+            InvalidShape: a representation does not have one number per feature.
         """
-        found = []
+        columns = []
         for column, weight in zip(values.T, weights.expand_as(values).T, strict=True):
             self.model.fit(loader(rows.float(), column.float(), weight.float()))
-            found.append(
-                torch.as_tensor(self.model.representation(), device="cpu").detach().flatten().to(rows, copy=True)
-            )
-            if len(found[-1]) != rows.shape[1]:
+            representation = torch.as_tensor(self.model.representation(), device="cpu").detach().flatten()
+            columns.append(representation.to(rows, copy=True))
+            if len(representation) != rows.shape[1]:
                 raise InvalidShape(
                     f"the interpretable model must represent itself by one number for each of the {rows.shape[1]} "
-                    f"features; {type(self.model).__name__} gave {len(found[-1])}"
+                    f"features; {type(self.model).__name__} gave {len(representation)}"
                 )
-        return Linear(torch.stack(found, 1), rows.new_zeros(values.shape[1]))
+        return Linear(torch.stack(columns, 1), rows.new_zeros(values.shape[1]))
 
 
 def _check_penalty(alpha: float) -> None:
@@ -131,33 +130,33 @@ def _check_penalty(alpha: float) -> None:
 
 
 def loader(*tensors: Tensor) -> DataLoader[tuple[Tensor, ...]]:
-    """All samples in one batch; going through it draws nothing from torch's global stream."""
+    """All samples in one batch; iteration does not draw from torch's global generator."""
     return DataLoader(TensorDataset(*tensors), batch_size=len(tensors[0]), generator=torch.Generator())
 
 
 def sklearn_fitted(
     model: Any, rows: Tensor, values: Tensor, weights: Tensor, together: bool = False, **options: Any
 ) -> Linear:
-    """What a linear model of scikit-learn makes of the samples; it is left as fitted to the last output.
+    """The fit of a linear model of scikit-learn, which keeps the fit to the last output.
 
     Args:
-        model: Not yet fitted.
+        model: The model.
         rows: `(samples, features)`.
         values: `(samples, outputs)`.
         weights: `(samples, outputs or 1)`.
-        together: Whether all outputs, which share their weights, are given to it at once.
+        together: Whether to fit all outputs at once; they share their weights.
         options: Further arguments of its `fit`.
     """
     x = rows.cpu().numpy()
     outputs = [values] if together and values.shape[1] > 1 else values.T
-    found = []
+    fits = []
     for output, weight in zip(outputs, weights.T.expand(len(outputs), -1), strict=True):
         model.fit(x, output.cpu().numpy(), sample_weight=weight.cpu().numpy(), **options)
-        found.append(read(model, rows))
-    return Linear(torch.cat([each.coefficients for each in found], 1), torch.cat([each.intercepts for each in found]))
+        fits.append(_fit_of(model, rows))
+    return Linear(torch.cat([fit.coefficients for fit in fits], 1), torch.cat([fit.intercepts for fit in fits]))
 
 
-def read(model: Any, like: Tensor) -> Linear:
+def _fit_of(model: Any, like: Tensor) -> Linear:
     """The coefficients of a fitted model of scikit-learn."""
     coefficients = torch.as_tensor(model.coef_, device="cpu").to(like)
     intercepts = torch.as_tensor(model.intercept_, device="cpu").to(like)
@@ -166,11 +165,13 @@ def read(model: Any, like: Tensor) -> Linear:
 
 
 def sklearn_model(name: str, **options: Any) -> Any:
-    """A model of scikit-learn by its place under `sklearn`, as `linear_model.Lasso`; numpy's global stream is spared.
+    """A model of scikit-learn by its name under `sklearn`, such as `linear_model.Lasso`.
+
+    Does not draw from numpy's global generator.
 
     Raises:
         MissingExtra: scikit-learn is not installed.
-        InvalidValue: it has no such class.
+        InvalidValue: there is no such class.
     """
     module, _, called = name.rpartition(".")
     try:
@@ -188,12 +189,12 @@ def sklearn_model(name: str, **options: Any) -> Any:
 
 
 def bootstrap(fit: Callable[[Tensor], Tensor], samples: int, times: int) -> Tensor:
-    """The standard deviation of what a fit gives when its samples are drawn anew, with replacement.
+    """The standard deviation of a fit over resamples with replacement.
 
     Args:
         fit: From row numbers `(samples,)` to coefficients `(features, outputs)`.
-        samples: How many there are.
-        times: How often they are drawn; the draws are always the same.
+        samples: Number of samples.
+        times: Number of resamples; the random numbers are always the same.
 
     Source: B. Efron, Bootstrap Methods: Another Look at the Jackknife, 1979.
     """
@@ -203,5 +204,5 @@ def bootstrap(fit: Callable[[Tensor], Tensor], samples: int, times: int) -> Tens
 
 
 def pseudo_inverse(gram: Tensor) -> Tensor:
-    """Of symmetric matrices `(..., features, features)`."""
+    """The pseudo-inverse of symmetric matrices `(..., features, features)`."""
     return torch.linalg.pinv(gram, hermitian=True, rtol=gram.shape[-1] * 1e-14)
