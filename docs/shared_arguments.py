@@ -41,16 +41,16 @@ def own_arguments(lines: Sequence[str]) -> dict[str, str]:
 
 def with_shared(lines: Sequence[str], obj: Any) -> list[str]:
     """A docstring with the descriptions of all arguments in its section `Args:`."""
-    text = "\n".join(lines)
-    found = arguments(obj)
-    if not found or not (isclass(obj) or _SENTENCE.search(text)):
+    docstring, described = "\n".join(lines), arguments(obj)
+    if not described or not (isclass(obj) or _SENTENCE.search(docstring)):
         return list(lines)
-    lines = _SENTENCE.sub(lambda match: "" if own_arguments(lines) else "Args:\n", text, count=1).splitlines()
+    place = "" if own_arguments(lines) else "Args:\n"  # an own section stays where it is
+    lines = _SENTENCE.sub(place, docstring, count=1).splitlines()
     start, stop = _section(lines)
     if start == len(lines):
-        start = stop = next((i for i, line in enumerate(lines) if re.match(r"(Source|Example)s?:", line)), len(lines))
-    section = ["", "Args:", *(f"    {name}: {description}" for name, description in found.items()), ""]
-    return [*lines[:start], *section, *lines[stop:]]
+        start = stop = next((i for i, line in enumerate(lines) if re.match(r"(Source|Example)s?:", line)), start)
+    entries = [f"    {name}: {text[0].upper()}{text[1:]}" for name, text in described.items()]
+    return [*lines[:start], "", "Args:", *entries, "", *lines[stop:]]
 
 
 def _section(lines: Sequence[str]) -> tuple[int, int]:

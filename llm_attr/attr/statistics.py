@@ -86,10 +86,10 @@ class _Bound:
     def of(self, stat: Kind) -> Kind:
         """The statistic equal to this one; added if it is new."""
         if stat not in self.ready:
-            found = self._given.get(stat) or copy(stat)
-            found._others = self
-            found.init()
-            self.ready[found] = found
+            own = self._given.get(stat) or copy(stat)
+            own._others = self
+            own.init()
+            self.ready[own] = own
         return self.ready[stat]  # type: ignore[return-value]
 
 

@@ -129,7 +129,7 @@ class ClassSummarizer:
             self._all.update(x)
             return
         tensors = as_tensors(x)  # type: ignore[arg-type]
-        for i, label in enumerate(_each(labels, len(tensors[0]))):
+        for i, label in enumerate(_keys(labels, len(tensors[0]))):
             example = tuple(tensor[i] for tensor in tensors)
             self._all.update(example)
             self._classes.setdefault(label, _Running(self._stats)).update(example)
@@ -142,20 +142,20 @@ class ClassSummarizer:
     @property
     def class_summaries(self) -> dict[Any, Summary | None]:
         """The statistics of each class, a list with one dict per tensor."""
-        return {label: found.summary for label, found in self._classes.items()}
+        return {label: running.summary for label, running in self._classes.items()}
 
 
-def _each(labels: Any, batch: int) -> list[Hashable]:
+def _keys(labels: Any, batch: int) -> list[Hashable]:
     if isinstance(labels, Tensor):
         rows = labels.tolist()
-        found = [tuple(row) if isinstance(row, list) else row for row in (rows if labels.dim() else [rows])]
+        keys = [tuple(row) if isinstance(row, list) else row for row in (rows if labels.dim() else [rows])]
     else:
-        found = labels if isinstance(labels, list) else [labels]
-    if len(found) not in (1, batch):
-        raise InvalidShape(f"labels must be one label, or one for each of the {batch} examples; got {len(found)}")
-    if not all(isinstance(label, Hashable) for label in found):
-        raise InvalidType(f"labels must be usable as keys (numbers, strings, tuples); got {found!r}")
-    return found * batch if len(found) == 1 else found
+        keys = labels if isinstance(labels, list) else [labels]
+    if len(keys) not in (1, batch):
+        raise InvalidShape(f"labels must be one label, or one for each of the {batch} examples; got {len(keys)}")
+    if not all(isinstance(label, Hashable) for label in keys):
+        raise InvalidType(f"labels must be usable as keys (numbers, strings, tuples); got {keys!r}")
+    return keys * batch if len(keys) == 1 else keys
 
 
 def _as_tensor(value: Any) -> Tensor:

@@ -148,9 +148,9 @@ class Expectation:
         change = Change(*(self.walk.scores(ends, samples) for ends in (self.lines.lows, self.lines.highs)))
         return by_example(change.delta(sums), samples)
 
-    def _mean(self, found: Iterator[tuple[int, Gradients]]) -> Attributed:
+    def _mean(self, calls: Iterator[tuple[int, Gradients]]) -> Attributed:
         count = self.lines.samples
-        return weighted_sum(found, torch.full((count,), 1 / count, dtype=torch.float64, device="cpu"))
+        return weighted_sum(calls, torch.full((count,), 1 / count, dtype=torch.float64, device="cpu"))
 
     def _products(self, sums: list[Tensor], multiply: bool) -> Iterator[tuple[int, Gradients]]:
         start = 0

@@ -108,8 +108,8 @@ def _ends(walk: Walk) -> tuple[Attributed, Change]:
         torch.tensor([0.0, 1.0], dtype=torch.float32, device="cpu"),
         torch.tensor([0.5, 0.5], dtype=torch.float32, device="cpu"),
     )
-    found = list(walk.along_line(half.alphas))
-    parts = [part.scores if part.axis else part.scores.flatten() for _, part in found]
+    calls = list(walk.along_line(half.alphas))
+    parts = [part.scores if part.axis else part.scores.flatten() for _, part in calls]
     scores = torch.cat(parts, -1).cpu().double()
     if scores.shape[-1] != 2 * walk.problem.batch:
         raise InvalidTarget(
@@ -117,7 +117,7 @@ def _ends(walk: Walk) -> tuple[Attributed, Change]:
             f"up to; got {scores.shape[-1] // 2} for the batch"
         )
     low, high = scores.chunk(2, -1)
-    return weighted_sum(iter(found), half.weights), Change(low, high)
+    return weighted_sum(iter(calls), half.weights), Change(low, high)
 
 
 def _midpoints(walk: Walk, intervals: int) -> Attributed:

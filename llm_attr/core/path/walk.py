@@ -178,9 +178,9 @@ class Walk:
         """The number of points in each call, and their gradients, in order."""
 
         def evaluate(batches: Tensors, copies: int) -> Gradients:
-            found = self.problem.gradients(batches, copies)
+            gradients = self.problem.gradients(batches, copies)
             self.evaluator.advance(copies)
-            return found
+            return gradients
 
         return self.each_call(points, count, evaluate)
 
@@ -198,9 +198,9 @@ class Walk:
         """The number of points in each call of `evaluate(points, copies)`, and its result, in order."""
         done, per_call = 0, min(count, self._per_call())
         try:
-            for copies, found in self._run(points, count, per_call, evaluate):
+            for copies, piece in self._run(points, count, per_call, evaluate):
                 done += copies
-                yield copies, found
+                yield copies, piece
         except BATCH_ERRORS as error:
             per_batch = self.rows is None or isinstance(error, InvalidShape)
             if per_call == 1 or not per_batch or isinstance(error, OutOfMemory):
@@ -209,8 +209,8 @@ class Walk:
 
     def at_inputs(self) -> Gradients:
         """The gradients at the inputs themselves, in one call."""
-        [(_, found)] = self.gradients(lambda start, stop: self.problem.inputs, 1)
-        return found
+        [(_, gradients)] = self.gradients(lambda start, stop: self.problem.inputs, 1)
+        return gradients
 
     def along_line(self, alphas: Tensor) -> Iterator[tuple[int, Gradients]]:
         """The gradients on the straight line from baseline to input."""
@@ -240,11 +240,11 @@ class Walk:
         return max(1, self.rows // max(1, self.problem.batch))
 
 
-def weighted_sum(found: Iterator[tuple[int, Gradients]], weights: Tensor) -> Attributed:
+def weighted_sum(calls: Iterator[tuple[int, Gradients]], weights: Tensor) -> Attributed:
     """`sum_k weights_k gradient_k` over the points of a path, `(batch, *features)` each, or with an axis of outputs."""
     totals: list[Tensor] = []
     start = 0
-    for copies, part in found:
+    for copies, part in calls:
         sums = [_weighted(gradient, weights[start : start + copies], part.axis) for gradient in part.gradients]
         totals = [total.add_(new) for total, new in zip(totals, sums, strict=True)] if totals else sums
         start += copies

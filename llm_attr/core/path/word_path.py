@@ -90,9 +90,9 @@ class WordPaths:
             moves = _Moves(point, low, point.lerp(low, 1 / self.steps))
             # argmin takes the first of equal costs, which belongs to the nearest word
             best = self._costs(moves, near, words).masked_fill_(passed, torch.inf).argmin(1, keepdim=True)
-            found, anchor = ~passed.all(1, keepdim=True), near.gather(1, best).squeeze(1)
-            last = torch.where(found, words.vectors[anchor], last)
-            point = torch.where(found, moves.applied(last), low)
+            available, anchor = ~passed.all(1, keepdim=True), near.gather(1, best).squeeze(1)
+            last = torch.where(available, words.vectors[anchor], last)
+            point = torch.where(available, moves.applied(last), low)
             yield point
         yield low
 
@@ -101,14 +101,14 @@ class WordPaths:
         features = words.vectors.shape[1]
         columns = min(near.shape[1], _size(words.vectors))
         size = max(1, MAX_ENTRIES // max(1, columns * features))
-        found = torch.empty(near.shape, dtype=torch.float64, device=near.device)
+        costs = torch.empty(near.shape, dtype=torch.float64, device=near.device)
         for row in range(0, len(near), size):
             part = moves.of(slice(row, row + size))
             cost = part.distances if self.strategy == "greedy" else part.misses
             for column in range(0, near.shape[1], columns):
                 where = (slice(row, row + size), slice(column, column + columns))
-                found[where] = cost(words.vectors[near[where]])
-        return found
+                costs[where] = cost(words.vectors[near[where]])
+        return costs
 
 
 @dataclass(frozen=True)
@@ -169,19 +169,19 @@ class _Words:
         They are computed in double precision, because their terms are much larger than the distance of close words.
         """
         exact, start = vectors.double(), 0
-        found = torch.empty(len(vectors), len(self.vectors), dtype=torch.float64, device=vectors.device)
+        distances = torch.empty(len(vectors), len(self.vectors), dtype=torch.float64, device=vectors.device)
         for part in self.vectors.split(_size(self.vectors)):
-            torch.mm(exact, part.double().T, out=found[:, start : start + len(part)])
+            torch.mm(exact, part.double().T, out=distances[:, start : start + len(part)])
             start += len(part)
-        return found.mul_(-2).add_(self.squares).add_(exact.square().sum(1, keepdim=True)).clamp_min_(0)
+        return distances.mul_(-2).add_(self.squares).add_(exact.square().sum(1, keepdim=True)).clamp_min_(0)
 
     def equal(self, vectors: Tensor, distances: Tensor) -> Tensor:
         """Which words are equal to the vector of a row, `(rows, words)`."""
         scale = vectors.double().square().sum(1, keepdim=True)
-        found = distances <= (scale + self.squares).mul_(_NEAR)
-        for row, word in (pairs.unbind(1) for pairs in found.nonzero().split(_size(vectors))):
-            found[row, word] = (vectors[row] == self.vectors[word]).all(1)
-        return found
+        same = distances <= (scale + self.squares).mul_(_NEAR)
+        for row, word in (pairs.unbind(1) for pairs in same.nonzero().split(_size(vectors))):
+            same[row, word] = (vectors[row] == self.vectors[word]).all(1)
+        return same
 
     def nearest(self, vectors: Tensor, count: int) -> tuple[Tensor, Tensor]:
         """The words nearest to vectors `(rows, features)`; words equal to the vector come last.

@@ -136,10 +136,10 @@ def _kind(name: str) -> str:
 
 
 def _message(missed: Counter[str]) -> str:
-    found = ", ".join(f"{name} ({count})" for name, count in missed.most_common())
+    names = ", ".join(f"{name} ({count})" for name, count in missed.most_common())
     reason = "the model has operations that no rule covers, or that run where rules cannot see them"
     if any("Checkpoint" in name for name in missed):
         reason = "the model recomputes activations in the backward pass; switch gradient checkpointing off"
     elif any("Rnn" in name or "Lstm" in name or "Gru" in name for name in missed):
         reason = "recurrent kernels run where rules cannot see them"
-    return f"{reason}: {found}"
+    return f"{reason}: {names}"

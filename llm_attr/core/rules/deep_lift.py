@@ -68,16 +68,16 @@ class ReferencePairs:
             InvalidTarget: the score is not one number per example.
         """
         pairs: list[tuple[Gradients, Gradients]] = []
-        found = self._mean(pairs)
+        mean = self._mean(pairs)
         deltas = torch.cat([self._delta(low, high) for low, high in pairs], -1)
-        return found, by_example(deltas, self.states)
+        return mean, by_example(deltas, self.states)
 
     def _mean(self, pairs: list[tuple[Gradients, Gradients]]) -> Attributed:
-        found = self._attributions(pairs)
+        calls = self._attributions(pairs)
         if self.states == 1:
-            ((_, only),) = found
+            ((_, only),) = calls
             return replace(Attributed.of(only.gradients, only.slots, only.axis), dtypes=tuple(x.dtype for x in only.at))
-        return weighted_sum(found, torch.full((self.states,), 1 / self.states, dtype=torch.float64, device="cpu"))
+        return weighted_sum(calls, torch.full((self.states,), 1 / self.states, dtype=torch.float64, device="cpu"))
 
     def _attributions(self, pairs: list[tuple[Gradients, Gradients]]) -> Iterator[tuple[int, Gradients]]:
         for copies, (low, high) in self.walk.each_call(self._ends, self.states, self._pair):
@@ -98,7 +98,7 @@ class ReferencePairs:
             raise InvalidTarget(
                 f"a delta needs one output for each of the {rows} examples; got {tuple(high.scores.shape)}"
             )
-        ends = (at_least_fp32(found.scores.reshape(total.shape)) for found in (low, high))
+        ends = (at_least_fp32(end.scores.reshape(total.shape)) for end in (low, high))
         return Change(*ends).delta(total)
 
     def _ends(self, start: int, stop: int) -> Tensors:

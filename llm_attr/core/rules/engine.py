@@ -129,8 +129,8 @@ class Rules:
     def of(self, model: ForwardFunction, of_modules: Mapping[nn.Module, ModuleRule] | None = None) -> Rules:
         """These rules for a model; `of_modules` adds to the rules that modules have as an attribute."""
         roots = tuple(modules_of(model))
-        found = () if self.elementwise is None else _elementwise_modules(roots)
-        return replace(self, roots=roots, elementwise_modules=found, of_modules=of_modules or {}, warned=set())
+        elementwise = () if self.elementwise is None else _elementwise_modules(roots)
+        return replace(self, roots=roots, elementwise_modules=elementwise, of_modules=of_modules or {}, warned=set())
 
     def on(self, problem: Problem, tape: Tape | None = None, recording: bool = False) -> Problem:
         """The problem whose gradients follow the rules.

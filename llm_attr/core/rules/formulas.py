@@ -209,8 +209,8 @@ def attention(call: Call) -> Any:
     def back(gradient: Tensor) -> tuple[Tensor, ...]:
         g = at_least_fp32(gradient)
         of_scores = through_softmax(g @ middles[2].transpose(-2, -1), mean, -1) * scale
-        found = (of_scores @ middles[1], of_scores.transpose(-2, -1) @ middles[0], chosen.transpose(-2, -1) @ g)
-        by_place = dict(zip(places, found, strict=True))
+        gradients = (of_scores @ middles[1], of_scores.transpose(-2, -1) @ middles[0], chosen.transpose(-2, -1) @ g)
+        by_place = dict(zip(places, gradients, strict=True))
         return tuple(_as(by_place[i], call.leaves[i], shares) for i in call.moved)
 
     return call.answer(back)

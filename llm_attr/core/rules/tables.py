@@ -118,8 +118,8 @@ def _normalised(call: Call, which: int) -> Any:
     of_x, of_n = 2 * n * n0 / (n + n0), (x * n + x0 * n0) / (n + n0)
 
     def back(gradient: Tensor) -> Tensors:
-        found = ((gradient * of_x).sum_to_size(x.shape), (gradient * of_n).sum_to_size(n.shape))
-        return found if which == 1 else found[::-1]
+        gradients = ((gradient * of_x).sum_to_size(x.shape), (gradient * of_n).sum_to_size(n.shape))
+        return gradients if which == 1 else gradients[::-1]
 
     return call.answer(back)
 
@@ -150,8 +150,8 @@ def divide(call: Call) -> Any:
     of_bottom = torch.where(bounded, -(n / d + n0 / d0) / (d + d0), -(n + n0) / (2 * d * d0))
 
     def back(gradient: Tensor) -> Tensors:
-        found = {top: gradient * of_top, bottom: gradient * of_bottom}
-        return tuple(found[i].sum_to_size(call.leaves[i].shape) for i in call.moved)
+        gradients = {top: gradient * of_top, bottom: gradient * of_bottom}
+        return tuple(gradients[i].sum_to_size(call.leaves[i].shape) for i in call.moved)
 
     return call.answer(back)
 
@@ -201,8 +201,8 @@ def max_pool(call: Call) -> Any:
     share = torch.where(dx == 0, 0.0, (y - y0) / dx)
 
     def back(gradient: Tensor) -> Tensors:
-        found = torch.zeros_like(wide_x)
-        return (found.scatter_add(-1, chosen, gradient.reshape(share.shape) * share).view_as(x),)
+        result = torch.zeros_like(wide_x)
+        return (result.scatter_add(-1, chosen, gradient.reshape(share.shape) * share).view_as(x),)
 
     return call.answer(back, value)
 
