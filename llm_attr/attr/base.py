@@ -17,6 +17,7 @@ from llm_attr.core.evaluator import Evaluator
 from llm_attr.core.path.walk import Attributed, Change, Walk, per_example
 from llm_attr.core.problem import Problem
 from llm_attr.core.site import Site
+from llm_attr.core.target import TargetOrSeveral
 from llm_attr.core.tensors import as_tensors
 from llm_attr.errors import InvalidShape, InvalidType
 from llm_attr.typing import Baselines, ForwardFunction, NeuronSelector, Target, TensorOrTensors
@@ -108,6 +109,8 @@ class GradientAttribution(Attribution):
     * `return_convergence_delta`: whether to also return the delta of each example, see `compute_convergence_delta`.
     * `attribute_to_layer_input`, `attribute_to_neuron_input`: whether to use the input of the layer instead of its
       output.
+    * `targets`: a list of targets to explain from the same forward passes, instead of `target`. Attributions and deltas
+      get a leading axis with one item per target. (A list given as `target` has one target per example.)
     * `grad_kwargs`: further arguments of `torch.autograd.grad`; with `materialize_grads=True` a layer that the output
       does not depend on gets zeros.
 
@@ -232,7 +235,7 @@ class LayerAttribution(InternalAttribution):
         self,
         inputs: TensorOrTensors,
         baselines: Baselines,
-        target: Target,
+        target: TargetOrSeveral,
         additional_forward_args: Any,
         to_input: bool = False,
         grad_kwargs: Mapping[str, Any] | None = None,

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from typing import Any
 
@@ -20,6 +20,7 @@ from llm_attr.core.path.integral import Integral
 from llm_attr.core.path.walk import Attributed, Change, Walk, by_point, difference, per_example, quadrature
 from llm_attr.core.problem import Problem
 from llm_attr.core.registry import registered
+from llm_attr.core.target import one_or_several
 from llm_attr.typing import Baselines, Form, NeuronSelector, Target, TensorOrTensors
 
 
@@ -57,6 +58,8 @@ class LayerConductance(LayerAttribution, GradientAttribution):
         return_convergence_delta: bool = False,
         attribute_to_layer_input: bool = False,
         grad_kwargs: Mapping[str, Any] | None = None,
+        *,
+        targets: Sequence[Target] | None = None,
     ) -> Any:
         """The conductance of each neuron of the layer.
 
@@ -70,13 +73,20 @@ class LayerConductance(LayerAttribution, GradientAttribution):
             See `LayerAttribution`, in units of the output; followed by the delta `(batch,)` if requested.
         """
         integral = Integral(n_steps, method)
-        args = (inputs, baselines, target, additional_forward_args, attribute_to_layer_input, grad_kwargs)
+        args = (
+            inputs,
+            baselines,
+            one_or_several(target, targets),
+            additional_forward_args,
+            attribute_to_layer_input,
+            grad_kwargs,
+        )
         problem = self._problem(*args)
         walk = self._walk(problem, n_steps + 1, internal_batch_size)
         found = _flow(walk, quadrature(integral.method, n_steps + 1).alphas)
         if not return_convergence_delta:
             return self._in_form(found)
-        return self._in_form(found), Change.of(problem).delta(per_example(found.tensors, problem.batch))
+        return self._in_form(found), Change.of(problem).delta(per_example(found.tensors, problem.batch, found.axis))
 
 
 @registered
@@ -109,6 +119,8 @@ class InternalInfluence(LayerAttribution, GradientAttribution):
         internal_batch_size: int | None = None,
         attribute_to_layer_input: bool = False,
         grad_kwargs: Mapping[str, Any] | None = None,
+        *,
+        targets: Sequence[Target] | None = None,
     ) -> Any:
         """The mean gradient of each neuron of the layer.
 
@@ -118,7 +130,14 @@ class InternalInfluence(LayerAttribution, GradientAttribution):
             See `LayerAttribution`, in units of output per activation.
         """
         integral = Integral(n_steps, method)
-        args = (inputs, baselines, target, additional_forward_args, attribute_to_layer_input, grad_kwargs)
+        args = (
+            inputs,
+            baselines,
+            one_or_several(target, targets),
+            additional_forward_args,
+            attribute_to_layer_input,
+            grad_kwargs,
+        )
         mean, _ = integral.mean(self._walk(self._problem(*args), n_steps, internal_batch_size))
         return self._in_form(mean)
 
@@ -158,6 +177,8 @@ class NeuronConductance(NeuronAttribution, InternalPathAttribution):
         internal_batch_size: int | None = None,
         attribute_to_neuron_input: bool = False,
         grad_kwargs: Mapping[str, Any] | None = None,
+        *,
+        targets: Sequence[Target] | None = None,
     ) -> Form:
         """The share of each entry of the inputs in the neuron's conductance.
 
@@ -174,7 +195,9 @@ class NeuronConductance(NeuronAttribution, InternalPathAttribution):
         Raises:
             InvalidTarget: the selector does not fit the layer, or does more than select and sum neurons.
         """
-        whole = Problem.of(self.forward_func, inputs, baselines, target, additional_forward_args)
+        whole = Problem.of(
+            self.forward_func, inputs, baselines, one_or_several(target, targets), additional_forward_args
+        )
         (site,) = self._sites(attribute_to_neuron_input)
         problem = replace(whole, grad_kwargs=grad_kwargs).through(site, neuron_selector)
         mean, _ = Integral(n_steps, method).mean(self._walk(problem, n_steps, internal_batch_size))
@@ -186,8 +209,10 @@ def _flow(walk: Walk, alphas: Tensor) -> Attributed:
     totals: list[Tensor] = []
     last: list[tuple[Tensor, Tensor]] = []
     for copies, part in walk.along_line(alphas):
-        values = [by_point(tensor, copies) for tensor in Attributed.of(part.at, part.slots).tensors]
-        gradients = [by_point(tensor, copies) for tensor in Attributed.of(part.gradients, part.slots).tensors]
+        axis = part.axis
+        at, found = (Attributed.of(tensors, part.slots).tensors for tensors in (part.at, part.gradients))
+        values = [by_point(u.unsqueeze(0) if axis else u, copies, axis).movedim(axis, 0) for u in at]
+        gradients = [by_point(g, copies, axis).movedim(axis, 0) for g in found]
         pairs = list(zip(values, gradients, strict=True))
         if last:
             joined = zip(last, pairs, strict=True)
@@ -195,4 +220,4 @@ def _flow(walk: Walk, alphas: Tensor) -> Attributed:
         sums = [(g[:-1] * u.diff(dim=0)).sum(0) for u, g in pairs]
         totals = [total.add_(new) for total, new in zip(totals, sums, strict=True)] if totals else sums
         last = [(u[-1:].clone(), g[-1:].clone()) for u, g in pairs]
-    return Attributed(tuple(totals), part.slots, tuple(gradient.dtype for gradient in part.gradients))
+    return Attributed(tuple(totals), part.slots, tuple(gradient.dtype for gradient in part.gradients), axis)

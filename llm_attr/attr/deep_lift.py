@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from inspect import signature
 from typing import Any, TypeAlias
 
@@ -16,6 +16,7 @@ from llm_attr.core.problem import Problem
 from llm_attr.core.registry import registered
 from llm_attr.core.rules.deep_lift import Combine, ReferencePairs, multipliers_only, times_change
 from llm_attr.core.rules.tables import EPS, deep_lift_rules
+from llm_attr.core.target import one_or_several
 from llm_attr.errors import InvalidShape, InvalidType, InvalidValue
 from llm_attr.typing import BaselineDistribution, Baselines, ForwardFunction, Target, TensorOrTensors, Tensors
 
@@ -101,6 +102,8 @@ class DeepLift(RescaleAttribution):
         additional_forward_args: Any = None,
         return_convergence_delta: bool = False,
         custom_attribution_func: CustomAttribution | None = None,
+        *,
+        targets: Sequence[Target] | None = None,
     ) -> Any:
         """The share of each entry of the inputs.
 
@@ -118,7 +121,9 @@ class DeepLift(RescaleAttribution):
         Raises:
             NoRule: the model has an operation without a rule, or runs different operations for the baseline.
         """
-        problem = Problem.of(self.forward_func, inputs, baselines, target, additional_forward_args)
+        problem = Problem.of(
+            self.forward_func, inputs, baselines, one_or_several(target, targets), additional_forward_args
+        )
         return self._shares(problem, None, return_convergence_delta, custom_attribution_func)
 
 
@@ -147,6 +152,8 @@ class DeepLiftShap(RescaleAttribution):
         additional_forward_args: Any = None,
         return_convergence_delta: bool = False,
         custom_attribution_func: CustomAttribution | None = None,
+        *,
+        targets: Sequence[Target] | None = None,
     ) -> Any:
         """The mean share of each entry of the inputs.
 
@@ -167,7 +174,7 @@ class DeepLiftShap(RescaleAttribution):
         Raises:
             NoRule: see `DeepLift.attribute`.
         """
-        problem = Problem.of(self.forward_func, inputs, None, target, additional_forward_args)
+        problem = Problem.of(self.forward_func, inputs, None, one_or_several(target, targets), additional_forward_args)
         states = distribution(inputs, baselines)
         return self._shares(problem, states, return_convergence_delta, custom_attribution_func)
 

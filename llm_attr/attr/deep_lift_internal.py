@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from torch import nn
@@ -11,6 +11,7 @@ from llm_attr.attr.base import InternalAttribution, LayerAttribution, NeuronAttr
 from llm_attr.attr.deep_lift import CustomAttribution, RescaleAttribution, distribution
 from llm_attr.core.registry import registered
 from llm_attr.core.site import Site
+from llm_attr.core.target import one_or_several
 from llm_attr.typing import (
     BaselineDistribution,
     Baselines,
@@ -61,6 +62,8 @@ class LayerDeepLift(LayerAttribution, InternalRescaleAttribution):
         attribute_to_layer_input: bool = False,
         custom_attribution_func: CustomAttribution | None = None,
         grad_kwargs: Mapping[str, Any] | None = None,
+        *,
+        targets: Sequence[Target] | None = None,
     ) -> Any:
         """The share of each neuron of the layer; the inputs may be token ids.
 
@@ -75,7 +78,14 @@ class LayerDeepLift(LayerAttribution, InternalRescaleAttribution):
         Raises:
             NoRule: see `DeepLift.attribute`.
         """
-        args = (inputs, baselines, target, additional_forward_args, attribute_to_layer_input, grad_kwargs)
+        args = (
+            inputs,
+            baselines,
+            one_or_several(target, targets),
+            additional_forward_args,
+            attribute_to_layer_input,
+            grad_kwargs,
+        )
         return self._shares(self._problem(*args), None, return_convergence_delta, custom_attribution_func)
 
 
@@ -105,6 +115,8 @@ class LayerDeepLiftShap(LayerAttribution, InternalRescaleAttribution):
         return_convergence_delta: bool = False,
         attribute_to_layer_input: bool = False,
         custom_attribution_func: CustomAttribution | None = None,
+        *,
+        targets: Sequence[Target] | None = None,
     ) -> Any:
         """The mean share of each neuron of the layer; the inputs may be token ids.
 
@@ -120,7 +132,9 @@ class LayerDeepLiftShap(LayerAttribution, InternalRescaleAttribution):
         Raises:
             NoRule: see `DeepLift.attribute`.
         """
-        problem = self._problem(inputs, None, target, additional_forward_args, attribute_to_layer_input)
+        problem = self._problem(
+            inputs, None, one_or_several(target, targets), additional_forward_args, attribute_to_layer_input
+        )
         states = distribution(inputs, baselines)
         return self._shares(problem, states, return_convergence_delta, custom_attribution_func)
 

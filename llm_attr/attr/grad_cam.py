@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from typing import Any
 
@@ -12,6 +12,7 @@ from llm_attr.attr.base import GradientAttribution, LayerAttribution
 from llm_attr.core.path.walk import Attributed
 from llm_attr.core.problem import Gradients
 from llm_attr.core.registry import registered
+from llm_attr.core.target import one_or_several
 from llm_attr.errors import InvalidShape
 from llm_attr.typing import Target, TensorOrTensors
 
@@ -45,6 +46,8 @@ class LayerGradCam(LayerAttribution, GradientAttribution):
         relu_attributions: bool = False,
         attr_dim_summation: bool = True,
         grad_kwargs: Mapping[str, Any] | None = None,
+        *,
+        targets: Sequence[Target] | None = None,
     ) -> Any:
         """The weight of each position of the layer.
 
@@ -61,7 +64,14 @@ class LayerGradCam(LayerAttribution, GradientAttribution):
         Raises:
             InvalidShape: the layer has no channels.
         """
-        args = (inputs, None, target, additional_forward_args, attribute_to_layer_input, grad_kwargs)
+        args = (
+            inputs,
+            None,
+            one_or_several(target, targets),
+            additional_forward_args,
+            attribute_to_layer_input,
+            grad_kwargs,
+        )
         found = self._walk(self._problem(*args), 1).at_inputs()
         return self._in_form(grad_cam(found, relu_attributions, attr_dim_summation))
 
@@ -77,17 +87,17 @@ def grad_cam(found: Gradients, relu: bool, summed: bool) -> Attributed:
     Raises:
         InvalidShape: the layer has no channels.
     """
-    gradients = Attributed.of(found.gradients, found.slots)
-    weights = tuple(_spatial_mean(gradient) for gradient in gradients.tensors)
+    gradients = Attributed.of(found.gradients, found.slots, found.axis)
+    weights = tuple(_spatial_mean(gradient, found.axis) for gradient in gradients.tensors)
     maps = replace(gradients, tensors=weights).times(found.at).tensors
-    maps = tuple(each.sum(1, keepdim=True) for each in maps) if summed else maps
+    maps = tuple(each.sum(1 + found.axis, keepdim=True) for each in maps) if summed else maps
     maps = tuple(each.relu() for each in maps) if relu else maps
     return replace(gradients, tensors=maps)
 
 
-def _spatial_mean(gradient: Tensor) -> Tensor:
-    """`(batch, channels, *spatial) -> (batch, channels, 1, ...)`."""
-    if gradient.dim() < 2:
+def _spatial_mean(gradient: Tensor, axis: int) -> Tensor:
+    """`(batch, channels, *spatial) -> (batch, channels, 1, ...)`, with the batch at this axis."""
+    if gradient.dim() < 2 + axis:
         raise InvalidShape(f"Grad-CAM needs a layer of (batch, channels, *spatial); got {tuple(gradient.shape)}")
-    axes = tuple(range(2, gradient.dim()))
+    axes = tuple(range(2 + axis, gradient.dim()))
     return gradient.mean(axes, keepdim=True) if axes else gradient

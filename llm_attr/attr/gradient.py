@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from contextlib import nullcontext
 from dataclasses import replace
 from typing import Any
@@ -16,6 +16,7 @@ from llm_attr.caller import warn_caller
 from llm_attr.core.path.walk import Attributed
 from llm_attr.core.problem import Problem
 from llm_attr.core.registry import registered
+from llm_attr.core.target import one_or_several
 from llm_attr.typing import Form, ForwardFunction, NeuronSelector, Target, TensorOrTensors, Tensors
 
 
@@ -40,6 +41,8 @@ class Saliency(GradientAttribution):
         target: Target = None,
         abs: bool = True,
         additional_forward_args: Any = None,
+        *,
+        targets: Sequence[Target] | None = None,
     ) -> Form:
         """The gradient with respect to each entry of the inputs, or its absolute value.
 
@@ -51,10 +54,10 @@ class Saliency(GradientAttribution):
         Returns:
             Same form as the inputs, in units of output per input.
         """
-        problem = Problem.of(self.forward_func, inputs, None, target, additional_forward_args)
+        problem = Problem.of(self.forward_func, inputs, None, one_or_several(target, targets), additional_forward_args)
         found = self._walk(problem, 1).at_inputs()
         gradients = tuple(gradient.abs() for gradient in found.gradients) if abs else found.gradients
-        return self._in_form(Attributed.of(gradients, found.slots))
+        return self._in_form(Attributed.of(gradients, found.slots, found.axis))
 
 
 @registered
@@ -79,7 +82,14 @@ class InputXGradient(GradientAttribution):
 
     multiplies_by_inputs = True
 
-    def attribute(self, inputs: Form, target: Target = None, additional_forward_args: Any = None) -> Form:
+    def attribute(
+        self,
+        inputs: Form,
+        target: Target = None,
+        additional_forward_args: Any = None,
+        *,
+        targets: Sequence[Target] | None = None,
+    ) -> Form:
         """Each entry of the inputs times its gradient.
 
         Shared arguments: see `GradientAttribution`.
@@ -87,9 +97,9 @@ class InputXGradient(GradientAttribution):
         Returns:
             Same form as the inputs, in units of the output.
         """
-        problem = Problem.of(self.forward_func, inputs, None, target, additional_forward_args)
+        problem = Problem.of(self.forward_func, inputs, None, one_or_several(target, targets), additional_forward_args)
         found = self._walk(problem, 1).at_inputs()
-        result = Attributed.of(found.gradients, found.slots).times(found.at)
+        result = Attributed.of(found.gradients, found.slots, found.axis).times(found.at)
         _warn_if_scale_invariant(result)
         return self._in_form(result)
 
@@ -141,6 +151,8 @@ class LayerGradientXActivation(LayerAttribution, GradientAttribution):
         additional_forward_args: Any = None,
         attribute_to_layer_input: bool = False,
         grad_kwargs: Mapping[str, Any] | None = None,
+        *,
+        targets: Sequence[Target] | None = None,
     ) -> Any:
         """Each activation times its gradient; the inputs may be token ids.
 
@@ -149,14 +161,21 @@ class LayerGradientXActivation(LayerAttribution, GradientAttribution):
         Returns:
             See `LayerAttribution`; in units of the output, or of output per activation without the factor.
         """
-        args = (inputs, None, target, additional_forward_args, attribute_to_layer_input, grad_kwargs)
+        args = (
+            inputs,
+            None,
+            one_or_several(target, targets),
+            additional_forward_args,
+            attribute_to_layer_input,
+            grad_kwargs,
+        )
         problem = self._problem(*args)
         with save_on_cpu() if self._memory_efficient else nullcontext():
             found = self._walk(problem, 1).at_inputs()
         gradients, at = found.gradients, found.at
         if self._memory_efficient:
             gradients, at = tuple(x.cpu() for x in gradients), tuple(x.cpu() for x in at)
-        mine = Attributed.of(gradients, found.slots)
+        mine = Attributed.of(gradients, found.slots, found.axis)
         result = replace(mine, tensors=self.multiply_gradient_acts(mine.tensors, at))
         if self.multiplies_by_inputs:
             _warn_if_scale_invariant(result)
@@ -209,7 +228,7 @@ class NeuronGradient(NeuronAttribution, GradientAttribution):
         """
         problem = self._problem(inputs, neuron_selector, None, additional_forward_args, attribute_to_neuron_input)
         found = self._walk(problem, 1).at_inputs()
-        return self._in_form(Attributed.of(found.gradients, found.slots))
+        return self._in_form(Attributed.of(found.gradients, found.slots, found.axis))
 
 
 _ZERO_SUM = 1e-3
@@ -219,7 +238,7 @@ _ZERO_SUM = 1e-3
 def _warn_if_scale_invariant(products: Attributed) -> None:
     """Warns if the products in one of the tensors `(batch, ..., vector)` sum to zero over every vector."""
     for i, (tensor, dtype) in enumerate(zip(products.tensors, products.dtypes, strict=True)):
-        if tensor.dim() < 3 or tensor.shape[-1] < 2:
+        if tensor.dim() - products.axis < 3 or tensor.shape[-1] < 2:
             continue
         tolerance = max(_ZERO_SUM, 4 * torch.finfo(dtype).eps) / tensor.shape[-1] ** 0.5
         if _cancel(tensor[:1], tolerance) and _cancel(tensor, tolerance) and tensor.any():

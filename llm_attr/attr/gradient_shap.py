@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
 from llm_attr.attr.base import (
@@ -17,6 +18,7 @@ from llm_attr.core.path.expectation import Expectation, Inspect, RandomLines
 from llm_attr.core.path.noise import Draws
 from llm_attr.core.problem import Problem
 from llm_attr.core.registry import registered
+from llm_attr.core.target import one_or_several
 from llm_attr.core.tensors import can_move
 from llm_attr.typing import BaselineDistribution, Form, NeuronSelector, Target, TensorOrTensors
 
@@ -56,6 +58,7 @@ class GradientShap(PathAttribution):
         *,
         seed: int | None = None,
         inspect: Inspect | None = None,
+        targets: Sequence[Target] | None = None,
     ) -> Any:
         """The expected gradient of each entry of the inputs.
 
@@ -77,7 +80,7 @@ class GradientShap(PathAttribution):
             Same form as the inputs, in units of the output; followed by the delta `(batch * n_samples,)` if requested,
             with the lines of an example next to each other.
         """
-        problem = Problem.of(self.forward_func, inputs, None, target, additional_forward_args)
+        problem = Problem.of(self.forward_func, inputs, None, one_or_several(target, targets), additional_forward_args)
         lines = RandomLines.drawn(inputs, baselines, n_samples, stdevs, Draws.of(seed))
         expectation = Expectation(self._walk(problem, n_samples), lines, lines.differences, inspect)
         return _answer(self, expectation, return_convergence_delta)
@@ -118,6 +121,7 @@ class LayerGradientShap(LayerAttribution, InternalPathAttribution):
         attribute_to_layer_input: bool = False,
         *,
         seed: int | None = None,
+        targets: Sequence[Target] | None = None,
     ) -> Any:
         """The expected gradient of each neuron of the layer; without noise, the inputs may be token ids.
 
@@ -126,7 +130,7 @@ class LayerGradientShap(LayerAttribution, InternalPathAttribution):
         Returns:
             See `LayerAttribution`, in units of the output; followed by the delta `(batch * n_samples,)` if requested.
         """
-        problem = Problem.of(self.forward_func, inputs, None, target, additional_forward_args)
+        problem = Problem.of(self.forward_func, inputs, None, one_or_several(target, targets), additional_forward_args)
         lines = RandomLines.drawn(inputs, baselines, n_samples, stdevs, Draws.of(seed))
         sites = self._sites(attribute_to_layer_input)
         if not all(can_move(x) for x in problem.inputs):

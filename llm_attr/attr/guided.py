@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import replace
 from typing import Any
 
@@ -22,6 +23,7 @@ from llm_attr.core.problem import Problem
 from llm_attr.core.registry import registered
 from llm_attr.core.rules.tables import DECONVOLUTION, GUIDED
 from llm_attr.core.site import Site
+from llm_attr.core.target import one_or_several
 from llm_attr.typing import Form, ForwardFunction, NeuronSelector, Target
 
 
@@ -41,7 +43,7 @@ class _ReluRuleAttribution(GradientAttribution):
     def _gradient(self, problem: Problem) -> Any:
         """The gradient under the rules, in the caller's form."""
         found = self._walk(self.rules.of(self.model).on(problem), 1).at_inputs()
-        return self._in_form(Attributed.of(found.gradients, found.slots))
+        return self._in_form(Attributed.of(found.gradients, found.slots, found.axis))
 
 
 class _InternalReluRuleAttribution(InternalAttribution, _ReluRuleAttribution):
@@ -54,7 +56,14 @@ class _InternalReluRuleAttribution(InternalAttribution, _ReluRuleAttribution):
 class _OfOutput(_ReluRuleAttribution):
     """The gradient of the output."""
 
-    def attribute(self, inputs: Form, target: Target = None, additional_forward_args: Any = None) -> Form:
+    def attribute(
+        self,
+        inputs: Form,
+        target: Target = None,
+        additional_forward_args: Any = None,
+        *,
+        targets: Sequence[Target] | None = None,
+    ) -> Form:
         """The gradient with respect to each entry of the inputs, under the rule of the class.
 
         Shared arguments: see `GradientAttribution`.
@@ -65,7 +74,9 @@ class _OfOutput(_ReluRuleAttribution):
         Raises:
             NoRule: the model has a ReLU that the rule cannot reach.
         """
-        return self._gradient(Problem.of(self.forward_func, inputs, None, target, additional_forward_args))
+        return self._gradient(
+            Problem.of(self.forward_func, inputs, None, one_or_several(target, targets), additional_forward_args)
+        )
 
 
 class _OfNeuron(NeuronAttribution, _InternalReluRuleAttribution):
@@ -194,6 +205,8 @@ class GuidedGradCam(_InternalReluRuleAttribution):
         additional_forward_args: Any = None,
         interpolate_mode: str = "nearest",
         attribute_to_layer_input: bool = False,
+        *,
+        targets: Sequence[Target] | None = None,
     ) -> Form:
         """The guided gradient of each entry of the inputs, weighted by the Grad-CAM map.
 
@@ -209,16 +222,18 @@ class GuidedGradCam(_InternalReluRuleAttribution):
         Raises:
             NoRule: the model has a ReLU that the rule cannot reach.
         """
-        problem = Problem.of(self.forward_func, inputs, None, target, additional_forward_args)
+        problem = Problem.of(self.forward_func, inputs, None, one_or_several(target, targets), additional_forward_args)
         walk = self._walk(problem.observed_at(self._sites(attribute_to_layer_input)), 2)
         weights = grad_cam(walk.at_inputs(), relu=True, summed=True).tensors[0]
         found = replace(walk, problem=self.rules.of(self.model).on(problem)).at_inputs()
-        parts = tuple(_weighted(gradient, weights, interpolate_mode) for gradient in found.gradients)
-        return self._in_form(replace(Attributed.of(found.gradients, found.slots), tensors=parts))
+        parts = tuple(_weighted(gradient, weights, interpolate_mode, found.axis) for gradient in found.gradients)
+        return self._in_form(replace(Attributed.of(found.gradients, found.slots, found.axis), tensors=parts))
 
 
-def _weighted(gradient: Tensor, weights: Tensor, mode: str) -> Tensor:
+def _weighted(gradient: Tensor, weights: Tensor, mode: str, axis: int = 0) -> Tensor:
     """`(batch, channels, *spatial)` times `(batch, 1, *smaller)`, or `(batch, 1)` if the layer has no spatial axes."""
+    if axis:
+        return torch.stack([_weighted(*pair, mode) for pair in zip(gradient, weights, strict=True)])
     weights = weights.to(gradient.device)  # the layer may be on another device than the inputs
     if weights.dim() == 2:
         return gradient * weights.view(-1, *(1,) * (gradient.dim() - 1))

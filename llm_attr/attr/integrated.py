@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from typing import Any
 
@@ -23,6 +23,7 @@ from llm_attr.core.path.integral import Integral, PathInfo
 from llm_attr.core.path.walk import Change, Walk, difference, per_example
 from llm_attr.core.problem import Problem
 from llm_attr.core.registry import registered
+from llm_attr.core.target import one_or_several
 from llm_attr.errors import InvalidValue
 from llm_attr.typing import Baselines, NeuronSelector, Target, TensorOrTensors, Tensors
 
@@ -59,6 +60,7 @@ class IntegratedGradients(PathAttribution):
         *,
         until: float | None = None,
         return_info: bool = False,
+        targets: Sequence[Target] | None = None,
     ) -> Any:
         """The integrated gradient of each entry of the inputs.
 
@@ -76,7 +78,9 @@ class IntegratedGradients(PathAttribution):
             Same form as the inputs, in units of the output; followed by the delta `(batch,)` and the `PathInfo` if
             requested.
         """
-        problem = Problem.of(self.forward_func, inputs, baselines, target, additional_forward_args)
+        problem = Problem.of(
+            self.forward_func, inputs, baselines, one_or_several(target, targets), additional_forward_args
+        )
         integral = Integral(n_steps, method, until)
         walk = self._walk(problem, n_steps, internal_batch_size)
         return _answer(self, walk, integral, return_convergence_delta, return_info)
@@ -123,6 +127,7 @@ class LayerIntegratedGradients(LayerAttribution, InternalPathAttribution):
         layer_baselines: Any = None,
         until: float | None = None,
         return_info: bool = False,
+        targets: Sequence[Target] | None = None,
     ) -> Any:
         """The integrated gradient of each neuron of the layer; the inputs may be token ids.
 
@@ -146,7 +151,9 @@ class LayerIntegratedGradients(LayerAttribution, InternalPathAttribution):
         """
         if baselines is not None and layer_baselines is not None:
             raise InvalidValue("baselines and layer_baselines exclude each other; pass one of the two")
-        whole = Problem.of(self.forward_func, inputs, baselines, target, additional_forward_args)
+        whole = Problem.of(
+            self.forward_func, inputs, baselines, one_or_several(target, targets), additional_forward_args
+        )
         sites = self._sites(attribute_to_layer_input)
         cut = whole.cut_at(sites, named_baselines(sites, layer_baselines))
         walk = self._walk(replace(cut, grad_kwargs=grad_kwargs), n_steps, internal_batch_size)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from torch import Tensor, nn
@@ -15,6 +15,7 @@ from llm_attr.core.problem import Gradients, Problem
 from llm_attr.core.registry import registered
 from llm_attr.core.rules.engine import Rules
 from llm_attr.core.rules.tables import LRP as RULES
+from llm_attr.core.target import one_or_several
 from llm_attr.core.tensors import as_tensors, split_by
 from llm_attr.errors import InvalidShape, InvalidTarget, InvalidType
 from llm_attr.typing import ForwardFunction, Target, TensorOrTensors
@@ -103,10 +104,12 @@ class LRP(RelevanceAttribution):
         additional_forward_args: Any = None,
         return_convergence_delta: bool = False,
         verbose: bool = False,
+        *,
+        targets: Sequence[Target] | None = None,
     ) -> Any:
         """The relevance of each entry of the inputs.
 
-        Shared arguments: see `Attribution`.
+        Shared arguments: see `GradientAttribution`.
 
         Args:
             return_convergence_delta: Whether to also return the absorbed relevance of each example, see
@@ -120,7 +123,7 @@ class LRP(RelevanceAttribution):
             NoRule: the model has an operation that no rule covers.
         """
         rules = RULES.of(self.model, self.rules)
-        problem = Problem.of(self.forward_func, inputs, None, target, additional_forward_args)
+        problem = Problem.of(self.forward_func, inputs, None, one_or_several(target, targets), additional_forward_args)
         relevance, found = self._propagated(rules, problem, verbose)
         if not return_convergence_delta:
             return self._in_form(relevance)
@@ -163,6 +166,8 @@ class LayerLRP(LayerAttribution, RelevanceAttribution):
         return_convergence_delta: bool = False,
         attribute_to_layer_input: bool = False,
         verbose: bool = False,
+        *,
+        targets: Sequence[Target] | None = None,
     ) -> Any:
         """The relevance of each neuron of the layer.
 
@@ -176,7 +181,9 @@ class LayerLRP(LayerAttribution, RelevanceAttribution):
             NoRule: the model has an operation that no rule covers.
         """
         rules = RULES.of(self.model, self.rules)
-        problem = self._problem(inputs, None, target, additional_forward_args, attribute_to_layer_input)
+        problem = self._problem(
+            inputs, None, one_or_several(target, targets), additional_forward_args, attribute_to_layer_input
+        )
         relevance, found = self._propagated(rules, problem, verbose)
         if not return_convergence_delta:
             return self._in_form(relevance)

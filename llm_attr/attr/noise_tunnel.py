@@ -186,6 +186,11 @@ class _Tunnel:
     def batch(self) -> int:
         return len(self.tensors[0])
 
+    @property
+    def _axis(self) -> int:
+        """That of the examples in attributions."""
+        return 0 if self.options.get("targets") is None else 1
+
     def combined(
         self, samples: int, at_once: int, combine: Callable[[Moments], Tensor], inspect: Inspect | None
     ) -> Any:
@@ -198,12 +203,12 @@ class _Tunnel:
             rows = self._rows(attributions, copies)
             if inspect is not None:
                 inspect(tuple(rows))
-            new = [Moments.of(row) for row in rows]
+            new = [Moments.of(row, self._axis + 1) for row in rows]
             moments = [old.joined(more) for old, more in zip(moments, new, strict=True)] if moments else new
-            deltas += [answer[1].view(self.batch, copies, -1)] if with_delta else []
+            deltas += [answer[1].unflatten(-1, (self.batch, copies, -1))] if with_delta else []
         found = [combine(one).to(_result_type(row)) for one, row in zip(moments, rows, strict=True)]
         result = with_leaves(attributions, found)
-        return (result, torch.cat(deltas, 1).flatten()) if with_delta else result
+        return (result, torch.cat(deltas, -2).flatten(-3)) if with_delta else result
 
     def _answers(self, samples: int, at_once: int) -> Iterator[tuple[int, Any]]:
         """The number of copies in each call of the method, and its result."""
@@ -240,6 +245,8 @@ class _Tunnel:
         """An argument of the method, with each example's row repeated."""
         if name == "target":
             return tile_target(value, copies, by_example=True)
+        if name == "targets" and value is not None:
+            return [tile_target(each, copies, by_example=True) for each in value]
         if name in _LIKE_ROWS:
             return tile(value, copies, self.batch, by_example=True)
         if name not in _LIKE_INPUTS or callable(value):
@@ -255,13 +262,14 @@ class _Tunnel:
     def _rows(self, attributions: Any, copies: int) -> list[Tensor]:
         """`(batch, copies, ...)` for each tensor of the method's result."""
         tensors = leaves(attributions)
-        if not tensors or any(x.dim() == 0 or len(x) != self.batch * copies for x in tensors):
+        axis, rows = self._axis, self.batch * copies
+        if not tensors or any(x.dim() <= axis or x.shape[axis] != rows for x in tensors):
             given = [tuple(x.shape) for x in tensors] or type(attributions).__name__
             raise UnsupportedMethod(
                 f"NoiseTunnel needs attributions with a row for each of the {self.batch * copies} noisy copies; "
                 f"{self.method.get_name()} returned {given}"
             )
-        return [x.unflatten(0, (self.batch, copies)) for x in tensors]
+        return [x.unflatten(axis, (self.batch, copies)) for x in tensors]
 
 
 def _result_type(tensor: Tensor) -> torch.dtype:

@@ -27,6 +27,7 @@ from llm_attr.core.path.word_path import WordPaths
 from llm_attr.core.problem import Gradients, Problem
 from llm_attr.core.registry import registered
 from llm_attr.core.site import Site
+from llm_attr.core.target import TargetOrSeveral, one_or_several
 from llm_attr.core.tensors import at_least_fp32, in_slots
 from llm_attr.errors import InvalidShape, InvalidValue, UnknownName
 from llm_attr.typing import Baselines, ForwardFunction, Target, TensorOrTensors, Tensors
@@ -46,7 +47,7 @@ class TokenPathAttribution(GradientAttribution):
         super().__init__(forward_func)
         self.layer = None if layer is None else Site.of(layer)
 
-    def _problem(self, inputs: TensorOrTensors, baselines: Baselines, target: Target, extras: Any) -> Problem:
+    def _problem(self, inputs: TensorOrTensors, baselines: Baselines, target: TargetOrSeveral, extras: Any) -> Problem:
         problem = Problem.of(self.forward_func, inputs, baselines, target, extras)
         return problem if self.layer is None else problem.cut_at([self.layer])
 
@@ -85,6 +86,8 @@ class SequentialIntegratedGradients(TokenPathAttribution):
         method: str = "gausslegendre",
         internal_batch_size: int | None = None,
         return_convergence_delta: bool = False,
+        *,
+        targets: Sequence[Target] | None = None,
     ) -> Any:
         """The sequential integrated gradient of each entry.
 
@@ -105,7 +108,7 @@ class SequentialIntegratedGradients(TokenPathAttribution):
         Raises:
             InvalidShape: an input has no axis of positions.
         """
-        problem = self._problem(inputs, baselines, target, additional_forward_args)
+        problem = self._problem(inputs, baselines, one_or_several(target, targets), additional_forward_args)
         paths = _PositionPaths.of(problem, quadrature(method, n_steps))
         walk = self._walk(problem, paths.count, internal_batch_size)
         found = _along(walk, paths.points, paths.lengths, paths.count)
@@ -169,6 +172,7 @@ class DiscretizedIntegratedGradients(TokenPathAttribution):
         return_convergence_delta: bool = False,
         *,
         factor: int = 0,
+        targets: Sequence[Target] | None = None,
     ) -> Any:
         """The discretized integrated gradient of each entry.
 
@@ -194,7 +198,7 @@ class DiscretizedIntegratedGradients(TokenPathAttribution):
         """
         if method not in _PIECES:
             raise UnknownName("method", method, _PIECES)
-        problem = self._problem(inputs, baselines, target, additional_forward_args)
+        problem = self._problem(inputs, baselines, one_or_several(target, targets), additional_forward_args)
         path = _PiecewisePath.of(problem, self._tables(), WordPaths(n_steps, self.n_neighbors, self.strategy), factor)
         path = replace(path, shift=0.5 if method == "riemann_middle" else 0.0)
         walk = self._walk(problem, path.count, internal_batch_size)

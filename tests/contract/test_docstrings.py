@@ -47,7 +47,13 @@ def test_every_argument_is_described(name: str) -> None:
 def test_the_site_shows_shared_arguments() -> None:
     lines = (getdoc(attr.Saliency.attribute) or "").splitlines()
     shown = shared_arguments.with_shared(lines, attr.Saliency.attribute)
-    assert list(shared_arguments.own_arguments(shown)) == ["inputs", "target", "abs", "additional_forward_args"]
+    assert list(shared_arguments.own_arguments(shown)) == [
+        "inputs",
+        "target",
+        "abs",
+        "additional_forward_args",
+        "targets",
+    ]
     assert not any("Shared arguments" in line for line in shown)
     assert shown[-2:] == lines[-2:]
     lines = (getdoc(attr.LayerConductance) or "").splitlines()

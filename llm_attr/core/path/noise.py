@@ -165,11 +165,11 @@ class Moments:
     variance: Tensor
 
     @classmethod
-    def of(cls, samples: Tensor) -> Moments:
-        """The moments along the second axis of `(batch, samples, *features)`."""
+    def of(cls, samples: Tensor, axis: int = 1) -> Moments:
+        """The moments along this axis of `(batch, samples, *features)`."""
         samples = at_least_fp32(samples)
-        mean = samples.mean(1)
-        return cls(samples.shape[1], mean, (samples - mean.unsqueeze(1)).square().mean(1))
+        mean = samples.mean(axis)
+        return cls(samples.shape[axis], mean, (samples - mean.unsqueeze(axis)).square().mean(axis))
 
     def joined(self, other: Moments) -> Moments:
         """The moments of both sets of samples together.
