@@ -1,4 +1,4 @@
-"""Attribution of a metric over all batches of a data loader."""
+"""Attribution of a metric of a data set, read from a data loader."""
 
 from __future__ import annotations
 
@@ -21,22 +21,22 @@ from llm_attr.typing import Baselines, TensorOrTensors, Tensors, Values
 
 
 class DataLoaderAttribution(Attribution):
-    """Explains a metric of a whole data set, which is read batch by batch and never held in memory.
+    """Explains a metric of an entire data set, which is read batch by batch and never held in memory.
 
-    `attribution_i = m(data) - m(data with feature i at its baseline in every example)` for `FeatureAblation`, and so on
-    for every method that leaves out features; of `Occlusion` the windows are over consecutive features.
+    `attribution_i = m(data) - m(data with feature i at its baseline in every example)` for `FeatureAblation`, and
+    likewise for every method that removes features; windows of `Occlusion` cover consecutive features.
 
-    All passes over the data begin with the same state of torch's random numbers (and of the loader's generator), which
-    is then put back: a loader that shuffles gives the same batches in each pass.
+    All passes over the data start from the same state of torch's random generators (and the loader's generator), which
+    is restored at the end: a shuffling loader yields the same batches in each pass.
 
     Args:
-        attr_method: The method, made for the forward function: `FeatureAblation(model)`.
+        attr_method: The method, such as `FeatureAblation(model)`.
 
     Raises:
-        UnsupportedMethod: the method does not leave out features, or needs more than one data set to do so.
+        UnsupportedMethod: the method does not set features to a baseline.
 
-    Source: A. Fisher, C. Rudin and F. Dominici, All Models are Wrong, but Many are Useful, JMLR 2019, section 3 (what a
-    measure of all examples loses without a variable).
+    Source: A. Fisher, C. Rudin and F. Dominici, All Models are Wrong, but Many are Useful, JMLR 2019, section 3 (the
+    loss of a measure over all examples without a variable).
 
     Example:
         >>> import torch
@@ -72,30 +72,28 @@ class DataLoaderAttribution(Attribution):
         """The attribution of the metric to each feature.
 
         Args:
-            dataloader: Gives a tensor, or a tuple or list of as many elements each time; is gone through again for
-                each pass.
-            input_roles: An `InputRole` for each element; None: all need attributions.
-            baselines: The absent state of the elements that need attributions, one row or a number each, see
-                `Attribution`.
-            feature_mask: See `PerturbationAttribution`; one row for each of these elements.
-            reduce: `(accum, current_output, current_inputs) -> accum`: adds a batch to what is known of those before it
-                (None at first); it sees all elements, those with features left out as the model sees them. None: the
-                outputs are joined.
-            to_metric: From what is known at the end to the tensor that is explained; None: that is it.
-            perturbations_per_pass: Coalitions of one pass over the data; each holds what is known of its batches.
+            dataloader: Yields a tensor, or a tuple or list of fixed length; iterated anew in each pass.
+            input_roles: An `InputRole` for each element; None: all are attributed.
+            baselines: The absent state of the attributed elements, one row or a number each, see `Attribution`.
+            feature_mask: See `PerturbationAttribution`; one row for each attributed element.
+            reduce: `(accum, current_output, current_inputs) -> accum`: adds a batch to the accumulator, which starts as
+                None. The inputs are all elements, with features absent as the model sees them. None: concatenates the
+                outputs.
+            to_metric: Maps the final accumulator to the tensor to explain; None: the accumulator itself.
+            perturbations_per_pass: Coalitions per pass over the data; each has its own accumulator.
             show_progress: See `Attribution`.
-            return_input_shape: Whether positions or features get the attributions.
-            **options: The method's own, as `n_samples` and `seed`.
+            return_input_shape: False: the result has one column per feature.
+            **options: Options of the method, such as `n_samples` and `seed`.
 
         Returns:
-            `(entries of the metric, *features)` for each element that needs attributions, in a tuple if the loader
-            gives tuples or lists; or `(entries of the metric, features)`, with a column for each number from 0 to the
-            largest in feature_mask. In units of the metric.
+            `(entries of the metric, *features)` for each attributed element, in a tuple if the loader yields tuples or
+            lists; or `(entries of the metric, features)`, with a column for each number from 0 to the largest in
+            feature_mask. In units of the metric.
 
         Raises:
-            InvalidShape: baselines, masks, roles or batches do not fit each other, or the metric changes its shape.
-            InvalidType: the loader can be gone through only once, or the metric is no tensor.
-            InvalidValue: there is no batch, a role is unknown or none needs attributions.
+            InvalidShape: baselines, masks, roles or batches do not match, or the metric changes its shape.
+            InvalidType: the loader is a one-time iterator, or the metric is not a tensor.
+            InvalidValue: the loader is empty, a role is unknown or no element is attributed.
             UnknownKeyword: the method does not take one of the options.
         """
         estimator = self._estimator(options)
@@ -121,10 +119,10 @@ class DataLoaderAttribution(Attribution):
 
 
 def _shared(mask: TensorOrTensors | None, baselines: Baselines, inputs: Tensors) -> tuple[Features, Tensors]:
-    """The features and the absent state of all batches.
+    """The features and the absent state, shared by all batches.
 
     Raises:
-        InvalidShape: one differs between the examples of the first batch.
+        InvalidShape: one of them differs between the examples of the first batch.
     """
     features, absent = Features.of(mask, inputs), as_baselines(baselines, inputs)
     for name, rows in (("feature_mask", features.owner), ("baselines", absent)):
@@ -137,7 +135,7 @@ def _shared(mask: TensorOrTensors | None, baselines: Baselines, inputs: Tensors)
 
 
 def _columns(values: Values, mask: TensorOrTensors | None) -> Tensor:
-    """`(features, entries) -> (entries, numbers)`, a column for each number of the mask; those left out get 0."""
+    """`(features, entries) -> (entries, numbers)`, one column per number of the mask; unused numbers get 0."""
     if mask is None:
         return values.T
     masks = mask if isinstance(mask, tuple) else (mask,)

@@ -1,4 +1,4 @@
-"""Sets of coalitions: which features are present, a row each."""
+"""Matrices of coalitions: which features are present, one coalition per row."""
 
 from __future__ import annotations
 
@@ -10,16 +10,16 @@ import torch
 from llm_attr.typing import Coalitions
 
 BLOCK_ENTRIES = 1 << 24
-"""How many entries of a design are held at once; a design of many features comes in blocks of rows."""
+"""Maximum number of entries of a design in memory; larger designs are generated in blocks of rows."""
 
 
 def full(features: int) -> Coalitions:
-    """`(1, features)`: everything present."""
+    """`(1, features)`: all features present."""
     return torch.ones(1, features, dtype=torch.bool, device="cpu")
 
 
 def each_left_out(features: int) -> Iterator[Coalitions]:
-    """`(features, features)` in blocks of rows: row i lacks feature i alone."""
+    """`(features, features)` in blocks of rows: row i lacks only feature i."""
     rows = max(1, BLOCK_ENTRIES // max(1, features))
     for start in range(0, features, rows):
         stop = min(features, start + rows)
@@ -29,5 +29,5 @@ def each_left_out(features: int) -> Iterator[Coalitions]:
 
 
 def keys(coalitions: Coalitions) -> list[bytes]:
-    """A short hashable name for each row."""
+    """A short hashable key for each row."""
     return [row.tobytes() for row in np.packbits(coalitions.numpy(), axis=1)]

@@ -1,4 +1,4 @@
-"""Games over a data set that is read batch by batch: what a coalition of features is worth to a metric of all of it."""
+"""Games over a data set, read batch by batch: a metric of all data for a coalition of features."""
 
 from __future__ import annotations
 
@@ -20,19 +20,19 @@ from llm_attr.errors import InvalidShape, InvalidType, InvalidValue
 from llm_attr.typing import Coalitions, ForwardFunction, Tensors, Values
 
 Reduce: TypeAlias = Callable[[Any, Tensor, tuple[Any, ...]], Any]
-"""`(accum, current_output, current_inputs) -> accum`, for each batch, at first from None."""
+"""`(accum, current_output, current_inputs) -> accum`, called for each batch, starting from None."""
 
 ToMetric: TypeAlias = Callable[[Any], Tensor]
-"""`accum -> metric`, once all batches are through."""
+"""`accum -> metric`, called after the last batch."""
 
 
 class InputRole:
-    """What happens with an element of a batch.
+    """The role of an element of a batch.
 
     Attributes:
-        need_attr: It is a tensor, goes to the forward function and gets attributions.
-        need_forward: It goes to the forward function.
-        no_forward: It goes to `reduce` alone: a label.
+        need_attr: A tensor that is passed to the forward function and attributed.
+        need_forward: Passed to the forward function.
+        no_forward: Passed only to `reduce`, such as a label.
     """
 
     need_attr = 0
@@ -42,12 +42,12 @@ class InputRole:
 
 @dataclass(frozen=True)
 class Batch:
-    """What a loader gives at a time.
+    """A batch of a loader.
 
     Attributes:
-        elements: All of it.
+        elements: Its elements.
         roles: The `InputRole` of each.
-        single: Whether the loader gave a bare tensor.
+        single: Whether the loader yielded a tensor and not a tuple.
     """
 
     elements: tuple[Any, ...]
@@ -56,26 +56,26 @@ class Batch:
 
     @property
     def moved(self) -> Tensors:
-        """The elements that get attributions."""
+        """The attributed elements."""
         pairs = zip(self.elements, self.roles, strict=True)
         return as_tensors(tuple(x for x, role in pairs if role == InputRole.need_attr))
 
     def with_moved(self, moved: Tensors) -> tuple[Any, ...]:
-        """The elements, others in the place of those that get attributions."""
+        """The elements, with the attributed ones replaced."""
         rest, pairs = iter(moved), zip(self.elements, self.roles, strict=True)
         return tuple(next(rest) if role == InputRole.need_attr else x for x, role in pairs)
 
 
 @dataclass(frozen=True)
 class DataMetric:
-    """A number or tensor that a model earns with a data set.
+    """A metric of a model on a data set.
 
     Attributes:
         forward: The model.
-        loader: Gives the batches, again for each pass.
-        roles: An `InputRole` for each element of a batch; None: all get attributions.
-        reduce: Adds a batch to what is known of those before it; None joins the outputs.
-        to_metric: From what is known at the end to the metric; None: it is that.
+        loader: Yields the batches, anew in each pass.
+        roles: An `InputRole` for each element of a batch; None: all are attributed.
+        reduce: Adds a batch to the accumulator; None concatenates the outputs.
+        to_metric: Maps the final accumulator to the metric; None: the accumulator is the metric.
     """
 
     forward: ForwardFunction
@@ -85,12 +85,12 @@ class DataMetric:
     to_metric: ToMetric | None = None
 
     def first(self) -> Batch:
-        """The first batch, which all others must be like.
+        """The first batch; all others must have the same structure.
 
         Raises:
-            InvalidType: the loader can be gone through only once, or gives something else than tensors and tuples.
-            InvalidShape: there is not one role for each element.
-            InvalidValue: there is no batch, a role is unknown, or none gets attributions.
+            InvalidType: the loader is a one-time iterator, or does not yield tensors, tuples or lists.
+            InvalidShape: there is not one role per element.
+            InvalidValue: the loader is empty, a role is unknown, or no element is attributed.
         """
         if isinstance(self.loader, Iterator):
             raise InvalidType(
@@ -110,7 +110,7 @@ class DataMetric:
 
     @contextmanager
     def same_draws(self) -> Iterator[None]:
-        """Puts torch's random numbers, and those of the loader, back to where they were before."""
+        """Restores the state of torch's and the loader's random generators at the end."""
         own = getattr(self.loader, "generator", None)
         with streams_kept():
             before = own.get_state() if isinstance(own, torch.Generator) else None
@@ -121,7 +121,7 @@ class DataMetric:
                     own.set_state(before)
 
     def add(self, accum: Any, elements: tuple[Any, ...], roles: Sequence[int]) -> Any:
-        """What is known with one batch more."""
+        """The accumulator after one more batch."""
         passed = (x for x, role in zip(elements, roles, strict=True) if role != InputRole.no_forward)
         output = as_output(self.forward(*passed)).detach()
         if self.reduce is not None:
@@ -131,17 +131,17 @@ class DataMetric:
         return outputs
 
     def value(self, accum: Any) -> Tensor:
-        """The metric of what is known at the end.
+        """The metric of the final accumulator.
 
         Raises:
-            InvalidType: it is no tensor.
+            InvalidType: it is not a tensor or a number.
         """
-        known = torch.cat(accum) if self.reduce is None else accum
-        found = known if self.to_metric is None else self.to_metric(known)
-        if not isinstance(found, Tensor | int | float):
+        final = torch.cat(accum) if self.reduce is None else accum
+        metric = final if self.to_metric is None else self.to_metric(final)
+        if not isinstance(metric, Tensor | int | float):
             source = "reduce" if self.to_metric is None else "to_metric"
-            raise InvalidType(f"{source} must end in a tensor of metrics or a number; got {type(found).__name__}")
-        return as_output(found).detach()
+            raise InvalidType(f"{source} must end in a tensor of metrics or a number; got {type(metric).__name__}")
+        return as_output(metric).detach()
 
     def _batch(self, given: Any) -> Batch:
         if not isinstance(given, Tensor | tuple | list):
@@ -165,14 +165,14 @@ class DataMetric:
 
 
 class DataGame:
-    """The metric of the data with absent features at their baseline; a pass over the data for each few coalitions.
+    """The game whose value is the metric of the data with absent features at their baseline.
 
     Args:
-        metric: What is played for.
-        features: Who owns which position, the same for all examples.
-        baselines: The absent state, a row each.
+        metric: The metric.
+        features: Which positions are absent together, the same for all examples.
+        baselines: The absent state, one row per input.
         evaluator: Runs the passes.
-        per_pass: Coalitions of one pass.
+        per_pass: Coalitions per pass over the data.
     """
 
     def __init__(
@@ -190,15 +190,15 @@ class DataGame:
 
     @torch.no_grad()
     def _pass(self, coalitions: Coalitions) -> Values:
-        known: list[Any] = [None] * len(coalitions)
+        accums: list[Any] = [None] * len(coalitions)
         with self.metric.same_draws():
             for number, batch in enumerate(self.metric.batches()):
                 self.evaluator.check()
                 inputs = self._checked(batch.moved, number)
                 for i in range(len(coalitions)):
                     moved = points(self.features, coalitions[i : i + 1], inputs, self.baselines)
-                    known[i] = self.metric.add(known[i], batch.with_moved(moved), batch.roles)
-        values = torch.stack([self._entries(self.metric.value(accum)) for accum in known])
+                    accums[i] = self.metric.add(accums[i], batch.with_moved(moved), batch.roles)
+        values = torch.stack([self._entries(self.metric.value(accum)) for accum in accums])
         self.evaluator.advance(len(coalitions))
         return values
 

@@ -1,4 +1,4 @@
-"""Which feature owns which position of the inputs."""
+"""Features: partitions of the positions of the inputs."""
 
 from __future__ import annotations
 
@@ -13,11 +13,11 @@ from llm_attr.typing import Coalitions, TensorOrTensors, Tensors, Values
 
 
 class Ownership(Protocol):
-    """Which positions of the inputs are absent without a feature, and what of its value they get."""
+    """Maps features to the positions of the inputs, and attributions of features back to positions."""
 
     @property
     def count(self) -> int:
-        """How many features there are."""
+        """The number of features."""
 
     def present(self, coalitions: Coalitions, which: int, device: torch.device) -> Tensor:
         """True where the input `which` keeps its own value; broadcasts to `(coalitions, batch, *features)`."""
@@ -26,7 +26,7 @@ class Ownership(Protocol):
         """`(features, outputs) -> (outputs, *features)` for each input."""
 
     def check_outputs(self, shape: torch.Size) -> None:
-        """Raises InvalidShape if a game with answers of this shape cannot be told apart into its features."""
+        """Raises InvalidShape if outputs of this shape cannot be attributed to the features."""
 
 
 @dataclass(frozen=True)
@@ -34,8 +34,8 @@ class Features:
     """A partition of all positions into features; a feature may span several inputs.
 
     Attributes:
-        owner: For each input the number of the feature that owns each position, `(1 or batch, *features)`.
-        count: How many features there are.
+        owner: For each input, the feature of each position, `(1 or batch, *features)`.
+        count: Number of features.
     """
 
     owner: Tensors
@@ -43,12 +43,12 @@ class Features:
 
     @classmethod
     def of(cls, mask: TensorOrTensors | None, inputs: Tensors, name: str = "feature_mask") -> Features:
-        """Those of a feature mask; without one, every position is a feature of its own."""
+        """The features of a mask; without a mask, every position is a feature."""
         return cls.single(inputs) if mask is None else cls.of_mask(mask, inputs, name)
 
     @classmethod
     def single(cls, inputs: Tensors) -> Features:
-        """Every position of an example is a feature of its own."""
+        """Every position of an example is a feature."""
         owner, count = [], 0
         for tensor in inputs:
             size = tensor.shape[1:].numel()
@@ -58,17 +58,17 @@ class Features:
 
     @classmethod
     def of_mask(cls, mask: TensorOrTensors, inputs: Tensors, name: str = "feature_mask") -> Features:
-        """Positions with the same number in the mask belong together, across inputs too.
+        """Positions with the same number in the mask form one feature, also across inputs.
 
         Args:
-            mask: A tensor, or a tuple with one for each input.
-            inputs: What it is laid over.
-            name: What the caller calls it.
+            mask: A tensor, or a tuple with one per input.
+            inputs: The inputs.
+            name: The name of the argument, for error messages.
 
         Raises:
             InvalidShape: a mask does not broadcast to its input, or the number of masks differs from that of the
                 inputs.
-            InvalidType: the mask holds something else than whole numbers.
+            InvalidType: the mask is not an integer tensor.
         """
         masks = mask if isinstance(mask, tuple) else (mask,)
         if len(masks) != len(inputs):
@@ -80,18 +80,18 @@ class Features:
         return cls(tuple(part.view(owner.shape) for part, owner in zip(parts, owners, strict=True)), len(ids))
 
     def present(self, coalitions: Coalitions, which: int, device: torch.device) -> Tensor:
-        """`(coalitions, 1 or batch, *features)`: True where the input `which` keeps its own value."""
+        """`(coalitions, 1 or batch, *features)`: True where the input `which` keeps its value."""
         return coalitions.to(device)[:, self.owner[which].to(device)]
 
     def spread(self, values: Values) -> Tensors:
-        """Gives every position the value of its feature: `(features, outputs) -> (outputs, *features)` for each input.
+        """The value of each position's feature: `(features, outputs) -> (outputs, *features)` for each input.
 
-        Where positions belong to other features in each example, the outputs are those of the examples in turn.
+        If the mask differs between examples, the outputs are those of the examples in turn.
         """
         return tuple(self._spread_one(values, owner.to(values.device)) for owner in self.owner)
 
     def check_outputs(self, shape: torch.Size) -> None:
-        """Raises InvalidShape if the features differ between the examples and the model does not answer for each."""
+        """Raises InvalidShape if the mask differs between examples and the model does not have outputs for each."""
         examples = max(len(owner) for owner in self.owner)
         if examples > 1 and examples not in (shape.numel(), *shape[:1]):
             raise InvalidShape(

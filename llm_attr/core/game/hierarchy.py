@@ -1,4 +1,4 @@
-"""Groups of features within groups of features."""
+"""Hierarchies: nested groups of features."""
 
 from __future__ import annotations
 
@@ -14,44 +14,44 @@ from llm_attr.errors import InvalidType, InvalidValue
 from llm_attr.typing import Coalitions
 
 Nested: TypeAlias = "Sequence[int | Nested]"
-"""Lists of feature numbers, of such lists, and so on: `[[0, 1], [2, [3, 4]]]`."""
+"""Nested lists of feature numbers: `[[0, 1], [2, [3, 4]]]`."""
 
 
 @dataclass(frozen=True)
 class Group:
-    """Features, or groups of them, that belong together.
+    """A group of features or smaller groups.
 
     Attributes:
-        members: What the group is made of, one level down.
+        members: The group's direct members.
     """
 
     members: tuple[Group | int, ...]
 
     @classmethod
     def of(cls, nested: Nested | None, features: int) -> Group:
-        """The group of all features that nested lists describe; None: the features themselves, without levels.
+        """The group of all features, as described by nested lists; None: the features without levels.
 
         Raises:
-            InvalidType: the lists hold something else than feature numbers and lists.
-            InvalidValue: a feature is missing or named twice, a number is no feature's, or a list is empty.
+            InvalidType: the lists contain anything but feature numbers and lists.
+            InvalidValue: a feature is missing or repeated, a number does not belong to a feature, or a list is empty.
         """
         if nested is None:
             return cls(tuple(range(features)))
         group = _group(nested)
-        times = Counter(group.features)
-        missing = [i for i in range(features) if i not in times]
-        strange = sorted(i for i in times if not 0 <= i < features)
-        twice = sorted(i for i, count in times.items() if count > 1)
-        if missing or strange or twice:
+        counts = Counter(group.features)
+        missing = [i for i in range(features) if i not in counts]
+        unknown = sorted(i for i in counts if not 0 <= i < features)
+        repeated = sorted(i for i, count in counts.items() if count > 1)
+        if missing or unknown or repeated:
             raise InvalidValue(
                 f"each of the {features} features, 0 to {features - 1}, must be named once in the nested lists; "
-                f"missing: {missing or 'none'}; named twice: {twice or 'none'}; no features: {strange or 'none'}"
+                f"missing: {missing or 'none'}; named twice: {repeated or 'none'}; no features: {unknown or 'none'}"
             )
         return group
 
     @cached_property
     def features(self) -> tuple[int, ...]:
-        """The features at the bottom, in order."""
+        """All features of the group, in order."""
         return tuple(
             feature
             for member in self.members
@@ -60,7 +60,7 @@ class Group:
 
     @property
     def groups(self) -> Iterator[Group]:
-        """Those among the members."""
+        """The members that are groups."""
         return (member for member in self.members if isinstance(member, Group))
 
     def memberships(self, features: int) -> Coalitions:

@@ -1,4 +1,4 @@
-"""What has been computed is not computed again: coalition -> values."""
+"""A cache of the values of coalitions."""
 
 from __future__ import annotations
 
@@ -10,12 +10,12 @@ from llm_attr.typing import Coalitions, Game, Values
 
 
 class Ledger:
-    """Remembers the value of every coalition of one game.
+    """Stores the value of every coalition of one game.
 
     Attributes:
-        asked: Coalitions asked for so far.
-        evaluated: Those of them that the game had to evaluate.
-        shape: That of the game's answer to one coalition, where it is known.
+        asked: Number of coalitions requested so far.
+        evaluated: Number of coalitions that the game evaluated.
+        shape: Shape of the game's output for one coalition, if known.
     """
 
     def __init__(self) -> None:
@@ -26,11 +26,11 @@ class Ledger:
         self.evaluated = 0
 
     def __len__(self) -> int:
-        """The number of distinct coalitions remembered."""
+        """The number of distinct coalitions stored."""
         return len(self._values)
 
     def claim(self, name: object) -> None:
-        """Ties the ledger to the game of this name, which is kept and compared.
+        """Ties the ledger to the game with this name.
 
         Raises:
             InvalidValue: it holds the values of another game.
@@ -44,11 +44,11 @@ class Ledger:
 
     @property
     def names(self) -> set[bytes]:
-        """The names of the coalitions remembered, see `coalitions.keys`."""
+        """The keys of the stored coalitions, see `coalitions.keys`."""
         return set(self._values)
 
     def remembering(self, game: Game) -> Game:
-        """The same game, asking `game` only for coalitions that are not in the ledger, each once."""
+        """The same game, which evaluates only coalitions that are not in the ledger, each once."""
 
         def remembered(coalitions: Coalitions) -> Values:
             names = keys(coalitions)

@@ -1,4 +1,4 @@
-"""Games of tensors: what a coalition of features is worth to a model."""
+"""Games of tensors: the output of a model for a coalition of features."""
 
 from __future__ import annotations
 
@@ -18,21 +18,21 @@ _DOES_NOT_GROW = "the forward function's output does not grow with its batch; us
 
 
 BATCH_ROUNDING = 0.02
-"""What rounding in a larger batch may change of an answer, beyond which it is not looked at as rounding."""
+"""The largest relative change of an output in a larger batch that can still be rounding error."""
 
 
 class TensorGame:
-    """The value of a coalition is the score of the inputs with absent features set to their baseline.
+    """The game whose value is the score of the inputs with absent features set to their baseline.
 
     Args:
-        problem: What is scored.
-        features: Who owns which position.
+        problem: The problem.
+        features: Which positions are absent together.
         evaluator: Runs the calls.
-        per_call: Coalitions of one call of the model. None: as many as fit if a doubled batch gives doubled and equal
-            answers, else one; and one where the inputs differ in their first axis.
+        per_call: Coalitions per call of the model. None: as many as fit if a doubled batch gives doubled and equal
+            outputs, otherwise one; also one if the inputs differ in their first axis.
 
     Attributes:
-        shape: That of the answer to one coalition; None before the first.
+        shape: Shape of the output for one coalition; None before the first call.
     """
 
     def __init__(
@@ -47,26 +47,26 @@ class TensorGame:
 
     def __call__(self, coalitions: Coalitions) -> Values:
         """`(coalitions, outputs)`."""
-        known: list[Values] = []
+        done: list[Values] = []
         if self._first is None:
             self._first = coalitions[:1], self._alone(coalitions[:1])
-            known.append(self._first[1].reshape(1, -1))
+            done.append(self._first[1].reshape(1, -1))
         first, answer = self._first
-        if self._chunk is None and len(known) < len(coalitions):
-            known += self._settle_chunk(torch.cat([first, coalitions[len(known)][None]]), answer)
-        rest = coalitions[len(known) :]
+        if self._chunk is None and len(done) < len(coalitions):
+            done += self._settle_chunk(torch.cat([first, coalitions[len(done)][None]]), answer)
+        rest = coalitions[len(done) :]
 
         def evaluate(start: int, stop: int) -> Values:
             values = self._answers(rest[start:stop], answer)
             self.evaluator.advance(stop - start)
             return values
 
-        return torch.cat([*known, *self.evaluator.run(len(rest), self._chunk or 1, evaluate)])
+        return torch.cat([*done, *self.evaluator.run(len(rest), self._chunk or 1, evaluate)])
 
     def submit(self, coalitions: Coalitions) -> torch.futures.Future[Values]:
-        """The promise of `(coalitions, outputs)`, from a forward function that gives promises.
+        """The promise of `(coalitions, outputs)`, for a forward function that returns promises.
 
-        The very first coalition goes alone: its answer shows whether the others' grew with their batch.
+        The first coalition gets a call of its own, to compare the shapes of larger calls with.
         """
         alone = 0 if self._submitted else 1
         self._submitted = True
@@ -82,10 +82,10 @@ class TensorGame:
         return answer
 
     def _settle_chunk(self, pair: Coalitions, answer: Tensor) -> list[Values]:
-        """Decides how many coalitions share a call; gives the value of the pair's second one if that can be trusted.
+        """Decides how many coalitions share a call; returns the value of the pair's second one if it is valid.
 
-        The answer to the pair's first one is known: the pair must repeat it. What fails with two fails for want of
-        memory or because it was written for one batch size, and may well do with one.
+        The output for the pair's first coalition is known, and the pair must reproduce it. A call that fails with two
+        coalitions may succeed with one: for lack of memory, or because the model supports only one batch size.
         """
         self._chunk = 1
         if answer.dim() == 0 or uses_batch_statistics(self.problem.forward):
@@ -101,10 +101,10 @@ class TensorGame:
         return [output[len(answer) :].reshape(1, -1)]
 
     def _is_the_same(self, pair: Coalitions, beside: Tensor, answer: Tensor) -> bool:
-        """Whether the answer beside another coalition is the one without it, but for the rounding of a larger batch.
+        """Whether the output of a coalition in a pair equals that without the other one, up to rounding.
 
-        Products in TF32 and convolutions round otherwise in a batch of another size. Such an answer is one of the
-        batch size alone: it stays when the other coalition is changed for the first one itself.
+        TF32 products and convolutions round differently in batches of different size. Such an output depends only on
+        the batch size: it does not change if the other coalition is replaced by a copy of the first.
         """
         if _agree(beside, answer):
             return True
@@ -168,10 +168,10 @@ def points(features: Ownership, coalitions: Coalitions, inputs: Tensors, baselin
 
 
 def joined(pieces: list[Values]) -> Values:
-    """The rows of all the pieces, in order.
+    """The rows of all pieces, in order.
 
     Raises:
-        InvalidShape: a row is longer in one piece than in another, because the output did not grow with the batch.
+        InvalidShape: rows differ in length, because the output did not grow with the batch.
     """
     if len({piece.shape[1] for piece in pieces}) > 1:
         raise InvalidShape(_DOES_NOT_GROW)
@@ -183,7 +183,7 @@ def _grew(output: Tensor, answer: Tensor, copies: int) -> bool:
 
 
 def _agree(output: Tensor, expected: Tensor, at_least: float = 0.0) -> bool:
-    """Whether they differ by rounding, in units of the largest number; by so much at least."""
+    """Whether two outputs are equal up to rounding, relative to the largest value; tolerates at least `at_least`."""
     if torch.equal(output, expected):
         return True
     if not output.is_floating_point():

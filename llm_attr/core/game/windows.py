@@ -1,4 +1,4 @@
-"""Windows that slide over the inputs: features that may overlap."""
+"""Sliding windows: features that may overlap."""
 
 from __future__ import annotations
 
@@ -14,21 +14,21 @@ from llm_attr.errors import InvalidShape, InvalidValue
 from llm_attr.typing import Coalitions, Tensors, Values
 
 WindowShapes: TypeAlias = int | Sequence[int | Sequence[int]]
-"""The size of a window, one for all axes after the batch or one for each; for several inputs one of these for each."""
+"""The size of a window, for all axes after the batch or per axis; for several inputs one of these per input."""
 
 
 Strides: TypeAlias = int | Sequence[int | Sequence[int]] | None
-"""The step of a window, one for all axes or one for each; for several inputs one of these for each. None is 1."""
+"""The stride of a window, for all axes or per axis; for several inputs one of these per input. None is 1."""
 
 
 @dataclass(frozen=True)
 class Windows:
-    """Rectangles of positions, each a feature; a position is absent when any window over it is.
+    """Rectangles of positions, each a feature; a position is absent if any window that contains it is.
 
-    The windows of the first input come first; of one input the first axis goes fastest.
+    The windows of the first input come first; within an input the first axis varies fastest.
 
     Attributes:
-        cover: For each input, and each of its axes after the batch, bool `(size, windows)`: which windows are over an
+        cover: For each input and each of its axes after the batch, bool `(size, windows)`: which windows contain an
             index of the axis.
     """
 
@@ -36,32 +36,32 @@ class Windows:
 
     @classmethod
     def of(cls, shapes: WindowShapes, strides: Strides, inputs: Tensors) -> Windows:
-        """Windows from index 0 on, a stride apart, until each axis is covered; the last one may be cut off.
+        """Windows from index 0, one stride apart, until each axis is covered; the last one may be cut off.
 
         Raises:
-            InvalidShape: there is not one window for each input, or not one number for each axis.
-            InvalidValue: a size or stride is no whole number from 1, a window is larger than its input, or a stride
+            InvalidShape: there is not one window per input, or not one number per axis.
+            InvalidValue: a size or stride is not a positive integer, a window is larger than its input, or a stride is
                 larger than its window, so that positions are left out.
         """
         given = _for_each(shapes, len(inputs), "sliding_window_shapes")
         steps = [1] * len(inputs) if strides is None else _for_each(strides, len(inputs), "strides")
-        found = []
+        cover = []
         for i, (tensor, window, step) in enumerate(zip(inputs, given, steps, strict=True)):
             sizes = tensor.shape[1:]
             along = _numbers(window, sizes, f"the window of input {i}")
             by = _numbers(step, sizes, f"the stride of input {i}")
-            found.append(tuple(covering(*axis) for axis in zip(sizes, along, by, strict=True)))
-        return cls(tuple(found))
+            cover.append(tuple(covering(*axis) for axis in zip(sizes, along, by, strict=True)))
+        return cls(tuple(cover))
 
     @property
     def count(self) -> int:
-        """How many windows there are."""
+        """The number of windows."""
         return sum(self._counts)
 
     def present(self, coalitions: Coalitions, which: int, device: torch.device) -> Tensor:
-        """`(coalitions, 1, *features)`: True where the input `which` keeps its own value.
+        """`(coalitions, 1, *features)`: True where the input `which` keeps its value.
 
-        An axis of a single window, which is over all of it, has size 1.
+        An axis with a single window has size 1.
         """
         over = self.cover[which]
         mine = coalitions.split(self._counts, 1)[which].to(device)
@@ -72,9 +72,9 @@ class Windows:
         return (absent == 0).unsqueeze(1)
 
     def spread(self, values: Values) -> Tensors:
-        """Gives every position the mean over its windows: `(windows, outputs) -> (outputs, *features)` for each input.
+        """The mean over each position's windows: `(windows, outputs) -> (outputs, *features)` for each input.
 
-        Of whole numbers the mean is a floating-point number.
+        The mean of integers is floating-point.
         """
         exact = values.to(torch.promote_types(values.dtype, torch.float32))
         parts = exact.T.split(self._counts, 1)
@@ -82,7 +82,7 @@ class Windows:
         return tuple(mean.to(values.dtype) if values.is_floating_point() else mean for mean in means)
 
     def check_outputs(self, shape: torch.Size) -> None:
-        """Any number of outputs will do: the windows are the same for all examples."""
+        """Accepts any shape: the windows are the same for all examples."""
 
     @property
     def _counts(self) -> list[int]:
@@ -90,7 +90,7 @@ class Windows:
 
 
 def covering(size: int, window: int, stride: int) -> Tensor:
-    """Bool `(size, windows)`: which of the windows along an axis are over an index of it.
+    """Bool `(size, windows)`: which of the windows along an axis contain an index of it.
 
     Raises:
         InvalidValue: the window is larger than the axis, or the stride larger than the window.
@@ -123,7 +123,7 @@ def _means(values: Values, over: Tensors) -> Tensor:
 
 
 def _for_each(value: Any, inputs: int, name: str) -> list[Any]:
-    """One for each input; of a single one the value may be without a tuple around it."""
+    """One value per input; for a single input it need not be in a tuple."""
     if not isinstance(value, Sequence):
         return [value] * inputs
     given = list(value)
@@ -135,7 +135,7 @@ def _for_each(value: Any, inputs: int, name: str) -> list[Any]:
 
 
 def _numbers(value: Any, sizes: Sequence[int], name: str) -> list[int]:
-    """One for each axis."""
+    """One number per axis."""
     numbers = list(value) if isinstance(value, Sequence) else [value] * len(sizes)
     if not all(_is_whole(number) and number >= 1 for number in numbers):
         raise InvalidValue(f"{name} must be whole numbers of at least 1; got {value!r}")
