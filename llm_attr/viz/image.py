@@ -14,7 +14,7 @@ from llm_attr.errors import InvalidShape, InvalidValue
 from llm_attr.viz.colour import LIGHT, ramp
 from llm_attr.viz.figure import add_caption, axes_of, axes_size, drawable, font_options, new_figure, wrap_text
 from llm_attr.viz.scale import Floats
-from llm_attr.viz.sign import Numbers, SignedShares, VisualizeSign, enum_member, summed, to_array
+from llm_attr.viz.sign import BELOW, Numbers, SignedShares, VisualizeSign, enum_member, summed, to_array
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -91,7 +91,7 @@ def plot_image(
         colours = _hidden_to_shown(way)
     if title is not None and title != "":
         axes.set_title(_wrapped(axes, drawable(title), 10), loc="left", fontsize=10, pad=6, **font_options())
-    _explain(fig, axes, shares, colours, colorbar)
+    _explain(axes, shares, colours, colorbar)
     return fig, axes
 
 
@@ -245,27 +245,16 @@ def _hidden_to_shown(way: ImageVisualizationMethod) -> Colormap:
     return ramp("#ffffff", "#000000") if way is ImageVisualizationMethod.masked_image else ramp(LIGHT.ink)
 
 
-def _explain(fig: Figure, axes: Axes, shares: SignedShares | None, colours: Colormap | None, colorbar: bool) -> None:
+def _explain(axes: Axes, shares: SignedShares | None, colours: Colormap | None, colorbar: bool) -> None:
     """The scale as a bar below the image or as a caption; without colours the room for a bar stays, to align views."""
     if not colorbar:
         if shares is not None:
             add_caption(axes, _wrapped(axes, shares.description, 8))
         return
-    from matplotlib.cm import ScalarMappable
-    from matplotlib.colors import Normalize
-
-    below = axes.inset_axes((0, -0.075, 1, 0.04))
     if shares is None or colours is None:
-        below.set_axis_off()
-        return
-    bar = fig.colorbar(ScalarMappable(Normalize(shares.lowest, 1), colours), cax=below, orientation="horizontal")
-    bar.outline.set_linewidth(0.4)
-    ticks = shares.ticks()
-    bar.set_ticks(list(ticks), labels=list(ticks.values()))
-    below.tick_params(length=0, labelsize=8)
-    for place, label in zip(ticks, below.get_xticklabels(), strict=True):
-        label.set_horizontalalignment("right" if place == 1 else "left" if place == shares.lowest else "center")
-    add_caption(below, _wrapped(axes, shares.scale.rule if shares.scale.limit else shares.description, 8))
+        axes.inset_axes(BELOW).set_axis_off()
+    else:
+        add_caption(shares.add_bar_below(axes, colours), _wrapped(axes, shares.rule, 8))
 
 
 def _wrapped(axes: Axes, text: str, points: float) -> str:

@@ -13,7 +13,7 @@ from llm_attr.viz.figure import add_caption, add_title, axes_of, drawable, font_
 from llm_attr.viz.formatting import format_number
 from llm_attr.viz.image import pixels
 from llm_attr.viz.scale import Floats, Scale
-from llm_attr.viz.sign import Numbers, to_array
+from llm_attr.viz.sign import Numbers, SignedShares, VisualizeSign, to_array
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -88,7 +88,8 @@ def overlay_segments(
     _write_numbers(fig, ax, owners, each, scale, numbers)
     add_title(ax, title)
     if colorbar:
-        _draw_bar(fig, ax, scale, value_name)
+        signed = SignedShares(VisualizeSign.all, shares, scale)
+        add_caption(signed.add_bar_below(ax, colormap()), _named(value_name, signed.rule))
     else:
         add_caption(ax, _named(value_name, scale.description))
     return fig, ax
@@ -235,22 +236,5 @@ def _write_numbers(fig: Figure, ax: Axes, owners: NDArray[np.int64], values: Flo
         ax.text(x, y, text, ha="center", va="center", fontsize=8, color=LIGHT.ink, bbox=frame, **font_options())
 
 
-def _draw_bar(fig: Figure, ax: Axes, scale: Scale, value_name: str) -> None:
-    from matplotlib.cm import ScalarMappable
-    from matplotlib.colors import Normalize
-
-    limit = scale.limit
-    colours: Any = ScalarMappable(Normalize(-1, 1), colormap())
-    below = ax.inset_axes((0, -0.075, 1, 0.04))
-    bar = fig.colorbar(colours, cax=below, orientation="horizontal")
-    ends = {-1: format_number(-limit, limit), 0: "0", 1: format_number(limit, limit)} if limit else {0: "0"}
-    bar.set_ticks(list(ends), labels=list(ends.values()))
-    bar.outline.set_linewidth(0.4)
-    below.tick_params(length=0, labelsize=8)
-    for place, label in zip(ends, below.get_xticklabels(), strict=True):
-        label.set_horizontalalignment("left" if place < 0 else "right" if place > 0 else "center")
-    add_caption(below, _named(value_name, scale.rule if limit else scale.description))
-
-
-def _named(value_name: str, said: str) -> str:
-    return f"{drawable(value_name)}; {said}" if value_name else said
+def _named(value_name: str, description: str) -> str:
+    return f"{drawable(value_name)}; {description}" if value_name else description

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from enum import Enum
-from typing import TYPE_CHECKING, TypeAlias, TypeVar
+from typing import TYPE_CHECKING, Any, TypeAlias, TypeVar
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
@@ -12,13 +12,20 @@ from torch import Tensor
 
 from llm_attr.errors import InvalidShape, InvalidType, InvalidValue, MissingExtra, UnknownName
 from llm_attr.viz.colour import LIGHT, STRENGTH, colormap, ramp
+from llm_attr.viz.figure import figure_of
 from llm_attr.viz.formatting import format_number
 from llm_attr.viz.scale import Floats, Scale
 
 if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+    from matplotlib.colorbar import Colorbar
     from matplotlib.colors import Colormap
+    from matplotlib.figure import Figure
 
 _Member = TypeVar("_Member", bound=Enum)
+
+BELOW = (0, -0.075, 1, 0.04)
+"""The place of a colour bar below an image, in its axes' coordinates."""
 
 Numbers: TypeAlias = ArrayLike | Tensor
 """Numbers to draw: anything numpy accepts, or a tensor on any device."""
@@ -150,6 +157,31 @@ class SignedShares:
         if self.sign is VisualizeSign.all:
             return self.scale.description
         return f"end of the scale: {self._end} ({self.scale.rule})"
+
+    @property
+    def rule(self) -> str:
+        """How the scale was chosen, in words."""
+        return self.scale.rule if self.scale.limit else self.description
+
+    def add_bar(self, fig: Figure, colours: Colormap, **place: Any) -> Colorbar:
+        """A colour bar with the values at both ends and at zero."""
+        from matplotlib.cm import ScalarMappable
+        from matplotlib.colors import Normalize
+
+        bar = fig.colorbar(ScalarMappable(Normalize(self.lowest, 1), colours), **place)
+        ticks = self.ticks()
+        bar.set_ticks(list(ticks), labels=list(ticks.values()))
+        bar.outline.set_linewidth(0.4)
+        bar.ax.tick_params(length=0, labelsize=8)
+        return bar
+
+    def add_bar_below(self, axes: Axes, colours: Colormap) -> Axes:
+        """The same below an image; returns the axes of the bar."""
+        below = axes.inset_axes(BELOW)
+        self.add_bar(figure_of(axes), colours, cax=below, orientation="horizontal")
+        for place, label in zip(self.ticks(), below.get_xticklabels(), strict=True):
+            label.set_horizontalalignment("right" if place == 1 else "left" if place == self.lowest else "center")
+        return below
 
     @property
     def _end(self) -> str:

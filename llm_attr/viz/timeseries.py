@@ -255,15 +255,8 @@ def _finish(
     if not colorbar:
         add_caption(panels[-1], shares.description)
         return
-    from matplotlib.cm import ScalarMappable
-    from matplotlib.colors import Normalize
-
-    bar = fig.colorbar(ScalarMappable(Normalize(shares.lowest, 1), colours), ax=panels, fraction=0.05, pad=0.03)
-    ticks = shares.ticks()
-    bar.set_ticks(list(ticks), labels=list(ticks.values()))
-    bar.ax.tick_params(length=0, labelsize=8)
-    bar.outline.set_linewidth(0.4)
-    bar.set_label(shares.scale.rule if shares.scale.limit else shares.description, fontsize=8, color=QUIET)
+    bar = shares.add_bar(fig, colours, ax=panels, fraction=0.05, pad=0.03)
+    bar.set_label(shares.rule, fontsize=8, color=QUIET)
 
 
 def channel_axes(panels: list[Axes]) -> Axes | NDArray[Any]:

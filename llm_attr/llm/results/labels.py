@@ -57,6 +57,11 @@ def quantity(result: ResultData) -> str:
     return f"value of {result.provenance.get('function')}" if scalar == "callable" else UNITS.get(scalar, scalar)
 
 
+def _field(name: str, form: str = "{}", default: str = "") -> Aspect:
+    """An aspect that is a field of the provenance."""
+    return lambda result: form.format(result.provenance[name]) if name in result.provenance else default
+
+
 def _answer(result: ResultData) -> str:
     return repr(_short(result.output_text.strip()))
 
@@ -76,18 +81,6 @@ def _part(result: ResultData) -> str:
     return f"part {_short(result.output_text.strip())!r}" if result.region else ""
 
 
-def _model(result: ResultData) -> str:
-    return str(result.provenance.get("model", ""))
-
-
-def _dtype(result: ResultData) -> str:
-    return str(result.provenance.get("dtype", ""))
-
-
-def _by_unit(result: ResultData) -> str:
-    return f"by {result.provenance['unit']}" if "unit" in result.provenance else ""
-
-
 def _of_options(results: Sequence[ResultData]) -> list[Aspect]:
     """An aspect for each method option that was set."""
 
@@ -102,16 +95,11 @@ def _options(result: ResultData) -> Mapping[str, Any]:
     return {**own, **result.provenance.get("options", {}), **({} if result.table is None else result.table.options)}
 
 
-def _variants(result: ResultData) -> str:
-    return f"{result.provenance['variants']} variants" if "variants" in result.provenance else ""
-
-
-def _passes(result: ResultData) -> str:
-    return f"{result.provenance['passes']} passes" if "passes" in result.provenance else ""
-
-
-_ASPECTS: tuple[Aspect, ...] = (_model, _foil, _scalar, _part, _answer, _by_unit, _dtype)
-_ASPECTS_OF_COST: tuple[Aspect, ...] = (_variants, _passes)
+_ASPECTS: tuple[Aspect, ...] = (
+    *(_field("model"), _foil, _scalar, _part, _answer),
+    *(_field("unit", "by {}"), _field("dtype")),
+)
+_ASPECTS_OF_COST: tuple[Aspect, ...] = (_field("variants", "{} variants"), _field("passes", "{} passes"))
 
 
 def _around(result: ResultData) -> str:
@@ -120,10 +108,10 @@ def _around(result: ResultData) -> str:
 
 
 _DIFFERENCES: dict[str, Aspect] = {
-    "model": lambda result: _model(result) or "not known",
-    "precision": lambda result: _dtype(result) or "not known",
+    "model": _field("model", default="not known"),
+    "precision": _field("dtype", default="not known"),
     "answer": lambda result: result.output_text,
-    "foil": lambda result: str(result.provenance.get("foil", "none")),
+    "foil": _field("foil", default="none"),
     "quantity": quantity,
     "text around the units": _around,
 }
