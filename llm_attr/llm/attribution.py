@@ -286,10 +286,12 @@ class LLMAttribution(TextAttribution):
 
     def _about(self, one: PromptScores, scalar: Scalar, options: Options) -> dict[str, Any]:
         inp, engine = one.games[0].inp, one.games[0].engine
-        placeholder = next((game.placeholder for game in one.games if game.placeholder is not None), None)
+        empty_prompt_token = next(
+            (game.empty_prompt_token for game in one.games if game.empty_prompt_token is not None), None
+        )
         return self.provenance(inp, scalar, engine.cost) | {
             "scoring": engine.how,
-            "empty_prompt": None if placeholder is None else self.language_model.decode([placeholder]),
+            "empty_prompt": None if empty_prompt_token is None else self.language_model.decode([empty_prompt_token]),
             "prompts": one.prompts,
             "variants": engine.variants,
             "seed": arguments_of(options.gen_args).get("seed"),

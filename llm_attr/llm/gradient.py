@@ -150,7 +150,7 @@ class LLMGradientAttribution(TextAttribution):
         found: dict[int, Any] = {}
         with torch.inference_mode(False):
             for group in together(scalars):
-                run = self.posed(placed, answer, [scalars[i] for i in group], of_call.get("baseline"), options)
+                run = self.run_for(placed, answer, [scalars[i] for i in group], of_call.get("baseline"), options)
                 found |= zip(group, self._explained(inp, run, of_call, options), strict=True)
         return [found[i] for i in range(len(scalars))]
 
@@ -193,7 +193,7 @@ class LLMGradientAttribution(TextAttribution):
             *(["input_x_gradient, of one pass"] if numbers else []),
         ] or ["a shorter prompt or answer"]
 
-    def posed(
+    def run_for(
         self,
         placed: Placed,
         answer: tuple[int, ...],

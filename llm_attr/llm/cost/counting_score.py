@@ -1,110 +1,73 @@
-"""The score of an answer without the model: a function that is as quick to differentiate as it says nothing."""
+"""A stand-in for the model used for cost estimates of gradient methods; it returns constants and counts calls."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from llm_attr.core.site import Site
-from llm_attr.core.tensors import Slot, at_least_fp32
-from llm_attr.llm.gradients.answer_score import Passage
-from llm_attr.llm.model.cost import NOTHING, Call, Cost
-from llm_attr.llm.model.language_model import LanguageModel
-from llm_attr.llm.target.scalar import Scalar
+from llm_attr.core.tensors import Slot
+from llm_attr.llm.gradients.answer_score import AnswerScore
+from llm_attr.llm.model.cost import NOTHING, Call
 from llm_attr.typing import Tensors
 
-STEEP = 1e3
-"""How much larger the derivatives are than the changes of the function: no path of any length adds up."""
+SLOPE = 1e3
+"""How much larger derivatives are than changes of the value, so that no quadrature converges early."""
 
 
-class CountingScore:
-    """Stands for an `AnswerScore` and notes the calls that it would make.
+class CountingScore(AnswerScore):
+    """Counts the calls of an `AnswerScore` without making them; only the embedding layer is called.
 
-    What passes the embedding layer is what it gives; what passes other layers is taken to have the width of the model,
-    or of the layer where it says it.
-
-    Args:
-        language_model: Model and tokenizer; nothing but the embedding layer is called.
-        passage: See `AnswerScore`.
-        sites: See `AnswerScore`.
-        places: See `AnswerScore`.
-        scalars: See `AnswerScore`.
-        counter: See `AnswerScore`.
-        at_prompt: See `AnswerScore`.
-        passing: See `AnswerScore`.
+    Activations of other layers are taken to have the layer's own width where it states one, or the model's.
     """
 
-    def __init__(
-        self,
-        language_model: LanguageModel,
-        passage: Passage,
-        sites: Sequence[Site],
-        places: Sequence[int] | None,
-        scalars: Sequence[Scalar],
-        counter: Cost,
-        at_prompt: bool = False,
-        passing: bool = False,
-    ) -> None:
-        self.language_model, self.passage, self.scalars, self.counter = language_model, passage, scalars, counter
-        self.log_probs = torch.zeros(len(passage.scored), dtype=torch.float32, device="cpu")
-        self._sites, self._places, self._last = sites, places, NOTHING
-        self.slots = tuple(Slot(1, True) for _ in sites)
-        self.activations = self._read(passage.ids)
-
-    def activations_of(self, prompt: Sequence[int]) -> Tensors:
-        """See `AnswerScore`."""
-        return self._read((*prompt, *self.passage.ids[len(prompt) :]))
-
-    def logits(self) -> Tensor:
-        """See `AnswerScore`; all alike."""
-        self._call(1)
-        return torch.zeros((), dtype=torch.float32, device="cpu").expand(
-            1, len(self.passage.scored), self.language_model.text_config.vocab_size
-        )
+    def __init__(self, *args: Any, **kwargs: Any) -> None:
+        self._last = NOTHING
+        super().__init__(*args, **kwargs)
+        self.log_probs = torch.zeros(len(self.passage.scored), dtype=torch.float32, device="cpu")
 
     def __call__(self, *moved: Tensor) -> Tensors:
-        """See `AnswerScore`; the same for all tokens and quantities."""
-        call = self._call(len(moved[0]))
+        """The same value for all tokens and quantities."""
+        self._last = self._count(len(moved[0]))
         total = torch.stack([part.flatten(1).mean(1) for part in moved]).sum(0)
-        values = (total.detach() + STEEP * (total.detach() - total))[:, None].expand(-1, len(self.passage.scored))
-        self._last = call
+        values = (total.detach() + SLOPE * (total.detach() - total))[:, None].expand(-1, len(self.passage.scored))
         return (values,) * len(self.scalars)
 
+    def logits(self) -> Tensor:
+        """Zeros `(1, scored tokens, vocabulary)`."""
+        self._count(1)
+        shape = 1, len(self.passage.scored), self.language_model.text_config.vocab_size
+        return torch.zeros((), dtype=torch.float32, device="cpu").expand(shape)
+
     def count_backward(self, rows: int) -> None:
-        """See `AnswerScore`."""
-        self.counter.backward += rows
+        """Also counts the call whose graph they go over."""
+        super().count_backward(rows)
         self.counter.backward_load.add(self._last, rows)
 
     def count_forward_mode(self, rows: int) -> None:
-        """See `AnswerScore`."""
-        self.counter.forward_mode += rows
+        """Also counts the call that they go along with."""
+        super().count_forward_mode(rows)
         self.counter.forward_mode_load.add(Call(rows * self._last.positions, rows * self._last.head_rows))
 
-    def _call(self, rows: int) -> Call:
+    def _count(self, rows: int) -> Call:
         call = Call(rows * len(self.passage.ids), rows * len(self.passage.rows))
         self.counter.add(*call)
         return call
 
-    def _read(self, ids: Sequence[int]) -> Tensors:
-        if self._places is None:
-            self._call(1)
+    def _read(self, ids: Sequence[int]) -> tuple[Tensors, tuple[Slot, ...]]:
+        if self._places is not None:
+            return super()._read(ids)
+        self._count(1)
         embedding = self.language_model.embedding
-        chosen = list(ids) if self._places is None else [ids[place] for place in self._places]
         with torch.no_grad():
-            embedded = embedding(torch.tensor([chosen], device=self.language_model.device))
-        return tuple(self._passing(site, embedded, embedding) for site in self._sites)
+            embedded = embedding(torch.tensor([list(ids)], device=self.language_model.device))
+        activations = tuple(embedded if site.layer is embedding else self._like(site, embedded) for site in self.sites)
+        return activations, tuple(Slot(1, single=True) for _ in self.sites)
 
-    def _passing(self, site: Site, embedded: Tensor, embedding: nn.Module) -> Tensor:
-        embedded = at_least_fp32(embedded)
-        if site.layer is embedding:
-            return embedded
-        says = getattr(site.layer, "in_features" if site.io == "input" else "out_features", None)
-        return torch.ones(
-            1,
-            embedded.shape[1],
-            says or self.language_model.text_config.hidden_size,
-            dtype=embedded.dtype,
-            device="cpu",
-        )
+    def _like(self, site: Site, embedded: Tensor) -> Tensor:
+        width = getattr(site.layer, "in_features" if site.io == "input" else "out_features", None)
+        width = width or self.language_model.text_config.hidden_size
+        return torch.ones(1, embedded.shape[1], width, dtype=embedded.dtype, device="cpu")

@@ -197,7 +197,7 @@ def _one(
     """Of one prompt, answer and the quantities that share passes."""
     lm = wrapper.language_model
     asked = LLMGradientAttribution(_without_search(wrapper.attr_method), lm.tokenizer)
-    run = asked.posed(
+    run = asked.run_for(
         placed, answer, scalars, of_call.get("baseline"), options, score=CountingScore, forward_mode=forward_mode
     )
     run.explained(token_rows)
@@ -242,7 +242,7 @@ def _grouping(
     length: int,
 ) -> Hashable:
     """How the tokens of an answer so long are explained: longer ones that are explained alike take no less."""
-    run = wrapper.posed(placed, answer[:length], scalars, of_call.get("baseline"), options, score=CountingScore)
+    run = wrapper.run_for(placed, answer[:length], scalars, of_call.get("baseline"), options, score=CountingScore)
     if not isinstance(run, GradientRun):
         return length
     groups = [len(passage.scored) for passage in run.passages()]

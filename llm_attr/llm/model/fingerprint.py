@@ -6,6 +6,7 @@ import hashlib
 import json
 import sys
 from collections.abc import Iterable
+from contextlib import suppress
 from typing import Any
 from weakref import WeakKeyDictionary
 
@@ -131,11 +132,10 @@ def _sampled(weight: Tensor) -> bytes:
 def _state(tokenizer: Any) -> str:
     if not getattr(tokenizer, "is_fast", False):
         return _vocabulary(tokenizer)
-    try:
+    with suppress(Exception):  # of a part that is written in Python; the library raises no class of its own
         state = str(tokenizer.backend_tokenizer.to_str())
-    except Exception:  # noqa: BLE001  a part that is written in Python; the library raises no class of its own
-        return _vocabulary(tokenizer)
-    return state[state.index('"added_tokens":') :]  # in front stand padding and truncation of the last call
+        return state[state.index('"added_tokens":') :]  # padding and truncation of the last call come before
+    return _vocabulary(tokenizer)
 
 
 def _vocabulary(tokenizer: Any) -> str:
@@ -157,7 +157,6 @@ def _marks(tokenizer: Any) -> list[Any]:
 
 def _written(part: Any) -> bytes | None:
     """A part of a tokenizer; None where there is none, or one that is written in Python."""
-    try:
+    with suppress(Exception):  # as in `_state`
         return None if part is None else bytes(part.__getstate__())
-    except Exception:  # noqa: BLE001  as in `_state`
-        return None
+    return None

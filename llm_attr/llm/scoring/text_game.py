@@ -40,7 +40,7 @@ class TextGame:
         scalars: What is asked of the answer, bound to it; the foils of contrasts are scored beside it.
 
     Attributes:
-        placeholder: The token that stood for a prompt without any text, if that came up.
+        empty_prompt_token: The token that stood for a prompt without any text, if that came up.
         per_token: For each scalar, once it has been read, whether it is a number for each token or one for all.
     """
 
@@ -63,7 +63,7 @@ class TextGame:
         self._variants: dict[bytes, Variant] = {}
         self._tensor = inp.to_tensor()
         self._inspected: set[Variant] = set() if inspected is None else inspected
-        self.placeholder: int | None = None
+        self.empty_prompt_token: int | None = None
 
     def __call__(self, coalitions: Coalitions) -> Values:
         """`(coalitions, entries)`: the values of one scalar after the other, see `split`."""
@@ -114,9 +114,9 @@ class TextGame:
             variant = Variant.plain(model_input_ids(language_model, self.inp, tensor))
         if variant.tokens:
             return variant
-        self.placeholder = empty_prompt_id(language_model)
+        self.empty_prompt_token = empty_prompt_id(language_model)
         last = max(0, (variant.length or 0) - 1)
-        return Variant((self.placeholder,), (last,), last + 1)
+        return Variant((self.empty_prompt_token,), (last,), last + 1)
 
     def _stacked(self, scalar: Scalar, readings: Sequence[Reading], number: int) -> Tensor:
         """`(variants, answer tokens)` or `(variants,)` of one scalar."""
