@@ -1,4 +1,4 @@
-"""Warnings that point at the line of whoever called the library, not at one of its own."""
+"""Warnings that point at the user's code rather than at a line of the library."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from types import FrameType
 
 
 def warn_caller(message: str, category: type[Warning] = RuntimeWarning) -> None:
-    """Warns at the line outside of this package from which it was entered."""
+    """Warns at the line outside this package that called into it."""
     own = __name__.partition(".")[0]
     frame: FrameType | None = sys._getframe()
     level = last = 1

@@ -8,9 +8,9 @@
     │   ├── InvalidShape             a tensor whose shape does not fit (inputs, outputs, feature mask, baseline)
     │   ├── InvalidTarget            a target that is missing, out of range or of the wrong form
     │   ├── TooManyFeatures          more features than can be enumerated; says what to use instead
-    │   ├── LayerNotReached          a layer that the forward pass does not come to
-    │   ├── SeveralCalls             a layer that runs several times, of which one must be chosen
-    │   ├── NoGradient               an output that does not depend on what it is differentiated by
+    │   ├── LayerNotReached          a layer that the forward pass does not reach
+    │   ├── SeveralCalls             a layer that runs several times, so that one call must be selected
+    │   ├── NoGradient               an output that does not depend on what it is differentiated with respect to
     │   ├── NonFiniteGradient        a gradient that is NaN or infinite
     │   ├── NoRule                   an operation of the model that the rules of a method cannot follow; names it
     │   ├── NonFiniteValue           an output that is NaN or infinite when some features are absent; says which
@@ -18,13 +18,13 @@
     │   ├── EmptyTarget              nothing to explain
     │   ├── ContextTooLong           prompt + answer exceed the model's context
     │   ├── UnalignedTokenizer       tokens cannot be mapped to characters reliably
-    │   ├── NonFiniteScore           the model answered NaN or infinity
-    │   ├── BrokenFile               a stored file that is not what it should be
+    │   ├── NonFiniteScore           the model's output is NaN or infinite
+    │   ├── BrokenFile               a stored file that is damaged or of another kind
     │   └── NewerFile                a stored file that a newer version of llm_attr wrote
     ├── InvalidType (TypeError)
-    │   ├── UnknownKeyword           a keyword argument that nothing takes; names the nearest
+    │   ├── UnknownKeyword           a keyword argument that does not exist; names the nearest
     │   ├── NotALanguageModel        a model without next-token logits
-    │   └── UnsupportedMethod        an attribution method that cannot do what was asked of it
+    │   └── UnsupportedMethod        an attribution method that does not support what was requested
     ├── Unavailable (RuntimeError)
     │   ├── FetchFailed              an embedded model could not be fetched
     │   └── OutOfMemory              even the smallest chunk does not fit
@@ -43,18 +43,18 @@ from typing import Any
 
 
 class LlmAttrError(Exception):
-    """The root of the tree; each error comes out of a pickle, or another process, as it was."""
+    """The base of all errors of this library; all of them can be pickled."""
 
     def __reduce__(self) -> tuple[Any, ...]:
         return type(self).__new__, (type(self), *self.args), self.__dict__
 
 
 class InvalidValue(LlmAttrError, ValueError):
-    """An argument has the right type and a value that cannot be used."""
+    """An argument has the right type but an unusable value."""
 
 
 class UnknownName(InvalidValue):
-    """A name that is in no list; the message holds the list."""
+    """An unknown name; the message lists the accepted ones."""
 
     def __init__(self, what: str, given: object, accepted: Iterable[str]) -> None:
         accepted = list(accepted)
@@ -70,19 +70,19 @@ class InvalidTarget(InvalidValue):
 
 
 class TooManyFeatures(InvalidValue):
-    """An exact method over more features than can be enumerated."""
+    """More features than an exact method can enumerate."""
 
 
 class LayerNotReached(InvalidValue):
-    """The forward pass does not come to the layer."""
+    """The forward pass does not reach the layer."""
 
 
 class SeveralCalls(InvalidValue):
-    """A layer runs several times in one forward pass, and nothing says which of its calls is meant."""
+    """A layer runs several times in one forward pass, and none of its calls was selected."""
 
 
 class NoGradient(InvalidValue):
-    """The output does not depend, by operations that can be differentiated, on what it is differentiated by."""
+    """No differentiable path leads from the output to what it is differentiated with respect to."""
 
 
 class NonFiniteGradient(InvalidValue):
@@ -90,7 +90,7 @@ class NonFiniteGradient(InvalidValue):
 
 
 class NoRule(InvalidValue):
-    """The model does something that the rules of DeepLift, LRP or guided backpropagation cannot follow."""
+    """The model has an operation that the rules of DeepLift, LRP or guided backpropagation do not cover."""
 
     def __str__(self) -> str:
         return f"{super().__str__()}; IntegratedGradients, InputXGradient and FeatureAblation need no rules"
@@ -101,11 +101,11 @@ class NonFiniteValue(InvalidValue):
 
 
 class EmptyPrompt(InvalidValue):
-    """The prompt holds nothing that an attribution could go to."""
+    """The prompt has nothing to attribute to."""
 
 
 class EmptyTarget(InvalidValue):
-    """The target holds no token that could be explained."""
+    """The target has no token to explain."""
 
 
 class ContextTooLong(InvalidValue):
@@ -113,27 +113,27 @@ class ContextTooLong(InvalidValue):
 
 
 class UnalignedTokenizer(InvalidValue):
-    """The tokenizer's tokens cannot be mapped to the characters of the text reliably."""
+    """The tokenizer's tokens cannot be mapped reliably to the characters of the text."""
 
 
 class NonFiniteScore(InvalidValue):
-    """The model's output is NaN or infinite where a number is needed."""
+    """The model's output is NaN or infinite."""
 
 
 class BrokenFile(InvalidValue):
-    """A stored file is damaged or is not what its name says."""
+    """A stored file is damaged or of another kind."""
 
 
 class NewerFile(InvalidValue):
-    """A stored file is written in a form that only a newer version of llm_attr knows."""
+    """A stored file was written by a newer version of llm_attr."""
 
 
 class InvalidType(LlmAttrError, TypeError):
-    """An argument has a type that cannot be used."""
+    """An argument has an unusable type."""
 
 
 class UnknownKeyword(InvalidType):
-    """A keyword argument that the call does not take; the message names the nearest, or where it belongs."""
+    """An unknown keyword argument; the message names the nearest one, or where it belongs."""
 
     def __init__(
         self, where: str, given: Iterable[str], accepted: Iterable[str], belongs: Mapping[str, str] | None = None
@@ -149,7 +149,7 @@ class NotALanguageModel(InvalidType):
 
 
 class UnsupportedMethod(InvalidType):
-    """The attribution method cannot do what was asked of it."""
+    """The attribution method does not support what was requested."""
 
 
 class Unavailable(LlmAttrError, RuntimeError):
@@ -161,7 +161,7 @@ class FetchFailed(Unavailable):
 
 
 class OutOfMemory(Unavailable):
-    """Even the smallest possible piece of the work does not fit into memory."""
+    """Even the smallest chunk does not fit into memory."""
 
 
 class MissingExtra(LlmAttrError, ImportError):
@@ -181,10 +181,10 @@ def _nearest(given: object, accepted: Iterable[str]) -> str:
 
 
 def positive(name: str, value: int) -> int:
-    """The value, if it is a whole number of at least 1.
+    """Returns the value.
 
     Raises:
-        InvalidValue: it is not.
+        InvalidValue: it is not an integer of at least 1.
     """
     if isinstance(value, bool) or not isinstance(value, int) or value < 1:
         raise InvalidValue(f"{name} must be a whole number of at least 1; got {value!r}")
@@ -193,7 +193,7 @@ def positive(name: str, value: int) -> int:
 
 @contextmanager
 def about_prompt(number: int | None) -> Iterator[None]:
-    """Errors inside say which prompt they are about; those of one that is alone (None) do not."""
+    """Prefixes errors raised inside with the number of the prompt; None for a single prompt."""
     try:
         yield
     except LlmAttrError as error:

@@ -1,4 +1,4 @@
-"""How far several attributions of the same features agree in their order and in their strongest features."""
+"""Agreement between attributions of the same features: rank correlation and overlap of the strongest features."""
 
 from __future__ import annotations
 
@@ -7,22 +7,22 @@ from torch import Tensor
 
 
 def rank_correlation(values: Tensor) -> Tensor:
-    """Spearman's rank correlation of each two rows, `(rows, features)` -> float64 `(rows, rows)`.
+    """Spearman's rank correlation of each pair of rows, `(rows, features)` -> float64 `(rows, rows)`.
 
-    It is Pearson's correlation of the ranks; equal values have the mean of their ranks. It is nan where one of the two
-    rows is constant or holds nan.
+    It is Pearson's correlation of the ranks; ties get their mean rank. It is nan where one of the two rows is constant
+    or contains nan.
     """
     ranks = torch.stack([_ranks(row) for row in values.double()])
     centred = ranks - (ranks.shape[1] + 1) / 2
     squares = centred.square().sum(1)
-    found = (centred @ centred.T / torch.outer(squares, squares).sqrt()).clamp(-1, 1)
-    return found.diagonal_scatter(torch.where(squares > 0, 1.0, torch.nan).to(found))
+    correlation = (centred @ centred.T / torch.outer(squares, squares).sqrt()).clamp(-1, 1)
+    return correlation.diagonal_scatter(torch.where(squares > 0, 1.0, torch.nan).to(correlation))
 
 
 def top_overlap(values: Tensor, k: int) -> Tensor:
-    """How many of the `k` features of largest |value| each two rows share, as a share of `k`, `(rows, rows)`.
+    """The fraction of the `k` features of largest |value| that each pair of rows shares, `(rows, rows)`.
 
-    Of equal |values| the first features count as stronger; nan is weaker than any value.
+    Ties go to the earlier feature; nan is weaker than any value.
     """
     strongest = values.double().abs().nan_to_num(nan=-1.0).argsort(dim=1, descending=True, stable=True)[:, :k]
     among = torch.zeros(values.shape, dtype=torch.float64, device="cpu").scatter(1, strongest.cpu(), 1.0)
@@ -30,7 +30,7 @@ def top_overlap(values: Tensor, k: int) -> Tensor:
 
 
 def _ranks(row: Tensor) -> Tensor:
-    """Ranks from 1, the mean of them for equal values; nan everywhere if there is one."""
+    """Ranks from 1, ties get their mean; all nan if the row contains nan."""
     _, place, counts = torch.unique(row, return_inverse=True, return_counts=True)
     ranks = (counts.cumsum(0) - (counts - 1) / 2).to(torch.float64)[place]
     return torch.full_like(ranks, torch.nan) if row.isnan().any() else ranks

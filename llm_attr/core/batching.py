@@ -11,20 +11,20 @@ from llm_attr.core.memory import free_bytes
 from llm_attr.typing import ForwardFunction, Tensors
 
 BATCH_ERRORS = (RuntimeError, ValueError, TypeError, LookupError, AssertionError, MemoryError)
-"""What a model that can answer only one batch at a time, or has no memory for two, raises when it is given two."""
+"""Errors of a model that cannot take a doubled batch, or has too little memory for it."""
 
 CPU_CALL_BYTES = 1 << 20
-"""Inputs of one call on a CPU: beyond the caches a larger batch is no faster."""
+"""Bytes of inputs per call on a CPU; beyond its caches a larger batch is no faster."""
 
 VECTOR_BYTES = 1 << 11
-"""What a token id is taken to become in a model."""
+"""Assumed bytes of the vector that a token id becomes."""
 
 ACTIVATIONS_PER_INPUT = 64
-"""Memory that a call is taken to need for each byte of its inputs, before back-off knows better."""
+"""Assumed bytes of activations per byte of input, before back-off knows better."""
 
 
 def copies_that_fit(tensors: Tensors, outputs: int = 1) -> int:
-    """How many copies of these tensors, one batch and its answer, one call may have that is differentiated so often."""
+    """How many copies of these tensors fit into one call that is differentiated once per output."""
     bytes_each = outputs * sum(tensor.numel() * _entry_bytes(tensor) for tensor in tensors)
     device = tensors[0].device
     room = CPU_CALL_BYTES if device.type == "cpu" else free_bytes(device) // (2 * ACTIVATIONS_PER_INPUT)
@@ -32,7 +32,7 @@ def copies_that_fit(tensors: Tensors, outputs: int = 1) -> int:
 
 
 def uses_batch_statistics(forward: ForwardFunction) -> bool:
-    """Whether each answer depends on the other examples of its batch, by its norm or by the scale of its integers."""
+    """Whether each output depends on the rest of the batch: batch norm in training mode, or dynamic quantisation."""
     parts = [part for module in modules_of(forward) for part in module.modules()]
     norms = (part for part in parts if isinstance(part, nn.modules.batchnorm._BatchNorm))
     if any(norm.training or norm.running_mean is None for norm in norms):
@@ -41,8 +41,8 @@ def uses_batch_statistics(forward: ForwardFunction) -> bool:
 
 
 def modules_of(forward: ForwardFunction) -> list[nn.Module]:
-    """The modules that a callable is, is bound to, or refers to, also through functions that it calls."""
-    found: list[nn.Module] = []
+    """The modules that a callable is, is bound to, or refers to, directly or through functions that it calls."""
+    modules: list[nn.Module] = []
     seen: set[int] = set()
     waiting: list[object] = [forward]
     while waiting:
@@ -50,12 +50,12 @@ def modules_of(forward: ForwardFunction) -> list[nn.Module]:
         if id(value) not in seen:
             seen.add(id(value))
             waiting += _held(value)
-            found += [value] if isinstance(value, nn.Module) else []
-    return found
+            modules += [value] if isinstance(value, nn.Module) else []
+    return modules
 
 
 def _held(value: object) -> list[object]:
-    """What a callable is made of or refers to by name; of other modules' functions none is looked into."""
+    """What a callable is made of or refers to by name; functions of other modules are not searched."""
     if isinstance(value, partial):
         return [value.func, *value.args, *value.keywords.values()]
     if isfunction(value):
@@ -67,5 +67,5 @@ def _held(value: object) -> list[object]:
 
 
 def _entry_bytes(tensor: Tensor) -> int:
-    """What an entry takes in the model: whole numbers are mostly ids, which become vectors."""
+    """Bytes of an entry inside the model: integers are mostly token ids, which become vectors."""
     return tensor.element_size() if tensor.is_floating_point() or tensor.is_complex() else VECTOR_BYTES

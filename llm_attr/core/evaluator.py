@@ -1,4 +1,4 @@
-"""The one place between an estimator and a model: chunks, out-of-memory back-off, progress, cancellation."""
+"""Everything between an estimator and a model: chunking, out-of-memory back-off, progress, cancellation."""
 
 from __future__ import annotations
 
@@ -22,21 +22,21 @@ from llm_attr.errors import Cancelled, OutOfMemory
 Piece = TypeVar("Piece")
 
 LONG = 60.0
-"""Seconds that nobody is asked to wait for without a word."""
+"""Seconds above which an estimated duration is worth a warning."""
 
 EARLY = 3.0
-"""Seconds of work that tell how long the rest will take."""
+"""Seconds of work after which the remaining time is estimated."""
 
 LATE = 30.0
-"""Seconds after which the most that may come is told where nobody knows what will come."""
+"""The same where the total is only an upper bound."""
 
 Advice: TypeAlias = Callable[[float], str]
-"""What would be quicker, from the share of the work that a minute is enough for."""
+"""Suggests something quicker, given the fraction of the work that takes a minute."""
 
 
 @dataclass(frozen=True)
 class Progress:
-    """What an observer is told after each chunk: evaluations done of a total, and of which method."""
+    """What an observer receives after each chunk: the method and its evaluations, done and in total."""
 
     description: str
     done: int
@@ -56,11 +56,11 @@ _watch: ContextVar[_Watch | None] = ContextVar("llm_attr_watch", default=None)
 def watching(
     observer: Callable[[Progress], None] | None = None, cancel: threading.Event | None = None
 ) -> Iterator[None]:
-    """Lets an observer see the progress of every explanation inside, and an event stop it.
+    """Reports the progress of every explanation inside to an observer, and lets an event cancel it.
 
     Args:
         observer: Called with a `Progress` after each chunk of evaluations.
-        cancel: Once set, the next chunk is not started.
+        cancel: Once it is set, no further chunk is started.
 
     Raises:
         Cancelled: from the explanation inside, once `cancel` is set.
@@ -80,13 +80,13 @@ def watching(
 
 @contextmanager
 def share_of(description: str, start: int, stop: int, total: int) -> Iterator[None]:
-    """Explanations inside are the pieces start to stop of a longer one: what they tell of their progress is told of it.
+    """Reports the progress of explanations inside as pieces `start` to `stop` of a longer one.
 
     Args:
-        description: What the longer one is called.
-        start: How many pieces are done before.
+        description: The name of the longer one.
+        start: How many of its pieces are done before.
         stop: How many are done after.
-        total: How many there are.
+        total: How many pieces it has.
     """
     watch = _watch.get() or _Watch(None, None)
 
@@ -101,7 +101,7 @@ def share_of(description: str, start: int, stop: int, total: int) -> Iterator[No
 
 @contextmanager
 def shown(description: str) -> Iterator[None]:
-    """A bar on standard error for what explanations inside tell of their progress."""
+    """A progress bar on standard error for the explanations inside."""
     with _bar(description, 1) as bar:
 
         def draw(part: Progress) -> None:
@@ -114,7 +114,7 @@ def shown(description: str) -> Iterator[None]:
 
 @contextmanager
 def _also(see: Callable[[Progress], None]) -> Iterator[None]:
-    """What explanations inside tell of their progress is seen here, then by whoever watches already."""
+    """Reports the progress of explanations inside to `see`, then to the current observer."""
     watch = _watch.get() or _Watch(None, None)
 
     def observe(part: Progress) -> None:
@@ -127,7 +127,7 @@ def _also(see: Callable[[Progress], None]) -> Iterator[None]:
 
 
 def _bar(description: str, total: int) -> tqdm:
-    """A progress bar on standard error, which shows nothing in a process that has none."""
+    """A progress bar on standard error; disabled in a process without one."""
     nowhere = sys.stderr is None or getattr(sys.stderr, "closed", False)
     return tqdm(desc=description, total=total, disable=nowhere)
 
@@ -136,16 +136,16 @@ def _bar(description: str, total: int) -> tqdm:
 def priced(
     description: str, quicker: Advice, most: int | None = None, seconds: float | None = None, sure: bool = True
 ) -> Iterator[Price]:
-    """Warns soon after the start of an explanation inside that it will take over a minute, and says what is quicker.
+    """Warns early if the explanation inside will take over a minute, and suggests something quicker.
 
-    What is done already tells how long the rest takes; nothing is measured beside the work.
+    The estimate extrapolates from the work already done; nothing is measured separately.
 
     Args:
-        description: What the explanation is called.
-        quicker: What would be quicker.
-        most: The most evaluations, where there may be more than are announced; None: those.
-        seconds: The most time.
-        sure: Whether there will be as many; else it may end at any time before, and the most is told, later.
+        description: The name of the explanation.
+        quicker: Suggests something quicker.
+        most: An upper bound of the evaluations, where the announced total may grow; None: the announced total.
+        seconds: A time limit.
+        sure: Whether the total will be reached; else it is an upper bound, and the warning comes later.
     """
     price = Price(description, quicker, most, seconds, sure)
     with _also(price.look):
@@ -153,7 +153,7 @@ def priced(
 
 
 class Price:
-    """How long an explanation will take, told once if that is long; see `priced`."""
+    """Estimates how long an explanation will take and warns once if that is long; see `priced`."""
 
     def __init__(
         self,
@@ -167,14 +167,14 @@ class Price:
         self._sure, self._start, self._is_told = sure, monotonic(), False
 
     def look(self, part: Progress) -> None:
-        """Estimates the whole from what is done."""
+        """Estimates the total time from the work done so far."""
         took = monotonic() - self._start
         if part.done and took >= (EARLY if self._sure else LATE):
             total = self._most or part.total
             self.tell(took * total / part.done, f"{total:,} steps, of which {part.done:,} took {took:.0f} s")
 
     def tell(self, seconds: float, steps: str) -> None:
-        """Warns once if that is long."""
+        """Warns, at most once, if `seconds` is long."""
         ends_before = not self._sure or self._seconds is not None
         seconds = min(seconds, self._seconds or seconds)
         if seconds <= LONG or self._is_told:
@@ -187,21 +187,21 @@ class Price:
 
 
 def _duration(seconds: float) -> str:
-    """To a whole number of minutes or, from two hours on, of hours."""
+    """Rounded to minutes or, from two hours on, to hours."""
     amount, unit = (seconds / 60, "minute") if seconds < 7200 else (seconds / 3600, "hour")
     return f"{amount:,.0f} {unit}" + ("" if round(amount) == 1 else "s")
 
 
 class Evaluator:
-    """Runs the evaluations of one attribution in chunks that fit, and tells how far it is.
+    """Runs the evaluations of one attribution in chunks that fit into memory, and reports its progress.
 
-    Who watches is settled where it is made; what is told from other threads (promises that come true) reaches them too.
+    The observer is captured at construction, so progress made in other threads (completed futures) reaches it too.
 
     Args:
-        description: What the progress bar is called.
-        total: How many evaluations there will be.
-        show_progress: Whether a bar is written to standard error.
-        device: Where the model answers; what is released after a failed allocation.
+        description: The label of the progress bar.
+        total: The expected number of evaluations.
+        show_progress: Whether to draw a bar on standard error.
+        device: The device whose cache is released after a failed allocation.
     """
 
     def __init__(
@@ -253,7 +253,7 @@ class Evaluator:
                 self._back_off(size, failure)
 
     def advance(self, evaluations: int) -> None:
-        """Counts evaluations as done and tells the bar and the observer; a total that is passed grows."""
+        """Counts evaluations as done and updates bar and observer; the total grows if it is exceeded."""
         if evaluations <= 0:
             return
         self.done += evaluations
@@ -265,7 +265,7 @@ class Evaluator:
             self._watch.observer(Progress(self.description, self.done, self.total))
 
     def finish(self) -> None:
-        """Counts evaluations as done that turned out not to be needed."""
+        """Counts the remaining evaluations, which turned out not to be needed, as done."""
         if self.done < self.total:
             self.check()
             self.advance(self.total - self.done)

@@ -1,4 +1,4 @@
-"""How much memory is free, and which errors mean that there was too little."""
+"""Free memory, and recognising out-of-memory errors."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ MESSAGES = (
 
 
 def free_bytes(device: torch.device) -> int:
-    """The bytes that a new allocation on the device may take without touching a limit of the machine or the process."""
+    """The bytes that can be allocated on the device within the limits of machine, container and process."""
     if device.type == "cuda":
         unused = torch.cuda.memory_reserved(device) - torch.cuda.memory_allocated(device)
         return torch.cuda.mem_get_info(device)[0] + unused
@@ -28,14 +28,14 @@ def free_bytes(device: torch.device) -> int:
 
 
 def is_out_of_memory(error: BaseException) -> bool:
-    """Whether an exception says that an allocation failed (often torch raises a plain RuntimeError)."""
+    """Whether an exception means that an allocation failed (torch often raises a plain RuntimeError)."""
     if isinstance(error, MemoryError | torch.OutOfMemoryError | OutOfMemory):
         return True
     return isinstance(error, RuntimeError) and any(text in str(error) for text in MESSAGES)
 
 
 def release(device: torch.device) -> None:
-    """Gives cached blocks of the device back after a failed allocation."""
+    """Releases cached blocks of the device after a failed allocation."""
     if device.type == "cuda":
         torch.cuda.empty_cache()
 
@@ -50,7 +50,7 @@ def _address_space_left() -> int:
 
 
 def _container_left(group: Path = Path("/sys/fs/cgroup")) -> int:
-    """Without the cached files among the used pages, which the kernel gives back when they are needed."""
+    """The rest of the cgroup's memory; cached files do not count as used, as the kernel can reclaim them."""
     limit, used, pages = group / "memory.max", group / "memory.current", group / "memory.stat"
     if not (limit.is_file() and used.is_file()):
         return 1 << 62

@@ -1,4 +1,4 @@
-"""Neurons of a layer: the value that a selector gives, and which entries of the layer it picks."""
+"""Selecting neurons of a layer: their value, and which entries of the layer they are."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from llm_attr.typing import NeuronSelector, Tensors
 
 
 def neuron(tensors: Tensors, slot: Slot, selector: NeuronSelector) -> Tensor:
-    """The value of the selected neuron for each example; of a range of neurons, their sum.
+    """The value of the selected neuron for each example; for a range of neurons, their sum.
 
     Raises:
         InvalidTarget: the selector does not fit the layer.
@@ -24,11 +24,11 @@ def neuron(tensors: Tensors, slot: Slot, selector: NeuronSelector) -> Tensor:
             return value
         given = tuple(value.shape) if isinstance(value, Tensor) else type(value).__name__
         raise InvalidTarget(
-            f"a function that selects the neuron must give one number for each of the {len(tensors[0])} rows of the "
-            f"layer {tuple(layer)}, or one for all; got {given}"
+            f"a neuron_selector function must return one number for each of the {len(tensors[0])} rows of the layer "
+            f"{tuple(layer)}, or a scalar; got {given}"
         )
     if len(tensors) > 1:
-        raise InvalidTarget(f"the layer has {len(tensors)} tensors here; select the neuron with a function of them")
+        raise InvalidTarget(f"the layer has {len(tensors)} tensors; select the neuron with a function of them")
     entry = selector if isinstance(selector, tuple) else (selector,)
     sizes = tuple(tensors[0].shape[1:])
     fits = len(entry) == len(sizes) and all(
@@ -45,16 +45,16 @@ def neuron(tensors: Tensors, slot: Slot, selector: NeuronSelector) -> Tensor:
 
 
 def chosen_neurons(tensors: Tensors, slot: Slot, selector: NeuronSelector) -> Tensors:
-    """1 for the neurons that the selector gives or adds up, 0 for the others, in the shapes of the layer's tensors.
+    """1 for the neurons that the selector picks or sums, 0 for the others, in the shapes of the layer's tensors.
 
     Raises:
-        InvalidTarget: the selector does not fit the layer, or does something else with the neurons.
+        InvalidTarget: the selector does not fit the layer, or does more than pick or sum neurons.
     """
     copies = tuple(tensor.detach().clone().requires_grad_() for tensor in tensors)
     value = neuron(copies, slot, selector).sum()
     by = copies if value.requires_grad else ()
-    found = torch.autograd.grad(value, by, allow_unused=True) if by else ()
-    chosen = tuple(torch.zeros_like(x) if g is None else g for g, x in zip(found, by, strict=True))
+    gradients = torch.autograd.grad(value, by, allow_unused=True) if by else ()
+    chosen = tuple(torch.zeros_like(x) if g is None else g for g, x in zip(gradients, by, strict=True))
     if not chosen or not all(((mask == 0) | (mask == 1)).all() for mask in chosen):
-        raise InvalidTarget("the neuron's function must pick neurons or add them up; conductance has no other meaning")
+        raise InvalidTarget("conductance is defined only for a neuron_selector function that picks or sums neurons")
     return chosen

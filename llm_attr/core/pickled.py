@@ -1,4 +1,4 @@
-"""What is too large for a pickle, as a model is, and belongs to whoever holds it."""
+"""Objects that leave large attributes, such as a model, out of their pickles."""
 
 from __future__ import annotations
 
@@ -9,11 +9,7 @@ Self = TypeVar("Self", bound="PickledWithout")
 
 
 class PickledWithout:
-    """Some attributes stay out of a pickle, where they become None; copies, deep ones too, share them.
-
-    Attributes:
-        shared: Their names.
-    """
+    """Pickles without the attributes named in `shared`, which load as None; copies and deep copies share them."""
 
     shared: ClassVar[tuple[str, ...]] = ()
 
@@ -21,13 +17,13 @@ class PickledWithout:
         return {**self.__dict__, **dict.fromkeys(self.shared)}
 
     def __copy__(self: Self) -> Self:
-        made = object.__new__(type(self))
-        made.__dict__.update(self.__dict__)
-        return made
+        copied = object.__new__(type(self))
+        copied.__dict__.update(self.__dict__)
+        return copied
 
     def __deepcopy__(self: Self, memo: dict[int, Any]) -> Self:
-        made = object.__new__(type(self))
-        memo[id(self)] = made
+        copied = object.__new__(type(self))
+        memo[id(self)] = copied
         own = {name: value for name, value in self.__dict__.items() if name not in self.shared}
-        made.__dict__.update({name: self.__dict__.get(name) for name in self.shared}, **deepcopy(own, memo))
-        return made
+        copied.__dict__.update({name: self.__dict__.get(name) for name in self.shared}, **deepcopy(own, memo))
+        return copied

@@ -1,4 +1,4 @@
-"""Torch's random streams, and generators with a seed."""
+"""Torch's global random streams, and seeded generators."""
 
 from __future__ import annotations
 
@@ -13,14 +13,14 @@ from torch import Tensor
 
 @dataclass(frozen=True, eq=False)
 class Streams:
-    """The states of torch's random streams: of the CPU, and of each accelerator once one is in use."""
+    """The states of torch's random streams: the CPU's, and each accelerator's once one is in use."""
 
     cpu: Tensor
     devices: tuple[Tensor, ...]
 
     @classmethod
     def now(cls) -> Streams:
-        """As they are."""
+        """The current states."""
         module = _accelerator()
         if module is None:
             return cls(torch.get_rng_state(), ())
@@ -35,7 +35,7 @@ class Streams:
         return all(torch.equal(*pair) for pair in pairs)
 
     def restore(self) -> None:
-        """Puts them back."""
+        """Sets torch's streams to these states."""
         torch.set_rng_state(self.cpu)
         module: Any = _accelerator() if self.devices else None
         for number, state in enumerate(self.devices):
@@ -44,7 +44,7 @@ class Streams:
 
 @contextmanager
 def streams_kept(seed: int | None = None) -> Iterator[None]:
-    """Draws from a seed, or on from where torch's streams are; all of them are put back at the end."""
+    """Seeds torch's streams, or leaves them where they are; restores all of them at the end."""
     before = Streams.now()
     try:
         if seed is not None:
@@ -58,7 +58,7 @@ def streams_kept(seed: int | None = None) -> Iterator[None]:
 
 
 def _accelerator() -> Any:
-    """Torch's module of the accelerator of this machine; None where there is none, or nothing has used it so far."""
+    """Torch's module for this machine's accelerator; None if there is none or it has not been used yet."""
     if not torch.accelerator.is_available():
         return None
     module = torch.get_device_module(torch.accelerator.current_accelerator())
@@ -66,5 +66,5 @@ def _accelerator() -> Any:
 
 
 def generator(seed: int | None) -> torch.Generator | None:
-    """A source of random numbers of its own; None: torch's global stream."""
+    """A seeded generator; None for torch's global stream."""
     return None if seed is None else torch.Generator().manual_seed(seed)

@@ -1,4 +1,4 @@
-"""The attribution methods by name, so that command line, wrappers and pages need no list of their own."""
+"""The registry of attribution methods by name."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ METHODS: dict[str, type] = {}
 
 
 def registered(method: Method) -> Method:
-    """Class decorator: makes a method known as the snake_case of its class name."""
+    """Class decorator: registers a method under the snake_case of its class name."""
     METHODS[snake_case(method.__name__)] = method
     return method
 

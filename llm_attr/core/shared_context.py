@@ -1,4 +1,4 @@
-"""Switches that hold for all threads of the process, or for a model that several use: the last one puts them back."""
+"""Contexts shared by threads: the first user enters, the last one leaves."""
 
 from __future__ import annotations
 
@@ -14,12 +14,12 @@ import torch
 def reference_counted(
     switched: Callable[..., AbstractContextManager[None]],
 ) -> Callable[..., AbstractContextManager[None]]:
-    """The same context, which the first of several threads enters and the last one leaves.
+    """Decorator: a context that the first of several threads enters and the last one leaves.
 
-    Contexts that overlap without being nested would each put back what another has switched.
+    Otherwise contexts that overlap without being nested would undo each other's switches.
 
     Args:
-        switched: Makes the context of the objects that it is given; for other objects it is another one.
+        switched: Makes the context for the objects that it is given; users of the same objects share it.
     """
     lock, opened = Lock(), dict[tuple[int, ...], tuple[int, ExitStack]]()
 
@@ -47,8 +47,8 @@ def reference_counted(
 @reference_counted
 @contextmanager
 def uncompiled() -> Iterator[None]:
-    """Models run as they are written: what torch.compile has made of them knows nothing of hooks set since."""
-    if "torch._dynamo" not in sys.modules:  # nothing is compiled, and to import the compiler takes a second
+    """Runs compiled models eagerly: torch.compile's code ignores hooks that were registered since."""
+    if "torch._dynamo" not in sys.modules:  # nothing is compiled, and importing the compiler takes a second
         yield
         return
     with torch.compiler.set_stance("force_eager"):

@@ -1,4 +1,4 @@
-"""Where inside a model something is read or put in place: what a layer is given, or what it gives."""
+"""Reading and replacing activations: the input or the output of a layer."""
 
 from __future__ import annotations
 
@@ -23,22 +23,22 @@ from llm_attr.typing import Tensors
 IO: TypeAlias = Literal["input", "output"]
 
 Visit: TypeAlias = Callable[[nn.Module, Any, bool], Any]
-"""`(layer or its replica, value, again) -> value`: what is done with what passes; again: it did so before."""
+"""`(layer or its replica, value, again) -> value`; `again` is True when the layer is recomputed."""
 
 
 @dataclass(frozen=True)
 class Site:
     """The input or the output of a layer.
 
-    The input is every tensor among the layer's positional arguments, or, where all is passed by keyword, the first
-    keyword that is a tensor of floating point. The output is every tensor that the layer gives, inside of tuples and of
-    a `ModelOutput` too.
+    The input is every tensor among the layer's positional arguments or, if it has none, the first floating-point tensor
+    among its keyword arguments. The output is every tensor that the layer returns, nested in tuples or a `ModelOutput`
+    too.
 
     Attributes:
         layer: A module of the model.
         io: `input` or `output`.
-        call: Which of the layer's calls in one forward pass, from 0; None where there is only one.
-        devices: Where the replicas of a DataParallel model are, in the order of the parts of a batch.
+        call: Which of the layer's calls in one forward pass, from 0; None if there is only one.
+        devices: The devices of a DataParallel model's replicas, in the order of the parts of a batch.
     """
 
     layer: nn.Module
@@ -54,10 +54,10 @@ class Site:
 
     @classmethod
     def of(cls, layer: nn.Module | Site, to_input: bool = False) -> Site:
-        """The site that a public argument names.
+        """The site for a public `layer` argument.
 
         Raises:
-            InvalidType: it is no module.
+            InvalidType: `layer` is not a module or a `Site`.
         """
         site = layer if isinstance(layer, Site) else cls(layer)
         if not isinstance(site.layer, nn.Module):
@@ -71,19 +71,19 @@ class Site:
         """Which part of a batch is on a device.
 
         Raises:
-            InvalidValue: the order of the devices is not known.
+            InvalidValue: the device is not among the known ones.
         """
         if device not in self.devices:
             raise InvalidValue(
-                f"{self} is passed by a replica on device {device}; devices that are known, in the order of the batch: "
-                f"{list(self.devices)}; give the DataParallel model itself as forward_func, or its device_ids"
+                f"{self} was called on device {device}, which is not among the DataParallel devices "
+                f"{list(self.devices)}; pass device_ids=[...], or the DataParallel model itself as forward_func"
             )
         return self.devices.index(device)
 
 
 @dataclass(frozen=True)
 class _Visited:
-    """What passed in one call, whether as a bare tensor, and where."""
+    """The tensors of one call, whether they are one bare tensor, and their device."""
 
     tensors: Tensors
     single: bool
@@ -91,23 +91,23 @@ class _Visited:
 
 
 class Reading:
-    """What passed a site in one forward pass; under DataParallel in one part for each replica."""
+    """The tensors at a site in one forward pass; under DataParallel one part per replica."""
 
     def __init__(self, site: Site) -> None:
         self._site = site
         self._visits: dict[nn.Module, list[_Visited]] = defaultdict(list)
 
     def add(self, module: nn.Module, tensors: Tensors, single: bool) -> None:
-        """Notes a call of the layer, or of a replica of it."""
+        """Records a call of the layer or of one of its replicas."""
         self._visits[module].append(_Visited(tensors, single, _device_of(tensors)))
 
     @property
     def parts(self) -> list[Tensors]:
-        """The tensors of each replica, in the order of the batch; one part where there are no replicas.
+        """The tensors of each replica, in the order of the batch; one part if there are no replicas.
 
         Raises:
-            LayerNotReached: the forward pass did not come here.
-            SeveralCalls: it came here more than once, and the site does not say which call is meant.
+            LayerNotReached: the forward pass did not reach the layer.
+            SeveralCalls: the layer ran more than once, and the site does not say which call is meant.
             InvalidValue: the order of the replicas is not known.
         """
         if not self._visits:
@@ -115,19 +115,19 @@ class Reading:
         most = max(len(visits) for visits in self._visits.values())
         if most > 1:
             raise SeveralCalls(
-                f"{self._site} is passed {most} times in one forward pass; say which one is meant: "
+                f"{self._site} is passed {most} times in one forward pass; select one: "
                 f"Site(layer, call=0) to Site(layer, call={most - 1})"
             )
         if self._site.layer in self._visits:
             return [self._visits[self._site.layer][0].tensors]
-        parts = {self._site.part(each.device): each.tensors for [each] in self._visits.values()}
+        parts = {self._site.part(visit.device): visit.tensors for [visit] in self._visits.values()}
         if len(parts) < len(self._visits):
             raise SeveralCalls(f"{self._site} is passed by several replicas on one device; explain one at a time")
         return [parts[number] for number in sorted(parts)]
 
     @property
     def slot(self) -> Slot:
-        """How many tensors there are, and whether the layer has one bare tensor here."""
+        """The number of tensors, and whether they are one bare tensor."""
         visited = next(iter(self._visits.values()))[0]
         return Slot(len(visited.tensors), visited.single)
 
@@ -148,72 +148,75 @@ def joined(parts: list[Tensors], axis: int = 0) -> Tensors:
 
 @contextmanager
 def reading(site: Site, movable: bool = False) -> Iterator[Reading]:
-    """Reads what passes the site in the forward pass inside: copies, which the model cannot change any more.
+    """Reads the tensors at a site in the forward pass inside; they are copies, safe from in-place changes.
 
     Args:
-        site: Where.
-        movable: Whether only tensors of floating point are meant.
+        site: The site.
+        movable: Whether to read floating-point tensors only.
     """
-    found = Reading(site)
+    record = Reading(site)
 
     def see(module: nn.Module, value: Any, again: bool) -> Any:
         if not again:
             tensors = _movable(site, leaves(value)) if movable else tuple(leaves(value))
-            found.add(module, tuple(tensor.clone() for tensor in tensors), _is_single(value))
+            record.add(module, tuple(tensor.clone() for tensor in tensors), _is_single(value))
         return value
 
     with _hooked(site, see):
-        yield found
+        yield record
 
 
 @contextmanager
 def differentiable(site: Site) -> Iterator[Reading]:
-    """Reads the floating-point tensors that pass the site so that the output can be differentiated by them.
+    """Reads the floating-point tensors at a site so that the output can be differentiated with respect to them.
 
-    The model goes on with copies, so that it may change them in place.
+    The model continues with copies, which it may change in place.
 
     Raises:
-        InvalidValue: the model changes the tensor itself in place, which it has from somewhere else.
+        InvalidValue: the model also holds the original tensor and changes it in place.
     """
-    found, holding = Reading(site), holding_hooks()
+    record, holding = Reading(site), holding_hooks()
     versions: list[tuple[Tensor, int]] = []
 
     def see(module: nn.Module, value: Any, again: bool) -> Any:
         with _tracked():
             tensors = [_on_graph(tensor, holding) if can_move(tensor) else tensor for tensor in leaves(value)]
             if not again:
-                found.add(module, _movable(site, tensors), _is_single(value))
+                record.add(module, _movable(site, tensors), _is_single(value))
                 versions.extend((tensor, tensor._version) for tensor in tensors if can_move(tensor))
             return with_leaves(value, [tensor.clone() if can_move(tensor) else tensor for tensor in tensors])
 
     with _hooked(site, see):
-        yield found
+        yield record
     if any(tensor._version != version for tensor, version in versions):
-        raise InvalidValue(f"the model changes {site} in place after it has passed; take another site, next to it")
+        raise InvalidValue(f"the model changes {site} in place afterwards; choose a neighbouring site")
 
 
 @contextmanager
 def replaced(site: Site, tensors: Tensors, passing: bool = False) -> Iterator[None]:
-    """Puts these in the place of the floating-point tensors that pass the site in the forward pass inside.
+    """Replaces the floating-point tensors at a site in the forward pass inside.
 
-    The replicas of a DataParallel model get their part of the batch.
+    Each replica of a DataParallel model gets its part of the batch.
 
     Args:
-        site: Where.
-        tensors: What is put there.
-        passing: Whether what passes goes on, of which these are copies: only derivatives by them are added.
+        site: The site.
+        tensors: The replacements.
+        passing: Whether the model's own tensors, of which these are copies, keep their values and gradients; the
+            output then also depends on the copies, for derivatives only.
 
     Raises:
-        LayerNotReached: the forward pass did not come here.
-        SeveralCalls: it came here more than once, and the site does not say which call is meant.
-        InvalidShape: what passes has other shapes.
+        LayerNotReached: the forward pass did not reach the layer.
+        SeveralCalls: the layer ran more than once, and the site does not say which call is meant.
+        InvalidShape: the shapes of the model's tensors differ from the replacements'.
     """
     calls: dict[nn.Module, int] = defaultdict(int)
 
     def put(module: nn.Module, value: Any, again: bool) -> Any:
         calls[module] += not again
         if calls[module] > 1:
-            raise SeveralCalls(f"{site} is passed more than once in one forward pass; say which: Site(layer, call=...)")
+            raise SeveralCalls(
+                f"{site} is passed more than once in one forward pass; select one: Site(layer, call=...)"
+            )
         native = leaves(value)
         mine = tensors if module is site.layer else _part_of(tensors, site.part(_device_of(native)), len(site.devices))
         _check_shapes(site, mine, [tensor for tensor in native if can_move(tensor)])
@@ -232,9 +235,9 @@ _active: ContextVar[tuple[_Hook, ...]] = ContextVar("llm_attr_active", default=(
 
 @contextmanager
 def _hooked(site: Site, visit: Visit, before_others: bool = False) -> Iterator[None]:
-    """Lets `visit` see and change what passes the site, in this thread's forward pass only.
+    """Lets `visit` see and change the tensors at a site, in this thread's forward pass only.
 
-    Visits are in the order in which they began; those that go before the others, before all that began earlier.
+    Visits run in the order in which they began, except that `before_others` puts one ahead of all earlier ones.
     """
     hook, earlier = _Hook(site, visit), _active.get()
     with ExitStack() as stack:
@@ -243,7 +246,7 @@ def _hooked(site: Site, visit: Visit, before_others: bool = False) -> Iterator[N
         hook.attach()
         if before_others:
             for other in earlier:
-                other.go_behind(hook)
+                other.move_after(hook)
         token = _active.set((*earlier, hook))
         try:
             yield
@@ -255,10 +258,10 @@ def _hooked(site: Site, visit: Visit, before_others: bool = False) -> Iterator[N
 
 
 class _Hook:
-    """A visit that is attached to a layer.
+    """A visit attached to a layer.
 
     Attributes:
-        holding: What keeps it beyond the forward pass, for what is computed again to be differentiated.
+        holding: The stack that keeps it after the forward pass, for layers recomputed in the backward pass.
     """
 
     def __init__(self, site: Site, visit: Visit) -> None:
@@ -284,8 +287,8 @@ class _Hook:
         if self._handle is not None:
             self._handle.remove()
 
-    def go_behind(self, other: _Hook) -> None:
-        """Runs after the other one, where both are attached to the same place."""
+    def move_after(self, other: _Hook) -> None:
+        """Makes this hook run after the other one, if both are attached to the same site."""
         if (self._site.layer, self._site.io) == (other._site.layer, other._site.io):
             self.detach()
             self.attach()
@@ -298,7 +301,7 @@ class _Hook:
         tensors = {name: value for name, value in kwargs.items() if isinstance(value, Tensor)}
         name = next((name for name, value in tensors.items() if can_move(value)), next(iter(tensors), None))
         if name is None:
-            raise InvalidType(f"{self._site} has no tensor, neither as a positional nor as a keyword argument")
+            raise InvalidType(f"{self._site} has no tensor among its positional or keyword arguments")
         return args, kwargs | {name: self._visit(module, kwargs[name], self.again)}
 
     def _after(self, module: nn.Module, args: tuple[Any, ...], output: Any) -> Any:
@@ -309,29 +312,29 @@ class _Hook:
             return False
         if self.again and self._site.call is not None:
             raise SeveralCalls(
-                f"{self._site} runs again in the backward pass (gradient checkpointing), where its calls cannot be "
-                "told apart; switch checkpointing off to explain it"
+                f"{self._site} is recomputed in the backward pass (gradient checkpointing), where its calls cannot be "
+                "distinguished; disable checkpointing to explain it"
             )
         number = self._calls[module]
         self._calls[module] += 1
         return self._site.call in (None, number)
 
     def _is_own(self) -> bool:
-        """Whether this is the thread of the forward pass, or a backward pass over it in a thread of autograd's."""
+        """Whether this thread runs the hook's forward pass, or its backward pass in one of autograd's threads."""
         meant = held_for_this_pass() if self.again else None
         return get_ident() == self._thread if meant is None else meant is self.holding
 
 
 @contextmanager
 def _tracked() -> Iterator[None]:
-    """Operations go on the graph, also where the model switches that off around a layer, if their inputs are on it."""
+    """Records operations on the graph even where the model runs a layer without gradients."""
     with torch.inference_mode(False), torch.enable_grad():
         yield
 
 
 def _not_reached(site: Site) -> LayerNotReached:
     which = "" if site.call is None else f" by call={site.call}"
-    return LayerNotReached(f"{site} is not reached{which} in the forward pass; is it a part of the model?")
+    return LayerNotReached(f"{site} is not reached{which} in the forward pass; is it part of the model?")
 
 
 def _movable(site: Site, tensors: list[Tensor]) -> Tensors:
@@ -340,7 +343,7 @@ def _movable(site: Site, tensors: list[Tensor]) -> Tensors:
         return moved
     kinds = ", ".join(str(tensor.dtype) for tensor in tensors) or "no tensor"
     raise InvalidType(
-        f"{site} is {kinds}, which can neither be moved nor differentiated by; for token ids take the output of the "
+        f"{site} is {kinds}, which cannot be interpolated or differentiated; for token ids use the output of the "
         "embedding layer (attribute_to_layer_input=False)"
     )
 
@@ -351,7 +354,7 @@ def _is_single(value: Any) -> bool:
 
 
 def _on_graph(tensor: Tensor, holding: ExitStack | None) -> Tensor:
-    """The tensor itself, so that all its uses count, also where nothing before it in the model is differentiated."""
+    """The tensor itself, requiring gradients, so that all its uses count; a copy if it cannot."""
     if tensor.requires_grad:
         return tensor
     if tensor.is_inference() or holding is None:
@@ -372,11 +375,11 @@ def _device_of(tensors: list[Tensor] | Tensors) -> int | None:
 
 
 def _part_of(tensors: Tensors, number: int, count: int) -> Tensors:
-    """Part number so many of a batch that DataParallel deals out to so many devices."""
+    """One of the parts into which DataParallel splits a batch over `count` devices."""
     return tuple(tensor.chunk(count)[number] for tensor in tensors)
 
 
 def _check_shapes(site: Site, tensors: Tensors, native: list[Tensor]) -> None:
     given, needed = [tuple(x.shape) for x in tensors], [tuple(x.shape) for x in native]
     if given != needed:
-        raise InvalidShape(f"what passes {site} has the shapes {needed}; what should replace it {given}")
+        raise InvalidShape(f"{site} has tensors of shapes {needed}; cannot replace them by shapes {given}")

@@ -15,21 +15,17 @@ from llm_attr.typing import Target
 
 @dataclass(frozen=True)
 class Several:
-    """Several targets that are explained together.
-
-    Attributes:
-        targets: Each as it would be given alone.
-    """
+    """Several targets that are explained together."""
 
     targets: tuple[Target, ...]
 
 
 TargetOrSeveral: TypeAlias = Target | Several
-"""What a problem explains: a target, or each of several."""
+"""What a problem explains: one target or several."""
 
 
 def one_or_several(target: Target, targets: Sequence[Target] | None) -> TargetOrSeveral:
-    """What a method explains: a target, or each of several.
+    """Combines the `target` and `targets` arguments of a method.
 
     Raises:
         InvalidTarget: both are given, or `targets` is not a sequence of at least one target.
@@ -39,16 +35,16 @@ def one_or_several(target: Target, targets: Sequence[Target] | None) -> TargetOr
     if target is not None:
         raise InvalidTarget(f"give target or targets, not both; got target={target!r} and targets={targets!r}")
     given = targets.tolist() if isinstance(targets, Tensor) and targets.dim() == 1 else targets
-    if not isinstance(given, list | tuple | range) or not len(given) or any(each is None for each in given):
+    if not isinstance(given, list | tuple | range) or not len(given) or any(entry is None for entry in given):
         raise InvalidTarget(f"targets must be a list of at least one target; got {targets!r}")
     return Several(tuple(given))
 
 
 def select(output: Tensor, target: TargetOrSeveral) -> Tensor:
-    """The explained entry of each example: `(batch, classes, ...) -> (batch, ...)`; of several `(batch, targets)`.
+    """The explained entry of each example: `(batch, classes, ...) -> (batch, ...)`; for `Several`, `(batch, targets)`.
 
-    An int or a tuple names the same entry for all examples; a 1-D tensor, a list of ints or a list of tuples one for
-    each.
+    An int or a tuple selects the same entry for all examples; a 1-D tensor, a list of ints or a list of tuples selects
+    one per example.
 
     Raises:
         InvalidTarget: the output has no class axis, or the target does not fit it.
@@ -56,17 +52,17 @@ def select(output: Tensor, target: TargetOrSeveral) -> Tensor:
     if target is None:
         return output
     if isinstance(target, Several):
-        return torch.stack([select(output, each) for each in target.targets], 1)
+        return torch.stack([select(output, entry) for entry in target.targets], 1)
     if output.dim() < 2:
         raise InvalidTarget(
-            f"target {target!r} chooses a column of the model's output, which has none: its shape is "
-            f"{tuple(output.shape)}; leave the target out"
+            f"target {target!r} selects a column of the model's output, but its shape is {tuple(output.shape)}; "
+            "leave the target out"
         )
     chosen: Any = target
     if isinstance(target, Tensor):
         chosen = target.item() if target.numel() == 1 else target.tolist()
     if isinstance(chosen, list):
-        return _one_each(output, chosen)
+        return _select_per_example(output, chosen)
     if isinstance(chosen, int | tuple):
         entry = chosen if isinstance(chosen, tuple) else (chosen,)
         index: tuple[Any, ...] = (slice(None), *_checked(entry, output))
@@ -77,9 +73,9 @@ def select(output: Tensor, target: TargetOrSeveral) -> Tensor:
 
 
 def tile_target(target: TargetOrSeveral, copies: int, by_example: bool = False) -> Any:
-    """The target of `copies` stacked batches, or of batches whose examples have all their copies in a row."""
+    """The target for a batch repeated `copies` times; `by_example` as in `tile`."""
     if isinstance(target, Several):
-        return Several(tuple(tile_target(each, copies, by_example) for each in target.targets))
+        return Several(tuple(tile_target(entry, copies, by_example) for entry in target.targets))
     if isinstance(target, Tensor) and target.numel() > 1:
         return target.repeat_interleave(copies, 0) if by_example else torch.cat([target] * copies)
     if not isinstance(target, list):
@@ -90,10 +86,10 @@ def tile_target(target: TargetOrSeveral, copies: int, by_example: bool = False) 
     return target * copies
 
 
-def _one_each(output: Tensor, target: list[int] | list[tuple[int, ...]]) -> Tensor:
+def _select_per_example(output: Tensor, target: list[int] | list[tuple[int, ...]]) -> Tensor:
     if len(target) != len(output):
         raise InvalidTarget(
-            f"a list of targets names one for each example: {len(output)} examples, {len(target)} targets"
+            f"a list of targets must have one per example; got {len(target)} targets for {len(output)} examples"
         )
     entries = [_checked(entry if isinstance(entry, tuple) else (entry,), output) for entry in target]
     if len({len(entry) for entry in entries}) != 1:
@@ -107,7 +103,7 @@ def _checked(entry: tuple[int, ...], output: Tensor) -> tuple[int, ...]:
     sizes = tuple(output.shape[1:])
     if not all(isinstance(index, int) for index in entry) or not 0 < len(entry) <= len(sizes):
         raise InvalidTarget(
-            f"a target for outputs of shape {tuple(output.shape)} has up to {len(sizes)} ints; got {entry!r}"
+            f"a target for outputs of shape {tuple(output.shape)} must have 1 to {len(sizes)} ints; got {entry!r}"
         )
     if any(not -size <= index < size for index, size in zip(entry, sizes, strict=False)):
         raise InvalidTarget(f"target {entry!r} is out of range for outputs of shape {tuple(output.shape)}")

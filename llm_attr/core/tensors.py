@@ -1,4 +1,4 @@
-"""Tuples of tensors: from the caller's form and back, tiled, checked."""
+"""Tuples of tensors: checks, tiling, and conversion from the caller's form and back."""
 
 from __future__ import annotations
 
@@ -21,18 +21,18 @@ def as_tensors(inputs: TensorOrTensors, alike: bool = True) -> Tensors:
 
     Args:
         inputs: In the caller's form.
-        alike: Whether they must agree on their batch size.
+        alike: Whether they must have the same batch size.
 
     Raises:
-        InvalidType: something else than a tensor or a tuple of tensors was given.
-        InvalidShape: the first axes differ, or a tensor has no axis at all.
+        InvalidType: the inputs are not a tensor or a tuple of tensors.
+        InvalidShape: the batch sizes differ, or a tensor has no axes.
     """
     tensors = inputs if isinstance(inputs, tuple) else (inputs,)
     if not tensors or not all(isinstance(tensor, Tensor) for tensor in tensors):
         given = type(inputs).__name__ if not isinstance(inputs, tuple) else [type(x).__name__ for x in inputs]
         raise InvalidType(f"inputs must be a tensor or a tuple of tensors; got {given}")
     if any(tensor.dim() == 0 for tensor in tensors):
-        raise InvalidShape("inputs must have a batch axis (batch, *features); got a tensor of no axes")
+        raise InvalidShape("inputs must have a batch axis (batch, *features); got a tensor without axes")
     sizes = [len(tensor) for tensor in tensors]
     if alike and len(set(sizes)) > 1:
         raise InvalidShape(f"inputs must have the same batch size; got {sizes}")
@@ -40,13 +40,13 @@ def as_tensors(inputs: TensorOrTensors, alike: bool = True) -> Tensors:
 
 
 def as_baselines(baselines: Baselines, inputs: Tensors) -> Tensors:
-    """One baseline tensor for each input, on its device and of its type, that broadcasts to its shape.
+    """One baseline tensor per input, with its device and dtype, that broadcasts to its shape.
 
-    Where the input's type cannot hold it (one half, for whole numbers), a tensor keeps its own type and a number gets
-    torch's default one.
+    Where the input's dtype cannot represent the value (0.5 for integers), a tensor keeps its own dtype and a number
+    gets torch's default one.
 
     Raises:
-        InvalidShape: the number of baselines, or the shape of one, does not fit the inputs.
+        InvalidShape: the number or the shape of the baselines does not match the inputs.
         InvalidType: a baseline is neither a tensor nor a number.
     """
     given: tuple[Any, ...] = baselines if isinstance(baselines, tuple) else (baselines,)
@@ -80,14 +80,14 @@ def _as_type_of(tensor: Tensor, value: Tensor) -> Tensor:
 
 
 def broadcast(baselines: Any, inputs: Tensors) -> tuple[Any, ...]:
-    """One baseline for each input, tensors expanded to its shape.
+    """One baseline per input, tensors expanded to its shape.
 
     Args:
-        baselines: A tensor or number for all inputs, or a tuple or list with one for each.
-        inputs: What they are the absent state of.
+        baselines: A tensor or number for all inputs, or a tuple or list with one per input.
+        inputs: The inputs.
 
     Raises:
-        InvalidShape: they are not as many, or one does not broadcast to its input.
+        InvalidShape: the number of baselines differs from the inputs', or one does not broadcast to its input.
     """
     given = baselines if isinstance(baselines, tuple | list) else (baselines,) * len(inputs)
     if len(given) != len(inputs):
@@ -100,9 +100,8 @@ def broadcast(baselines: Any, inputs: Tensors) -> tuple[Any, ...]:
 
 
 def _broadcasts(shape: torch.Size, to: torch.Size) -> bool:
-    """Whether a tensor of this shape can be expanded to that one."""
     sizes = zip(reversed(shape), reversed(to), strict=False)
-    return len(shape) <= len(to) and all(size in (1, whole) for size, whole in sizes)
+    return len(shape) <= len(to) and all(size in (1, wanted) for size, wanted in sizes)
 
 
 def in_form_of(inputs: TensorOrTensors, tensors: Tensors) -> TensorOrTensors:
@@ -111,7 +110,7 @@ def in_form_of(inputs: TensorOrTensors, tensors: Tensors) -> TensorOrTensors:
 
 
 def exact_device(device: torch.device) -> torch.device:
-    """Where tensors of a device can be float64: there, or on the CPU where the device has no such type, as Apple's."""
+    """The device itself if it supports float64, else the CPU (Apple's MPS does not)."""
     try:
         torch.empty(0, dtype=torch.float64, device=device)
     except (TypeError, RuntimeError):
@@ -120,17 +119,17 @@ def exact_device(device: torch.device) -> torch.device:
 
 
 def exact(tensor: Tensor) -> Tensor:
-    """In float64, on its device if that has it."""
+    """The tensor in float64, on its own device if that supports it."""
     return tensor.to(exact_device(tensor.device)).double()
 
 
 def can_move(tensor: Tensor) -> bool:
-    """Whether a tensor can be interpolated and differentiated by."""
+    """Whether a tensor can be interpolated and differentiated with respect to."""
     return tensor.is_floating_point() or tensor.is_complex()
 
 
 def map_tensors(function: Callable[[Tensor], Tensor], value: Any) -> Any:
-    """`value` with the function applied to the tensors in it, inside of tuples, lists, mappings and dataclasses too."""
+    """`value` with the function applied to its tensors, also in nested tuples, lists, mappings and dataclasses."""
     if isinstance(value, Tensor):
         return function(value)
     if isinstance(value, tuple | list):
@@ -145,7 +144,7 @@ def map_tensors(function: Callable[[Tensor], Tensor], value: Any) -> Any:
 
 
 def _with_items(value: Any, items: dict[str, Any], put: Callable[[Any, str, Any], Any] = setitem) -> Any:
-    """A copy of a mapping or dataclass with other items."""
+    """A copy of a mapping or dataclass with these items replaced."""
     changed = copy(value)
     for name, item in items.items():
         put(changed, name, item)
@@ -154,24 +153,24 @@ def _with_items(value: Any, items: dict[str, Any], put: Callable[[Any, str, Any]
 
 def leaves(value: Any) -> list[Tensor]:
     """The tensors in `value`, in order."""
-    found: list[Tensor] = []
-    map_tensors(lambda tensor: found.append(tensor) or tensor, value)  # type: ignore[func-returns-value]
-    return found
+    tensors: list[Tensor] = []
+    map_tensors(lambda tensor: tensors.append(tensor) or tensor, value)  # type: ignore[func-returns-value]
+    return tensors
 
 
 def with_leaves(value: Any, tensors: Sequence[Tensor]) -> Any:
-    """`value` with these tensors in the place of its own, in order."""
+    """`value` with its tensors replaced by these, in order."""
     new = iter(tensors)
     return map_tensors(lambda tensor: next(new), value)
 
 
 @dataclass(frozen=True)
 class Slot:
-    """The place of some of the tensors of a longer tuple.
+    """Some consecutive tensors of a longer tuple.
 
     Attributes:
-        count: How many they are.
-        single: Whether they are one bare tensor for the caller, no tuple.
+        count: The number of tensors.
+        single: Whether the caller sees a bare tensor rather than a tuple.
     """
 
     count: int
@@ -191,15 +190,15 @@ def in_slots(tensors: Tensors, slots: Sequence[Slot]) -> list[TensorOrTensors]:
 
 
 def tile(value: Any, copies: int, batch: int, by_example: bool = False) -> Any:
-    """Every tensor in `value` with one row for each example repeated: `(batch, ...) -> (copies * batch, ...)`.
+    """Repeats the rows of each tensor in `value` with a row per example: `(batch, ...) -> (copies * batch, ...)`.
 
-    Tensors with another first axis (a weight, a mask for all) are shared by the copies and stay as they are.
+    Tensors with another first axis (a weight, a shared mask) are left as they are.
 
     Args:
         value: Anything with tensors in it.
-        copies: How many there will be of each row.
+        copies: The number of copies of each row.
         batch: The number of examples.
-        by_example: All copies of the first example come first, not the first copy of all examples.
+        by_example: Whether the copies of one example are adjacent; else the batch is repeated as a block.
     """
     if copies == 1:
         return value

@@ -91,8 +91,8 @@ def test_baselines(ask: Ask, baselines: Any, error: type[Exception], message: st
         (None, r"one output for each of the 2 examples.*got the shape \(2, 3\): name a target"),
         (3, r"target \(3,\) is out of range for outputs of shape \(2, 3\)"),
         (-4, r"out of range for outputs of shape \(2, 3\)"),
-        ((0, 1), r"has up to 1 ints; got \(0, 1\)"),
-        ([0, 1, 2], r"names one for each example: 2 examples, 3 targets"),
+        ((0, 1), r"must have 1 to 1 ints; got \(0, 1\)"),
+        ([0, 1, 2], r"must have one per example; got 3 targets for 2 examples"),
         (torch.tensor([0, 1, 2]), r"2 examples, 3 targets"),
         ([0, 7], r"out of range"),
         ("cat", r"target must be an int"),
@@ -105,7 +105,7 @@ def test_targets(ask: Ask, target: Any, message: str) -> None:
 
 
 def test_a_target_for_outputs_without_columns() -> None:
-    with pytest.raises(InvalidTarget, match=r"which has none: its shape is \(2,\); leave the target out"):
+    with pytest.raises(InvalidTarget, match=r"but its shape is \(2,\); leave the target out"):
         IntegratedGradients(lambda x: MODEL(x)[:, 0]).attribute(X, target=1)
 
 
@@ -119,7 +119,7 @@ def test_neurons(selector: Any) -> None:
 def test_layers(make: Any) -> None:
     neuron = {"neuron_selector": 0} if make is NeuronIntegratedGradients else {"target": 0}
     for stranger in (nn.Linear(4, 4), Classifier().body):
-        with pytest.raises(LayerNotReached, match=r"output of layer Linear is not reached .* a part of the model"):
+        with pytest.raises(LayerNotReached, match=r"output of layer Linear is not reached .* part of the model"):
             make(MODEL, stranger).attribute(X, **neuron)
     with pytest.raises(SeveralCalls, match=r"Tanh is passed 2 times .*Site\(layer, call=0\) to Site\(layer, call=1\)"):
         make(MODEL, MODEL.act).attribute(X, **neuron)
@@ -144,7 +144,7 @@ def test_token_ids() -> None:
     with pytest.raises(InvalidType, match=r"input 1 holds torch.bool.*additional_forward_args"):
         IntegratedGradients(lambda x, mask: (x * mask).sum(1)).attribute((X, X > 0))
     method = LayerIntegratedGradients(READER, READER.embedding)
-    with pytest.raises(InvalidType, match=r"input of layer Embedding is torch.int64, .* take the output"):
+    with pytest.raises(InvalidType, match=r"input of layer Embedding is torch.int64, .* use the output"):
         method.attribute(IDS, target=0, attribute_to_layer_input=True)
     assert method.attribute(IDS, target=0).shape == (2, 3, 4)
 

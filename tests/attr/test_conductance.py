@@ -124,7 +124,7 @@ def test_several_neurons_are_added_up(selector: Any, neurons: Any, model: nn.Mod
     "selector", [lambda u: u.mean(1), lambda u: u[:, 0] * u[:, 1], lambda u: -u[:, 0], lambda u: torch.zeros(3)]
 )
 def test_computing_with_neurons_is_refused(selector: Any, model: nn.Module, x: Tensor) -> None:
-    with pytest.raises(InvalidTarget, match="must pick neurons or add them up"):
+    with pytest.raises(InvalidTarget, match="function that picks or sums neurons"):
         NeuronConductance(model, model[1]).attribute(x, selector, target=2)
 
 

@@ -85,7 +85,7 @@ def test_a_layer_of_whole_numbers() -> None:
     result = LayerActivation(lambda x: embedding(count(x)), [count, embedding]).attribute(x)
     assert torch.equal(result[0], torch.tensor([[1, 0]]))
     assert result[1].dtype == torch.float32
-    with pytest.raises(InvalidType, match=r"is torch\.int64, which can neither be moved nor differentiated by"):
+    with pytest.raises(InvalidType, match=r"is torch\.int64, which cannot be interpolated or differentiated"):
         LayerGradientXActivation(lambda x: embedding(count(x)).sum((1, 2)), count).attribute(x)
 
 

@@ -110,7 +110,7 @@ class TestProgress:
         ],
     )
     def test_reaches_its_total(self, options: dict[str, Any], monkeypatch: pytest.MonkeyPatch) -> None:
-        monkeypatch.setattr(playing, "MOST_ROWS", 3000)
+        monkeypatch.setattr(playing, "MAX_ROWS", 3000)
         seen = self.seen(PermutationShapley(Counted()), **options)
         done = [one.done for one in seen]
         assert done == sorted(set(done))

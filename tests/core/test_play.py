@@ -52,12 +52,12 @@ class TestStopping:
 
     @pytest.mark.parametrize("until", [0, -0.1, float("nan"), True, "3", "top 0 stable", "top x", "sure", [0.1]])
     def test_bad_until(self, until: Any) -> None:
-        with pytest.raises(InvalidValue, match="until must be the largest standard error"):
+        with pytest.raises(InvalidValue, match=r"until must be a positive number \(the largest standard error"):
             Stopping.of(until)
 
     @pytest.mark.parametrize("budget", [-1, 2.5, True, "", "30 m", "-3", "1e3", [3]])
     def test_bad_budget(self, budget: Any) -> None:
-        with pytest.raises(InvalidValue, match="budget must be evaluations, as 200, or a time"):
+        with pytest.raises(InvalidValue, match=r"budget must be a number of evaluations, e\.g\. 200, or a time"):
             Stopping.of(None, budget)
 
     def test_tolerance_is_a_share_of_the_largest_of_each_output(self) -> None:
@@ -132,8 +132,8 @@ def test_a_clear_lead_is_seen_from_few_orders() -> None:
 @pytest.mark.parametrize(
     ("until", "budget", "words"),
     [
-        (1e-6, 60, "by its budget of 60 evaluations, after .* and until=1e-06"),
-        ("top 4 stable", "40 evaluations", "by its budget of 40 evaluations, after .* the largest 4 are not apart"),
+        (1e-6, 60, "by its budget of 60 evaluations, after .* until=1e-06"),
+        ("top 4 stable", "40 evaluations", "by its budget of 40 evaluations, after .* do not yet separate the top 4"),
         (1e-6, "0.01 s", "by its budget of 0.01 s, after"),
     ],
 )
@@ -250,7 +250,7 @@ def test_a_design_that_runs_out_ends() -> None:
 
 
 def test_repeats_end_sampling_within_a_budget(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(playing, "MOST_ROWS", 500)
+    monkeypatch.setattr(playing, "MAX_ROWS", 500)
     game = random_game(3)
     with warnings.catch_warnings():
         warnings.simplefilter("error")
@@ -260,10 +260,10 @@ def test_repeats_end_sampling_within_a_budget(monkeypatch: pytest.MonkeyPatch) -
 
 
 def test_sampling_gives_up_with_a_warning(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(playing, "MOST_ROWS", 500)
+    monkeypatch.setattr(playing, "MAX_ROWS", 500)
     with pytest.warns(
         RuntimeWarning,
-        match="sampling ended after all 64 coalitions, less sure .* largest attribution, and until=1e-06",
+        match="sampling ended after all 64 coalitions, less precise .* largest attribution, until=1e-06",
     ):
         played(random_game(6), RandomOrders(5, seed=0), until=1e-6)
 

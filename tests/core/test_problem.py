@@ -134,7 +134,7 @@ def test_neurons_of_more_axes_and_of_several_tensors() -> None:
 
     split = Split()
     problem = Problem.of(lambda x: split(x)[0].sum((1, 2)), X)
-    with pytest.raises(InvalidTarget, match="the layer has 2 tensors here; select the neuron with a function"):
+    with pytest.raises(InvalidTarget, match="the layer has 2 tensors; select the neuron with a function"):
         problem.of_neuron(Site(split), 0).values((X,), 1)
     both = problem.of_neuron(Site(split), lambda parts: parts[0][:, 1, 0] + parts[1][:, 3])
     torch.testing.assert_close(

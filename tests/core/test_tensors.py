@@ -28,7 +28,7 @@ def test_form_is_kept() -> None:
         ((X, 1), InvalidType, r"got \['Tensor', 'int'\]"),
         ((), InvalidType, r"got \[\]"),
         (None, InvalidType, r"got NoneType"),
-        (torch.tensor(1.0), InvalidShape, r"a batch axis \(batch, \*features\); got a tensor of no axes"),
+        (torch.tensor(1.0), InvalidShape, r"a batch axis \(batch, \*features\); got a tensor without axes"),
         ((X, Y[:2]), InvalidShape, r"the same batch size; got \[3, 2\]"),
     ],
 )

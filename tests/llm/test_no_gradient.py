@@ -29,7 +29,7 @@ def network() -> nn.Module:
 def test_a_network_made_in_inference_mode(method: str) -> None:
     with torch.inference_mode():
         model = network()
-    with pytest.raises(NoGradient, match=r"made under torch.inference_mode\(\)"):
+    with pytest.raises(NoGradient, match=r"created under torch.inference_mode\(\)"):
         getattr(attr, method)(model).attribute(torch.rand(2, 3), target=0)
     attr.FeatureAblation(model).attribute(torch.rand(2, 3), target=0)
 

@@ -164,7 +164,7 @@ def test_budgets_in_passes_and_positions_are_kept(lm: LanguageModel) -> None:
 
 def test_a_budget_in_positions_is_for_texts_alone() -> None:
     method = llm_attr.attr.ShapleyValueSampling(lambda x: x.sum(1))
-    with pytest.raises(InvalidValue, match="for prompts of a language model"):
+    with pytest.raises(InvalidValue, match="for language models"):
         method.attribute(torch.ones(1, 3), budget="100 positions")
 
 

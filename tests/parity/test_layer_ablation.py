@@ -93,7 +93,7 @@ def test_layer_whose_first_axis_is_not_the_batch() -> None:
 def test_bad_layers() -> None:
     case = IDS["embedding"]
     method = LayerFeatureAblation(case.model, case.model.embedding)
-    with pytest.raises(InvalidType, match=r"torch.int64, which can neither be moved .* take the output"):
+    with pytest.raises(InvalidType, match=r"torch.int64, which cannot be interpolated .* use the output"):
         method.attribute(case.inputs, attribute_to_layer_input=True, **case.options)
     with pytest.raises(LayerNotReached, match="is not reached"):
         LayerFeatureAblation(case.model, nn.Tanh()).attribute(case.inputs, **case.options)

@@ -1,4 +1,4 @@
-"""Budgets in units that only the game knows, such as passes through a model."""
+"""Budgets in units that only the game can measure, such as passes through a model."""
 
 from __future__ import annotations
 
@@ -12,36 +12,36 @@ from llm_attr.typing import Coalitions
 
 
 class Meter(Protocol):
-    """What a game costs in passes or positions, which the number of evaluations does not say."""
+    """Measures the cost of a game in passes or positions."""
 
     def spent(self) -> int:
-        """So far."""
+        """The cost so far."""
 
     def price(self, coalitions: Coalitions) -> int:
-        """What these would cost if they were evaluated together now."""
+        """What these coalitions would cost if they were evaluated together now."""
 
 
 class MeteredBudget:
     """The most that a game may cost.
 
     Args:
-        meter: What the game costs; None: it cannot be told.
+        meter: Measures the cost of the game.
         limit: The budget.
 
     Raises:
-        InvalidValue: there is no meter.
+        InvalidValue: `meter` is None: the game cannot be measured.
     """
 
     def __init__(self, meter: Meter | None, limit: int) -> None:
         if meter is None:
             raise InvalidValue(
-                "a budget in passes or positions is for prompts of a language model; here it is in evaluations, as "
-                "200, or a time, as '30 s'"
+                "a budget in passes or positions is for language models; here give evaluations, e.g. 200, or a time, "
+                "e.g. '30 s'"
             )
         self._meter, self._limit = meter, limit
 
     def affordable(self, samples: Sequence[Coalitions]) -> int:
-        """How many of the first samples cost no more together than is left; found by bisection."""
+        """How many of the leading samples fit together into the rest of the budget, by bisection."""
         left, low, high = self._limit - self._meter.spent(), 0, len(samples) + 1
         middle = len(samples)
         while low < middle:

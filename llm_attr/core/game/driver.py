@@ -1,7 +1,4 @@
-"""Playing a game: an estimator asks for coalitions, and what they are worth says how much each feature carries.
-
-An estimator sees `game(coalitions) -> values` and nothing else.
-"""
+"""Playing a game: evaluates the coalitions of an estimator's design until the sample is large enough."""
 
 from __future__ import annotations
 
@@ -23,57 +20,56 @@ from llm_attr.core.game.stopping import Stopping
 from llm_attr.errors import InvalidValue, NonFiniteValue
 from llm_attr.typing import Coalitions, Game, Values
 
-MOST_ROWS = 100_000
-"""Coalitions, repeated ones too, after which sampling gives up if no budget ends it before."""
+MAX_ROWS = 100_000
+"""Coalitions, repeats included, after which sampling stops if no budget ends it earlier."""
 
 GROWTH = 0.25
-"""By how much the sample grows between two looks at its error."""
+"""The growth of the sample between two checks of its error."""
 
-TOGETHER = 1 << 14
-"""The most samples that are evaluated together where nothing but their number ends the sampling."""
+MAX_BLOCK = 1 << 14
+"""The most samples evaluated at once when only their number ends the sampling."""
 
 
 class Estimator(Protocol):
-    """A design of coalitions and what their values say about each feature.
+    """A design of coalitions, and the estimate from their values.
 
-    One that sets `takes_any_value` is played with values that are NaN or infinite too: each of them shows in the
-    attribution of its own feature alone. One that sets `first_look` says with how many rounds its standard errors hold:
-    where these end the sampling, they are looked at from there on, else from `n_samples` on. One that sets `per_round`
-    counts so many samples for each round where a user says how many.
+    Optional attributes: `takes_any_value` allows NaN and infinite values (each affects only its own feature);
+    `first_look` is the number of rounds from which the standard errors are valid, by default `n_samples`; `per_round`
+    is the number of samples, as the user counts them, in each round.
 
     Attributes:
-        fixed: Whether the design follows from the number of features alone.
-        n_samples: Rounds that it asks for by default; 1 for a fixed design, whose rounds are all one.
+        fixed: Whether the design depends only on the number of features.
+        n_samples: The default number of rounds; 1 for a fixed design.
     """
 
     fixed: bool
     n_samples: int
 
     def evaluations(self, features: int, budget: int | None = None) -> int:
-        """The most distinct coalitions that it asks for."""
+        """The maximum number of distinct coalitions."""
 
     def least(self, features: int) -> int:
-        """The fewest distinct coalitions from which something can be estimated."""
+        """The minimum number of distinct coalitions for an estimate."""
 
     def rounds(self, features: int) -> Iterator[Coalitions]:
-        """The design in pieces, no coalition twice; for a sampled one as many samples as there are, each in one."""
+        """The design in pieces: a fixed one in any number, without repeats; a sampled one a sample per piece."""
 
     def estimate(self, coalitions: Coalitions, values: Values) -> Estimate:
-        """From the coalitions, in the order of the design, and their `(coalitions, outputs)` values, all on the CPU.
+        """The estimate from the coalitions, in design order, and their `(coalitions, outputs)` values, on the CPU.
 
-        A fixed design knows its coalitions and may be given none: `(0, features)`.
+        A fixed design knows its coalitions and may receive none: `(0, features)`.
         """
 
 
 @dataclass(frozen=True)
 class GameRun:
-    """What was asked and answered.
+    """The coalitions that were played, and their values.
 
     Attributes:
-        coalitions: `(coalitions, features)` in the order in which they were asked for; no rows where nobody needs them.
+        coalitions: `(coalitions, features)` in design order; no rows if they are not kept.
         values: `(coalitions, ...)`.
         n_samples: The size of the sample, as the method counts it; None for a fixed design.
-        met: Whether the estimate is as sure as was asked for; None: nobody asked.
+        met: Whether the requested precision was reached; None if none was requested.
     """
 
     coalitions: Coalitions
@@ -93,84 +89,86 @@ def play(
     meter: Meter | None = None,
     drawn: Sequence[Coalitions] | None = None,
 ) -> GameRun:
-    """Asks a game for the coalitions of an estimator's design, each distinct one once.
+    """Evaluates the coalitions of an estimator's design, each distinct one once.
 
     Args:
         game: Any callable from coalitions to values.
-        estimator: What asks.
-        features: How many features there are.
+        estimator: Supplies the design.
+        features: The number of features.
         stopping: When to stop sampling; None: after the estimator's own number of samples.
-        outputs: From the game's values to the `(coalitions, outputs)` whose error decides; None: they are these.
-        keep: Whether the coalitions of a fixed design are kept too.
-        ledger: What is known of this game already, and will be known of it.
-        meter: What shows how much of a budget in passes or positions is spent.
-        drawn: The estimator's design, if it has been drawn already, see `design`; only without `stopping`.
+        outputs: Maps the game's values to the `(coalitions, outputs)` whose error decides; None: the identity.
+        keep: Whether to keep the coalitions of a fixed design too.
+        ledger: Known values of this game; new ones are added.
+        meter: Measures how much of a budget in passes or positions is spent.
+        drawn: The estimator's design, if already drawn (see `design`); only without `stopping`.
 
     Raises:
-        InvalidValue: the budget is too small for one estimate, or the method or game takes none of this unit.
-        NonFiniteValue: a coalition is worth NaN or infinity.
+        InvalidValue: the budget is too small for one estimate, or its unit does not apply to this method or game.
+        NonFiniteValue: the value of a coalition is NaN or infinite.
     """
     stopping = stopping or Stopping()
     if not getattr(estimator, "takes_any_value", False):
         game = finite(game)
     if estimator.fixed:
         if stopping.adaptive:
-            raise InvalidValue("until and budget are for sampled methods: this one evaluates all that it needs")
-        ask = game if ledger is None else ledger.remembering(game)
+            raise InvalidValue("until and budget are for sampled methods; this one evaluates a fixed design")
+        evaluate = game if ledger is None else ledger.remembering(game)
         blocks = _grouped(estimator.rounds(features) if drawn is None else drawn, _rows(features))
-        return _joined([(block if keep else block[:0], ask(block)) for block in blocks])
+        return _joined([(block if keep else block[:0], evaluate(block)) for block in blocks])
     ledger = Ledger() if ledger is None else ledger
     rounds = estimator.rounds(features) if drawn is None else iter(drawn)
     return _sampled(_Sampling(estimator, rounds, features, stopping, ledger, meter), ledger.remembering(game), outputs)
 
 
 def _sampled(sampling: _Sampling, game: Game, outputs: Callable[[Values], Values] | None) -> GameRun:
-    """Evaluates samples until they are as sure as was asked for, or as expensive as was allowed."""
+    """Evaluates samples until the requested precision is reached or the budget is spent."""
     stopping, estimator = sampling.stopping, sampling.estimator
-    found: list[tuple[Coalitions, Values]] = []
+    evaluated: list[tuple[Coalitions, Values]] = []
 
     def estimate() -> Estimate:
-        so_far = _joined(found)
-        found[:] = [(so_far.coalitions, so_far.values)]
+        so_far = _joined(evaluated)
+        evaluated[:] = [(so_far.coalitions, so_far.values)]
         values = so_far.values if outputs is None else outputs(so_far.values)
         return estimator.estimate(so_far.coalitions, values.cpu())
 
     last: Estimate | None = None
-    for block, telling in sampling.blocks():
-        found.append((block, game(block)))
-        last = estimate() if telling else None
+    for block, is_check in sampling.blocks():
+        evaluated.append((block, game(block)))
+        last = estimate() if is_check else None
         if last is not None and stopping.satisfied(last):
-            return _joined(found, sampling.samples, met=True)
+            return _joined(evaluated, sampling.samples, met=True)
     if not stopping.wants_certainty:
-        return _joined(found, sampling.samples)
+        return _joined(evaluated, sampling.samples)
     last = last or estimate()
     met = stopping.satisfied(last)
     if not met:
-        warn_caller(f"sampling ended {sampling.end}, less sure than was asked for: {stopping.lacking(last)}")
-    return _joined(found, sampling.samples, met)
+        warn_caller(f"sampling ended {sampling.end}, less precise than requested: {stopping.lacking(last)}")
+    return _joined(evaluated, sampling.samples, met)
 
 
 def estimated(read: Callable[[Coalitions, Values], Estimate], coalitions: Coalitions, values: Values) -> Estimate:
-    """What an estimator reads from values, where they are; it is read on the CPU, which has every type.
+    """An estimate, computed on the CPU, which supports every dtype, and moved back to the device of the values.
 
     Args:
-        read: `Estimator.estimate`, or what else is read from them.
-        coalitions: As for it.
-        values: As for it, on any device and in any type.
+        read: `Estimator.estimate`, or another function with its arguments.
+        coalitions: Passed on to it.
+        values: Passed on to it; on any device and of any dtype.
 
     Returns:
-        In the type of the values; in that of the estimate where these are whole numbers.
+        The estimate in the dtype of the values; in its own if the values are integers.
     """
-    found = read(coalitions, values.cpu())
+    estimate = read(coalitions, values.cpu())
 
     def there(tensor: Tensor) -> Tensor:
         return (tensor.to(values.dtype) if values.is_floating_point() else tensor).to(values.device)
 
-    return replace(found, values=there(found.values), stderr=None if found.stderr is None else there(found.stderr))
+    return replace(
+        estimate, values=there(estimate.values), stderr=None if estimate.stderr is None else there(estimate.stderr)
+    )
 
 
 def finite(game: Game) -> Game:
-    """The same game, in which every coalition must be worth a number."""
+    """The same game, with a check that all values are finite."""
 
     def checked(coalitions: Coalitions) -> Values:
         values = game(coalitions)
@@ -181,7 +179,7 @@ def finite(game: Game) -> Game:
 
 
 def check_finite(coalitions: Coalitions, values: Values) -> None:
-    """Raises NonFiniteValue, with the absent features, if a coalition is worth NaN or infinity."""
+    """Raises NonFiniteValue, naming the absent features, if the value of a coalition is NaN or infinite."""
     wrong = (~values.flatten(1).isfinite()).nonzero()
     if len(wrong):
         row, output = wrong[0].tolist()
@@ -189,13 +187,13 @@ def check_finite(coalitions: Coalitions, values: Values) -> None:
         without = f"the features {absent}" if absent else "nothing"
         raise NonFiniteValue(
             f"the output is {values.flatten(1)[row, output].item()} (entry {output}) with {without} absent, of "
-            f"{coalitions.shape[1]} features; {len(wrong[:, 0].unique())} of {len(values)} coalitions are so. An "
-            "attribution needs numbers: give other baselines, or explain another output"
+            f"{coalitions.shape[1]} features; this affects {len(wrong[:, 0].unique())} of {len(values)} coalitions. "
+            "Choose other baselines, or explain another output"
         )
 
 
 def design(estimator: Estimator, features: int) -> Iterator[Coalitions]:
-    """The coalitions that an estimator asks for by itself, in blocks."""
+    """An estimator's default design, in blocks."""
     return islice(estimator.rounds(features), None if estimator.fixed else estimator.n_samples)
 
 
@@ -205,12 +203,7 @@ def _joined(blocks: list[tuple[Coalitions, Values]], n_samples: int | None = Non
 
 
 class _Sampling:
-    """The coalitions of a sampled design, as far as budget and patience go.
-
-    Attributes:
-        estimator: What asks for them.
-        stopping: What ends the sampling.
-    """
+    """The coalitions of a sampled design, within budget and time."""
 
     def __init__(
         self,
@@ -225,7 +218,7 @@ class _Sampling:
         self._drawing = rounds
         self._metered = None if stopping.metered is None else MeteredBudget(meter, stopping.metered)
         self._least, self._deadline = estimator.least(features), monotonic() + (stopping.seconds or 0)
-        self._rounds = self._asked = 0
+        self._rounds = self._evaluated = 0
         self._is_spent = False
         if stopping.evaluations is not None and stopping.evaluations < self._least and not len(ledger):
             raise self._too_small()
@@ -239,12 +232,12 @@ class _Sampling:
 
     @property
     def samples(self) -> int:
-        """How many there were, as the method counts them."""
+        """The number of samples, as the method counts them."""
         return self._rounds * int(getattr(self.estimator, "per_round", 1))
 
     @property
     def end(self) -> str:
-        """What ended the sampling, if nothing else did."""
+        """Why and when the sampling ended, in words."""
         known = len(self._ledger)
         if known == 1 << self._features:
             return f"after all {known:,} coalitions"
@@ -252,9 +245,9 @@ class _Sampling:
         return f"{by}after {known:,} coalitions"
 
     def blocks(self) -> Iterator[tuple[Coalitions, bool]]:
-        """Blocks of rows, and whether the error tells after this one whether to go on."""
+        """Blocks of rows, and whether to check the error after each."""
         rounds = self._within_limits()
-        while sample := self._affordable(list(islice(rounds, self._together(self._rounds)))):
+        while sample := self._affordable(list(islice(rounds, self._next_rounds(self._rounds)))):
             self._rounds += len(sample)
             *before, last = _grouped(sample, _rows(self._features))
             yield from ((block, False) for block in before)
@@ -264,14 +257,14 @@ class _Sampling:
 
     @property
     def _first_look(self) -> int:
-        """The rounds with which standard errors hold."""
+        """The number of rounds from which standard errors are valid."""
         return int(getattr(self.estimator, "first_look", self.estimator.n_samples))
 
-    def _together(self, done: int) -> int:
-        """How many rounds are evaluated together after so many."""
+    def _next_rounds(self, done: int) -> int:
+        """How many rounds to evaluate at once after `done` rounds."""
         stopping = self.stopping
         if not (stopping.wants_certainty or stopping.seconds is not None or self._metered is not None):
-            return TOGETHER if stopping.adaptive else self.estimator.n_samples
+            return MAX_BLOCK if stopping.adaptive else self.estimator.n_samples
         if done:
             return max(1, int(GROWTH * done))
         if stopping.seconds is not None:
@@ -279,36 +272,36 @@ class _Sampling:
         return self._first_look if stopping.wants_certainty else self.estimator.n_samples
 
     def _affordable(self, samples: list[Coalitions]) -> list[Coalitions]:
-        """The first of the samples, as many as a budget in passes or positions pays for."""
+        """The leading samples that a budget in passes or positions can pay for."""
         if self._metered is None or not samples:
             return samples
         count = 0 if self._is_spent else self._metered.affordable(samples)
         self._is_spent = count < len(samples)
-        self._asked += sum(map(len, samples[:count]))
-        if self._is_spent and self._asked < self._least:
+        self._evaluated += sum(map(len, samples[:count]))
+        if self._is_spent and self._evaluated < self._least:
             raise self._too_small()
         return samples[:count]
 
     def _within_limits(self) -> Iterator[Coalitions]:
-        known, planned, asked = self._ledger.names, set[bytes](), 0
+        known, planned, drawn = self._ledger.names, set[bytes](), 0
         for sample in self._drawing:
             new = set(designs.keys(sample)) - known - planned
-            if self._is_over(len(planned) + len(new), asked):
+            if self._is_over(len(planned) + len(new), drawn):
                 break
-            asked += len(sample)
+            drawn += len(sample)
             planned |= new
             yield sample
-        if asked < self._least and self.stopping.evaluations is not None:
+        if drawn < self._least and self.stopping.evaluations is not None:
             raise self._too_small()
 
-    def _is_over(self, cost: int, asked: int) -> bool:
-        """Whether to stop before a sample that brings the distinct coalitions to this cost."""
+    def _is_over(self, cost: int, drawn: int) -> bool:
+        """Whether to stop before a sample that brings the number of distinct coalitions to `cost`."""
         limit, seconds = self.stopping.evaluations, self.stopping.seconds
         if limit is not None and cost > limit:
             return True
         if seconds is not None:
-            return asked >= self._least and monotonic() > self._deadline
-        return self.stopping.adaptive and asked > MOST_ROWS + (limit or 0)
+            return drawn >= self._least and monotonic() > self._deadline
+        return self.stopping.adaptive and drawn > MAX_ROWS + (limit or 0)
 
 
 def _rows(features: int) -> int:
@@ -316,13 +309,13 @@ def _rows(features: int) -> int:
 
 
 def _grouped(pieces: Iterable[Coalitions], rows: int) -> Iterator[Coalitions]:
-    """Consecutive pieces joined to blocks of about so many rows."""
+    """Consecutive pieces joined into blocks of about `rows` rows."""
     group: list[Coalitions] = []
-    held = 0
+    size = 0
     for piece in pieces:
-        if group and held + len(piece) > rows:
+        if group and size + len(piece) > rows:
             yield torch.cat(group)
-            group, held = [], 0
+            group, size = [], 0
         group.append(piece)
-        held += len(piece)
+        size += len(piece)
     yield torch.cat(group)

@@ -12,7 +12,7 @@ from typing import Any
 from torch import Tensor
 
 from llm_attr.attr.perturbation import PerturbationAttribution
-from llm_attr.core.game.driver import MOST_ROWS, Estimator
+from llm_attr.core.game.driver import MAX_ROWS, Estimator
 from llm_attr.core.game.features import Features
 from llm_attr.core.game.stopping import Stopping
 from llm_attr.core.registry import METHODS
@@ -122,7 +122,7 @@ class Options:
             return self.estimator.evaluations(features, stopping.evaluations)
         if stopping.seconds is not None or stopping.metered is not None:
             return 1 << features
-        return min(1 << features, MOST_ROWS + 2 * self.estimator.least(features))
+        return min(1 << features, MAX_ROWS + 2 * self.estimator.least(features))
 
     def quicker(self, method: PerturbationAttribution, features: Sequence[int], share: float) -> list[str]:
         """Other options with which so many features for each prompt take at most half of the evaluations.
