@@ -93,7 +93,7 @@ def test_baselines(ask: Ask, baselines: Any, error: type[Exception], message: st
         (-4, r"out of range for outputs of shape \(2, 3\)"),
         ((0, 1), r"must have 1 to 1 ints; got \(0, 1\)"),
         ([0, 1, 2], r"must have one per example; got 3 targets for 2 examples"),
-        (torch.tensor([0, 1, 2]), r"2 examples, 3 targets"),
+        (torch.tensor([0, 1, 2]), r"3 targets for 2 examples"),
         ([0, 7], r"out of range"),
         ("cat", r"target must be an int"),
     ],

@@ -263,7 +263,7 @@ def test_sampling_gives_up_with_a_warning(monkeypatch: pytest.MonkeyPatch) -> No
     monkeypatch.setattr(playing, "MAX_ROWS", 500)
     with pytest.warns(
         RuntimeWarning,
-        match="sampling ended after all 64 coalitions, less precise .* largest attribution, until=1e-06",
+        match="sampling ended after all 64 coalitions, less precise .* largest attribution; until=1e-06",
     ):
         played(random_game(6), RandomOrders(5, seed=0), until=1e-6)
 

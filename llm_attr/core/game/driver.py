@@ -187,7 +187,7 @@ def check_finite(coalitions: Coalitions, values: Values) -> None:
         without = f"the features {absent}" if absent else "nothing"
         raise NonFiniteValue(
             f"the output is {values.flatten(1)[row, output].item()} (entry {output}) with {without} absent, of "
-            f"{coalitions.shape[1]} features; this affects {len(wrong[:, 0].unique())} of {len(values)} coalitions. "
+            f"{coalitions.shape[1]} features; {len(wrong[:, 0].unique())} of {len(values)} coalitions are affected. "
             "Choose other baselines, or explain another output"
         )
 
