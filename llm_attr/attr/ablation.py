@@ -264,8 +264,8 @@ class LayerFeatureAblation(LayerAttribution, PerturbationAttribution):
             LayerNotReached: the forward pass does not reach the layer.
         """
         absent = 0 if layer_baselines is None else layer_baselines
-        whole = Problem.of(self.forward_func, inputs, None, target, additional_forward_args)
-        problem = whole.cut_at(self._sites(attribute_to_layer_input), absent)
+        of_inputs = Problem.of(self.forward_func, inputs, None, target, additional_forward_args)
+        problem = of_inputs.cut_at(self._sites(attribute_to_layer_input), absent)
         game = FeatureGame(self, problem, Features.of(layer_mask, problem.inputs, "layer_mask"))
         return game.attributions(LeaveOneOut(), perturbations_per_eval, show_progress)
 

@@ -51,7 +51,7 @@ class DataLoaderAttribution(Attribution):
         if not isinstance(attr_method, PerturbationAttribution) or not attr_method.plays_any_game():
             raise UnsupportedMethod(
                 f"DataLoaderAttribution does not support {type(attr_method).__name__}; it takes methods that set "
-                "features to a baseline, as FeatureAblation"
+                "features to a baseline, such as FeatureAblation"
             )
         super().__init__(attr_method.forward_func)
         self.attr_method = attr_method

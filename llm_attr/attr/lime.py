@@ -303,7 +303,7 @@ def _surrogate(model: Any) -> Surrogate | None:
         return model
     if not callable(getattr(model, "fit", None)) or not callable(getattr(model, "representation", None)):
         raise InvalidType(
-            "interpretable_model must have the methods fit and representation, as SkLearnRidge(); got "
+            "interpretable_model must have the methods fit and representation, like SkLearnRidge(); got "
             f"{type(model).__name__}"
         )
     return OneByOne(model)

@@ -131,6 +131,6 @@ def _values(problem: Problem, samples: Sequence[TensorOrTensors]) -> Tensor:
         given = tuple(answer.shape) if isinstance(answer, Tensor) else type(answer).__name__
         raise InvalidShape(
             f"the forward function must give one number for each of {len(samples)} samples; got {given}. For a batch "
-            "it must give one number, with perturbations_per_eval=1; or explain each example by itself, or use Lime"
+            "it must give one number, with perturbations_per_eval=1; or explain the examples one at a time, or use Lime"
         )
     return answer.reshape(-1).float() if not answer.is_floating_point() else answer.reshape(-1)

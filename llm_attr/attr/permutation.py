@@ -159,8 +159,9 @@ class LayerFeaturePermutation(LayerAttribution, PerturbationAttribution):
             InvalidShape: there is only one example, or layer_mask does not fit the layer.
             InvalidType: the layer's tensors are not floating-point.
         """
-        whole = Problem.of(self.forward_func, inputs, None, target, additional_forward_args)
-        game = _shuffled_game(self, whole.cut_at(self._sites(), 0), layer_mask, _random_orders(seed), "layer_mask")
+        of_inputs = Problem.of(self.forward_func, inputs, None, target, additional_forward_args)
+        problem = of_inputs.cut_at(self._sites(), 0)
+        game = _shuffled_game(self, problem, layer_mask, _random_orders(seed), "layer_mask")
         return game.attributions(LeaveOneOut(), perturbations_per_eval, show_progress)
 
 

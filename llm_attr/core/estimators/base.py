@@ -1,18 +1,16 @@
-"""The common part of all estimators: how many evaluations they take."""
+"""The base of all estimators: how many evaluations they take."""
 
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Iterator
 
-from llm_attr.core.game.estimate import Estimate
-from llm_attr.typing import Coalitions, Values
+from llm_attr.core.game.driver import Estimator
 
 
-class BaseEstimator(ABC):
-    """An estimator of the driver's protocol `Estimator`; by default its design is fixed and always evaluated in full.
+class BaseEstimator(Estimator, ABC):
+    """An estimator whose design, by default, is fixed and always evaluated in full.
 
-    A sampled estimator sets `fixed` to False, `n_samples`, and overrides `least`.
+    A sampled estimator sets `fixed` to False and `n_samples`, and overrides `least`.
     """
 
     fixed: bool = True
@@ -21,14 +19,6 @@ class BaseEstimator(ABC):
     @abstractmethod
     def size(self, features: int) -> int:
         """The maximum number of distinct coalitions in a design of `n_samples`."""
-
-    @abstractmethod
-    def rounds(self, features: int) -> Iterator[Coalitions]:
-        """The design in blocks; see `Estimator`."""
-
-    @abstractmethod
-    def estimate(self, coalitions: Coalitions, values: Values) -> Estimate:
-        """`(features, outputs)` attributions; see `Estimator`."""
 
     def reachable(self, features: int) -> int:
         """The number of distinct coalitions that a sample of any size may contain."""

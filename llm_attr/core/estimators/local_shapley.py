@@ -47,7 +47,7 @@ class Neighbourhoods(BaseEstimator):
         if count > 1 << MAX_FEATURES:
             raise TooManyFeatures(
                 f"neighbourhoods of radius {self._radius} over {features} features take {shown(count)} evaluations; at "
-                f"most {1 << MAX_FEATURES:,} can be enumerated: take a smaller radius"
+                f"most {1 << MAX_FEATURES:,} can be enumerated: use a smaller radius"
             )
         return count
 

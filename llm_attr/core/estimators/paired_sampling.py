@@ -143,8 +143,8 @@ class PairedRegression(BaseEstimator):
         if requested < min(2 * features, 1 << features):
             warn_caller(
                 f"{requested} evaluations are fewer than two for each of the {features} features: those that they do "
-                f"not tell apart get equal shares, and the errors are large. About {4 * features} are good (n_samples "
-                "or budget), or join features by a feature_mask or a larger unit",
+                f"not tell apart get equal shares, and the errors are large. Use about {4 * features} (n_samples or "
+                "budget), or group features with a feature_mask or a larger unit",
                 UserWarning,
             )
         return super().evaluations(features, budget)

@@ -94,7 +94,7 @@ def count_subsets(features: int) -> int:
         raise TooManyFeatures(
             f"exact values over {features} features take 2^{features} = {shown(1 << features)} evaluations; at "
             f"most {MAX_FEATURES} features can be enumerated: sample them (n_samples, or another method: "
-            "KernelShap, PermutationShapley), or join features by a feature_mask or a larger unit"
+            "KernelShap, PermutationShapley), or group features with a feature_mask or a larger unit"
         )
     return 1 << features
 

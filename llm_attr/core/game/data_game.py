@@ -94,8 +94,8 @@ class DataMetric:
         """
         if isinstance(self.loader, Iterator):
             raise InvalidType(
-                f"dataloader is gone through once for each pass; got a {type(self.loader).__name__}, which ends with "
-                "the first: give a DataLoader or a list"
+                f"dataloader is iterated once per pass; got a {type(self.loader).__name__}, which ends with the first "
+                "pass: give a DataLoader or a list"
             )
         with self.same_draws():
             for given in self.loader:
@@ -159,8 +159,8 @@ class DataMetric:
         accepted = (InputRole.need_attr, InputRole.need_forward, InputRole.no_forward)
         if any(role not in accepted for role in roles) or InputRole.need_attr not in roles:
             raise InvalidValue(
-                "input_roles are 0 (gets attributions; at least one), 1 (goes to the forward function) and 2 (goes to "
-                f"reduce alone); got {tuple(roles)}"
+                "input_roles must be 0 (attributed; at least one), 1 (passed to the forward function) or 2 (passed "
+                f"only to reduce); got {tuple(roles)}"
             )
 
 

@@ -74,7 +74,7 @@ class Group:
 def _group(nested: object) -> Group:
     if isinstance(nested, str) or not isinstance(nested, Sequence):
         raise InvalidType(
-            f"groups are nested lists of feature numbers, as [[0, 1], [2, 3]]; got {nested!r} of type "
+            f"groups must be nested lists of feature numbers, such as [[0, 1], [2, 3]]; got {nested!r} of type "
             f"{type(nested).__name__}"
         )
     if not nested:
