@@ -159,8 +159,8 @@ class DataMetric:
         accepted = (InputRole.need_attr, InputRole.need_forward, InputRole.no_forward)
         if any(role not in accepted for role in roles) or InputRole.need_attr not in roles:
             raise InvalidValue(
-                "input_roles must be 0 (attributed; at least one), 1 (passed to the forward function) or 2 (passed "
-                f"only to reduce); got {tuple(roles)}"
+                "input_roles must be 0 (is attributed; at least one), 1 (goes to the forward function) or 2 (goes to "
+                f"reduce alone); got {tuple(roles)}"
             )
 
 
