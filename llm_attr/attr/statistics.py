@@ -219,7 +219,6 @@ class Min(_Reduction):
     """The smallest value.
 
     Args:
-        name: See `Stat`.
         min_fn: The smaller of two tensors, entry by entry.
     """
 
@@ -231,7 +230,6 @@ class Max(_Reduction):
     """The largest value.
 
     Args:
-        name: See `Stat`.
         max_fn: The larger of two tensors, entry by entry.
     """
 
@@ -243,7 +241,6 @@ class Sum(_Reduction):
     """The sum; half precision is summed in fp32.
 
     Args:
-        name: See `Stat`.
         add_fn: The sum of two tensors.
     """
 
