@@ -17,7 +17,7 @@ from llm_attr.core.evaluator import Evaluator
 from llm_attr.core.path.walk import Attributed, Change, Walk, per_example
 from llm_attr.core.problem import Problem
 from llm_attr.core.site import Site
-from llm_attr.core.target import TargetOrSeveral
+from llm_attr.core.target import one_or_several
 from llm_attr.core.tensors import as_tensors
 from llm_attr.errors import InvalidShape, InvalidType
 from llm_attr.typing import Baselines, ForwardFunction, NeuronSelector, Target, TensorOrTensors
@@ -148,14 +148,26 @@ class GradientAttribution(Attribution):
             )
         return Change.of(problem).delta(per_example(tensors, problem.batch))
 
+    def _of_outputs(
+        self,
+        inputs: TensorOrTensors,
+        baselines: Baselines,
+        target: Target,
+        targets: Sequence[Target] | None,
+        additional_forward_args: Any,
+    ) -> Problem:
+        """The problem of explaining one output of the model, or several."""
+        explained = one_or_several(target, targets)
+        return Problem.of(self.forward_func, inputs, baselines, explained, additional_forward_args)
+
     def _walk(self, problem: Problem, points: int, internal_batch_size: int | None = None) -> Walk:
         """Evaluates the gradients of a problem at this many points."""
         evaluator = Evaluator(f"{self.get_name()} attribution", points, device=problem.inputs[0].device)
         return Walk(problem, evaluator, internal_batch_size)
 
-    def _in_form(self, found: Attributed) -> Any:
+    def _in_form(self, attributed: Attributed) -> Any:
         """The attributions in the caller's form."""
-        forms = found.forms()
+        forms = attributed.forms()
         return forms if isinstance(getattr(self, "layer", None), list | tuple) else forms[0]
 
 
@@ -235,13 +247,15 @@ class LayerAttribution(InternalAttribution):
         self,
         inputs: TensorOrTensors,
         baselines: Baselines,
-        target: TargetOrSeveral,
+        target: Target,
+        targets: Sequence[Target] | None,
         additional_forward_args: Any,
         to_input: bool = False,
         grad_kwargs: Mapping[str, Any] | None = None,
     ) -> Problem:
         """The problem whose gradients are read at the layer while the inputs move."""
-        problem = Problem.of(self.forward_func, inputs, baselines, target, additional_forward_args)
+        explained = one_or_several(target, targets)
+        problem = Problem.of(self.forward_func, inputs, baselines, explained, additional_forward_args)
         return replace(problem.observed_at(self._sites(to_input)), grad_kwargs=grad_kwargs)
 
     @staticmethod

@@ -18,9 +18,8 @@ from llm_attr.attr.base import (
 )
 from llm_attr.core.path.integral import Integral
 from llm_attr.core.path.walk import Attributed, Change, Walk, by_point, difference, per_example, quadrature
-from llm_attr.core.problem import Problem
 from llm_attr.core.registry import registered
-from llm_attr.core.target import one_or_several
+from llm_attr.core.tensors import at_least_fp32
 from llm_attr.typing import Baselines, Form, NeuronSelector, Target, TensorOrTensors
 
 
@@ -73,20 +72,13 @@ class LayerConductance(LayerAttribution, GradientAttribution):
             See `LayerAttribution`, in units of the output; followed by the delta `(batch,)` if requested.
         """
         integral = Integral(n_steps, method)
-        args = (
-            inputs,
-            baselines,
-            one_or_several(target, targets),
-            additional_forward_args,
-            attribute_to_layer_input,
-            grad_kwargs,
-        )
+        args = (inputs, baselines, target, targets, additional_forward_args, attribute_to_layer_input, grad_kwargs)
         problem = self._problem(*args)
         walk = self._walk(problem, n_steps + 1, internal_batch_size)
-        found = _flow(walk, quadrature(integral.method, n_steps + 1).alphas)
+        flow = _flow(walk, quadrature(integral.method, n_steps + 1).alphas)
         if not return_convergence_delta:
-            return self._in_form(found)
-        return self._in_form(found), Change.of(problem).delta(per_example(found.tensors, problem.batch, found.axis))
+            return self._in_form(flow)
+        return self._in_form(flow), Change.of(problem).delta(per_example(flow.tensors, problem.batch, flow.axis))
 
 
 @registered
@@ -130,14 +122,7 @@ class InternalInfluence(LayerAttribution, GradientAttribution):
             See `LayerAttribution`, in units of output per activation.
         """
         integral = Integral(n_steps, method)
-        args = (
-            inputs,
-            baselines,
-            one_or_several(target, targets),
-            additional_forward_args,
-            attribute_to_layer_input,
-            grad_kwargs,
-        )
+        args = (inputs, baselines, target, targets, additional_forward_args, attribute_to_layer_input, grad_kwargs)
         mean, _ = integral.mean(self._walk(self._problem(*args), n_steps, internal_batch_size))
         return self._in_form(mean)
 
@@ -195,9 +180,7 @@ class NeuronConductance(NeuronAttribution, InternalPathAttribution):
         Raises:
             InvalidTarget: the selector does not fit the layer, or does more than select and sum neurons.
         """
-        whole = Problem.of(
-            self.forward_func, inputs, baselines, one_or_several(target, targets), additional_forward_args
-        )
+        whole = self._of_outputs(inputs, baselines, target, targets, additional_forward_args)
         (site,) = self._sites(attribute_to_neuron_input)
         problem = replace(whole, grad_kwargs=grad_kwargs).through(site, neuron_selector)
         mean, _ = Integral(n_steps, method).mean(self._walk(problem, n_steps, internal_batch_size))
@@ -210,9 +193,9 @@ def _flow(walk: Walk, alphas: Tensor) -> Attributed:
     last: list[tuple[Tensor, Tensor]] = []
     for copies, part in walk.along_line(alphas):
         axis = part.axis
-        at, found = (Attributed.of(tensors, part.slots).tensors for tensors in (part.at, part.gradients))
-        values = [by_point(u.unsqueeze(0) if axis else u, copies, axis).movedim(axis, 0) for u in at]
-        gradients = [by_point(g, copies, axis).movedim(axis, 0) for g in found]
+        at = [at_least_fp32(u.unsqueeze(0) if axis else u) for u in part.at]
+        gradients = [at_least_fp32(g) for g in part.gradients]
+        values, gradients = ([by_point(x, copies, axis).movedim(axis, 0) for x in each] for each in (at, gradients))
         pairs = list(zip(values, gradients, strict=True))
         if last:
             joined = zip(last, pairs, strict=True)

@@ -16,7 +16,6 @@ from llm_attr.core.problem import Problem
 from llm_attr.core.registry import registered
 from llm_attr.core.rules.deep_lift import Combine, ReferencePairs, multipliers_only, times_change
 from llm_attr.core.rules.tables import EPS, deep_lift_rules
-from llm_attr.core.target import one_or_several
 from llm_attr.errors import InvalidShape, InvalidType, InvalidValue
 from llm_attr.typing import BaselineDistribution, Baselines, ForwardFunction, Target, TensorOrTensors, Tensors
 
@@ -57,8 +56,8 @@ class RescaleAttribution(GradientAttribution):
         pairs = ReferencePairs(walk, rules, baselines, combine if custom is None else _combine(custom))
         if not return_delta:
             return self._in_form(pairs.mean())
-        found, delta = pairs.mean_and_delta()
-        return self._in_form(found), delta
+        mean, delta = pairs.mean_and_delta()
+        return self._in_form(mean), delta
 
 
 @registered
@@ -121,9 +120,7 @@ class DeepLift(RescaleAttribution):
         Raises:
             NoRule: the model has an operation without a rule, or runs different operations for the baseline.
         """
-        problem = Problem.of(
-            self.forward_func, inputs, baselines, one_or_several(target, targets), additional_forward_args
-        )
+        problem = self._of_outputs(inputs, baselines, target, targets, additional_forward_args)
         return self._shares(problem, None, return_convergence_delta, custom_attribution_func)
 
 
@@ -174,7 +171,7 @@ class DeepLiftShap(RescaleAttribution):
         Raises:
             NoRule: see `DeepLift.attribute`.
         """
-        problem = Problem.of(self.forward_func, inputs, None, one_or_several(target, targets), additional_forward_args)
+        problem = self._of_outputs(inputs, None, target, targets, additional_forward_args)
         states = distribution(inputs, baselines)
         return self._shares(problem, states, return_convergence_delta, custom_attribution_func)
 
@@ -201,11 +198,11 @@ def _combine(custom: CustomAttribution) -> Combine:
     def combine(multipliers: Tensors, inputs: Tensors, baselines: Tensors) -> Tensors:
         with torch.no_grad():
             given = custom(*(multipliers, inputs, baselines)[:count])
-        found = given if isinstance(given, tuple) else (given,)
-        shapes = [tuple(value.shape) if isinstance(value, Tensor) else type(value).__name__ for value in found]
+        attributions = given if isinstance(given, tuple) else (given,)
+        shapes = [tuple(value.shape) if isinstance(value, Tensor) else type(value).__name__ for value in attributions]
         if shapes != (needed := [tuple(value.shape) for value in multipliers]):
             raise InvalidShape(f"custom_attribution_func must return tensors of shapes {needed}; got {shapes}")
-        return found
+        return attributions
 
     return combine
 

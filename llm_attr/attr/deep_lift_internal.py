@@ -11,7 +11,6 @@ from llm_attr.attr.base import InternalAttribution, LayerAttribution, NeuronAttr
 from llm_attr.attr.deep_lift import CustomAttribution, RescaleAttribution, distribution
 from llm_attr.core.registry import registered
 from llm_attr.core.site import Site
-from llm_attr.core.target import one_or_several
 from llm_attr.typing import (
     BaselineDistribution,
     Baselines,
@@ -78,14 +77,7 @@ class LayerDeepLift(LayerAttribution, InternalRescaleAttribution):
         Raises:
             NoRule: see `DeepLift.attribute`.
         """
-        args = (
-            inputs,
-            baselines,
-            one_or_several(target, targets),
-            additional_forward_args,
-            attribute_to_layer_input,
-            grad_kwargs,
-        )
+        args = (inputs, baselines, target, targets, additional_forward_args, attribute_to_layer_input, grad_kwargs)
         return self._shares(self._problem(*args), None, return_convergence_delta, custom_attribution_func)
 
 
@@ -132,9 +124,7 @@ class LayerDeepLiftShap(LayerAttribution, InternalRescaleAttribution):
         Raises:
             NoRule: see `DeepLift.attribute`.
         """
-        problem = self._problem(
-            inputs, None, one_or_several(target, targets), additional_forward_args, attribute_to_layer_input
-        )
+        problem = self._problem(inputs, None, target, targets, additional_forward_args, attribute_to_layer_input)
         states = distribution(inputs, baselines)
         return self._shares(problem, states, return_convergence_delta, custom_attribution_func)
 

@@ -12,7 +12,6 @@ from llm_attr.attr.base import GradientAttribution, LayerAttribution
 from llm_attr.core.path.walk import Attributed
 from llm_attr.core.problem import Gradients
 from llm_attr.core.registry import registered
-from llm_attr.core.target import one_or_several
 from llm_attr.errors import InvalidShape
 from llm_attr.typing import Target, TensorOrTensors
 
@@ -64,33 +63,26 @@ class LayerGradCam(LayerAttribution, GradientAttribution):
         Raises:
             InvalidShape: the layer has no channels.
         """
-        args = (
-            inputs,
-            None,
-            one_or_several(target, targets),
-            additional_forward_args,
-            attribute_to_layer_input,
-            grad_kwargs,
-        )
-        found = self._walk(self._problem(*args), 1).at_inputs()
-        return self._in_form(grad_cam(found, relu_attributions, attr_dim_summation))
+        args = (inputs, None, target, targets, additional_forward_args, attribute_to_layer_input, grad_kwargs)
+        point = self._walk(self._problem(*args), 1).at_inputs()
+        return self._in_form(grad_cam(point, relu_attributions, attr_dim_summation))
 
 
-def grad_cam(found: Gradients, relu: bool, summed: bool) -> Attributed:
+def grad_cam(point: Gradients, relu: bool, summed: bool) -> Attributed:
     """The Grad-CAM map of a layer.
 
     Args:
-        found: The activations and gradients of the layer.
+        point: The activations and gradients of the layer.
         relu: Whether to set negative values to zero.
         summed: Whether to sum over the channels.
 
     Raises:
         InvalidShape: the layer has no channels.
     """
-    gradients = Attributed.of(found.gradients, found.slots, found.axis)
-    weights = tuple(_spatial_mean(gradient, found.axis) for gradient in gradients.tensors)
-    maps = replace(gradients, tensors=weights).times(found.at).tensors
-    maps = tuple(each.sum(1 + found.axis, keepdim=True) for each in maps) if summed else maps
+    gradients = Attributed.of_gradients(point)
+    weights = tuple(_spatial_mean(gradient, point.axis) for gradient in gradients.tensors)
+    maps = replace(gradients, tensors=weights).times(point.at).tensors
+    maps = tuple(each.sum(1 + point.axis, keepdim=True) for each in maps) if summed else maps
     maps = tuple(each.relu() for each in maps) if relu else maps
     return replace(gradients, tensors=maps)
 

@@ -14,9 +14,8 @@ from torch.autograd.graph import save_on_cpu
 from llm_attr.attr.base import GradientAttribution, LayerAttribution, Layers, NeuronAttribution, renamed
 from llm_attr.caller import warn_caller
 from llm_attr.core.path.walk import Attributed
-from llm_attr.core.problem import Problem
 from llm_attr.core.registry import registered
-from llm_attr.core.target import one_or_several
+from llm_attr.core.tensors import map_tensors
 from llm_attr.typing import Form, ForwardFunction, NeuronSelector, Target, TensorOrTensors, Tensors
 
 
@@ -54,10 +53,11 @@ class Saliency(GradientAttribution):
         Returns:
             Same form as the inputs, in units of output per input.
         """
-        problem = Problem.of(self.forward_func, inputs, None, one_or_several(target, targets), additional_forward_args)
-        found = self._walk(problem, 1).at_inputs()
-        gradients = tuple(gradient.abs() for gradient in found.gradients) if abs else found.gradients
-        return self._in_form(Attributed.of(gradients, found.slots, found.axis))
+        problem = self._of_outputs(inputs, None, target, targets, additional_forward_args)
+        gradients = Attributed.of_gradients(self._walk(problem, 1).at_inputs())
+        if abs:
+            gradients = replace(gradients, tensors=tuple(gradient.abs() for gradient in gradients.tensors))
+        return self._in_form(gradients)
 
 
 @registered
@@ -97,9 +97,9 @@ class InputXGradient(GradientAttribution):
         Returns:
             Same form as the inputs, in units of the output.
         """
-        problem = Problem.of(self.forward_func, inputs, None, one_or_several(target, targets), additional_forward_args)
-        found = self._walk(problem, 1).at_inputs()
-        result = Attributed.of(found.gradients, found.slots, found.axis).times(found.at)
+        problem = self._of_outputs(inputs, None, target, targets, additional_forward_args)
+        point = self._walk(problem, 1).at_inputs()
+        result = Attributed.of_gradients(point).times(point.at)
         _warn_if_scale_invariant(result)
         return self._in_form(result)
 
@@ -161,22 +161,14 @@ class LayerGradientXActivation(LayerAttribution, GradientAttribution):
         Returns:
             See `LayerAttribution`; in units of the output, or of output per activation without the factor.
         """
-        args = (
-            inputs,
-            None,
-            one_or_several(target, targets),
-            additional_forward_args,
-            attribute_to_layer_input,
-            grad_kwargs,
-        )
+        args = (inputs, None, target, targets, additional_forward_args, attribute_to_layer_input, grad_kwargs)
         problem = self._problem(*args)
         with save_on_cpu() if self._memory_efficient else nullcontext():
-            found = self._walk(problem, 1).at_inputs()
-        gradients, at = found.gradients, found.at
+            point = self._walk(problem, 1).at_inputs()
         if self._memory_efficient:
-            gradients, at = tuple(x.cpu() for x in gradients), tuple(x.cpu() for x in at)
-        mine = Attributed.of(gradients, found.slots, found.axis)
-        result = replace(mine, tensors=self.multiply_gradient_acts(mine.tensors, at))
+            point = map_tensors(Tensor.cpu, point)
+        gradients = Attributed.of_gradients(point)
+        result = replace(gradients, tensors=self.multiply_gradient_acts(gradients.tensors, point.at))
         if self.multiplies_by_inputs:
             _warn_if_scale_invariant(result)
         return self._in_form(result)
@@ -227,8 +219,7 @@ class NeuronGradient(NeuronAttribution, GradientAttribution):
             Same form as the inputs, in units of the neuron per input.
         """
         problem = self._problem(inputs, neuron_selector, None, additional_forward_args, attribute_to_neuron_input)
-        found = self._walk(problem, 1).at_inputs()
-        return self._in_form(Attributed.of(found.gradients, found.slots, found.axis))
+        return self._in_form(Attributed.of_gradients(self._walk(problem, 1).at_inputs()))
 
 
 _ZERO_SUM = 1e-3

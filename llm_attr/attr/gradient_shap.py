@@ -16,9 +16,7 @@ from llm_attr.attr.base import (
 from llm_attr.attr.forms import keeps_form
 from llm_attr.core.path.expectation import Expectation, Inspect, RandomLines
 from llm_attr.core.path.noise import Draws
-from llm_attr.core.problem import Problem
 from llm_attr.core.registry import registered
-from llm_attr.core.target import one_or_several
 from llm_attr.core.tensors import can_move
 from llm_attr.typing import BaselineDistribution, Form, NeuronSelector, Target, TensorOrTensors
 
@@ -80,7 +78,7 @@ class GradientShap(PathAttribution):
             Same form as the inputs, in units of the output; followed by the delta `(batch * n_samples,)` if requested,
             with the lines of an example next to each other.
         """
-        problem = Problem.of(self.forward_func, inputs, None, one_or_several(target, targets), additional_forward_args)
+        problem = self._of_outputs(inputs, None, target, targets, additional_forward_args)
         lines = RandomLines.drawn(inputs, baselines, n_samples, stdevs, Draws.of(seed))
         expectation = Expectation(self._walk(problem, n_samples), lines, lines.differences, inspect)
         return _answer(self, expectation, return_convergence_delta)
@@ -130,7 +128,7 @@ class LayerGradientShap(LayerAttribution, InternalPathAttribution):
         Returns:
             See `LayerAttribution`, in units of the output; followed by the delta `(batch * n_samples,)` if requested.
         """
-        problem = Problem.of(self.forward_func, inputs, None, one_or_several(target, targets), additional_forward_args)
+        problem = self._of_outputs(inputs, None, target, targets, additional_forward_args)
         lines = RandomLines.drawn(inputs, baselines, n_samples, stdevs, Draws.of(seed))
         sites = self._sites(attribute_to_layer_input)
         if not all(can_move(x) for x in problem.inputs):
@@ -190,5 +188,5 @@ def _answer(method: GradientAttribution, expectation: Expectation, delta: bool) 
     """The attributions in the caller's form, followed by the delta if requested."""
     if not (delta or method.multiplies_by_inputs):
         return method._in_form(expectation.of_gradient())
-    found, sums = expectation.of_product(method.multiplies_by_inputs)
-    return (method._in_form(found), expectation.delta(sums)) if delta else method._in_form(found)
+    mean, sums = expectation.of_product(method.multiplies_by_inputs)
+    return (method._in_form(mean), expectation.delta(sums)) if delta else method._in_form(mean)

@@ -23,7 +23,6 @@ from llm_attr.core.problem import Problem
 from llm_attr.core.registry import registered
 from llm_attr.core.rules.tables import DECONVOLUTION, GUIDED
 from llm_attr.core.site import Site
-from llm_attr.core.target import one_or_several
 from llm_attr.typing import Form, ForwardFunction, NeuronSelector, Target
 
 
@@ -42,8 +41,7 @@ class _ReluRuleAttribution(GradientAttribution):
 
     def _gradient(self, problem: Problem) -> Any:
         """The gradient under the rules, in the caller's form."""
-        found = self._walk(self.rules.of(self.model).on(problem), 1).at_inputs()
-        return self._in_form(Attributed.of(found.gradients, found.slots, found.axis))
+        return self._in_form(Attributed.of_gradients(self._walk(self.rules.of(self.model).on(problem), 1).at_inputs()))
 
 
 class _InternalReluRuleAttribution(InternalAttribution, _ReluRuleAttribution):
@@ -74,9 +72,7 @@ class _OfOutput(_ReluRuleAttribution):
         Raises:
             NoRule: the model has a ReLU that the rule cannot reach.
         """
-        return self._gradient(
-            Problem.of(self.forward_func, inputs, None, one_or_several(target, targets), additional_forward_args)
-        )
+        return self._gradient(self._of_outputs(inputs, None, target, targets, additional_forward_args))
 
 
 class _OfNeuron(NeuronAttribution, _InternalReluRuleAttribution):
@@ -222,12 +218,12 @@ class GuidedGradCam(_InternalReluRuleAttribution):
         Raises:
             NoRule: the model has a ReLU that the rule cannot reach.
         """
-        problem = Problem.of(self.forward_func, inputs, None, one_or_several(target, targets), additional_forward_args)
+        problem = self._of_outputs(inputs, None, target, targets, additional_forward_args)
         walk = self._walk(problem.observed_at(self._sites(attribute_to_layer_input)), 2)
         weights = grad_cam(walk.at_inputs(), relu=True, summed=True).tensors[0]
-        found = replace(walk, problem=self.rules.of(self.model).on(problem)).at_inputs()
-        parts = tuple(_weighted(gradient, weights, interpolate_mode, found.axis) for gradient in found.gradients)
-        return self._in_form(replace(Attributed.of(found.gradients, found.slots, found.axis), tensors=parts))
+        point = replace(walk, problem=self.rules.of(self.model).on(problem)).at_inputs()
+        parts = tuple(_weighted(gradient, weights, interpolate_mode, point.axis) for gradient in point.gradients)
+        return self._in_form(replace(Attributed.of_gradients(point), tensors=parts))
 
 
 def _weighted(gradient: Tensor, weights: Tensor, mode: str, axis: int = 0) -> Tensor:

@@ -23,7 +23,6 @@ from llm_attr.core.path.integral import Integral, PathInfo
 from llm_attr.core.path.walk import Change, Walk, difference, per_example
 from llm_attr.core.problem import Problem
 from llm_attr.core.registry import registered
-from llm_attr.core.target import one_or_several
 from llm_attr.errors import InvalidValue
 from llm_attr.typing import Baselines, NeuronSelector, Target, TensorOrTensors, Tensors
 
@@ -78,9 +77,7 @@ class IntegratedGradients(PathAttribution):
             Same form as the inputs, in units of the output; followed by the delta `(batch,)` and the `PathInfo` if
             requested.
         """
-        problem = Problem.of(
-            self.forward_func, inputs, baselines, one_or_several(target, targets), additional_forward_args
-        )
+        problem = self._of_outputs(inputs, baselines, target, targets, additional_forward_args)
         integral = Integral(n_steps, method, until)
         walk = self._walk(problem, n_steps, internal_batch_size)
         return _answer(self, walk, integral, return_convergence_delta, return_info)
@@ -151,9 +148,7 @@ class LayerIntegratedGradients(LayerAttribution, InternalPathAttribution):
         """
         if baselines is not None and layer_baselines is not None:
             raise InvalidValue("baselines and layer_baselines exclude each other; pass one of the two")
-        whole = Problem.of(
-            self.forward_func, inputs, baselines, one_or_several(target, targets), additional_forward_args
-        )
+        whole = self._of_outputs(inputs, baselines, target, targets, additional_forward_args)
         sites = self._sites(attribute_to_layer_input)
         cut = whole.cut_at(sites, named_baselines(sites, layer_baselines))
         walk = self._walk(replace(cut, grad_kwargs=grad_kwargs), n_steps, internal_batch_size)
@@ -220,18 +215,16 @@ def _answer(
     if method.multiplies_by_inputs:
         _warn_if_no_path(moved, problem.batch)
     mean, path_info = integral.mean(walk)
-    found = mean.times(moved)
-    answer = [method._in_form(found if method.multiplies_by_inputs else mean)]
-    total = (
-        per_example(found.tensors, problem.batch, found.axis)
-        if delta or info
-        else torch.empty(0, dtype=torch.float32, device="cpu")
-    )
+    product = mean.times(moved)
+    answer = [method._in_form(product if method.multiplies_by_inputs else mean)]
+    if not (delta or info):
+        return answer[0]
+    total = per_example(product.tensors, problem.batch, product.axis)
     if delta:
         answer.append(Change.of(ends or problem).delta(total))
     if info:
         answer.append(path_info or PathInfo(integral.n_steps, Change.of(problem).gap(total)))
-    return tuple(answer) if delta or info else answer[0]
+    return tuple(answer)
 
 
 def _warn_if_no_path(moved: Tensors, batch: int) -> None:

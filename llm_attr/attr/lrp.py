@@ -15,7 +15,6 @@ from llm_attr.core.problem import Gradients, Problem
 from llm_attr.core.registry import registered
 from llm_attr.core.rules.engine import Rules
 from llm_attr.core.rules.tables import LRP as RULES
-from llm_attr.core.target import one_or_several
 from llm_attr.core.tensors import as_tensors, split_by
 from llm_attr.errors import InvalidShape, InvalidTarget, InvalidType
 from llm_attr.typing import ForwardFunction, Target, TensorOrTensors
@@ -61,9 +60,9 @@ class RelevanceAttribution(GradientAttribution):
         """The relevance, and the gradients it was computed from."""
         if verbose:
             _describe(rules)
-        found = self._walk(rules.on(problem), 1).at_inputs()
-        multipliers = Attributed.of(found.gradients, found.slots, found.axis)
-        return multipliers.times([nonzero(value) for value in found.at]), found
+        point = self._walk(rules.on(problem), 1).at_inputs()
+        multipliers = Attributed.of_gradients(point)
+        return multipliers.times([nonzero(value) for value in point.at]), point
 
 
 @registered
@@ -123,11 +122,11 @@ class LRP(RelevanceAttribution):
             NoRule: the model has an operation that no rule covers.
         """
         rules = RULES.of(self.model, self.rules)
-        problem = Problem.of(self.forward_func, inputs, None, one_or_several(target, targets), additional_forward_args)
-        relevance, found = self._propagated(rules, problem, verbose)
+        problem = self._of_outputs(inputs, None, target, targets, additional_forward_args)
+        relevance, point = self._propagated(rules, problem, verbose)
         if not return_convergence_delta:
             return self._in_form(relevance)
-        return self._in_form(relevance), _absorbed(found, relevance.tensors, problem.batch)
+        return self._in_form(relevance), _absorbed(point, relevance.tensors, problem.batch)
 
 
 @registered
@@ -181,29 +180,27 @@ class LayerLRP(LayerAttribution, RelevanceAttribution):
             NoRule: the model has an operation that no rule covers.
         """
         rules = RULES.of(self.model, self.rules)
-        problem = self._problem(
-            inputs, None, one_or_several(target, targets), additional_forward_args, attribute_to_layer_input
-        )
-        relevance, found = self._propagated(rules, problem, verbose)
+        problem = self._problem(inputs, None, target, targets, additional_forward_args, attribute_to_layer_input)
+        relevance, point = self._propagated(rules, problem, verbose)
         if not return_convergence_delta:
             return self._in_form(relevance)
         parts = split_by(relevance.tensors, relevance.slots)
-        deltas = [_absorbed(found, part, problem.batch) for part in parts]
+        deltas = [_absorbed(point, part, problem.batch) for part in parts]
         return self._in_form(relevance), deltas if isinstance(self.layer, list | tuple) else deltas[0]
 
 
-def _absorbed(found: Gradients, relevance: tuple[Tensor, ...], batch: int) -> Tensor:
+def _absorbed(point: Gradients, relevance: tuple[Tensor, ...], batch: int) -> Tensor:
     """`output - sum(relevance)`, `(batch,)`.
 
     Raises:
         InvalidTarget: there is not one output per example.
     """
-    total = per_example(relevance, batch, found.axis)
-    if found.scores.numel() != total.numel():
+    total = per_example(relevance, batch, point.axis)
+    if point.scores.numel() != total.numel():
         raise InvalidTarget(
-            f"a delta needs one output for each of the {batch} examples; got {tuple(found.scores.shape)}"
+            f"a delta needs one output for each of the {batch} examples; got {tuple(point.scores.shape)}"
         )
-    return found.scores.to(total.dtype).reshape(total.shape) - total
+    return point.scores.to(total.dtype).reshape(total.shape) - total
 
 
 def _describe(rules: Rules) -> None:

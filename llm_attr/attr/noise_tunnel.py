@@ -206,8 +206,8 @@ class _Tunnel:
             new = [Moments.of(row, self._axis + 1) for row in rows]
             moments = [old.joined(more) for old, more in zip(moments, new, strict=True)] if moments else new
             deltas += [answer[1].unflatten(-1, (self.batch, copies, -1))] if with_delta else []
-        found = [combine(one).to(_result_type(row)) for one, row in zip(moments, rows, strict=True)]
-        result = with_leaves(attributions, found)
+        combined = [combine(one).to(_result_type(row)) for one, row in zip(moments, rows, strict=True)]
+        result = with_leaves(attributions, combined)
         return (result, torch.cat(deltas, -2).flatten(-3)) if with_delta else result
 
     def _answers(self, samples: int, at_once: int) -> Iterator[tuple[int, Any]]:

@@ -27,7 +27,6 @@ from llm_attr.core.path.word_path import WordPaths
 from llm_attr.core.problem import Gradients, Problem
 from llm_attr.core.registry import registered
 from llm_attr.core.site import Site
-from llm_attr.core.target import TargetOrSeveral, one_or_several
 from llm_attr.core.tensors import at_least_fp32, in_slots
 from llm_attr.errors import InvalidShape, InvalidValue, UnknownName
 from llm_attr.typing import Baselines, ForwardFunction, Target, TensorOrTensors, Tensors
@@ -47,8 +46,9 @@ class TokenPathAttribution(GradientAttribution):
         super().__init__(forward_func)
         self.layer = None if layer is None else Site.of(layer)
 
-    def _problem(self, inputs: TensorOrTensors, baselines: Baselines, target: TargetOrSeveral, extras: Any) -> Problem:
-        problem = Problem.of(self.forward_func, inputs, baselines, target, extras)
+    def _problem(self, *args: Any) -> Problem:
+        """The problem of `_of_outputs`, cut at the embedding layer if there is one."""
+        problem = self._of_outputs(*args)
         return problem if self.layer is None else problem.cut_at([self.layer])
 
 
@@ -108,12 +108,16 @@ class SequentialIntegratedGradients(TokenPathAttribution):
         Raises:
             InvalidShape: an input has no axis of positions.
         """
-        problem = self._problem(inputs, baselines, one_or_several(target, targets), additional_forward_args)
+        problem = self._problem(inputs, baselines, target, targets, additional_forward_args)
         paths = _PositionPaths.of(problem, quadrature(method, n_steps))
         walk = self._walk(problem, paths.count, internal_batch_size)
-        found = _along(walk, paths.points, paths.lengths, paths.count)
-        answer = self._in_form(found)
-        return (answer, in_slots(paths.deltas(walk, found), found.slots)[0]) if return_convergence_delta else answer
+        attributed = _along(walk, paths.points, paths.lengths, paths.count)
+        answer = self._in_form(attributed)
+        return (
+            (answer, in_slots(paths.deltas(walk, attributed), attributed.slots)[0])
+            if return_convergence_delta
+            else answer
+        )
 
 
 @registered
@@ -198,15 +202,16 @@ class DiscretizedIntegratedGradients(TokenPathAttribution):
         """
         if method not in _PIECES:
             raise UnknownName("method", method, _PIECES)
-        problem = self._problem(inputs, baselines, one_or_several(target, targets), additional_forward_args)
+        problem = self._problem(inputs, baselines, target, targets, additional_forward_args)
         path = _PiecewisePath.of(problem, self._tables(), WordPaths(n_steps, self.n_neighbors, self.strategy), factor)
         path = replace(path, shift=0.5 if method == "riemann_middle" else 0.0)
         walk = self._walk(problem, path.count, internal_batch_size)
-        found = _along(walk, path.points, path.lengths(*_PIECES[method]), path.count)
-        answer = self._in_form(found)
+        attributed = _along(walk, path.points, path.lengths(*_PIECES[method]), path.count)
         if not return_convergence_delta:
-            return answer
-        return answer, Change.of(problem).delta(per_example(found.tensors, problem.batch, found.axis))
+            return self._in_form(attributed)
+        return self._in_form(attributed), Change.of(problem).delta(
+            per_example(attributed.tensors, problem.batch, attributed.axis)
+        )
 
     def _tables(self) -> list[Tensor]:
         if self.vocabulary is not None:
@@ -284,11 +289,11 @@ class _PositionPaths:
             stacked[i][copy, :, position] = weight * (high - low)
         return tuple(tensor.flatten(0, 1) for tensor in stacked)
 
-    def deltas(self, walk: Walk, found: Attributed) -> Tensors:
+    def deltas(self, walk: Walk, attributed: Attributed) -> Tensors:
         """`(batch, positions)` for each tensor: the sum of the attributions minus the change of the output."""
         high = self.problem.number_each(self.problem.inputs)
         absent = walk.scores(lambda a, b: self._with([(*place, 0.0) for place in self.places[a:b]]), len(self.places))
-        sums = tuple(part.unsqueeze(-1).flatten(found.axis + 2).sum(-1) for part in found.tensors)
+        sums = tuple(part.unsqueeze(-1).flatten(attributed.axis + 2).sum(-1) for part in attributed.tensors)
         lows = by_point(absent, len(self.places), -1).unbind(-2)
         for (i, position), low in zip(self.places, lows, strict=True):
             sums[i][..., position] -= (high - low).to(sums[i])
@@ -346,8 +351,8 @@ class _PiecewisePath:
         return (len(self.corners[0]) - 1) * self.pieces
 
     def points(self, start: int, stop: int) -> Tensors:
-        found = self._at(torch.arange(start, stop, device="cpu") + self.shift)
-        return tuple(point.to(dtype) for point, dtype in zip(found, self.dtypes, strict=True))
+        points = self._at(torch.arange(start, stop, device="cpu") + self.shift)
+        return tuple(point.to(dtype) for point, dtype in zip(points, self.dtypes, strict=True))
 
     def lengths(self, before: float, after: float) -> Points:
         """The length of path that each point represents: these fractions of the pieces before and after it."""

@@ -137,6 +137,11 @@ class Attributed:
         wide = tuple(at_least_fp32(tensor) for tensor in tensors)
         return cls(wide, slots, tuple(tensor.dtype for tensor in tensors), axis)
 
+    @classmethod
+    def of_gradients(cls, point: Gradients) -> Attributed:
+        """The gradients at one point."""
+        return cls.of(point.gradients, point.slots, point.axis)
+
     def times(self, factors: Sequence[Tensor]) -> Attributed:
         """Each tensor multiplied by its factor."""
         return replace(self, tensors=tuple(x * factor for x, factor in zip(self.tensors, factors, strict=True)))

@@ -76,7 +76,7 @@ class ReferencePairs:
         calls = self._attributions(pairs)
         if self.states == 1:
             ((_, only),) = calls
-            return replace(Attributed.of(only.gradients, only.slots, only.axis), dtypes=tuple(x.dtype for x in only.at))
+            return replace(Attributed.of_gradients(only), dtypes=tuple(x.dtype for x in only.at))
         return weighted_sum(calls, torch.full((self.states,), 1 / self.states, dtype=torch.float64, device="cpu"))
 
     def _attributions(self, pairs: list[tuple[Gradients, Gradients]]) -> Iterator[tuple[int, Gradients]]:
