@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import torch
 from torch import Tensor, nn
 
@@ -45,6 +47,57 @@ class TwoInputs(nn.Module):
         return self.left(x).tanh() * self.right(y.flatten(1)) + weight * x.sum(1, keepdim=True)
 
 
+class Two(nn.Module):
+    """`(batch, 4)` and `(batch, 3)` -> `(batch, 2, 2)`."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.left, self.right, self.first, self.second = nn.Linear(4, 5), nn.Linear(3, 5), nn.Tanh(), nn.ReLU()
+        self.head = nn.Linear(5, 4)
+
+    def forward(self, x: Tensor, y: Tensor, scale: float = 1.0) -> Tensor:
+        return self.head(self.second(self.first(self.left(x)) + scale * self.right(y))).unflatten(1, (2, 2))
+
+
+class TwoImages(nn.Module):
+    """`(batch, 2, 5, 5)` and `(batch, 1, 4, 4)` -> `(batch, 3)`, with a ReLU for each."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.one, self.two = nn.Conv2d(2, 3, 3), nn.Conv2d(1, 3, 2)
+        self.first, self.second, self.head = nn.ReLU(), nn.ReLU(), nn.Linear(27, 3)
+
+    def forward(self, x: Tensor, y: Tensor) -> Tensor:
+        return self.head((self.first(self.one(x)) + self.second(self.two(y))).flatten(1))
+
+
+class Images(nn.Module):
+    """`(batch, 2, 6, 6)` -> `(batch, 3)`; Captum knows no Flatten."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.parts = nn.ModuleList(
+            (
+                nn.Conv2d(2, 4, 2),
+                nn.BatchNorm2d(4),
+                nn.ReLU(),
+                nn.MaxPool2d(2, 1),
+                nn.Conv2d(4, 4, 2),
+                nn.ReLU(),
+                nn.AvgPool2d(3),
+                nn.Linear(4, 3),
+            )
+        )
+
+    def __getitem__(self, place: int) -> nn.Module:
+        return self.parts[place]
+
+    def forward(self, x: Tensor) -> Tensor:
+        for part in self.parts[:-1]:
+            x = part(x)
+        return self.parts[-1](x.flatten(1))
+
+
 def mlp() -> nn.Module:
     """`(batch, 4)` -> `(batch, 3)`."""
     return nn.Sequential(nn.Linear(4, 6), nn.GELU(), nn.Linear(6, 3))
@@ -68,3 +121,33 @@ def made(model: nn.Module, seed: int = 0) -> nn.Module:
         if isinstance(part, nn.BatchNorm2d):
             part.running_var.abs_().add_(0.5)
     return model
+
+
+def net(*acts: nn.Module) -> nn.Module:
+    parts: list[nn.Module] = [nn.Linear(4, 6), acts[0]]
+    for act in acts[1:]:
+        parts += [nn.Linear(6, 6), act]
+    return made(nn.Sequential(*parts, nn.Linear(6, 3)))
+
+
+def images() -> nn.Module:
+    return nn.Sequential(
+        nn.Conv2d(2, 4, 2), nn.BatchNorm2d(4), nn.ReLU(True), nn.AvgPool2d(2), nn.Flatten(), nn.Linear(16, 3)
+    )
+
+
+def deep() -> nn.Module:
+    return nn.Sequential(
+        nn.Conv2d(2, 4, 2), nn.ReLU(), nn.Conv2d(4, 4, 2), nn.ReLU(inplace=True), nn.Flatten(), nn.Linear(36, 3)
+    )
+
+
+def lrp_mlp(bias: bool = True) -> nn.Module:
+    return made(
+        nn.Sequential(
+            nn.Linear(4, 6, bias), nn.ReLU(), nn.Linear(6, 6, bias), nn.Tanh(), nn.Dropout(0.3), nn.Linear(6, 3, bias)
+        )
+    )
+
+
+LRP_MODELS: dict[str, Callable[[], nn.Module]] = {"mlp": lrp_mlp, "images": lambda: made(Images())}

@@ -26,7 +26,7 @@ from llm_attr.attr import (
 )
 from llm_attr.core.evaluator import watching
 from llm_attr.errors import Cancelled, InvalidShape, InvalidType, InvalidValue, UnknownKeyword, UnsupportedMethod
-from tests.parity.layers import assert_equal, random
+from tests.parity.cases import assert_equal, random
 from tests.parity.models import TwoInputs, made, mlp
 
 with warnings.catch_warnings():

@@ -10,7 +10,6 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-import llm_attr.attr
 from llm_attr.attr import DeepLift, DeepLiftShap, LayerDeepLift
 from llm_attr.core.evaluator import Evaluator
 from llm_attr.core.path.walk import Walk
@@ -18,141 +17,28 @@ from llm_attr.core.problem import Problem
 from llm_attr.core.rules.deep_lift import ReferencePairs
 from llm_attr.core.rules.tables import DEEP_LIFT_OF_CAPTUM
 from llm_attr.errors import InvalidShape, InvalidType, NoRule
-from tests.parity.layers import Case, assert_equal, captums, described, random
-from tests.parity.models import made
+from tests.parity.cases import DEEP_LIFT, Case, assert_equal, captums, random
+from tests.parity.models import made, net
+from tests.parity.rule_rows import states
 from tests.reference.deep_lift import product_of_two, rescale, softmax_multipliers
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 
 
-class Two(nn.Module):
-    """`(batch, 4)` and `(batch, 3)` -> `(batch, 2, 2)`."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.left, self.right, self.first, self.second = nn.Linear(4, 5), nn.Linear(3, 5), nn.Tanh(), nn.ReLU()
-        self.head = nn.Linear(5, 4)
-
-    def forward(self, x: Tensor, y: Tensor, scale: float = 1.0) -> Tensor:
-        return self.head(self.second(self.first(self.left(x)) + scale * self.right(y))).unflatten(1, (2, 2))
-
-
-def net(*acts: nn.Module) -> nn.Module:
-    parts: list[nn.Module] = [nn.Linear(4, 6), acts[0]]
-    for act in acts[1:]:
-        parts += [nn.Linear(6, 6), act]
-    return made(nn.Sequential(*parts, nn.Linear(6, 3)))
-
-
-def images() -> nn.Module:
-    return nn.Sequential(
-        nn.Conv2d(2, 4, 2), nn.BatchNorm2d(4), nn.ReLU(True), nn.AvgPool2d(2), nn.Flatten(), nn.Linear(16, 3)
-    )
-
-
 X, Y = random(3, 4), random(3, 3, seed=1)
-CASES = {
-    "relu": Case(net(nn.ReLU(), nn.ReLU()), X, {"target": 1}, ("0", "1", "2"), {"0": 2, "3": (4,)}, 0.3),
-    "elu, leaky": Case(
-        net(nn.ELU(), nn.LeakyReLU()), X, {"target": [0, 2, 1]}, ("0", "1"), {"2": 1}, random(3, 4, seed=5)
-    ),
-    "sigmoid, tanh": Case(net(nn.Sigmoid(), nn.Tanh()), X, {"target": 0}, ("1", "2:"), {"1": 3}),
-    "softplus": Case(net(nn.Softplus()), (X,), {"target": 2}, ("0",), {"0": 0}, (random(1, 4, seed=6),)),
-    "images": Case(made(images()), random(2, 2, 5, 5), {"target": 2}, ("0", "1", "3"), {"0": (1, 0, 2)}, 0.1),
-    "two": Case(
-        made(Two()),
-        (X, Y),
-        {"target": (1, 0), "additional_forward_args": (2.0,)},
-        ("head:", "first"),
-        {"head": 3},
-        (0.2, Y.flip(0)),
-    ),
-}
 
 
 def options(case: Case, **more: Any) -> dict[str, Any]:
     return {"baselines": case.baselines, **case.options, **more}
 
 
-def states(case: Case) -> Any:
-    one = isinstance(case.inputs, Tensor)
-    found = tuple(random(4, *x.shape[1:], seed=11) for x in ((case.inputs,) if one else case.inputs))
-    return found[0] if one else found
-
-
-def both(name: str, call: Any, *args: Any, **kwargs: Any) -> None:
-    found, expected = call(getattr(llm_attr.attr, name)(*args, **kwargs)), captums(name, call, *args, **kwargs)
-    if isinstance(expected, tuple) and len(expected) == 2 and expected[1].dim() == 1:
-        torch.testing.assert_close(found[1], expected[1], rtol=1e-6, atol=1e-10)
-        found, expected = found[0], expected[0]
-    assert_equal(found, expected)
-
-
-@pytest.mark.parametrize("name", CASES)
-@pytest.mark.parametrize("multiply", [True, False])
-def test_inputs(name: str, multiply: bool) -> None:
-    case = CASES[name]
-    given = options(case, return_convergence_delta=multiply)
-    both("DeepLift", lambda m: m.attribute(case.inputs, **given), case.model, multiply)
-    given["baselines"] = states(case)
-    both("DeepLiftShap", lambda m: m.attribute(case.inputs, **given), case.model, multiply)
-
-
-@pytest.mark.parametrize("name", CASES)
-@pytest.mark.parametrize("multiply", [True, False])
-def test_layers(name: str, multiply: bool) -> None:
-    case = CASES[name]
-    for layer in case.layers:
-        module, to_input = case.at(layer)
-        given = options(case, return_convergence_delta=multiply, attribute_to_layer_input=to_input)
-        both("LayerDeepLift", lambda m, g=given: m.attribute(case.inputs, **g), case.model, module, multiply)
-        given["baselines"] = states(case)
-        both("LayerDeepLiftShap", lambda m, g=given: m.attribute(case.inputs, **g), case.model, module, multiply)
-
-
-@pytest.mark.parametrize("name", CASES)
-def test_neurons(name: str) -> None:
-    case = CASES[name]
-    more = case.options.get("additional_forward_args")
-    for layer, neuron in case.neurons.items():
-        module, _ = case.at(layer)
-        for method, low in (("NeuronDeepLift", case.baselines), ("NeuronDeepLiftShap", states(case))):
-            both(method, lambda m, n=neuron, b=low: m.attribute(case.inputs, n, b, more), case.model, module)
-
-
-@pytest.mark.parametrize("count", [1, 2, 3])
-def test_own_attributions(count: int) -> None:
-    case = CASES["two"]
-    functions = {
-        1: lambda m: tuple(3 * each for each in m),
-        2: lambda m, x: tuple(each * value for each, value in zip(m, x, strict=True)),
-        3: lambda m, x, b: tuple(each * (value + low) for each, value, low in zip(m, x, b, strict=True)),
-    }
-    given = options(case, custom_attribution_func=functions[count])
-    both("DeepLift", lambda m: m.attribute(case.inputs, **given), case.model)
-    given["baselines"] = states(case)
-    both("DeepLiftShap", lambda m: m.attribute(case.inputs, **given), case.model)
-
-
 def test_own_attributions_that_do_not_fit_are_refused() -> None:
-    method = DeepLift(CASES["relu"].model)
+    method = DeepLift(DEEP_LIFT["relu"].model)
     for function in (lambda: 1, lambda m, x, b, more: m, 3):
         with pytest.raises(InvalidType, match="custom_attribution_func must"):
             method.attribute(X, target=0, custom_attribution_func=function)
     with pytest.raises(InvalidShape, match="custom_attribution_func must return"):
         method.attribute(X, target=0, custom_attribution_func=lambda m: m[0].sum(1))
-
-
-@pytest.mark.parametrize("method", ["DeepLift", "DeepLiftShap"])
-def test_what_methods_say_of_themselves(method: str) -> None:
-    model = CASES["relu"].model
-    for face in ("", "Layer", "Neuron"):
-        layer = [model[0]] if face else []
-        ours = described(getattr(llm_attr.attr, face + method)(model, *layer))
-        theirs = captums(face + method, described, model, *layer)
-        assert ours[0] == theirs[0]
-        assert ours[2] == theirs[2]
-        assert ours[1] == (face != "Neuron")
 
 
 @pytest.mark.parametrize("act", [torch.tanh, torch.relu, torch.sigmoid, F.softplus, F.gelu, F.silu])
@@ -244,7 +130,7 @@ def test_completeness_where_captum_fails(kind: type[nn.Module], low: str) -> Non
 
 
 def test_the_input_of_a_relu_is_complete_unlike_captums() -> None:
-    case = CASES["relu"]
+    case = DEEP_LIFT["relu"]
     given = options(case, return_convergence_delta=True, attribute_to_layer_input=True)
     assert LayerDeepLift(case.model, case.model[3]).attribute(X, **given)[1].abs().max() < 1e-12
     assert captums("LayerDeepLift", lambda m: m.attribute(X, **given), case.model, case.model[3])[1].abs().max() > 0.5
@@ -253,20 +139,20 @@ def test_the_input_of_a_relu_is_complete_unlike_captums() -> None:
 def test_pairs_are_averaged_in_any_chunks(monkeypatch: pytest.MonkeyPatch) -> None:
     from llm_attr.core.path import walk as path
 
-    case = CASES["images"]
+    case = DEEP_LIFT["images"]
     given = {**options(case, return_convergence_delta=True), "baselines": states(case)}
     alone = [
         DeepLift(case.model).attribute(case.inputs, **{**given, "baselines": low}) for low in states(case).split(1)
     ]
     for room in (1, 3, 100):
-        monkeypatch.setattr(path, "copies_that_fit", lambda tensors, room=room: room)
+        monkeypatch.setattr(path, "copies_that_fit", lambda tensors, *_, room=room: room)
         found, delta = DeepLiftShap(case.model).attribute(case.inputs, **given)
         torch.testing.assert_close(found, torch.stack([each for each, _ in alone]).mean(0))
         torch.testing.assert_close(delta, torch.stack([each for _, each in alone], 1).flatten())
 
 
 def test_numbers_of_states_must_agree() -> None:
-    case = replace(CASES["two"])
+    case = replace(DEEP_LIFT["two"])
     with pytest.raises(InvalidShape, match="as many states for every input"):
         DeepLiftShap(case.model).attribute(case.inputs, (random(2, 4), random(3, 3)), **case.options)
 

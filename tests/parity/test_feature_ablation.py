@@ -18,21 +18,16 @@ from torch.futures import Future
 from llm_attr.attr import FeatureAblation
 from llm_attr.core.problem import is_promise
 from llm_attr.errors import InvalidShape, InvalidType
-from tests.parity.models import LSTM, Encoder, TwoInputs, cnn, made, mlp
+from tests.parity.cases import random, whole
+from tests.parity.game_cases import ABLATION as CASES
+from tests.parity.game_cases import AGGREGATES
+from tests.parity.models import TwoInputs, made, mlp
 
 with warnings.catch_warnings():
     warnings.simplefilter("ignore")
     from captum.attr import FeatureAblation as CaptumFeatureAblation
 
 PER_CALL = [1, 2, 7, None]
-
-
-def random(*shape: int, seed: int = 0) -> Tensor:
-    return torch.randn(*shape, generator=torch.Generator().manual_seed(seed), dtype=torch.float64)
-
-
-def whole(high: int, *shape: int, low: int = 0, seed: int = 0) -> Tensor:
-    return torch.randint(low, high, shape, generator=torch.Generator().manual_seed(seed))
 
 
 pytestmark = pytest.mark.usefixtures("one_thread")
@@ -59,110 +54,6 @@ def assert_equal(result: Any, expected: Any) -> None:
 
 
 X, Y = random(3, 4), random(3, 2, 3, seed=1)
-IMAGE, SERIES, IDS = random(2, 2, 5, 5), random(3, 4, 3), whole(11, 3, 5)
-PADDING = torch.arange(5)[None] >= torch.tensor([[5], [3], [4]])
-
-CASES: dict[str, tuple[Callable[..., Any], Any, dict[str, Any]]] = {
-    "mlp": (made(mlp()), X, {"target": 1}),
-    "mlp, target tensor": (made(mlp()), X, {"target": torch.tensor([0, 2, 1])}),
-    "mlp, target tensor of one": (made(mlp()), X, {"target": torch.tensor([2])}),
-    "mlp, target tensor of no axes": (made(mlp()), X, {"target": torch.tensor(2)}),
-    "mlp, target list": (made(mlp()), X, {"target": [0, 2, 1]}),
-    "mlp, target tuple": (made(mlp()), X, {"target": (1,)}),
-    "mlp, negative target": (made(mlp()), X, {"target": -1}),
-    "mlp, one tuple": (made(mlp()), (X,), {"target": 1}),
-    "mlp, one example": (made(mlp()), X[:1], {"target": 1}),
-    "mlp, no example": (made(mlp()), X[:0], {"target": 1}),
-    "mlp, no feature": (lambda x: x.sum(1), X[:, :0], {}),
-    "mlp, requires grad": (made(mlp()), X.clone().requires_grad_(), {"target": 1}),
-    "mlp, all outputs": (made(mlp()), X, {}),
-    "mlp, baseline number": (made(mlp()), X, {"target": 1, "baselines": 0.3}),
-    "mlp, baseline int": (made(mlp()), X, {"target": 1, "baselines": 2}),
-    "mlp, baseline tensor": (made(mlp()), X, {"target": 1, "baselines": random(3, 4, seed=5)}),
-    "mlp, baseline row": (made(mlp()), X, {"target": 1, "baselines": random(1, 4, seed=5)}),
-    "mlp, mask": (made(mlp()), X, {"target": 1, "feature_mask": torch.tensor([[0, 1, 1, 0]])}),
-    "mlp, mask with gaps": (made(mlp()), X, {"target": 1, "feature_mask": torch.tensor([[7, -3, 100, 7]])}),
-    "mlp, mask without batch": (made(mlp()), X, {"target": 1, "feature_mask": torch.tensor([0, 1, 1, 2])}),
-    "mlp, mask of floats": (made(mlp()), X, {"target": 1, "feature_mask": torch.tensor([[0.0, 1.0, 1.0, 2.0]])}),
-    "mlp, mask per example": (made(mlp()), X, {"target": 1, "feature_mask": whole(3, 3, 4, low=-1)}),
-    "mlp, one column, mask per example": (lambda x: x.prod(1, keepdim=True), X, {"feature_mask": whole(3, 3, 4)}),
-    "one axis": (lambda x: x**2, X[:, 0], {}),
-    "cnn": (made(cnn()), IMAGE, {"target": 2}),
-    "cnn, mask over channels": (made(cnn()), IMAGE, {"target": 2, "feature_mask": whole(6, 1, 1, 5, 5)}),
-    "cnn, mask per example": (made(cnn()), IMAGE, {"target": [2, 0], "feature_mask": whole(4, 2, 2, 5, 5)}),
-    "cnn, strided": (made(cnn()), IMAGE.transpose(2, 3), {"target": 0, "baselines": IMAGE[:1]}),
-    "lstm": (made(LSTM()), SERIES, {"target": 0}),
-    "lstm, steps": (made(LSTM()), SERIES, {"target": 0, "feature_mask": torch.arange(4).view(1, 4, 1)}),
-    "encoder": (made(Encoder()), IDS, {"target": (4, 1), "additional_forward_args": PADDING}),
-    "encoder, more arguments": (
-        made(Encoder()),
-        IDS,
-        {"target": (0, 2), "additional_forward_args": (PADDING, 0.5, random(3, 5, 8)), "baselines": 7},
-    ),
-    "encoder, an argument is None": (
-        made(Encoder()),
-        IDS,
-        {"target": (0, 2), "additional_forward_args": (PADDING, 2, None)},
-    ),
-    "encoder, list of tuples": (
-        made(Encoder()),
-        IDS,
-        {"target": [(0, 1), (2, 2), (1, 0)], "additional_forward_args": PADDING, "baselines": IDS.flip(1)},
-    ),
-    "encoder, a row of outputs": (made(Encoder()), IDS, {"target": 1, "additional_forward_args": PADDING}),
-    "two inputs": (made(TwoInputs()), (X, Y), {"target": 3}),
-    "two inputs, all outputs": (made(TwoInputs()), (X, Y), {}),
-    "two inputs, baselines": (made(TwoInputs()), (X, Y), {"target": 3, "baselines": (0.5, random(1, 2, 3))}),
-    "two inputs, baselines of each kind": (made(TwoInputs()), (X, Y), {"target": 3, "baselines": (X.flip(0), 1)}),
-    "two inputs, shared features": (
-        made(TwoInputs()),
-        (X, Y),
-        {"target": 3, "feature_mask": (torch.tensor([[0, 5, 5, 9]]), whole(3, 1, 2, 3)), "baselines": (1, -1)},
-    ),
-    "two inputs, shared features per example": (
-        made(TwoInputs()),
-        (X, Y),
-        {"target": [3, 0, 1], "feature_mask": (whole(4, 3, 4), whole(5, 3, 2, 3))},
-    ),
-    "two inputs, one argument": (made(TwoInputs()), (X, Y), {"target": 0, "additional_forward_args": 3.0}),
-    "whole numbers": (lambda x: x.double() @ X[:2].T, whole(9, 3, 4), {"target": 1}),
-    "whole numbers, whole baseline": (lambda x: x.double() @ X[:2].T, whole(9, 3, 4), {"target": 1, "baselines": 4}),
-    "whole numbers, half as baseline": (
-        lambda x: x.double() @ X[:2].T,
-        whole(9, 3, 4),
-        {"target": 1, "baselines": 0.5},
-    ),
-    "truth values": (lambda x: x.double() @ X[:2].T, X > 0, {"target": 1}),
-    "truth values, True": (lambda x: x.double() @ X[:2].T, X > 0, {"target": 1, "baselines": True}),
-    "half precision": (lambda x: x.double() @ X[:2].T, X.half(), {"target": 1}),
-    "whole outputs": (lambda x: (x @ X[:2].T * 10).long(), X, {"target": 1}),
-}
-
-AGGREGATES: dict[str, tuple[Callable[..., Any], Any, dict[str, Any]]] = {
-    "scalar": (lambda x: made(mlp())(x).sum(), X, {}),
-    "vector": (lambda x: made(mlp())(x).sum(0), X, {}),
-    "vector of one": (lambda x: made(mlp())(x).sum()[None], X, {}),
-    "float": (lambda x: made(mlp())(x).sum().item(), X, {}),
-    "int": (lambda x: int(made(mlp())(x).sum() * 100), X, {}),
-    "scalar of two inputs": (
-        lambda x, y: made(TwoInputs())(x, y).prod(),
-        (X, Y),
-        {"feature_mask": (torch.tensor([[1, 1, 2, 0]]), torch.tensor([2, 3, 3])), "baselines": (1, 2.5)},
-    ),
-    "matrix": (lambda x: x.T @ x, X[:, :2], {}),
-}
-
-
-@pytest.mark.parametrize("name", CASES)
-def test_equal(name: str) -> None:
-    forward, inputs, options = CASES[name]
-    assert_equal_to_captum(forward, inputs, **options)
-
-
-@pytest.mark.parametrize("name", AGGREGATES)
-def test_one_answer_for_the_batch(name: str) -> None:
-    forward, inputs, options = AGGREGATES[name]
-    assert_equal_to_captum(forward, inputs, [1, None], **options)
 
 
 @pytest.mark.parametrize("name", AGGREGATES)
@@ -270,13 +161,6 @@ def test_progress(per_call: int | None, capsys: pytest.CaptureFixture[str]) -> N
     assert out == ""
     FeatureAblation(made(mlp())).attribute(X, target=1)
     assert capsys.readouterr().err == ""
-
-
-def test_what_it_says_of_itself() -> None:
-    ours, theirs = FeatureAblation(mlp()), CaptumFeatureAblation(mlp())
-    assert ours.get_name() == theirs.get_name() == "Feature Ablation"
-    assert ours.multiplies_by_inputs == theirs.multiplies_by_inputs
-    assert ours.has_convergence_delta() == theirs.has_convergence_delta()
 
 
 def test_the_same_calls_for_an_int() -> None:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import warnings
-from collections.abc import Callable
 from typing import Any
 
 import captum.attr
@@ -17,116 +16,17 @@ from torch.nn import functional as F
 import llm_attr.attr as ours
 from llm_attr.attr import LRP, LayerLRP
 from llm_attr.errors import InvalidShape, InvalidType, NoRule
-from tests.parity.layers import assert_equal, captums, described, random
-from tests.parity.models import made
+from tests.parity.cases import assert_equal, captums, random
+from tests.parity.models import Images, made
+from tests.parity.models import lrp_mlp as mlp
+from tests.parity.rule_rows import LRP_INPUTS
 from tests.reference import lrp as sums
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 
 
-class Images(nn.Module):
-    """`(batch, 2, 6, 6)` -> `(batch, 3)`; Captum knows no Flatten."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.parts = nn.ModuleList(
-            (
-                nn.Conv2d(2, 4, 2),
-                nn.BatchNorm2d(4),
-                nn.ReLU(),
-                nn.MaxPool2d(2, 1),
-                nn.Conv2d(4, 4, 2),
-                nn.ReLU(),
-                nn.AvgPool2d(3),
-                nn.Linear(4, 3),
-            )
-        )
-
-    def __getitem__(self, place: int) -> nn.Module:
-        return self.parts[place]
-
-    def forward(self, x: Tensor) -> Tensor:
-        for part in self.parts[:-1]:
-            x = part(x)
-        return self.parts[-1](x.flatten(1))
-
-
-def mlp(bias: bool = True) -> nn.Module:
-    return made(
-        nn.Sequential(
-            nn.Linear(4, 6, bias), nn.ReLU(), nn.Linear(6, 6, bias), nn.Tanh(), nn.Dropout(0.3), nn.Linear(6, 3, bias)
-        )
-    )
-
-
-MODELS: dict[str, Callable[[], nn.Module]] = {"mlp": mlp, "images": lambda: made(Images())}
-INPUTS = {"mlp": random(3, 4), "images": random(2, 2, 6, 6)}
-RULES: dict[str, tuple[Any, ...]] = {
-    "EpsilonRule": (0.05,),
-    "GammaRule": (0.3,),
-    "GammaRule without bias": (0.3, True),
-    "Alpha1_Beta0_Rule": (),
-    "Alpha1_Beta0_Rule without bias": (True,),
-}
-
-
-def ruled(model: nn.Module, library: Any, name: str) -> nn.Module:
-    """The model with this rule on its linear parts."""
-    for part in model.modules():
-        if isinstance(part, nn.Linear | nn.Conv2d):
-            part.rule = getattr(library, name.split()[0])(*RULES[name])
-    return model
-
-
-def both(method: str, call: Any, name: str, rule: str | None, *layer: str) -> None:
-    models = [MODELS[name]() for _ in range(2)]
-    if rule is not None:
-        models = [ruled(model, library, rule) for model, library in zip(models, (ours, theirs), strict=True)]
-    places = [[model.get_submodule(place) for place in layer] for model in models]
-    found = call(getattr(ours, method)(models[0], *places[0]))
-    expected = captums(method, call, models[1], *places[1])
-    (got, delta), (want, their_delta) = found, expected
-    assert_equal(got, want)
-    torch.testing.assert_close(delta, their_delta, rtol=1e-6, atol=1e-6)
-
-
-@pytest.mark.parametrize("name", MODELS)
-@pytest.mark.parametrize("rule", [None, *RULES])
-def test_inputs(name: str, rule: str | None) -> None:
-    x = INPUTS[name]
-    both("LRP", lambda m: m.attribute(x, target=1, return_convergence_delta=True), name, rule)
-    targets = [0, 2, 1][: len(x)]
-    both("LRP", lambda m: m.attribute((x,), target=targets, return_convergence_delta=True), name, rule)
-
-
-@pytest.mark.parametrize("rule", [None, "GammaRule"])
-@pytest.mark.parametrize("to_input", [False, True])
-@pytest.mark.parametrize(("name", "layer"), [("mlp", "0"), ("mlp", "2"), ("images", "parts.0"), ("images", "parts.4")])
-def test_layers(name: str, layer: str, rule: str | None, to_input: bool) -> None:
-    given = {"target": 1, "return_convergence_delta": True, "attribute_to_layer_input": to_input}
-    both("LayerLRP", lambda m: m.attribute(INPUTS[name], **given), name, rule, layer)
-
-
-def test_several_layers() -> None:
-    model = mlp()
-    layers = [model[0], model[2]]
-    call = lambda m: m.attribute(INPUTS["mlp"], target=0, return_convergence_delta=True)  # noqa: E731
-    found = call(LayerLRP(model, layers))
-    expected = captums("LayerLRP", call, model, layers)
-    for got, want in zip(found, expected, strict=True):
-        assert_equal(got, want)
-
-
-def test_what_methods_say_of_themselves() -> None:
-    """But for the name, which is `L R P` there."""
-    model = mlp()
-    assert described(LRP(model))[:2] == captums("LRP", described, model)[:2]
-    assert described(LayerLRP(model, model[0]))[:2] == captums("LayerLRP", described, model, model[0])[:2]
-    assert LRP.get_name() == "LRP"
-
-
 def test_the_delta_of_given_attributions() -> None:
-    model, x = mlp(), INPUTS["mlp"]
+    model, x = mlp(), LRP_INPUTS["mlp"]
     call = lambda m: m.compute_convergence_delta(random(3, 4), model(x)[:, 1])  # noqa: E731
     torch.testing.assert_close(call(LRP(model)), captums("LRP", call, model))
     with pytest.raises(InvalidShape, match="one number for each of the 3"):
@@ -134,7 +34,7 @@ def test_the_delta_of_given_attributions() -> None:
 
 
 def test_the_delta_of_given_attributions_at_a_layer() -> None:
-    model, x = mlp(), INPUTS["mlp"]
+    model, x = mlp(), LRP_INPUTS["mlp"]
     found, delta = LayerLRP(model, model[2]).attribute(x, target=1, return_convergence_delta=True)
     own = LayerLRP(model, model[2]).compute_convergence_delta(found, model(x)[:, 1])
     assert_equal(own, captum.attr.LayerLRP(model, model[2]).compute_convergence_delta(found, model(x)[:, 1]), 1e-6)
@@ -184,7 +84,7 @@ def test_rules_against_sums_over_pairs(rule: Any, spelling: str) -> None:
 
 
 def test_relevance_is_conserved_without_biases_and_absorbed_by_them() -> None:
-    x = INPUTS["mlp"]
+    x = LRP_INPUTS["mlp"]
     model = mlp(bias=False)
     found, delta = LRP(model).attribute(x, target=1, return_convergence_delta=True)
     torch.testing.assert_close(found.sum(1), model(x)[:, 1].detach(), rtol=1e-10, atol=1e-10)
@@ -240,13 +140,13 @@ def test_conservation_with_gates_and_reused_modules() -> None:
 def test_identity_passes_relevance_through() -> None:
     model = made(Images())
     model[1].rule = ours.IdentityRule()
-    found = LRP(model).attribute(INPUTS["images"], target=1)
+    found = LRP(model).attribute(LRP_INPUTS["images"], target=1)
     other = made(Images())
     other[1].rule = theirs.IdentityRule()
-    assert_equal(found, captums("LRP", lambda m: m.attribute(INPUTS["images"], target=1), other))
+    assert_equal(found, captums("LRP", lambda m: m.attribute(LRP_INPUTS["images"], target=1), other))
     model[0].rule = ours.IdentityRule()
     with pytest.raises(NoRule, match="IdentityRule needs a result of the same shape"):
-        LRP(model).attribute(INPUTS["images"], target=1)
+        LRP(model).attribute(LRP_INPUTS["images"], target=1)
 
 
 class Sum(Addition_Module):
@@ -272,10 +172,10 @@ def test_a_rule_where_nothing_is_linear_is_accepted(kind: type[nn.Module], rule:
     model.between.rule, model.sum.rule = (getattr(theirs, rule)() for _ in range(2))
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
-        want = captum.attr.LRP(model).attribute(INPUTS["mlp"], target=1)
+        want = captum.attr.LRP(model).attribute(LRP_INPUTS["mlp"], target=1)
     model.between.rule, model.sum.rule = (getattr(ours, rule)() for _ in range(2))
     with pytest.warns(UserWarning, match="the rules set on .*Sum.* change nothing") as seen:
-        found = LRP(model).attribute(INPUTS["mlp"], target=1)
+        found = LRP(model).attribute(LRP_INPUTS["mlp"], target=1)
     assert kind.__name__ in str(seen[0].message)
     assert_equal(found, want, 1e-6)
 
@@ -283,15 +183,15 @@ def test_a_rule_where_nothing_is_linear_is_accepted(kind: type[nn.Module], rule:
 @pytest.mark.parametrize("between", [nn.Sigmoid(), nn.GELU(), nn.LayerNorm(6)], ids=lambda m: type(m).__name__)
 def test_other_modules_keep_their_own_rule(between: nn.Module) -> None:
     model = made(Branches(between))
-    want = LRP(model).attribute(INPUTS["mlp"], target=1)
+    want = LRP(model).attribute(LRP_INPUTS["mlp"], target=1)
     model.between.rule = ours.EpsilonRule()
     with pytest.warns(UserWarning, match=f"the rules set on {type(between).__name__} change nothing"):
-        found = LRP(model).attribute(INPUTS["mlp"], target=1)
+        found = LRP(model).attribute(LRP_INPUTS["mlp"], target=1)
     assert_equal(found, want, 0)
 
 
 def test_rules_that_cannot_be_used() -> None:
-    model, x = mlp(), INPUTS["mlp"]
+    model, x = mlp(), LRP_INPUTS["mlp"]
     model[1].rule = theirs.EpsilonRule()
     with pytest.raises(NoRule, match=r"the rule of ReLU is a EpsilonRule; take one of llm_attr\.attr"):
         LRP(model).attribute(x, target=0)
@@ -302,7 +202,7 @@ def test_rules_that_cannot_be_used() -> None:
 def test_verbose_tells_which_rule_is_where(capsys: pytest.CaptureFixture[str]) -> None:
     model = mlp()
     model[0].rule = ours.GammaRule()
-    LRP(model).attribute(INPUTS["mlp"], target=0, verbose=True)
+    LRP(model).attribute(LRP_INPUTS["mlp"], target=0, verbose=True)
     lines = capsys.readouterr().out.splitlines()
     assert len(lines) == 3
     assert lines[0].startswith("Applied GammaRule(gamma=0.25, set_bias_to_zero=False) on layer Linear(in_features=4")

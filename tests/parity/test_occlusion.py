@@ -13,60 +13,17 @@ from torch import Tensor
 
 from llm_attr.attr import Ledger, Occlusion
 from llm_attr.errors import InvalidShape, InvalidValue
-from tests.parity.layers import PADDING, assert_equal, captums, random, whole
-from tests.parity.models import LSTM, Encoder, TwoInputs, cnn, made, mlp
+from tests.parity.cases import assert_equal, captums, random
+from tests.parity.game_cases import IMAGE, X
+from tests.parity.models import made, mlp
 
 pytestmark = pytest.mark.usefixtures("one_thread")
-
-
-MLP = made(mlp())
-X, Y = random(3, 4), random(3, 2, 3, seed=1)
-IMAGE, SERIES, IDS = random(2, 2, 5, 5), random(3, 4, 3), whole(11, 3, 5)
-
-CASES: dict[str, tuple[Callable[..., Any], Any, Any, dict[str, Any]]] = {
-    "mlp": (made(mlp()), X, (2,), {"target": 1}),
-    "mlp, stride does not divide": (made(mlp()), X, (3,), {"target": [0, 2, 1], "strides": 2}),
-    "mlp, stride in a tuple": (made(mlp()), X, (2,), {"target": 1, "strides": (2,)}),
-    "mlp, single positions": (made(mlp()), X, (1,), {"target": 1, "baselines": random(3, 4, seed=5)}),
-    "mlp, all of it": (made(mlp()), X, (4,), {"target": 1, "strides": 9}),
-    "mlp, one tuple": (made(mlp()), (X,), ((2,),), {"target": 1, "strides": (2,)}),
-    "mlp, one tuple, bare window": (made(mlp()), (X,), (2,), {"target": 1, "strides": 2}),
-    "mlp, nested window": (made(mlp()), X, ((2,),), {"target": 1, "strides": ((2,),)}),
-    "mlp, all outputs": (made(mlp()), X, (2,), {}),
-    "mlp, one example": (made(mlp()), X[:1], (2,), {"target": 1, "baselines": 0.5}),
-    "one number for the batch": (lambda x: MLP(x).sum(), X, (3,), {}),
-    "cnn": (made(cnn()), IMAGE, (2, 3, 2), {"target": 2}),
-    "cnn, strides": (made(cnn()), IMAGE, (1, 3, 2), {"target": [2, 0], "strides": (1, 2, 2), "baselines": 1}),
-    "cnn, one stride": (made(cnn()), IMAGE, (2, 2, 3), {"target": 2, "strides": 2, "baselines": IMAGE[:1]}),
-    "lstm": (made(LSTM()), SERIES, (2, 3), {"target": 0}),
-    "encoder": (made(Encoder()), IDS, (2,), {"target": (4, 1), "additional_forward_args": PADDING, "baselines": 7}),
-    "two inputs": (made(TwoInputs()), (X, Y), ((3,), (1, 2)), {"target": 3, "strides": (2, (1, 1))}),
-    "two inputs, a stride each": (
-        made(TwoInputs()),
-        (X, Y),
-        ((2,), (2, 2)),
-        {"target": [3, 0, 1], "strides": (1, 2), "baselines": (0.5, random(1, 2, 3))},
-    ),
-    "two inputs, all outputs": (made(TwoInputs()), (X, Y), ((3,), (1, 2)), {}),
-    "whole outputs": (lambda x: (x @ X[:2].T * 10).long(), X, (3,), {}),
-}
 
 
 def assert_same(result: Any, expected: Any) -> None:
     """Captum's answer is in single precision, whatever the output is."""
     single = tuple(part.float() for part in result) if isinstance(result, tuple) else result.float()
     assert_equal(single, expected)
-
-
-@pytest.mark.parametrize("name", CASES)
-@pytest.mark.parametrize("per_call", [1, 3, None])
-def test_equal(name: str, per_call: int | None) -> None:
-    forward, inputs, windows, options = CASES[name]
-    if per_call == 3 and name == "one number for the batch":
-        pytest.skip("several coalitions need an output that grows")
-    expected = captums("Occlusion", lambda m: m.attribute(inputs, windows, **options), forward)
-    result = Occlusion(forward).attribute(inputs, windows, perturbations_per_eval=per_call, **options)
-    assert_same(result, expected)
 
 
 @settings(max_examples=60, deadline=None, derandomize=True)

@@ -12,58 +12,22 @@ from torch import Tensor
 from torch.futures import Future
 
 from llm_attr.attr import FeaturePermutation, LayerFeaturePermutation
-from llm_attr.core.target import select
 from llm_attr.errors import InvalidShape, InvalidType
-from tests.parity.layers import MOVED, PADDING, assert_equal, captums, random, sites, whole
-from tests.parity.models import LSTM, Encoder, TwoInputs, cnn, made, mlp
+from tests.parity.cases import MOVED, assert_equal, captums, random
+from tests.parity.game_cases import PERMUTATION as CASES
+from tests.parity.models import made, mlp
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 
 
 MLP = made(mlp())
 X, Y = random(3, 4), random(3, 2, 3, seed=1)
-IMAGE, SERIES, IDS = random(2, 2, 5, 5), random(3, 4, 3), whole(11, 3, 5)
-
-CASES: dict[str, tuple[Callable[..., Any], Any, dict[str, Any]]] = {
-    "mlp": (made(mlp()), X, {"target": 1}),
-    "mlp, one tuple": (made(mlp()), (X,), {"target": [0, 2, 1]}),
-    "mlp, all outputs": (made(mlp()), X, {}),
-    "mlp, mask": (made(mlp()), X, {"target": 1, "feature_mask": torch.tensor([[7, -3, 100, 7]])}),
-    "mlp, mask per example": (made(mlp()), X, {"target": 1, "feature_mask": whole(3, 3, 4)}),
-    "mlp, equal examples": (made(mlp()), X[:1].expand(3, 4), {"target": 1}),
-    "mlp, two examples": (made(mlp()), X[:2], {"target": 1}),
-    "one number for the batch": (lambda x: MLP(x).prod(), X, {}),
-    "cnn": (made(cnn()), IMAGE, {"target": 2, "feature_mask": whole(6, 1, 1, 5, 5)}),
-    "lstm": (made(LSTM()), SERIES, {"target": 0}),
-    "encoder": (made(Encoder()), IDS, {"target": (4, 1), "additional_forward_args": PADDING}),
-    "two inputs": (made(TwoInputs()), (X, Y), {"target": 3}),
-    "two inputs, shared features": (
-        made(TwoInputs()),
-        (X, Y),
-        {"target": 3, "feature_mask": (torch.tensor([[0, 5, 5, 9]]), whole(3, 1, 2, 3))},
-    ),
-}
 
 
 def seeded(ask: Callable[[], Any]) -> tuple[Any, Tensor]:
     """The answer after a seed, and what the global stream gives next."""
     torch.manual_seed(3)
     return ask(), torch.rand(1)
-
-
-@pytest.mark.parametrize("name", CASES)
-@pytest.mark.parametrize("per_call", [1, 2, None])
-def test_equal_with_the_same_draws(name: str, per_call: int | None) -> None:
-    forward, inputs, options = CASES[name]
-    if per_call == 2 and name == "one number for the batch":
-        pytest.skip("several coalitions need an output that grows")
-    expected, next_of_theirs = seeded(
-        lambda: captums("FeaturePermutation", lambda m: m.attribute(inputs, **options), forward)
-    )
-    method = FeaturePermutation(forward)
-    result, next_of_ours = seeded(lambda: method.attribute(inputs, perturbations_per_eval=per_call, **options))
-    assert_equal(result, expected, 1e-8)
-    assert next_of_ours == next_of_theirs
 
 
 def test_a_seed_leaves_the_global_stream_alone() -> None:
@@ -129,29 +93,6 @@ def test_promises() -> None:
 def test_refused(perm_func: Any, inputs: Tensor, error: type[Exception], message: str) -> None:
     with pytest.raises(error, match=message):
         FeaturePermutation(made(mlp()), perm_func).attribute(inputs, target=1)
-
-
-@pytest.mark.parametrize(("name", "layer"), [(name, layer) for name, layer in sites(MOVED) if not layer.endswith(":")])
-@pytest.mark.parametrize("per_call", [1, None])
-def test_layer_equal_with_the_same_draws(name: str, layer: str, per_call: int | None) -> None:
-    """Captum selects the target twice and fails: its forward function selects by itself here."""
-    case = MOVED[name]
-    module, _ = case.at(layer)
-    options = dict(case.options)
-    target = options.pop("target", None)
-
-    def selected(*args: Any) -> Tensor:
-        return select(case.model(*args), target)
-
-    expected, next_of_theirs = seeded(
-        lambda: captums("LayerFeaturePermutation", lambda m: m.attribute(case.inputs, **options), selected, module)
-    )
-    method = LayerFeaturePermutation(case.model, module)
-    result, next_of_ours = seeded(
-        lambda: method.attribute(case.inputs, perturbations_per_eval=per_call, **case.options)
-    )
-    assert_equal(result, expected, 1e-8)
-    assert next_of_ours == next_of_theirs
 
 
 def test_layer_mask() -> None:

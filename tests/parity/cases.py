@@ -10,7 +10,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from tests.parity.models import LSTM, Encoder, TwoInputs, cnn, made, mlp
+from tests.parity.models import LSTM, Encoder, Two, TwoImages, TwoInputs, cnn, deep, images, made, mlp, net
 
 with warnings.catch_warnings():
     warnings.simplefilter("ignore")
@@ -21,8 +21,8 @@ def random(*shape: int, seed: int = 0) -> Tensor:
     return torch.randn(*shape, generator=torch.Generator().manual_seed(seed), dtype=torch.float64)
 
 
-def whole(high: int, *shape: int, seed: int = 0) -> Tensor:
-    return torch.randint(high, shape, generator=torch.Generator().manual_seed(seed))
+def whole(high: int, *shape: int, low: int = 0, seed: int = 0) -> Tensor:
+    return torch.randint(low, high, shape, generator=torch.Generator().manual_seed(seed))
 
 
 class Fork(nn.Module):
@@ -174,6 +174,36 @@ IDS: dict[str, Case] = {
     ),
 }
 """Token ids."""
+
+
+TAIL = random(3, 3, seed=1)
+DEEP_LIFT = {
+    "relu": Case(net(nn.ReLU(), nn.ReLU()), X, {"target": 1}, ("0", "1", "2"), {"0": 2, "3": (4,)}, 0.3),
+    "elu, leaky": Case(
+        net(nn.ELU(), nn.LeakyReLU()), X, {"target": [0, 2, 1]}, ("0", "1"), {"2": 1}, random(3, 4, seed=5)
+    ),
+    "sigmoid, tanh": Case(net(nn.Sigmoid(), nn.Tanh()), X, {"target": 0}, ("1", "2:"), {"1": 3}),
+    "softplus": Case(net(nn.Softplus()), (X,), {"target": 2}, ("0",), {"0": 0}, (random(1, 4, seed=6),)),
+    "images": Case(made(images()), random(2, 2, 5, 5), {"target": 2}, ("0", "1", "3"), {"0": (1, 0, 2)}, 0.1),
+    "two": Case(
+        made(Two()),
+        (X, TAIL),
+        {"target": (1, 0), "additional_forward_args": (2.0,)},
+        ("head:", "first"),
+        {"head": 3},
+        (0.2, TAIL.flip(0)),
+    ),
+}
+"""For DeepLIFT: modules of which Captum follows each."""
+
+GUIDED = {
+    "deep": Case(made(deep()), random(2, 2, 5, 5), {"target": [1, 2]}, ("0", "2", "3"), {"2": (1, 2, 0), "5": 2}),
+    "cnn": Case(made(cnn()), random(2, 2, 5, 5), {"target": 2}, ("0", "1"), {"0": (1, 0, 2), "5": 1}),
+    "two": Case(
+        made(TwoImages()), (random(2, 2, 5, 5), random(2, 1, 4, 4)), {"target": 1}, ("one", "two"), {"head": 1}
+    ),
+}
+"""For guided backpropagation and deconvolution."""
 
 
 def sites(table: dict[str, Case]) -> list[tuple[str, str]]:
