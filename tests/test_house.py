@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import subprocess
 import sys
 from importlib import import_module
@@ -105,3 +106,21 @@ def test_calls_are_counted() -> None:
     for counts in found.values():
         assert 0 < counts["files"] <= counts["functions"] <= counts["calls"]
         assert counts["depth"] > 3
+
+
+def test_the_picture_of_the_documentation_shows_the_house_as_it_is(made: Path) -> None:
+    """Where it does not: python tools/house.py --picture docs/images/house.svg."""
+    picture, modules = import_module("house_picture"), import_module("house_sizes").modules_of(ROOT)
+    assert (ROOT / "docs" / "images" / "house.svg").read_text(encoding="utf-8") == picture.drawn(modules)
+
+
+@pytest.mark.parametrize("page", ["CONTRIBUTING.md", "docs/architecture.md"])
+def test_every_file_that_a_guide_names_is_there(page: str) -> None:
+    text = (ROOT / page).read_text(encoding="utf-8")
+    named = {
+        name for name in re.findall(r"`([\w./-]+)`", text) if "/" in name or name.endswith((".py", ".md", ".toml"))
+    }
+    inside = ("", "llm_attr/", "llm_attr/attr/", "llm_attr/core/", "llm_attr/core/estimators/")
+    missing = {name for name in named if not any((ROOT / folder / name).exists() for folder in inside)}
+    assert len(named) > 8
+    assert missing <= {"utils.py", "build/docs"}

@@ -10,9 +10,9 @@ from collections.abc import Iterable, Sequence
 from html import escape
 from itertools import pairwise
 
-from house_sizes import FOUNDATION, Graph, Lines, Module, levels, rooms_of
+from house_sizes import Graph, Module, levels, rooms_of
 
-WIDTH, HEIGHT, GAP, FLOOR, MARGIN = 144, 46, 22, 88, 24
+WIDTH, HEIGHT, GAP, FLOOR, MARGIN = 140, 36, 22, 80, 24
 BEND = 14  # the room that an arrow takes on a floor which it crosses
 SWEEPS = 24
 TINTS = {
@@ -42,7 +42,7 @@ def drawn(modules: dict[str, Module]) -> str:
     right = max(place + _width(node) // 2 for node, place in x.items())
     size = (right + MARGIN, MARGIN * 2 + HEIGHT + (top - 1) * FLOOR)
     lines = [_arrow(arrow, floor, x, y) for arrow in arrows]
-    boxes = [_box(room, rooms[room], x[room], y[floor[room]]) for room in sorted(rooms)]
+    boxes = [_box(room, x[room], y[floor[room]]) for room in sorted(rooms)]
     return "\n".join([_opening(*size), *lines, *boxes, "</svg>", ""])
 
 
@@ -179,13 +179,9 @@ def _arrow(arrow: tuple[str, str], floor: dict[str, int], x: dict[Node, int], y:
     return f'<path d="{path}" fill="none" stroke="#8b949e" stroke-width="1.2" marker-end="url(#tip)"/>'
 
 
-def _box(room: str, inside: Sequence[Module], x: int, y: int) -> str:
+def _box(room: str, x: int, y: int) -> str:
     fill, ink = TINTS.get(room.split("/")[0], OTHER)
-    lines = sum((module.lines for module in inside), Lines()).code
-    files = f"{len(inside)} file{'s' if len(inside) != 1 else ''}"
-    label = FOUNDATION if room == FOUNDATION else room
     return (
         f'<rect x="{x - WIDTH // 2}" y="{y}" width="{WIDTH}" height="{HEIGHT}" rx="7" fill="{fill}" stroke="{ink}"/>'
-        f'<text x="{x}" y="{y + 20}" font-size="14" font-weight="600" fill="{ink}">{escape(label)}</text>'
-        f'<text x="{x}" y="{y + 36}" font-size="11" fill="#59636e">{files}, {lines:,} lines</text>'
+        f'<text x="{x}" y="{y + 23}" font-size="14" font-weight="600" fill="{ink}">{escape(room)}</text>'
     )
