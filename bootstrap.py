@@ -153,7 +153,7 @@ def run(
     done = subprocess.run(
         command,
         cwd=ROOT,
-        env={"OMP_WAIT_POLICY": "PASSIVE", **os.environ, **environment},  # idle threads sleep, where not set otherwise
+        env={**surroundings(), **environment},
         stdout=subprocess.PIPE if quiet else None,
         stderr=subprocess.STDOUT if quiet else None,
         encoding="utf-8",
@@ -165,6 +165,18 @@ def run(
         raise Stop(failure(title, done.returncode, done.stdout or ""))
     if not last:
         print(f"== {title}: {took:.1f} s" if beside else f"   {took:.1f} s", flush=True)
+
+
+def surroundings() -> dict[str, str]:
+    """Return the variables for every step: idle threads sleep, and each module is compiled once.
+
+    pip compiles nothing here, so a process that may not keep bytecode would compile all of torch and transformers for
+    itself. Where no bytecode is wanted beside the sources, it is kept in `.venv`.
+    """
+    found = {"OMP_WAIT_POLICY": "PASSIVE", **os.environ}
+    if found.pop("PYTHONDONTWRITEBYTECODE", ""):
+        found.setdefault("PYTHONPYCACHEPREFIX", str(ROOT / ".venv" / "bytecode"))
+    return found
 
 
 def failure(title: str, code: int, output: str) -> str:

@@ -42,6 +42,7 @@ def pytest_collection_finish() -> None:
     """The garbage collector does not look again at the modules and the thousands of tests."""
     gc.collect()
     gc.freeze()
+    gc.set_threshold(50_000, 20, 20)  # tests that look at what is freed collect by themselves
 
 
 @pytest.fixture(scope="module")

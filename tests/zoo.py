@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import logging
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -129,6 +130,11 @@ def quiet() -> Iterator[None]:
 
 def tiny_model(family: str, attention: str | None = None, seed: int = 0) -> Any:
     """A model whose weights are large enough that a wrong mask or position shows."""
+    return copy.deepcopy(_tiny_model(family, attention, seed))
+
+
+@cache
+def _tiny_model(family: str, attention: str | None, seed: int) -> Any:
     with torch.random.fork_rng([]), quiet():
         torch.manual_seed(seed)
         model = FAMILIES[family]()

@@ -11,6 +11,7 @@ import traceback
 import warnings
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
+from functools import cache
 from pathlib import Path
 
 import torch
@@ -30,7 +31,7 @@ def outcome(case: Case, placement: Placement) -> str:
     """`ok`, or what is wrong: the distance from the CPU's numbers, or the error and where it was raised."""
     with warnings.catch_warnings(), quiet():
         warnings.simplefilter("ignore")
-        expected = case.numbers(Placement("CPU"))
+        expected = on_the_cpu(case)
         try:
             found = case.numbers(placement)
         except Exception as error:  # noqa: BLE001
@@ -40,6 +41,12 @@ def outcome(case: Case, placement: Placement) -> str:
         return f"gives shapes {shapes}, on the CPU {wanted}"
     furthest = max((_distance(*pair) for pair in zip(found, expected, strict=True)), default=0.0)
     return "ok" if furthest <= placement.tolerance else f"differs by {furthest:.1e}"
+
+
+@cache
+def on_the_cpu(case: Case) -> list[Tensor]:
+    """What a case comes to there, the same for all placements that are compared with it."""
+    return case.numbers(Placement("CPU"))
 
 
 def _distance(found: Tensor, expected: Tensor) -> float:

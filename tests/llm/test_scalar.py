@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -74,12 +75,18 @@ def left(lm: LanguageModel, coalition: Sequence[bool]) -> list[int]:
     return list(Prompt(TEXT).bind(lm).variant(list(coalition)).tokens) or [lm.tokenizer.bos_token_id]
 
 
+@cache
+def logits_of(model: Any, prompt: tuple[int, ...], answer: tuple[int, ...]) -> Tensor:
+    """Those of `next_logits`, computed once for all quantities."""
+    return next_logits(model, prompt, answer)
+
+
 def slow(lm: LanguageModel, name: Any, coalitions: Tensor, answer: Sequence[int]) -> Tensor:
     """`(coalitions, 1 + answer tokens)` of any quantity."""
-    reference = next_logits(lm.model, left(lm, [True] * 4), answer).softmax(-1)
+    reference = logits_of(lm.model, tuple(left(lm, [True] * 4)), tuple(answer)).softmax(-1)
     rows = []
     for coalition in coalitions.tolist():
-        logits = next_logits(lm.model, left(lm, coalition), answer)
+        logits = logits_of(lm.model, tuple(left(lm, coalition)), tuple(answer))
         if callable(name):
             rows.append(name(logits.float(), torch.tensor(list(answer))).double())
         else:
