@@ -92,9 +92,8 @@ class LimeBase(PerturbationAttribution):
         if not samples:
             raise InvalidValue("perturb_func gave no samples")
         perturbed, rows = zip(*samples, strict=True)
-        outputs = self._outputs(
-            problem, perturbed, positive("perturbations_per_eval", perturbations_per_eval), show_progress
-        )
+        per_call = positive("perturbations_per_eval", perturbations_per_eval)
+        outputs = self._outputs(problem, perturbed, per_call, show_progress)
         weights = [float(self.similarity_func(inputs, sample, row, **kwargs)) for sample, row in samples]
         design = torch.cat([row.reshape(1, -1) for row in rows]).to(outputs)
         weighted = torch.tensor(weights, dtype=torch.float64, device="cpu").to(outputs)
@@ -105,15 +104,15 @@ class LimeBase(PerturbationAttribution):
         self, problem: Problem, samples: Sequence[TensorOrTensors], per_call: int, show_progress: bool
     ) -> Tensor:
         """`(samples,)`: the values of the forward function."""
+
+        def evaluate(start: int, stop: int) -> Tensor:
+            values = _values(problem, samples[start:stop])
+            evaluator.advance(stop - start)
+            return values
+
         name, device = f"{self.get_name()} attribution", problem.inputs[0].device
-        values: list[Tensor] = []
         with Evaluator(name, len(samples), show_progress=show_progress, device=device) as evaluator:
-            for piece in evaluator.run(
-                len(samples), per_call, lambda start, stop: _values(problem, samples[start:stop])
-            ):
-                values.append(piece)
-                evaluator.advance(len(piece))
-        return torch.cat(values)
+            return torch.cat(list(evaluator.run(len(samples), per_call, evaluate)))
 
     def _samples(self, inputs: TensorOrTensors, kwargs: dict[str, Any]) -> Iterator[tuple[TensorOrTensors, Tensor]]:
         """Samples as inputs and as interpretable vectors."""

@@ -91,8 +91,8 @@ class PairInteractions(BaseEstimator):
 
     def estimate(self, coalitions: Coalitions, values: Values) -> Estimate:
         """The main effects."""
-        matrix = self.interactions(coalitions, values)
-        return Estimate(_diagonal(matrix.values), None if matrix.stderr is None else _diagonal(matrix.stderr))
+        matrices = self.interactions(coalitions, values)
+        return Estimate(_diagonal(matrices.values), None if matrices.stderr is None else _diagonal(matrices.stderr))
 
     def interactions(self, coalitions: Coalitions, values: Values) -> Estimate:
         """`(features, features, outputs)`: the interactions, symmetric, with the main effects on the diagonal."""
@@ -111,9 +111,8 @@ def _meetings(features: int, seed: int | None) -> Iterator[Coalitions]:
     without the first.
     """
     draws = generator(seed)
-    zigzag = torch.tensor(
-        [-(i // 2) if i % 2 == 0 else (i + 1) // 2 for i in range(features)], dtype=torch.int64, device="cpu"
-    )
+    step = torch.arange(features, device="cpu")
+    zigzag = torch.where(step % 2 == 0, -(step // 2), (step + 1) // 2)
     while True:
         names = torch.randperm(features, generator=draws, device="cpu")
         turned = ((zigzag + turn) % max(1, features) for turn in range(_orders(features)))

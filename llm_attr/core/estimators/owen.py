@@ -123,22 +123,15 @@ def _tables(root: Group, features: int) -> Iterator[_Table]:
     The enumeration is the empty and the full coalition, then the other subsets of each group in turn.
     """
     start = min(2, 1 << features)
-    pending = [
-        (
-            root,
-            torch.tensor([0], device="cpu"),
-            torch.tensor([start - 1], device="cpu"),
-            torch.ones(1, dtype=torch.float64, device="cpu"),
-        )
-    ]
+    empty, full = torch.tensor([0, start - 1], device="cpu").split(1)
+    pending = [(root, empty, full, torch.ones(1, dtype=torch.float64, device="cpu"))]
     while pending:
-        group, without, whole, weights = pending.pop()
+        group, without, joined, weights = pending.pop()
         count = len(group.members)
-        inner = torch.arange(start, start + len(without) * _proper(count), device="cpu").view(
-            len(without), _proper(count)
-        )
-        start += inner.numel()
-        rows = torch.cat([without[:, None], inner, whole[:, None]], 1) if count else without[:, None]
+        numbers = start + torch.arange(len(without) * _proper(count), device="cpu")
+        start += len(numbers)
+        inner = numbers.view(len(without), _proper(count))
+        rows = torch.cat([without[:, None], inner, joined[:, None]], 1) if count else without[:, None]
         yield _Table(group, rows, weights)
         for place, member in enumerate(group.members):
             if isinstance(member, Group):

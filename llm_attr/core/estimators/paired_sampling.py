@@ -15,7 +15,7 @@ from math import comb
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from torch import Tensor
+from torch import Tensor, nn
 
 from llm_attr.caller import warn_caller
 from llm_attr.core.estimators.base import BaseEstimator
@@ -267,9 +267,7 @@ class _Sizes:
 def _rounded(wanted: Tensor, count: int, most: Tensor, draws: torch.Generator | None) -> Tensor:
     """Random integers up to `most` that sum to the count and have the expected values `wanted`, up to a factor."""
     order = torch.randperm(len(wanted), generator=draws, device="cpu")
-    edges = torch.cat(
-        [torch.zeros(1, dtype=torch.float32, device="cpu"), wanted[order].cumsum(0) * (count / wanted.sum())]
-    )
+    edges = nn.functional.pad(wanted[order].cumsum(0) * (count / wanted.sum()), (1, 0))
     edges = (edges + torch.rand(1, generator=draws, dtype=torch.float64, device="cpu")).floor()
     counts = torch.empty_like(wanted)
     counts[order] = edges[1:] - edges[:-1]
@@ -311,16 +309,16 @@ class _Drawn:
 
     def _listed(self) -> Tensor:
         members = torch.tensor(list(combinations(range(self._features), self._size)), device="cpu")
-        rows = torch.zeros(len(members), self._features, dtype=torch.bool, device="cpu").scatter_(1, members, True)
+        rows = self._with(members)
         rows = rows[rows[:, 0]] if self._halves else rows
         return rows[torch.randperm(len(rows), generator=self._draws, device="cpu")]
 
     def _drawn(self, count: int) -> Tensor:
         order = torch.rand(count, self._features, generator=self._draws, dtype=torch.float32, device="cpu").argsort(1)
-        rows = torch.zeros(count, self._features, dtype=torch.bool, device="cpu").scatter_(
-            1, order[:, : self._size], True
-        )
-        return self._first_of(rows)
+        return self._first_of(self._with(order[:, : self._size]))
+
+    def _with(self, members: Tensor) -> Coalitions:
+        return torch.zeros(len(members), self._features, dtype=torch.bool, device="cpu").scatter_(1, members, True)
 
     def _first_of(self, rows: Coalitions) -> Coalitions:
         """The first coalition of each row's pair."""

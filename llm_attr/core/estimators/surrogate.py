@@ -60,10 +60,8 @@ class LeastSquares:
             raise InvalidValue("a surrogate needs samples of positive weight: the similarity of all of them is 0")
         mean = (weights * rows).sum(1, keepdim=True) / total if self.intercept else rows.new_zeros(1, 1, rows.shape[1])
         centred = rows - mean
-        gram = centred.mT @ (weights * centred) + self.ridge * torch.eye(
-            rows.shape[1], dtype=torch.float32, device="cpu"
-        ).to(rows)
-        inverse = pseudo_inverse(gram)
+        identity = torch.eye(rows.shape[1], dtype=rows.dtype, device=rows.device)
+        inverse = pseudo_inverse(centred.mT @ (weights * centred) + self.ridge * identity)
         outputs = values.T[:, :, None]
         middle = (weights * outputs).sum(1, keepdim=True) / total if self.intercept else outputs.new_zeros(1, 1, 1)
         solution = inverse @ (centred.mT @ (weights * (outputs - middle)))
