@@ -271,6 +271,15 @@ def test_quantised_layers_that_lose_gradients_are_refused_and_others_are_not() -
     assert explain(lm, TEXT, target=TARGET, method="input_x_gradient").seq_attr.abs().sum() > 0
 
 
+def test_a_method_with_its_own_attribute_is_refused(lm: LanguageModel) -> None:
+    class Doubled(IntegratedGradients):
+        def attribute(self, *args: Any, **kwargs: Any) -> Any:
+            return 2 * super().attribute(*args, **kwargs)
+
+    with pytest.raises(UnsupportedMethod, match="does not support Doubled"):
+        LLMGradientAttribution(Doubled(lm.model), lm.tokenizer)
+
+
 def test_a_baseline_that_is_no_token(lm: LanguageModel) -> None:
     for token in (1.5, True):
         with pytest.raises(InvalidType, match="by its text or its id; got"):

@@ -101,9 +101,10 @@ def inside(method: Any) -> Any:
 
 
 def supported(method: Any) -> bool:
-    """Whether a method explains generations."""
+    """Whether a method explains generations; a subclass with an `attribute` of its own does not."""
     inner = inside(method)
-    return isinstance(inner, (*AT_INPUTS, *AT_LAYERS))
+    kinds: tuple[Any, ...] = (*AT_INPUTS, *AT_LAYERS)
+    return any(isinstance(inner, kind) and type(inner).attribute is kind.attribute for kind in kinds)
 
 
 def names() -> list[str]:
@@ -112,7 +113,7 @@ def names() -> list[str]:
 
 
 def at_activations(method: Attribution, score: Callable[..., Any]) -> Attribution:
-    """The same method of a function whose inputs are what passes the layers.
+    """The method of the same kind and settings for a function of what passes the layers.
 
     Raises:
         UnsupportedMethod: it is none that explains generations.
@@ -153,7 +154,7 @@ _AT_ACTIVATIONS: dict[tuple[type, ...], Callable[[Any, Callable[..., Any]], Any]
     (SequentialIntegratedGradients,): lambda m, score: SequentialIntegratedGradients(score),
     (DiscretizedIntegratedGradients,): _discretized,
 }
-"""What each method is at activations."""
+"""The method of activations for each kind, from the user's method and the function."""
 
 
 def named(name: str, language_model: LanguageModel, layer: Any = None, around: str | None = None) -> Attribution:
