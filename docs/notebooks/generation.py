@@ -13,8 +13,8 @@
 # %% [markdown]
 # # Explaining a generation
 #
-# Sentences, a part of the answer, another answer, documents, an error that is small enough, and what all of it costs; on SmolLM2 with
-# 135 million parameters.
+# Sentences, parts of an answer, contrasts, documents, sampling until the error is small enough, and the cost of it all, with SmolLM2 (135
+# million parameters).
 
 # %% tags=["remove-cell"]
 # %config InlineBackend.figure_formats = ["retina"]
@@ -39,8 +39,8 @@ result
 # %% [markdown]
 # ## A part of the answer
 #
-# The answer says two things. `for_output` takes one of them and runs no model; a text, a pattern, a slice of tokens, a sentence
-# or a path into JSON says which.
+# The answer says two things. `for_output` selects one of them without running the model, by a text, a pattern, a slice of tokens, a
+# sentence, or a path into JSON.
 
 # %%
 for part in ("Odense", "violins"):
@@ -48,10 +48,9 @@ for part in ("Odense", "violins"):
     print(f"{part}: {strongest.text!r} with {strongest.attribution:+.2f} nats")
 
 # %% [markdown]
-# ## Why this, and not that
+# ## Why this rather than that
 #
-# With a `foil` the difference of two answers is explained: what speaks for violins rather than for dogs. What both
-# have in common falls out.
+# A `foil` explains the difference between two answers: what speaks for violins rather than for dogs. What both have in common cancels.
 
 # %%
 contrast = llm_attr.explain(
@@ -64,7 +63,7 @@ figure, axes = contrast.plot_seq_attr(show=True)
 # %% [markdown]
 # ## Documents
 #
-# A prompt for retrieval is a question over named documents. Two of these name the librarian.
+# A retrieval prompt is a question about named documents. Two of these name the librarian.
 
 # %%
 documents = {
@@ -79,13 +78,12 @@ alone = llm_attr.explain(lm, retrieval, gen_args={"max_new_tokens": 8, "do_sampl
 print(alone.output_text)
 figure, axes = alone.for_output("Signe Dahl").plot_seq_attr(show=True)
 # %% [markdown]
-# Each of the two can be spared as long as the other is there, so leaving out one at a time finds little. Shapley values also leave
-# out both.
+# Neither of the two is missed while the other is present, so leaving out one at a time shows little. Shapley values also leave out both.
 #
-# ## Until it is sure
+# ## Sample until the answer is clear
 #
-# `until="top 2 stable"` samples until the two strongest stand apart from all others by their 95 % intervals; `budget=` bounds it, in
-# evaluations, token positions, passes or seconds. What it can cost at most is known beforehand:
+# `until="top 2 stable"` samples until the 95 % intervals separate the two strongest documents from all others; `budget=` sets a limit, in
+# evaluations, token positions, passes or seconds. The maximum cost is known beforehand:
 
 # %%
 shapley = {
@@ -111,7 +109,7 @@ together
 # %% [markdown]
 # ## Smaller units, and gradients
 #
-# `unit="word"` or `"token"` looks closer. Leaving out one word at a time:
+# `unit="word"` and `"token"` give more detail. Leaving out one word at a time:
 
 # %%
 words = llm_attr.explain(
@@ -120,8 +118,8 @@ words = llm_attr.explain(
 words
 
 # %% [markdown]
-# Gradient methods need a few passes for any number of units, but ask another question: how the answer changes when an embedding
-# moves a little.
+# Gradient methods need only a few passes for any number of units, but they answer a different question: how the answer changes when an
+# embedding moves slightly.
 
 # %%
 gradient = llm_attr.explain(
@@ -136,13 +134,13 @@ for name, found in (("left out", words), ("gradient", gradient)):
     print(f"{name}: at most {found.seq_attr.abs().max():.2f} nats")
 
 # %% [markdown]
-# The model is nearly sure of its word, so small moves change little: the gradient is almost flat there, while without the word "violins"
-# the answer is far less likely. Gradient methods are quick with thousands of tokens; what they say is about sensitivity.
+# The model is almost certain of its word, so small moves change little and the gradient is nearly flat, yet without the word "violins" the
+# answer is far less likely. Gradient methods are fast even with thousands of tokens; what they measure is sensitivity.
 #
 # ## What is explained
 #
-# The scalar is the log-probability of the answer unless `scalar` says otherwise: a probability, a logit, the entropy of the model's
-# next-token distribution, its margin, or a function of your own. Several come from the same passes.
+# By default the explained scalar is the log-probability of the answer. `scalar` selects another: a probability, a logit, the entropy of the
+# model's next-token distribution, its margin, or your own function. Several scalars share the same passes.
 
 # %%
 entropy, margin = llm_attr.explain(
@@ -155,7 +153,7 @@ for found in (entropy, margin):
     )
 
 # %% [markdown]
-# How the numbers were made stands in every result:
+# Every result records how it was computed:
 
 # %%
 {

@@ -13,8 +13,8 @@
 # %% [markdown]
 # # Five-minute start
 #
-# A language model reads a prompt and answers. Which part of the prompt carried the answer? This page installs llm_attr, asks that of a
-# real small model, and reads the picture that comes out. Everything on it was run as it stands.
+# A language model reads a prompt and answers. Which parts of the prompt does the answer depend on? On this page you install llm_attr, ask
+# that question of a small real model, and read the resulting picture. All output on it is real.
 #
 # ## Install
 #
@@ -22,8 +22,8 @@
 # python bootstrap.py demo
 # ```
 #
-# in a clone of the project makes `.venv`, installs everything with the tested releases, fetches a small model (SmolLM2 with 135 million
-# parameters) and runs a demo. In an environment of your own:
+# In a clone of the project, this creates `.venv`, installs the tested versions of everything, fetches a small model (SmolLM2 with 135
+# million parameters) and runs a demo. In your own environment:
 #
 # ```
 # pip install -c constraints.txt -e .[demo,plot,surrogates]
@@ -37,8 +37,8 @@
 # | `data` | results as data frames (pandas) |
 # | `notebook` | live widgets in Jupyter |
 #
-# On a machine with other jobs set `OMP_WAIT_POLICY=PASSIVE` in the environment before torch loads: idle threads then sleep instead of
-# spinning, which can be 20 times as quick there and costs nothing elsewhere.
+# On a machine shared with other jobs, set `OMP_WAIT_POLICY=PASSIVE` in the environment before torch loads: idle threads then sleep instead
+# of spinning, which can be 20 times faster there and costs nothing elsewhere.
 #
 # ## Explain an answer
 
@@ -62,8 +62,8 @@ result = llm_attr.explain(lm, prompt, unit="sentence")
 print(result.output_text)
 
 # %% [markdown]
-# `load_model` also takes a folder or a name on the Hugging Face hub; a model and a tokenizer that you already have go in as
-# `llm_attr.LanguageModel(model, tokenizer)`. Without a `target` the model answers first; `target="..."` explains an answer of your own.
+# `load_model` also takes a folder or a name on the Hugging Face hub; wrap a model and tokenizer that you have already loaded in
+# `llm_attr.LanguageModel(model, tokenizer)`. Without a `target`, the model answers first; `target="..."` explains an answer that you give.
 #
 # ## Read the picture
 
@@ -72,20 +72,20 @@ result
 
 # %% [markdown]
 # * **The text** is the prompt. Orange sentences made the answer more likely, blue ones less; the stronger the colour, the larger the
-#   value. Grey text is not explained: the chat template that the model saw around your words.
+#   value. Grey text is the chat template around your words, which is not explained.
 # * **The number** of a sentence is its attribution in *nats*, units of log-probability: how much less likely the answer gets when the
 #   sentence is left out. A loss of 2.3 nats makes it ten times less likely, of 4.6 nats a hundred times.
-# * **The answer** stands below it, token by token, each with the probability that the model gave it. Click a token, or drag over several,
-#   and the prompt takes the colours of what carried them.
+# * **The answer** is below it, token by token, each with the probability that the model gave it. Click a token, or drag over several, to
+#   colour the prompt by its effect on just those.
 #
-# The same as text, for a program:
+# The same in a form for programs:
 
 # %%
 for unit in result.top(3):
     print(f"{unit.attribution:+7.2f} nats  {unit.text}")
 
 # %% [markdown]
-# Is that so? Leave the strongest sentence out, and look:
+# Is that true? Leave out the strongest sentence and see:
 
 # %%
 strongest = result.top(1)[0].text
@@ -95,7 +95,7 @@ print(llm_attr.explain(lm, without).output_text)
 # %% [markdown]
 # ## Ask about a part of the answer
 #
-# The result knows every token of the answer. A part of it costs no further run of the model:
+# The result covers every token of the answer, so a part of it needs no further run of the model:
 
 # %%
 year = result.for_output("1747")
@@ -108,18 +108,18 @@ figure, axes = result.plot_token_attr(show=True)
 # %% [markdown]
 # ## Choose a method
 #
-# Leaving out one unit at a time (`feature_ablation`, the default) is quick, exact in what it says, and blind to what is said twice: if
-# two sentences both hold the answer, either can be spared. Then ask for Shapley values, which also leave out several at a time.
+# Leaving out one unit at a time (`feature_ablation`, the default) is quick and exact, but blind to redundancy: if two
+# sentences both contain the answer, neither is missed alone. Use Shapley values then; they also leave out several units at a time.
 #
-# | you have | take | it costs |
+# | you have | use | cost |
 # |---|---|---|
 # | a first question | `feature_ablation` | one variant of the prompt for each unit |
-# | units that may say the same | `kernel_shap` or `permutation_shapley` | as many variants as you allow |
+# | units that may be redundant | `kernel_shap` or `permutation_shapley` | as many variants as you allow |
 # | up to about ten units, and exactness matters | `shapley_values` | 2^units variants |
-# | hundreds of units of which few matter | `context_cite` | 64 variants, unless you say otherwise |
-# | thousands of tokens, and no time | `input_x_gradient` | one forward and one backward pass |
+# | hundreds of units, few of which matter | `context_cite` | 64 variants, by default |
+# | thousands of tokens and little time | `input_x_gradient` | one forward and one backward pass |
 #
-# [Choosing an estimator](../estimators.md) has all of them. What a call will cost can be asked beforehand:
+# [Choosing an estimator](../estimators.md) covers them all. You can ask what a call will cost before you make it:
 
 # %%
 target = result.output_text
@@ -128,7 +128,7 @@ print(llm_attr.plan(lm, prompt, target=target, method="permutation_shapley", n_s
 # %% [markdown]
 # ## What the error means
 #
-# Methods that sample give a standard error with each number. `until` samples for as long as it takes: here until the largest
+# Sampling methods give a standard error with each number. `until` keeps sampling until the error is small enough: here, until the largest
 # standard error is at most 10 % of the largest attribution.
 
 # %%
@@ -139,10 +139,10 @@ for unit in sampled.top(3):
     print(f"{unit.attribution:+7.2f} ± {unit.stderr:.2f} nats  {unit.text}")
 
 # %% [markdown]
-# The exact value lies within about two standard errors in nineteen cases of twenty. The error speaks of sampling alone: it does not say
-# whether leaving a sentence out was the right question to ask.
+# The exact value is within about two standard errors in nineteen cases out of twenty. The error covers sampling only; it does not say
+# whether leaving out a sentence was the right question to ask.
 #
-# ## Keep it
+# ## Save it
 
 # %%
 import tempfile
