@@ -26,7 +26,7 @@ from llm_attr.core.site import Site
 from llm_attr.typing import Form, ForwardFunction, NeuronSelector, Target
 
 
-class _ReluRuleAttribution(GradientAttribution):
+class ReluRuleAttribution(GradientAttribution):
     """A gradient with a rule for every ReLU.
 
     Args:
@@ -44,15 +44,18 @@ class _ReluRuleAttribution(GradientAttribution):
         return self._in_form(Attributed.of_gradients(self._walk(self.rules.of(self.model).on(problem), 1).at_inputs()))
 
 
-class _InternalReluRuleAttribution(InternalAttribution, _ReluRuleAttribution):
+class InternalReluRuleAttribution(InternalAttribution, ReluRuleAttribution):
     """A gradient with a rule for every ReLU, of a neuron or by way of a layer."""
 
     def __init__(self, model: ForwardFunction, layer: nn.Module | Site, device_ids: list[int] | None = None) -> None:
         super().__init__(model, layer, device_ids)
 
 
-class _OfOutput(_ReluRuleAttribution):
-    """The gradient of the output."""
+class RectifiedGradient(ReluRuleAttribution):
+    """The gradient of the output with a rule for every ReLU.
+
+    Source: as for `GuidedBackprop` and `Deconvolution`.
+    """
 
     def attribute(
         self,
@@ -75,8 +78,11 @@ class _OfOutput(_ReluRuleAttribution):
         return self._gradient(self._of_outputs(inputs, None, target, targets, additional_forward_args))
 
 
-class _OfNeuron(NeuronAttribution, _InternalReluRuleAttribution):
-    """The gradient of a neuron."""
+class RectifiedNeuronGradient(NeuronAttribution, InternalReluRuleAttribution):
+    """The gradient of a neuron with a rule for every ReLU.
+
+    Source: as for `GuidedBackprop` and `Deconvolution`.
+    """
 
     @renamed(neuron_index="neuron_selector")
     def attribute(
@@ -101,7 +107,7 @@ class _OfNeuron(NeuronAttribution, _InternalReluRuleAttribution):
 
 
 @registered
-class GuidedBackprop(_OfOutput):
+class GuidedBackprop(RectifiedGradient):
     """The gradient in which only positive parts pass a ReLU, and only where its input is positive.
 
     `g_in = max(g_out, 0) * [x > 0]` at every ReLU (and ReLU6, where it rises), including those that are called several
@@ -119,7 +125,7 @@ class GuidedBackprop(_OfOutput):
 
 
 @registered
-class Deconvolution(_OfOutput):
+class Deconvolution(RectifiedGradient):
     """The gradient in which only positive parts pass a ReLU, whatever its input.
 
     `g_in = max(g_out, 0)` at every ReLU and ReLU6, including those that are called several times or as functions; the
@@ -138,7 +144,7 @@ class Deconvolution(_OfOutput):
 
 
 @registered
-class NeuronGuidedBackprop(_OfNeuron):
+class NeuronGuidedBackprop(RectifiedNeuronGradient):
     """The gradient of a neuron in which only positive parts pass a ReLU, and only where its input is positive.
 
     As `GuidedBackprop`, for a neuron instead of the output.
@@ -156,7 +162,7 @@ class NeuronGuidedBackprop(_OfNeuron):
 
 
 @registered
-class NeuronDeconvolution(_OfNeuron):
+class NeuronDeconvolution(RectifiedNeuronGradient):
     """The gradient of a neuron in which only positive parts pass a ReLU, whatever its input.
 
     As `Deconvolution`, for a neuron instead of the output.
@@ -176,7 +182,7 @@ class NeuronDeconvolution(_OfNeuron):
 
 
 @registered
-class GuidedGradCam(_InternalReluRuleAttribution):
+class GuidedGradCam(InternalReluRuleAttribution):
     """Multiplies the guided gradient of the inputs by the Grad-CAM map of a layer.
 
     `attribution_i = GuidedBackprop_i * max(GradCam, 0)`, with the Grad-CAM map resized to the input

@@ -112,12 +112,9 @@ class SequentialIntegratedGradients(TokenPathAttribution):
         paths = _PositionPaths.of(problem, quadrature(method, n_steps))
         walk = self._walk(problem, paths.count, internal_batch_size)
         attributed = _along(walk, paths.points, paths.lengths, paths.count)
-        answer = self._in_form(attributed)
-        return (
-            (answer, in_slots(paths.deltas(walk, attributed), attributed.slots)[0])
-            if return_convergence_delta
-            else answer
-        )
+        if not return_convergence_delta:
+            return self._in_form(attributed)
+        return self._in_form(attributed), in_slots(paths.deltas(walk, attributed), attributed.slots)[0]
 
 
 @registered
