@@ -229,7 +229,7 @@ def test_where_to_write_is_looked_at_before_the_work(option: str, tmp_path: Path
 
 def test_a_folder_that_is_no_model_is_one_error(tmp_path: Path, folder: str) -> None:
     (tmp_path / "notes.txt").write_text("no model", encoding="utf-8")
-    with pytest.raises(InvalidValue, match="holds no causal language model that can be loaded"):
+    with pytest.raises(InvalidValue, match="cannot be loaded as a causal language model"):
         explain("explain", "--model", str(tmp_path), "--prompt-file", "-", given="He. It.")
     with pytest.raises(UnknownName, match=r"unknown dtype 'bflot16'.*did you mean 'bfloat16'"):
         explain("explain", "--model", folder, "--dtype", "bflot16", "--prompt-file", "-", given="He. It.")

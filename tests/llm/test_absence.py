@@ -347,7 +347,7 @@ def test_what_replaces(kind: str) -> None:
 
 def test_nothing_to_replace_with() -> None:
     lm = LanguageModel(tiny_model("llama"), tokenizer_of("unigram"), "tiny")
-    with pytest.raises(InvalidValue, match=r"tiny has neither a pad nor an EOS token; say .* replacement=\.\.\."):
+    with pytest.raises(InvalidValue, match=r"tiny has neither a pad nor an EOS token; pass .* replacement=\.\.\."):
         replaced(lm)
     assert replaced(lm, replacement="<unk>") == replaced(lm, replacement=0)
 

@@ -89,7 +89,7 @@ def test_a_list_is_numbered(lm: LanguageModel, chat: bool) -> None:
 @pytest.mark.parametrize("chat", [True, False])
 def test_units_of_messages_are_not_documents(lm: LanguageModel, chat: bool) -> None:
     if not chat:
-        with pytest.raises(InvalidValue, match="a raw text has no messages"):
+        with pytest.raises(InvalidValue, match="raw text has no messages"):
             Prompt.from_documents(QUESTION, DOCUMENTS, chat=False, unit="message")
         return
     bound = Prompt.from_documents(QUESTION, DOCUMENTS, unit="message", system="Be brief.").bind(lm)

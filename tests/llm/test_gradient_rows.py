@@ -282,7 +282,7 @@ def test_a_method_with_its_own_attribute_is_refused(lm: LanguageModel) -> None:
 
 def test_a_baseline_that_is_no_token(lm: LanguageModel) -> None:
     for token in (1.5, True):
-        with pytest.raises(InvalidType, match="by its text or its id; got"):
+        with pytest.raises(InvalidType, match="a string or an id; got"):
             explained(lm, IntegratedGradients(lm.model), baseline=token)
 
 

@@ -143,14 +143,14 @@ def test_making_an_input_draws_nothing() -> None:
     [
         (("{}", []), EmptyPrompt, "at least one value"),
         (("{}", {}), EmptyPrompt, "at least one value"),
-        (("{} {}", ["a"]), InvalidValue, "has a slot that no value fills"),
-        (("{x}", {"y": "a"}), InvalidValue, r"has a slot that no value fills \('x'\); got \['y'\]"),
-        (("{}", ["a"], ["b", "c"]), InvalidValue, "baselines must be one for each of the 1 values; got 2"),
+        (("{} {}", ["a"]), InvalidValue, "has a slot without a value"),
+        (("{x}", {"y": "a"}), InvalidValue, r"has a slot without a value \('x'\); got \['y'\]"),
+        (("{}", ["a"], ["b", "c"]), InvalidValue, r"baselines must have one entry per value \(1\); got 2"),
         (("{x}", {"x": "a"}, {"y": "b"}), InvalidValue, r"baselines must name the slots \['x'\]; got \['y'\]"),
-        (("{x}", {"x": "a"}, ["b"]), InvalidType, "baselines must be given as the values are"),
-        (("{}", ["a"], {"x": "b"}), InvalidType, "baselines must be given as the values are"),
-        (("{}", ["a"], None, [0, 1]), InvalidValue, "mask must be one for each"),
-        (("{}", ["a"], None, {"x": 1}), InvalidType, "mask must be given as the values are"),
+        (("{x}", {"x": "a"}, ["b"]), InvalidType, "baselines must have the form of the values"),
+        (("{}", ["a"], {"x": "b"}), InvalidType, "baselines must have the form of the values"),
+        (("{}", ["a"], None, [0, 1]), InvalidValue, "mask must have one entry per value"),
+        (("{}", ["a"], None, {"x": 1}), InvalidType, "mask must have the form of the values"),
     ],
 )
 def test_bad_templates(arguments: Any, error: type[Exception], message: str) -> None:
@@ -168,9 +168,9 @@ def test_an_error_in_a_function_is_its_own() -> None:
 
 def test_bad_samples() -> None:
     inp = TextTemplateInput("{} {}", ["a", "b"], lambda: ["c"])
-    with pytest.raises(InvalidValue, match="baselines must be one for each of the 2 values; got 1"):
+    with pytest.raises(InvalidValue, match=r"baselines must have one entry per value \(2\); got 1"):
         inp.to_model_input(torch.zeros(1, 2))
-    with pytest.raises(InvalidValue, match="baselines must be one for each"):
+    with pytest.raises(InvalidValue, match="baselines must have one entry per value"):
         inp.sampled()
 
 

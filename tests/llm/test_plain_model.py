@@ -229,7 +229,7 @@ class Masked(Strict):
 
 def test_tokens_under_a_mask(model: Recurrent) -> None:
     masked = Prompt(TEXT, unit="sentence", absence="mask")
-    with pytest.raises(InvalidValue, match=r"forward takes an attention_mask, and that of Recurrent names none"):
+    with pytest.raises(InvalidValue, match=r"forward takes an attention_mask, which Recurrent does not"):
         llm_attr.explain(model, masked, tokenizer=LetterTokenizer(), target=ANSWER)
     lm = LanguageModel(Masked().eval(), LetterTokenizer())
     answer = torch.tensor(lm.encode(ANSWER, special_tokens=False))
@@ -293,8 +293,8 @@ class Unembedded(Recurrent):
 @pytest.mark.parametrize(
     ("make", "message"),
     [
-        (WithoutLogits, r"must give an object with logits \(batch, tokens, vocabulary\).*got Tensor"),
-        (OneRow, r"got logits of the shape \("),
+        (WithoutLogits, r"must return an object with logits \(batch, tokens, vocabulary\).*got Tensor"),
+        (OneRow, r"got logits of shape \("),
     ],
 )
 def test_models_that_give_no_logits(make: type[nn.Module], message: str) -> None:

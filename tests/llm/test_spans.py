@@ -148,7 +148,7 @@ def test_a_range_of_the_other_kind(lm: LanguageModel, rule: Any, content: Any) -
 
 @pytest.mark.parametrize("rule", [3, None, b"Aksel", (1,), (0, 1, 2, 3), (0, "5"), ["Aksel"], slice(0, 5)])
 def test_a_span_of_another_type(lm: LanguageModel, rule: Any) -> None:
-    with pytest.raises(InvalidType, match="a span is a text, a pattern"):
+    with pytest.raises(InvalidType, match="a span must be a string, a pattern"):
         bound(lm, [rule])
 
 

@@ -123,5 +123,7 @@ def attributed(lm: LanguageModel, inp: Any) -> Any:
 
 @pytest.mark.parametrize("where", ASKED)
 def test_half_of_a_character(lm: LanguageModel, where: str) -> None:
-    with pytest.raises(InvalidValue, match=r"holds half of a character \('\\ud83d' in .*'\), which no tokenizer takes"):
+    with pytest.raises(
+        InvalidValue, match=r"holds half of a character \('\\ud83d' in .*'\), which no tokenizer accepts"
+    ):
         ASKED[where](lm)

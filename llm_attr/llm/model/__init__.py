@@ -1,1 +1,1 @@
-"""The language model and what is known of it."""
+"""The language model: adapter, backend, fingerprint, cost and speed."""

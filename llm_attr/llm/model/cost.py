@@ -1,4 +1,4 @@
-"""What an explanation asks of a model, counted: passes, positions, rows of the output head, backward passes."""
+"""The cost of an explanation: passes, positions, rows of the output head, backward passes."""
 
 from __future__ import annotations
 
@@ -8,11 +8,11 @@ from typing import Any, NamedTuple
 
 
 class Call(NamedTuple):
-    """What goes through the model in one call.
+    """The size of one call of the model.
 
     Attributes:
         positions: Token positions, padding included.
-        head_rows: Positions that go on through the output head.
+        head_rows: Positions that also go through the output head.
     """
 
     positions: int
@@ -28,13 +28,13 @@ NOTHING = Call(0, 0)
 
 @dataclass
 class Load:
-    """Several calls taken together.
+    """The total of several calls.
 
     Attributes:
-        calls: How many there are.
+        calls: The number of calls.
         positions: Their token positions.
         head_rows: Their rows of the output head.
-        largest: The most positions, and the most rows, of any one of them.
+        largest: The most positions, and the most rows, of any call.
     """
 
     calls: int = 0
@@ -49,28 +49,28 @@ class Load:
         self.largest = self.largest.widened(call)
 
     def __add__(self, other: Load) -> Load:
-        """One after the other."""
+        """The cost of both, run sequentially."""
         calls, positions = self.calls + other.calls, self.positions + other.positions
         return Load(calls, positions, self.head_rows + other.head_rows, self.largest.widened(other.largest))
 
     def __or__(self, other: Load) -> Load:
-        """The larger of each number: enough for either."""
+        """The larger of each number: an upper bound for either."""
         calls, positions = max(self.calls, other.calls), max(self.positions, other.positions)
         return Load(calls, positions, max(self.head_rows, other.head_rows), self.largest.widened(other.largest))
 
 
 @dataclass
 class Cost:
-    """What has been asked of a model, or would be; none of it depends on the machine.
+    """Machine-independent cost, counted or estimated.
 
     Attributes:
         forward: Calls of the model's forward.
-        check_positions: Positions of comparisons of a new model's prefix trees and batches with whole sequences.
-        backward: Backward passes over a graph.
-        forward_mode: Rows that go through the model with their derivative in one direction.
-        context: The most positions whose keys and values a call finds cached.
-        backward_load: For each backward pass the call whose graph it goes over, where costs are estimated.
-        forward_mode_load: The calls that take derivatives along, where costs are estimated.
+        check_positions: Positions spent on verifying prefix trees and batches against full sequences.
+        backward: Backward passes.
+        forward_mode: Rows that carry a forward-mode derivative.
+        context: The most positions whose keys and values are cached for a call.
+        backward_load: For each backward pass, the call that recorded its graph; only in estimates.
+        forward_mode_load: The calls with forward-mode derivatives; only in estimates.
     """
 
     forward: Load = field(default_factory=Load)
@@ -93,7 +93,7 @@ class Cost:
 
     @property
     def head_rows(self) -> int:
-        """Positions that went on through the output head."""
+        """Positions that also went through the output head."""
         return self.forward.head_rows
 
     def add(self, positions: int, head_rows: int) -> None:
@@ -106,7 +106,7 @@ class Cost:
             self.forward.add(call)
 
     def __add__(self, other: Cost) -> Cost:
-        """One after the other."""
+        """The cost of both, run sequentially."""
         return Cost(
             self.forward + other.forward,
             self.check_positions + other.check_positions,
@@ -118,7 +118,7 @@ class Cost:
         )
 
     def __or__(self, other: Cost) -> Cost:
-        """The larger of each number: enough for either."""
+        """The larger of each number: an upper bound for either."""
         return Cost(
             self.forward | other.forward,
             max(self.check_positions, other.check_positions),
@@ -130,6 +130,6 @@ class Cost:
         )
 
     def to_dict(self) -> dict[str, Any]:
-        """The counters in a result's provenance."""
+        """The counters for a result's provenance."""
         names = ("passes", "positions", "head_rows", "check_positions", "backward", "forward_mode")
         return {name: getattr(self, name) for name in names}

@@ -1,4 +1,4 @@
-"""Which model, tokenizer and template it was: short names that tell two of them apart."""
+"""Fingerprints of model, tokenizer and chat template."""
 
 from __future__ import annotations
 
@@ -22,16 +22,16 @@ from llm_attr.llm.model.language_model import LanguageModel
 from llm_attr.llm.model.tokenizer import TokenizerLike, vocabulary_size
 
 SAMPLES, SAMPLE = 8, 2048
-"""Runs of bytes, and bytes of a run, that stand for a larger weight."""
+"""Large weights are hashed from this many runs of this many bytes."""
 
 OFFLOADED = "offloaded"
 SHARDED = "sharded"
 UNREADABLE = "unreadable"
 UNKNOWN = {None, OFFLOADED, SHARDED, UNREADABLE}
-"""What stands for the weights where they could not be read; it is neither equal to others nor different."""
+"""Sentinels for weights that could not be read; they are never compared."""
 
-OF_A_SHARD = ("device_mesh", "ds_tensor", "_fsdp_flattened")
-"""What a weight has of which this process may hold a part only: a DTensor, one of ZeRO-3, one of FSDP."""
+SHARD_ATTRIBUTES = ("device_mesh", "ds_tensor", "_fsdp_flattened")
+"""Attributes of weights that may be sharded over processes: DTensor, ZeRO-3 and FSDP."""
 
 _tokenizers: WeakKeyDictionary[Any, tuple[list[Any], str]] = WeakKeyDictionary()
 
@@ -53,10 +53,10 @@ def identity(language_model: LanguageModel) -> dict[str, Any]:
 
 
 def weights_hash(model: nn.Module) -> str:
-    """SHA-256 over names, shapes, types and bytes of all weights; of large ones over evenly spaced runs of bytes.
+    """SHA-256 over names, shapes, dtypes and bytes of all weights; large ones are sampled at evenly spaced runs.
 
-    Nothing is loaded or gathered for it: where a weight is on the meta device, the answer is "offloaded", and where
-    this process holds a part of the model only, "sharded".
+    Weights are never loaded or gathered for it: the result is "offloaded" if a weight is on the meta device, and
+    "sharded" if this process holds only a part of the model.
     """
     weights = _weights(model)
     if _is_sharded(model, weights.values()):
@@ -68,34 +68,34 @@ def weights_hash(model: nn.Module) -> str:
         digest.update(f"{name} {tuple(weight.shape)} {weight.dtype}\n".encode())
         try:
             digest.update(_sampled(weight.detach()))
-        except RuntimeError:  # a packed format of its own, whose parts torch cannot reach
+        except RuntimeError:  # a packed format that torch cannot read
             return UNREADABLE
     return digest.hexdigest()
 
 
 def tokenizer_hash(tokenizer: TokenizerLike) -> str:
-    """SHA-256 over the tokenizer's serialised state, or the vocabulary of one that is written in Python.
+    """SHA-256 over the tokenizer's serialised state, or over the vocabulary of a tokenizer written in Python.
 
-    It is taken anew where the state has changed in anything but the words of a vocabulary that is as large as before.
+    Cached until the state changes; swapping words in a vocabulary of the same size goes unnoticed.
     """
     if not isinstance(tokenizer, PreTrainedTokenizerBase):
         return hashlib.sha256(_state(tokenizer).encode()).hexdigest()
-    marks = _marks(tokenizer)
+    signature = _signature(tokenizer)
     before, known = _tokenizers.get(tokenizer, ([], ""))
-    if before != marks:
+    if before != signature:
         known = hashlib.sha256(_state(tokenizer).encode()).hexdigest()
-        _tokenizers[tokenizer] = marks, known
+        _tokenizers[tokenizer] = signature, known
     return known
 
 
 def template_hash(tokenizer: TokenizerLike) -> str | None:
-    """SHA-256 over the chat template, None where there is none."""
+    """SHA-256 over the chat template; None if there is none."""
     template = getattr(tokenizer, "chat_template", None)
     return hashlib.sha256(json.dumps(template, sort_keys=True).encode()).hexdigest() if template else None
 
 
 def differences(known: dict[str, Any], language_model: LanguageModel) -> list[str]:
-    """Which of weights, tokenizer and template are others than those of a result's provenance."""
+    """Which of weights, tokenizer and template differ from those in a result's provenance."""
     here = identity(language_model)
     weights = {known.get("weights"), here["weights"]}
     differ = {
@@ -103,22 +103,22 @@ def differences(known: dict[str, Any], language_model: LanguageModel) -> list[st
         "tokenizer": known.get("tokenizer") != here["tokenizer"],
         "chat template": known.get("template") != here["template"],
     }
-    return [name for name, other in differ.items() if other]
+    return [name for name, differs in differ.items() if differs]
 
 
 def _weights(model: nn.Module) -> dict[str, Tensor]:
-    """What `state_dict` holds; that itself may wait for other processes, which need not be asked."""
-    found: dict[str, Any] = {}
+    """The tensors of `state_dict()`, which itself may be a collective call that waits for other processes."""
+    state: dict[str, Any] = {}
     for name, module in model.named_modules(remove_duplicate=False):
-        module._save_to_state_dict(found, f"{name}." if name else "", keep_vars=True)
-    return {name: value for name, value in found.items() if isinstance(value, Tensor)}
+        module._save_to_state_dict(state, f"{name}." if name else "", keep_vars=True)
+    return {name: value for name, value in state.items() if isinstance(value, Tensor)}
 
 
 def _is_sharded(model: nn.Module, weights: Iterable[Tensor]) -> bool:
-    """Whether this process may hold a part of a weight only."""
-    fsdp = sys.modules.get("torch.distributed.fsdp")  # of what was never imported there are no instances
+    """Whether this process may hold only a part of some weight."""
+    fsdp = sys.modules.get("torch.distributed.fsdp")  # without the import there are no instances
     wrapped = fsdp is not None and any(isinstance(module, fsdp.FullyShardedDataParallel) for module in model.modules())
-    return wrapped or any(hasattr(weight, name) for weight in weights for name in OF_A_SHARD)
+    return wrapped or any(hasattr(weight, name) for weight in weights for name in SHARD_ATTRIBUTES)
 
 
 def _sampled(weight: Tensor) -> bytes:
@@ -143,20 +143,20 @@ def _vocabulary(tokenizer: Any) -> str:
     return json.dumps([type(tokenizer).__name__, vocabulary], sort_keys=True)
 
 
-def _marks(tokenizer: Any) -> list[Any]:
-    """What shows at little cost that the state of a tokenizer is another one."""
-    marks: list[Any] = [len(tokenizer)]
+def _signature(tokenizer: Any) -> list[Any]:
+    """A cheap signature of the tokenizer's state."""
+    parts: list[Any] = [len(tokenizer)]
     if getattr(tokenizer, "is_fast", False):
         backend = tokenizer.backend_tokenizer
-        marks += [type(backend.model), str(backend.get_added_tokens_decoder())]
-        marks += [
+        parts += [type(backend.model), str(backend.get_added_tokens_decoder())]
+        parts += [
             _written(getattr(backend, part)) for part in ("normalizer", "pre_tokenizer", "post_processor", "decoder")
         ]
-    return marks
+    return parts
 
 
 def _written(part: Any) -> bytes | None:
-    """A part of a tokenizer; None where there is none, or one that is written in Python."""
+    """A serialised part of a tokenizer; None if it is missing or written in Python."""
     with suppress(Exception):  # as in `_state`
         return None if part is None else bytes(part.__getstate__())
     return None

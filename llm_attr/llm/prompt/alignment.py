@@ -1,4 +1,4 @@
-"""Verified maps between the tokens of a text and its characters."""
+"""Verified alignment of tokens with the characters of a text."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from llm_attr.llm.model.tokenizer import TokenizerLike, check_characters, decode
 from llm_attr.llm.prompt.units import Span
 
 UNFINISHED = "\ufffd"
-"""What decoding shows for a character some of whose bytes are in a later token."""
+"""What decoding shows for a character whose last bytes are in a later token."""
 
 
 @dataclass(frozen=True)
@@ -22,8 +22,8 @@ class Alignment:
 
     Attributes:
         ids: Token ids, special tokens included.
-        spans: The characters of each token; empty for special tokens that stand for no text. Tokens that share a
-            character share its place.
+        spans: The characters of each token; empty for special tokens without text. Tokens that share a character
+            overlap there.
     """
 
     ids: tuple[int, ...]
@@ -33,12 +33,12 @@ class Alignment:
 def align(tokenizer: TokenizerLike, text: str, *, special_tokens: bool) -> Alignment:
     """Tokenises a text and finds the characters of every token.
 
-    The tokenizer's own offsets are taken if they cover the text in order (characters that it composes belong together);
-    else tokens are decoded one after the other and the pieces must make up the text.
+    The tokenizer's own offsets are used if they cover the text in order (up to composed characters); else the tokens
+    are decoded one by one, and the pieces must make up the text.
 
     Raises:
-        InvalidValue: the text holds half of a surrogate pair.
-        UnalignedTokenizer: neither gives a map that covers the text.
+        InvalidValue: the text contains half of a surrogate pair.
+        UnalignedTokenizer: neither way covers the text.
     """
     check_characters(text)
     ids, pairs = offsets(tokenizer, text, special_tokens=special_tokens)
@@ -56,9 +56,9 @@ def align(tokenizer: TokenizerLike, text: str, *, special_tokens: bool) -> Align
 
 
 def owners(text: str, tokens: Sequence[Span], units: Sequence[Span]) -> list[int]:
-    """The unit that each token belongs to, or -1: that of its first character that is no white space.
+    """The unit of each token, or -1: the unit of its first non-whitespace character.
 
-    A token of white space must be inside the unit.
+    A token of whitespace must be inside the unit.
 
     Args:
         text: The text.
@@ -77,29 +77,29 @@ def owners(text: str, tokens: Sequence[Span], units: Sequence[Span]) -> list[int
 
 
 def first_character(text: str, start: int, end: int) -> int | None:
-    """The first place in a part of the text that is no white space."""
+    """The first non-whitespace character in a part of the text."""
     return next((i for i in range(start, end) if not text[i].isspace()), None)
 
 
 def token_texts(tokenizer: TokenizerLike, ids: Sequence[int], before: Sequence[int] = ()) -> list[str]:
     """The text that each token adds, so that the pieces make up the decoded text.
 
-    A character whose bytes are in several tokens stands at the last of them. `before` are the tokens in front, by which
-    some tokenizers tell a leading space.
+    A character whose bytes are in several tokens goes to the last of them. `before` are the preceding tokens, on which
+    some tokenizers' leading spaces depend.
     """
     return pieces(*token_spans(tokenizer, ids, before))
 
 
 def pieces(text: str, spans: Sequence[Span]) -> list[str]:
-    """A text in a piece for each token, where spans follow each other; what tokens share stands at the last of them."""
+    """A text cut into a piece per token, by consecutive spans; shared characters go to the last token."""
     return [text[start:stop] for start, stop in pairwise([*(start for start, _ in spans), len(text)])]
 
 
 def spans_of(text: str, tokens: Sequence[str], given: Sequence[Sequence[int]] | None) -> tuple[Span, ...] | None:
-    """The characters of each token of a text: those given, or where the tokens stand if they make up the text.
+    """The characters of each token of a text: the given ones, or consecutive ones if the tokens make up the text.
 
     Raises:
-        InvalidValue: the given ones are not in order, or do not cut the text into these tokens.
+        InvalidValue: the given spans are not in order, or do not cut the text into these tokens.
     """
     if given is None:
         ends = list(accumulate(map(len, tokens), initial=0))
@@ -108,14 +108,14 @@ def spans_of(text: str, tokens: Sequence[str], given: Sequence[Sequence[int]] | 
     starts = [start for start, _ in spans]
     in_order = starts == sorted(starts) and all(start <= end <= len(text) for start, end in spans)
     if not in_order or starts[:1] not in ([], [0]) or pieces(text, spans) != list(tokens):
-        raise InvalidValue("output_spans must be in order, in the answer, and cut it into its tokens")
+        raise InvalidValue("output_spans must be in order, within the answer, and cut it into its tokens")
     return spans
 
 
 def token_spans(tokenizer: TokenizerLike, ids: Sequence[int], before: Sequence[int] = ()) -> tuple[str, list[Span]]:
-    """The text that tokens add to those `before`, and the characters of it in which each of them has a part."""
+    """The text that tokens add to those `before`, and the characters of it that each token contributes to."""
     tokens, first = [*before, *ids], len(before)
-    text, spans, unfinished, whole, start = "", list[Span](), list[str](), [0], 0
+    text, spans, unfinished, complete, start = "", list[Span](), list[str](), [0], 0
     shown = decode(tokenizer, before).rstrip(UNFINISHED)
     for end in range(first + 1, len(tokens) + 1):
         decoded = decode(tokenizer, tokens[start:end])
@@ -125,14 +125,14 @@ def token_spans(tokenizer: TokenizerLike, ids: Sequence[int], before: Sequence[i
             continue
         spans += [(len(text) + a, len(text) + b) for a, b in _growth([*unfinished, added])]
         text, unfinished = text + added, []
-        whole.append(end)
-        start = next(place for place in reversed(whole) if place <= max(0, end - 4))
+        complete.append(end)
+        start = next(place for place in reversed(complete) if place <= max(0, end - 4))
         shown = decode(tokenizer, tokens[start:end])
     return text, spans
 
 
 def _growth(texts: Sequence[str]) -> list[Span]:
-    """The part of each token in the last of the texts, which are those decoded with one token more each."""
+    """The part of each token in the last of the texts, each decoded with one more token than the one before."""
     finished, spans = 0, []
     for text in texts:
         end = max(finished, min(len(text), len(texts[-1])))
@@ -142,9 +142,9 @@ def _growth(texts: Sequence[str]) -> list[Span]:
 
 
 def _shared(first: str, second: str) -> int:
-    """How many characters two texts have in common from the start."""
+    """The length of the common prefix of two texts."""
     pairs = enumerate(zip(first, second, strict=False))
-    return next((i for i, (one, other) in pairs if one != other), min(len(first), len(second)))
+    return next((i for i, (a, b) in pairs if a != b), min(len(first), len(second)))
 
 
 def _decoded_spans(tokenizer: TokenizerLike, ids: Sequence[int], text: str) -> list[Span]:
@@ -163,20 +163,20 @@ def _decoded_spans(tokenizer: TokenizerLike, ids: Sequence[int], text: str) -> l
 
 
 def _with_composed(spans: Sequence[Span], text: str) -> list[Span]:
-    """Offsets of a tokenizer that composes characters name the first of them; this adds those that it took in."""
-    found: list[Span] = []
+    """Extends the offsets of a tokenizer that composes characters, which name only the first of each, to all."""
+    extended: list[Span] = []
     after, before, last = len(text), (0, 0), (0, 0)
     for start, end in reversed(spans):
         if start < end and (start, end) != before:
             before, stop = (start, end), end + len(text[end:after].rstrip())
             composed = end < stop and len(normalize("NFC", text[start:stop])) <= end - start
             after, last = start, (start, stop if composed else end)
-        found.append(last if start < end else (start, end))
-    return found[::-1]
+        extended.append(last if start < end else (start, end))
+    return extended[::-1]
 
 
 def _covers(spans: Sequence[Span], text: str) -> bool:
-    """Whether the spans lie in the text, in order, and leave out nothing but white space."""
+    """Whether the spans lie in the text, in order, and leave out only whitespace."""
     place = 0
     for start, end in spans:
         if start == end:

@@ -1,4 +1,4 @@
-"""A prompt in the text and tokens of one model: units that can be absent."""
+"""A prompt bound to a model: its text, its tokens and its units."""
 
 from __future__ import annotations
 
@@ -24,12 +24,12 @@ from llm_attr.viz.text.groups import Group
 Absence = Literal["delete", "replace", "mask"]
 
 Owner = tuple[str, str, int]
-"""Kind, label and number of what a unit is a part of; units of one owner form a group."""
+"""Kind, label and number of the message, document or name that a unit belongs to; its units form a group."""
 
 
 @dataclass(frozen=True)
 class Scope:
-    """A part of the text in which units are found: a document, a text of a message, or a whole text.
+    """A part of the text that is split into units: a document, a text of a message, or the entire text.
 
     Attributes:
         owner: Kind, label and number of the document or message.
@@ -42,7 +42,7 @@ class Scope:
     end: int
 
     def part_of(self, start: int, end: int) -> Span:
-        """The characters of a token that are in the scope."""
+        """The part of a token that is in the scope."""
         return max(start, self.start), min(end, self.end)
 
 
@@ -50,16 +50,16 @@ class BoundPrompt(PickledWithout, InterpretableInput):
     """A prompt as one text and the spans of its units, ready for a model; made by `Prompt.bind`.
 
     Attributes:
-        text: The whole text that the model gets, template included.
-        spans: The characters of each unit, in order; of tokens that share a character the last has it.
+        text: The full text that the model receives, template included.
+        spans: The characters of each unit, in order; a character shared by tokens goes to the last of them.
         values: The text of each unit.
-        contents: The characters that are the user's: the text, or the content of each message.
-        groups: Which document, message or name each unit belongs to.
-        unit: What the units are.
-        absence: What happens to an absent one.
-        changed: What the chat template left out or changed, a line for each message.
+        contents: The user's characters: the text, or the content of each message.
+        groups: The document, message or name of each unit.
+        unit: The kind of unit.
+        absence: What happens to an absent unit.
+        changed: What the chat template left out or changed, a line per message.
 
-    A pickle holds no model: what comes out of it has its texts and units, and asks to be bound again for the rest.
+    A pickle does not include the model: a loaded prompt keeps its texts and units and must be bound again for the rest.
     """
 
     shared = ("_language_model",)
@@ -86,22 +86,22 @@ class BoundPrompt(PickledWithout, InterpretableInput):
         self._replacement = self._replacing(replacement) if absence == "replace" else None
         if absence == "mask" and not language_model.takes_mask:
             raise InvalidValue(
-                f"absence='mask' needs a model whose forward takes an attention_mask, and that of "
-                f"{language_model.name} names none; use absence='delete' or absence='replace'"
+                f"absence='mask' needs a model whose forward takes an attention_mask, which "
+                f"{language_model.name} does not; use absence='delete' or absence='replace'"
             )
-        found = (
+        units = (
             [(span, self._owner_of_span(span, name)) for name, span in spans] if spans is not None else self._units()
         )
-        if not found:
+        if not units:
             raise EmptyPrompt(f"the prompt holds no {unit} to attribute to")
-        self.spans: list[Span] = [span for span, _ in found]
+        self.spans: list[Span] = [span for span, _ in units]
         self.values = [text[start:end] for start, end in self.spans]
-        self.groups = _groups([group for _, group in found])
+        self.groups = _groups([group for _, group in units])
 
     @property
     def _lm(self) -> LanguageModel:
         if self._language_model is None:
-            raise InvalidValue("a prompt out of a pickle has no model; bind its Prompt again: Prompt(...).bind(lm)")
+            raise InvalidValue("a prompt loaded from a pickle has no model; bind it again: Prompt(...).bind(lm)")
         return self._language_model
 
     def about(self) -> dict[str, Any]:
@@ -110,7 +110,7 @@ class BoundPrompt(PickledWithout, InterpretableInput):
 
     @property
     def context(self) -> list[str]:
-        """The text before, between and after the units, one piece more than there are units."""
+        """The text before, between and after the units: `units + 1` pieces."""
         ends = [0, *(end for _, end in self.spans)]
         starts = [*(start for start, _ in self.spans), len(self.text)]
         return [self.text[end : max(start, end)] for end, start in zip(ends, starts, strict=True)]
@@ -120,7 +120,7 @@ class BoundPrompt(PickledWithout, InterpretableInput):
         return torch.ones(1, len(self.spans), dtype=torch.float32, device="cpu")
 
     def to_model_input(self, perturbed_tensor: Tensor | None = None) -> Tensor:
-        """Token ids `(1, tokens)` without the absent units; where they stand is told by `variant`."""
+        """Token ids `(1, tokens)` without the absent units; for their positions see `variant`."""
         present = [True] * len(self.spans)
         if perturbed_tensor is not None:
             check_width(perturbed_tensor, len(self.spans))
@@ -128,17 +128,17 @@ class BoundPrompt(PickledWithout, InterpretableInput):
         return torch.tensor([self.variant(present).tokens], dtype=torch.long, device="cpu")
 
     def placed(self, language_model: LanguageModel) -> Placed:
-        """The tokens of the whole prompt and the unit that each belongs to.
+        """The tokens of the full prompt and the unit of each.
 
-        All that is the user's and not pinned moves, whatever the units are, so that their attributions agree in their
-        sums.
+        A baseline replaces all of the user's content that is not pinned, whatever the units are, so that attributions
+        by different units have the same sum.
         """
         spans = self._alignment.spans
         moving = tuple(_touches(span, self.contents) and not _touches(span, self._pinned) for span in spans)
         return Placed(self._alignment.ids, tuple(self._owners), self._replacement, moving)
 
     def variant(self, present: Sequence[bool]) -> Variant:
-        """Tokens and positions of the prompt with these units present."""
+        """The tokens and positions of the prompt with only these units present."""
         if self.absence == "delete" and self.unit != "token":
             return Variant.plain(self._lm.encode(self.without(present), special_tokens=self._special_tokens))
         here = [owner < 0 or present[owner] for owner in self._owners]
@@ -151,7 +151,7 @@ class BoundPrompt(PickledWithout, InterpretableInput):
         return Variant.plain(tokens) if closed else Variant(tokens, tuple(kept), len(ids))
 
     def without(self, present: Sequence[bool]) -> str:
-        """The text without the absent units and the white space that goes with them."""
+        """The text without the absent units and the whitespace that goes with them."""
         pieces, after = [], 0
         for start, end in self.contents:
             inside = [i for i, span in enumerate(self.spans) if start <= span[0] and span[1] <= end]
@@ -160,7 +160,7 @@ class BoundPrompt(PickledWithout, InterpretableInput):
         return "".join([*pieces, self.text[after:]])
 
     def _rest(self, start: int, end: int, units: Sequence[int], present: Sequence[bool]) -> str:
-        """What is left of one content."""
+        """What remains of one content."""
         ends = [self.spans[i][1] for i in units]
         starts = [*(self.spans[i][0] for i in units), end]
         rest = self.text[start : starts[0]]
@@ -173,13 +173,13 @@ class BoundPrompt(PickledWithout, InterpretableInput):
         if self.unit == "token":
             scopes = [(span, self._scope_of_token(span)) for span in self._alignment.spans]
             return _disjoint([(scope.part_of(*span), scope.owner) for span, scope in scopes if scope is not None])
-        found = []
+        units = []
         for scope in self._scopes:
             part = self.text[scope.start : scope.end]
-            whole = [(0, len(part))] if part.strip() else []
-            spans = whole if self.unit in ("document", "message") else SPLITTERS[self.unit](part)
-            found += [((scope.start + a, scope.start + b), scope.owner) for a, b in spans]
-        return found
+            entire = [(0, len(part))] if part.strip() else []
+            spans = entire if self.unit in ("document", "message") else SPLITTERS[self.unit](part)
+            units += [((scope.start + a, scope.start + b), scope.owner) for a, b in spans]
+        return units
 
     @cached_property
     def _alignment(self) -> Alignment:
@@ -210,13 +210,13 @@ class BoundPrompt(PickledWithout, InterpretableInput):
         if token is not None:
             return token
         raise InvalidValue(
-            f"the tokenizer of {self._lm.name} has neither a pad nor an EOS token; say what stands for absent tokens "
-            "with replacement=..."
+            f"the tokenizer of {self._lm.name} has neither a pad nor an EOS token; pass the token that stands for "
+            "absent ones as replacement=..."
         )
 
 
 def _closed(before: str, after: str, *, last: bool) -> str:
-    """Joins what a deleted unit leaves; of the white space on its sides that with more lines stays, none at an end."""
+    """Closes the gap of a deleted unit, keeping the whitespace with more line breaks, and none at either end."""
     if last and not after.strip():
         return (before.rstrip() or before) + after
     if not before.strip():
@@ -230,7 +230,7 @@ def _width(space: str) -> tuple[int, bool]:
 
 
 def _disjoint(units: list[tuple[Span, Owner]]) -> list[tuple[Span, Owner]]:
-    """Units whose spans do not overlap: of tokens that share a character the last has it."""
+    """Units without overlaps: a character shared by tokens goes to the last of them."""
     following = [*(span[0] for span, _ in units[1:]), None]
     return [
         ((start, end if after is None else min(end, max(start, after))), owner)
@@ -243,7 +243,7 @@ def _touches(span: Span, others: Sequence[Span]) -> bool:
 
 
 def _groups(owners: Sequence[Owner]) -> list[Group]:
-    """Runs of units with the same owner; units of a plain text are in no group."""
+    """Runs of units with the same owner; units of a plain text have no group."""
     edges = [i for i, owner in enumerate(owners) if i == 0 or owner != owners[i - 1]]
     runs = [(*owners[first], first, stop) for first, stop in pairwise([*edges, len(owners)])]
     return [Group(label, kind, first, stop) for kind, label, _, first, stop in runs if kind != "text"]

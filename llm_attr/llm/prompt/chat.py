@@ -1,4 +1,4 @@
-"""Messages of a chat as the one text that a model gets, and where their contents stand in it."""
+"""Rendering the messages of a chat, and locating their contents in the rendered text."""
 
 from __future__ import annotations
 
@@ -16,14 +16,14 @@ Messages = Sequence[Mapping[str, Any]]
 
 
 class Place(NamedTuple):
-    """Where the text of a message stands.
+    """The place of a message's text in the rendered text.
 
     Attributes:
-        role: Of the message.
+        role: The role of the message.
         message: Its number.
         start: Its first character in the rendered text.
         end: One past its last.
-        offset: How many characters of its beginning the template left out.
+        offset: How many of its leading characters the template left out.
     """
 
     role: str
@@ -34,10 +34,10 @@ class Place(NamedTuple):
 
 
 def texts(messages: Messages) -> list[tuple[int, str]]:
-    """The number of the message and the text, for each text in the messages.
+    """`(message number, text)` for each text in the messages.
 
     Raises:
-        InvalidType: something is not a message with a role and a text, or a list of text parts, as content.
+        InvalidType: an item is not a message with a role and, as content, a text or a list of text parts.
     """
     if not isinstance(messages, Sequence) or not all(isinstance(message, Mapping) for message in messages):
         raise InvalidType(f"a prompt is a text or a list of messages; got {type(messages).__name__}")
@@ -45,13 +45,13 @@ def texts(messages: Messages) -> list[tuple[int, str]]:
 
 
 def render(language_model: LanguageModel, messages: Messages, template_kwargs: Mapping[str, Any] | None = None) -> str:
-    """The messages as the text that the model gets, ready for its answer.
+    """The messages as the text that the model receives, ready for its answer.
 
-    A text of the assistant at the end is the beginning of the answer, unless `template_kwargs` say otherwise.
+    A final assistant message is a prefill of the answer, unless `template_kwargs` say otherwise.
 
     Raises:
-        InvalidValue: the tokenizer has no chat template, or the template refuses the messages, or what it renders holds
-            half of a surrogate pair.
+        InvalidValue: the tokenizer has no chat template, the template refuses the messages, or the rendered text
+            contains half of a surrogate pair.
     """
     tokenizer = language_model.tokenizer
     if not getattr(tokenizer, "chat_template", None):
@@ -71,15 +71,14 @@ def render(language_model: LanguageModel, messages: Messages, template_kwargs: M
 def places(
     language_model: LanguageModel, messages: Messages, rendered: str, template_kwargs: Mapping[str, Any] | None = None
 ) -> tuple[list[Place], list[str]]:
-    """Where the texts of the messages stand in the rendered text, in order, and what the template changes.
+    """The places of the messages' texts in the rendered text, in order, and what the template changes.
 
-    The template is rendered once more with a marker for each text. Between the markers stands its own text; with the
-    texts in their place it must make up the whole. Where it does not, since the template treats some texts in its own
-    way, it is rendered with a marker for one text after the other. What it leaves out or changes has no place, which a
-    warning tells and the second list, with a line for each such message.
+    The template is rendered again with a marker for each text; filling in the texts must reproduce the rendered text.
+    If it does not, because the template processes some texts, each text is marked in turn. Texts that are left out or
+    changed have no place; a warning and the second list report them, a line per message.
 
     Raises:
-        InvalidValue: the template shows none of the texts as it is.
+        InvalidValue: the template shows none of the texts unchanged.
     """
 
     def marked(*numbers: int) -> str:
@@ -89,16 +88,16 @@ def places(
             return ""
 
     contents = {number: entry for number, entry in enumerate(texts(messages)) if entry[1].strip()}
-    found = _joined(marked(*contents), contents, rendered)
-    if found is not None:
-        return [place._replace(role=str(messages[place.message]["role"])) for place in found], []
-    found, changed = [], list[str]()
+    located = _joined(marked(*contents), contents, rendered)
+    if located is not None:
+        return [place._replace(role=str(messages[place.message]["role"])) for place in located], []
+    located, changed = [], list[str]()
     for number, (message, content) in contents.items():
         place, fate = _alone(marked(number), _marker(number), content, rendered)
         role = str(messages[message]["role"])
-        found += [] if place is None else [place._replace(role=role, message=message)]
+        located += [] if place is None else [place._replace(role=role, message=message)]
         changed += [f"message {message} ({role}) {fate}"] if fate else []
-    if not found:
+    if not located:
         raise InvalidValue(
             f"the chat template of {language_model.name} does not show the messages as they are, so units cannot be "
             f"found in them: {'; '.join(changed)}; render the template yourself and pass the text"
@@ -109,7 +108,7 @@ def places(
             "Units are made of what it shows as it is; the rest of what it renders is always present",
             UserWarning,
         )
-    return sorted(found, key=lambda place: place.start), changed
+    return sorted(located, key=lambda place: place.start), changed
 
 
 def _marker(number: int) -> str:
@@ -117,23 +116,23 @@ def _marker(number: int) -> str:
 
 
 def _joined(marked: str, contents: Mapping[int, tuple[int, str]], rendered: str) -> list[Place] | None:
-    """The places of all texts, if the template shows each as it is, in order, and its own text does not change."""
+    """The places of all texts, if the template shows each unchanged and in order, and its own text is fixed."""
     frame, rest = [], marked
     for number in contents:
         own, _, rest = rest.partition(_marker(number))
         frame.append(own)
-    found, made = [], frame[0]
+    located, built = [], frame[0]
     for (message, content), following in zip(contents.values(), [*frame[1:], rest], strict=True):
-        shown = next((trim for trim in _trims(content) if rendered.startswith(made + trim + following)), None)
+        shown = next((trim for trim in _trims(content) if rendered.startswith(built + trim + following)), None)
         if shown is None:
             return None
-        found.append(Place("", message, len(made), len(made) + len(shown), content.index(shown)))
-        made += shown + following
-    return found if made == rendered else None
+        located.append(Place("", message, len(built), len(built) + len(shown), content.index(shown)))
+        built += shown + following
+    return located if built == rendered else None
 
 
 def _alone(marked: str, marker: str, content: str, rendered: str) -> tuple[Place | None, str]:
-    """The place of one text, by a rendering in which a marker stands for it, and how the template changes it."""
+    """The place of one text, from a rendering with a marker instead, and how the template changes it."""
     if not marked:
         return None, "is changed or checked"
     before, _, after = marked.partition(marker)
@@ -154,22 +153,22 @@ def _shortened(text: str) -> str:
 def _texts(message: Mapping[str, Any]) -> list[str]:
     content = message.get("content")
     if content is None and message.get("role") == "assistant" and message.keys() - {"role", "content", "name"}:
-        return []  # a turn of tool calls alone
+        return []  # a turn with only tool calls
     parts: Any = [{"text": content}] if isinstance(content, str) else content
     known = isinstance(message.get("role"), str) and isinstance(parts, Sequence)
-    found = [part.get("text") if isinstance(part, Mapping) else None for part in parts] if known else [None]
-    if not all(isinstance(text, str) for text in found):
+    strings = [part.get("text") if isinstance(part, Mapping) else None for part in parts] if known else [None]
+    if not all(isinstance(text, str) for text in strings):
         raise InvalidType(
             "a message is a dict with 'role' and, as 'content', a text or a list of text parts, which an assistant's "
             f"with tool calls may lack; got {dict(message)!r}"
         )
-    return [str(text) for text in found]
+    return [str(text) for text in strings]
 
 
 def _with_markers(messages: Messages, numbers: Collection[int]) -> list[Mapping[str, Any]]:
-    """The messages with markers in the place of these of their texts."""
-    each = enumerate(texts(messages))
-    new = iter([_marker(number) if number in numbers else text for number, (_, text) in each])
+    """The messages with these of their texts replaced by markers."""
+    numbered = enumerate(texts(messages))
+    new = iter([_marker(number) if number in numbers else text for number, (_, text) in numbered])
     return [_with_texts(message, new) if message.get("content") is not None else message for message in messages]
 
 

@@ -1,4 +1,4 @@
-"""Inputs in the features that a user names: template slots and tokens, under Captum's names."""
+"""Inputs with interpretable features: template slots and tokens, under Captum's names."""
 
 from __future__ import annotations
 
@@ -27,21 +27,21 @@ if TYPE_CHECKING:
     from llm_attr.llm.model.language_model import LanguageModel
 
 _FIRST_MARK = 0xE000
-"""The first character of the private use area, whose characters mark the slots of a template."""
+"""The first character of the private use area; such characters mark the slots of a template."""
 
 Texts = Sequence[str] | Mapping[str, str]
-"""One text for each slot of a template: by place or by name."""
+"""One text per slot of a template, positional or by name."""
 
 
 @dataclass(frozen=True)
 class Placed:
-    """The tokens of a prompt in their features.
+    """The tokens of a prompt and their features.
 
     Attributes:
         ids: Token ids.
-        owners: For each token the number of its feature; -1 for those that belong to none.
-        absent: The token that stands for one that is absent; None: the tokenizer's pad or EOS token.
-        moving: For each token whether it is what a baseline replaces; None: those that belong to a feature.
+        owners: The feature of each token; -1 for tokens without one.
+        absent: The token that replaces absent ones; None: the tokenizer's pad or EOS token.
+        moving: Whether a baseline replaces each token; None: those with a feature.
     """
 
     ids: tuple[int, ...]
@@ -51,68 +51,68 @@ class Placed:
 
     @property
     def moves(self) -> tuple[bool, ...]:
-        """For each token whether a baseline replaces it."""
+        """Whether a baseline replaces each token."""
         return tuple(owner >= 0 for owner in self.owners) if self.moving is None else self.moving
 
 
 class InterpretableInput(ABC):
-    """An input that knows its interpretable features, and what the model gets when some of them are absent."""
+    """An input with interpretable features, which knows what the model receives when some of them are absent."""
 
     values: Sequence[str]
     """The text of each feature."""
 
     @abstractmethod
     def to_tensor(self) -> Tensor:
-        """`(1, features)`: everything present (ones)."""
+        """`(1, features)` of ones: all features present."""
 
     @abstractmethod
     def to_model_input(self, perturbed_tensor: Tensor | None = None) -> Any:
-        """What the model gets where features with a zero in `perturbed_tensor` `(1, features)` are absent.
+        """The model's input when the features with a zero in `perturbed_tensor` `(1, features)` are absent.
 
         Returns:
-            A text, which is tokenised with the tokenizer's special tokens, or token ids `(1, tokens)`.
+            A text, to be tokenised with special tokens, or token ids `(1, tokens)`.
         """
 
     def format_attr(self, itp_attr: Tensor) -> Tensor:
-        """Attributions of the features `(..., features)` as attributions of the values `(..., values)`."""
+        """Maps attributions of the features `(..., features)` to attributions of the values `(..., values)`."""
         return itp_attr
 
     def feature_of_value(self) -> Tensor | None:
-        """`(values,)` int64: the feature whose attribution `format_attr` gives to each value.
+        """`(values,)` int64: the feature whose attribution `format_attr` assigns to each value.
 
-        None if it does anything else, which is assumed where a subclass overrides it: results are then formatted by it,
-        and hold no table and no standard errors. Override this method as well to keep them.
+        None if `format_attr` does anything else, as is assumed when a subclass overrides it; results then have no table
+        and no standard errors. Override this method as well to keep them.
         """
         if type(self).format_attr is not InterpretableInput.format_attr:
             return None
         return torch.arange(self.to_tensor().shape[-1], device="cpu")
 
     def about(self) -> dict[str, Any]:
-        """What a result's provenance says of the input."""
+        """What a result's provenance says about the input."""
         return {"unit": "feature"}
 
     def placed(self, language_model: LanguageModel) -> Placed:
-        """The tokens of the whole prompt and the feature that each belongs to, which gradients need to know.
+        """The tokens of the full prompt and the feature of each; gradient methods need it.
 
         Raises:
-            UnsupportedMethod: the input cannot tell.
+            UnsupportedMethod: the input does not implement it.
         """
         raise UnsupportedMethod(
-            f"{type(self).__name__} does not tell which token belongs to which feature, as methods of gradients need "
-            "it; use a Prompt, a TextTokenInput or a TextTemplateInput, or a method that leaves features out"
+            f"{type(self).__name__} does not tell which token belongs to which feature, which gradient methods need; "
+            "use a Prompt, a TextTokenInput or a TextTemplateInput, or a perturbation method"
         )
 
     def sampled(self) -> InterpretableInput:
-        """This input with its random baselines, if it has any, drawn once and fixed."""
+        """This input with its random baselines, if any, drawn once and fixed."""
         return self
 
 
 class ProductBaselines:
-    """Baselines drawn for each slot from a list of its own, independently.
+    """Baselines drawn independently for each slot from its own list.
 
     Args:
-        baseline_values: A list of candidates for each slot, by place or by name; under a tuple of names, candidates are
-            tuples that belong together.
+        baseline_values: A list of candidates per slot, positional or by name; a tuple of names has tuples of values
+            that are drawn together.
 
     Example:
         >>> sorted(ProductBaselines({"name": ["Ann"], ("city", "state"): [("Oslo", "NO")]}).sample().items())
@@ -123,7 +123,7 @@ class ProductBaselines:
         self.baseline_values = baseline_values
 
     def sample(self) -> list[Any] | dict[str, Any]:
-        """One candidate for each slot, from Python's global random stream."""
+        """One candidate per slot, from Python's global random stream."""
         if not isinstance(self.baseline_values, Mapping):
             return [random.choice(candidates) for candidates in self.baseline_values]
         chosen: dict[str, Any] = {}
@@ -133,7 +133,7 @@ class ProductBaselines:
         return chosen
 
     def __call__(self) -> list[Any] | dict[str, Any]:
-        """The same as `sample`."""
+        """Same as `sample`."""
         return self.sample()
 
 
@@ -141,16 +141,16 @@ class TextTemplateInput(InterpretableInput):
     """A template whose slots are the features.
 
     Args:
-        template: A format string with `{}` or `{name}` slots, or a function of the values that gives the text.
-        values: What fills the slots, by place or by name.
-        baselines: What fills a slot that is absent; empty text by default. A function is called for a fresh sample (see
+        template: A format string with `{}` or `{name}` slots, or a function of the values that returns the text.
+        values: The values of the slots, positional or by name.
+        baselines: The values of absent slots; empty text by default. A function is called for a fresh sample (see
             `ProductBaselines`).
-        mask: The number of each slot's group, by place or by name; slots of a group are one feature, and features
-            stand in the order of their numbers.
+        mask: The group number of each slot, positional or by name; the slots of a group are one feature, and features
+            are ordered by group number.
 
     Raises:
         EmptyPrompt: there are no values.
-        InvalidValue: values do not fit the template, or baselines or mask do not fit the values.
+        InvalidValue: the values do not match the template, or baselines or mask do not match the values.
 
     Example:
         >>> TextTemplateInput("{} lives in {}.", ["Dave", "Palm Coast"]).to_model_input()
@@ -184,7 +184,7 @@ class TextTemplateInput(InterpretableInput):
         return torch.ones(1, self.n_itp_features, dtype=torch.float32, device="cpu")
 
     def to_model_input(self, perturbed_tensor: Tensor | None = None) -> str:
-        """The text, with absent slots at their baseline."""
+        """The text, with absent slots at their baselines."""
         present = [True] * len(self.values)
         if perturbed_tensor is not None:
             check_width(perturbed_tensor, self.n_itp_features)
@@ -195,7 +195,7 @@ class TextTemplateInput(InterpretableInput):
         return self._fill([own if here else base for own, base, here in zip(self.values, absent, present, strict=True)])
 
     def format_attr(self, itp_attr: Tensor) -> Tensor:
-        """Gives every slot the attribution of its group."""
+        """Assigns the attribution of its group to each slot."""
         return itp_attr[..., self._group.to(itp_attr.device)]
 
     def feature_of_value(self) -> Tensor | None:
@@ -203,10 +203,10 @@ class TextTemplateInput(InterpretableInput):
         return self._group if type(self).format_attr is TextTemplateInput.format_attr else None
 
     def placed(self, language_model: LanguageModel) -> Placed:
-        """The tokens of the filled template; those of a slot are its group's.
+        """The tokens of the filled template; those of a slot belong to its group.
 
         Raises:
-            UnsupportedMethod: the template is a function that does more than to put the values in their places.
+            UnsupportedMethod: the template is a function that does more than insert the values.
         """
         text, spans = "", list[tuple[Span, int]]()
         for character in self._fill([chr(_FIRST_MARK + i) for i in range(len(self.values))]):
@@ -218,8 +218,8 @@ class TextTemplateInput(InterpretableInput):
         if text != self.to_model_input():
             return super().placed(language_model)
         alignment = align(language_model.tokenizer, text, special_tokens=True)
-        found = owners(text, alignment.spans, [span for span, _ in spans])
-        return Placed(alignment.ids, tuple(-1 if owner < 0 else spans[owner][1] for owner in found))
+        slots = owners(text, alignment.spans, [span for span, _ in spans])
+        return Placed(alignment.ids, tuple(-1 if owner < 0 else spans[owner][1] for owner in slots))
 
     def sampled(self) -> TextTemplateInput:
         """The same template with one sample of its baselines."""
@@ -238,19 +238,19 @@ class TextTemplateInput(InterpretableInput):
                 raise
             given = self.dict_keys or f"{len(self.values)} values"
             raise InvalidValue(
-                f"the template {self.template!r} has a slot that no value fills ({error}); got {given}"
+                f"the template {self.template!r} has a slot without a value ({error}); got {given}"
             ) from None
 
     def _in_order(self, items: Any, what: str) -> list[Any]:
         if isinstance(items, Mapping) != (self.dict_keys is not None):
-            raise InvalidType(f"{what} must be given as the values are: by name in a dict, or by place in a list")
+            raise InvalidType(f"{what} must have the form of the values: a dict by name, or a positional list")
         ordered = list(items.values()) if isinstance(items, Mapping) else list(items)
         if self.dict_keys is not None:
             if set(items) != set(self.dict_keys):
                 raise InvalidValue(f"{what} must name the slots {self.dict_keys}; got {list(items)}")
             ordered = [items[key] for key in self.dict_keys]
         if hasattr(self, "values") and len(ordered) != len(self.values):
-            raise InvalidValue(f"{what} must be one for each of the {len(self.values)} values; got {len(ordered)}")
+            raise InvalidValue(f"{what} must have one entry per value ({len(self.values)}); got {len(ordered)}")
         return ordered
 
 
@@ -258,10 +258,10 @@ class TextTokenInput(InterpretableInput):
     """A text whose tokens are the features, the tokenizer's special tokens included.
 
     Args:
-        text: The text, tokenised with the tokenizer's special tokens; those that it begins with are not added again.
+        text: The text, tokenised with special tokens; those that it already begins with are not added again.
         tokenizer: The model's tokenizer.
-        baselines: The token that stands in for an absent one: its id, or the token itself.
-        skip_tokens: Tokens, or their ids, that are never absent and are no features.
+        baselines: The token, or its id, that replaces absent ones.
+        skip_tokens: Tokens, or their ids, that are always present and not features.
 
     Raises:
         EmptyPrompt: no token is left to attribute to.
@@ -294,14 +294,14 @@ class TextTokenInput(InterpretableInput):
         self.baselines = token_id(tokenizer, baselines)
 
     def placed(self, language_model: LanguageModel) -> Placed:
-        """All tokens; those that are skipped belong to no feature."""
+        """All tokens; skipped ones have no feature."""
         ids = self.inp_tensor[0].tolist()
-        found = torch.full((len(ids),), -1, dtype=torch.int64, device="cpu")
-        found[self._kept] = torch.arange(self.n_itp_features, device="cpu")
-        return Placed(tuple(ids), tuple(found.tolist()), self.baselines)
+        features = torch.full((len(ids),), -1, dtype=torch.int64, device="cpu")
+        features[self._kept] = torch.arange(self.n_itp_features, device="cpu")
+        return Placed(tuple(ids), tuple(features.tolist()), self.baselines)
 
     def token_texts(self) -> list[str]:
-        """The text of each token that is a feature, as it reads."""
+        """The readable text of each token that is a feature."""
         texts = token_texts(self.tokenizer, self.inp_tensor[0].tolist())
         return [texts[i] for i in self._kept.tolist()]
 
@@ -319,25 +319,25 @@ class TextTokenInput(InterpretableInput):
 
 
 def check_width(perturbed: Tensor, features: int) -> None:
-    """Refuses a tensor of features that is not `(1, features)`.
+    """Checks the shape of a tensor of features.
 
     Raises:
-        InvalidShape: it has another shape.
+        InvalidShape: the shape is not `(1, features)`.
     """
     if perturbed.shape != (1, features):
         raise InvalidShape(f"perturbed_tensor must have the shape (1, {features}); got {tuple(perturbed.shape)}")
 
 
 def token_id(tokenizer: TokenizerLike, token: int | str) -> int:
-    """The id of a token given by itself or by its id.
+    """The id of a token given by text or id.
 
     Raises:
         UnknownName: it is not in the vocabulary.
-        InvalidType: it is neither a token nor an id.
-        InvalidValue: it holds half of a surrogate pair.
+        InvalidType: it is neither a string nor an id.
+        InvalidValue: it contains half of a surrogate pair.
     """
     if isinstance(token, bool) or not isinstance(token, int | str):
-        raise InvalidType(f"a token is given by its text or its id; got {token!r}")
+        raise InvalidType(f"a token must be a string or an id; got {token!r}")
     if isinstance(token, str):
         check_characters(token, "a token")
     size = vocabulary_size(tokenizer)

@@ -1,4 +1,4 @@
-"""Keywords that nothing takes, and where they belong."""
+"""Unknown keywords, and where they belong."""
 
 from __future__ import annotations
 
@@ -12,10 +12,10 @@ from llm_attr.llm.prompt.prompt import Prompt
 
 
 def refuse_unknown(where: str, given: Iterable[str], accepted: Iterable[str]) -> None:
-    """Refuses keywords that nothing takes, and says of some where they belong.
+    """Refuses unknown keywords, with a hint where they belong.
 
     Raises:
-        UnknownKeyword: there is one.
+        UnknownKeyword: `given` has a keyword that is not in `accepted`.
     """
     if unknown := set(given) - set(accepted):
         raise UnknownKeyword(where, unknown, accepted, {name: _BELONGS[name] for name in unknown & _BELONGS.keys()})
@@ -30,4 +30,4 @@ _BELONGS = {
     "system": "a message of the role 'system', or Prompt.from_documents(..., system=...)",
     "tools": "Prompt(..., template_kwargs={'tools': ...})",
 }
-"""Where keywords belong that say something else about an explanation."""
+"""Where keywords of other calls belong."""

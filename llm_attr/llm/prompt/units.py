@@ -1,4 +1,4 @@
-"""Where words and sentences begin and end. ICU finds the words, sentencex the sentences."""
+"""Splitting text into words (with ICU), sentences (with sentencex) and paragraphs."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ _LABEL = re.compile(
     \.[)\]*_~"']*\s*""",
     re.VERBOSE,
 )
-"""A number or letter with a full stop, which stands in front of what it numbers."""
+"""A number or letter with a full stop that labels what follows."""
 
 _LONGEST_LABEL = 40
 
@@ -32,41 +32,40 @@ _MONTH = re.compile(
     r"(?:Jan(?:uar)?|Jänner|Feb(?:ruar)?|Mär(?:z)?|Apr(?:il)?|Mai|Jun[io]?|Jul[io]?|Aug(?:ust)?|Sept?(?:ember)?|"
     r"Okt(?:ober)?|Nov(?:ember)?|Dez(?:ember)?)\b"
 )
-"""A month as German writes it: of the languages with a full stop behind ordinals the one with a capital."""
+"""A German month: the only language with a full stop after ordinals that capitalises months."""
 
 _GERMAN = {"am", "im", "zum", "zur", "vom", "beim", "der", "die", "das", "den", "dem", "des"}
-"""German before an ordinal: a noun follows, which begins with a capital too."""
+"""German words before an ordinal; a capitalised noun follows."""
 
 _COUNTED = {
     *("n.", "no.", "nr.", "nº.", "fig.", "abb.", "tab.", "art.", "abs.", "kap.", "cap.", "vol.", "núm.", "pág."),
     *("рис.", "табл.", "гл.", "ст.", "стр.", "п.", "пп.", "разд."),
 }
-"""Abbreviations that a number belongs to."""
+"""Abbreviations that are followed by a number."""
 
 _CLOSING = re.compile(r"[*_~]+(?=\s|$)")
-"""The end of an emphasis, as Markdown writes it."""
+"""The end of Markdown emphasis."""
 
 
 def words(text: str) -> list[Span]:
-    """Words with the punctuation that touches them, without white space.
+    """Words with adjacent punctuation, without whitespace.
 
-    Chinese, Japanese, Thai and their like, written without spaces, are split with ICU's dictionaries. Closing
-    punctuation goes with the word before, opening punctuation with the word after.
+    Languages written without spaces, such as Chinese, Japanese and Thai, are split with ICU's dictionaries. Closing
+    punctuation joins the word before, opening punctuation the word after.
     """
     return _without_space(text, _word_ends(text))
 
 
 def sentences(text: str) -> list[Span]:
-    """Sentences without the white space around them; a line break ends a sentence.
+    """Sentences without surrounding whitespace; a line break ends a sentence.
 
-    The number of what follows ("1.", "Step 2.", "Fig. 3.", "a.", "IV.") belongs to it, and so does an ordinal number
-    ("3. Mai").
+    A label ("1.", "Step 2.", "Fig. 3.", "a.", "IV.") or an ordinal ("3. Mai") stays with what follows.
     """
     return _without_space(text, _sentence_ends(text))
 
 
 def paragraphs(text: str) -> list[Span]:
-    """Paragraphs without the white space around them; one or more blank lines end a paragraph."""
+    """Paragraphs without surrounding whitespace; blank lines end a paragraph."""
     return _without_space(text, _paragraph_ends(text))
 
 
@@ -78,7 +77,7 @@ SPLITTERS: dict[str, Callable[[str], list[Span]]] = {
 
 
 def _word_ends(text: str) -> Iterator[int]:
-    """Ends of words; a piece is held back while punctuation may still join it."""
+    """Ends of words; an end is held back while punctuation may still join the word."""
     pieces = [str(piece) for piece in WordBreaker(text, "en")]
     end, held = 0, False
     for piece, following in pairwise([*pieces, " "]):
@@ -97,7 +96,7 @@ def _is_mark(piece: str) -> bool:
 
 
 def _opens(piece: str, text: str, start: int) -> bool:
-    """Whether a mark belongs to what follows: an opening bracket or quote, a currency, or a mark after white space."""
+    """Whether a mark belongs to what follows: an opening bracket or quote, a currency, or a mark after whitespace."""
     if unicodedata.category(piece[0]) in {"Ps", "Pi", "Sc"}:
         return True
     return start == 0 or text[start - 1].isspace()
@@ -117,7 +116,7 @@ def _sentence_ends(text: str) -> Iterator[int]:
 
 
 def _goes_on(piece: str, following: str) -> bool:
-    """Whether the full stop at the end of a piece is that of a number, or of an abbreviation before one."""
+    """Whether the full stop ends a number, or an abbreviation before a number, rather than a sentence."""
     if len(piece) <= _LONGEST_LABEL and _LABEL.fullmatch(piece):
         return True
     *before, last = piece.rsplit(None, 3) or [""]

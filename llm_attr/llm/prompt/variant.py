@@ -1,4 +1,4 @@
-"""The tokens that a model gets for a prompt of which some units are absent."""
+"""The tokens of a prompt with some of its units absent."""
 
 from __future__ import annotations
 
@@ -8,12 +8,12 @@ from dataclasses import dataclass
 
 @dataclass(frozen=True)
 class Variant:
-    """A prompt with some of its units absent: tokens and where they stand.
+    """A prompt with some of its units absent.
 
     Attributes:
         tokens: Token ids.
         positions: Their positions, increasing.
-        length: Positions of the whole prompt, after which the answer begins; None: up to the last token.
+        length: The number of positions before the answer; None: up to the last token.
     """
 
     tokens: tuple[int, ...]
@@ -32,5 +32,5 @@ class Variant:
 
     @property
     def has_gaps(self) -> bool:
-        """Whether a position before the answer is left out."""
+        """Whether some position before the answer is unused."""
         return len(self.tokens) < self.end
