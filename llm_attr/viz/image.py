@@ -188,7 +188,7 @@ def _shares(
         raise InvalidValue(f"the method {way.name!r} needs attr; only 'original_image' does without")
     if sign is VisualizeSign.all and not way.name.endswith("heat_map"):
         raise InvalidValue(
-            f"the method {way.name!r} shows one strength for each pixel and cannot tell positive from negative; "
+            f"the method {way.name!r} shows one strength for each pixel and cannot distinguish positive from negative; "
             "given sign 'all'; accepted: positive, negative, absolute_value"
         )
     array = to_array(attr, "attr")

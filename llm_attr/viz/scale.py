@@ -36,7 +36,7 @@ class Scale:
 
     def __post_init__(self) -> None:
         if not (math.isfinite(self.limit) and self.limit >= 0):
-            raise InvalidValue(f"the limit of a scale must be a finite number, 0 or more; given {self.limit!r}")
+            raise InvalidValue(f"the limit of a scale must be a finite number of 0 or more; given {self.limit!r}")
 
     @classmethod
     def of(cls, *values: ArrayLike, outliers: float = 0.0, limit: float | None = None) -> Scale:

@@ -53,20 +53,20 @@ class _Table:
 
     @classmethod
     def of(cls, names: Sequence[str], values: Numbers, errors: Numbers | None) -> _Table:
-        found = np.atleast_2d(_array("values", values))
-        if found.ndim != 2 or found.shape[1] != len(names):
+        table = np.atleast_2d(_array("values", values))
+        if table.ndim != 2 or table.shape[1] != len(names):
             raise InvalidShape(
                 f"values must have the shape (features,) or (series, features) for {len(names)} names; got "
                 f"{np.shape(values)}"
             )
-        if np.isinf(found).any():
+        if np.isinf(table).any():
             raise InvalidValue("values must be finite, or nan where there is none; infinite ones are given")
         spread = None if errors is None else np.atleast_2d(_array("errors", errors))
-        if spread is not None and spread.shape != found.shape:
-            raise InvalidShape(f"errors must have the shape of the values, {found.shape}; got {spread.shape}")
+        if spread is not None and spread.shape != table.shape:
+            raise InvalidShape(f"errors must have the shape of the values, {table.shape}; got {spread.shape}")
         if spread is not None and (spread < 0).any():
             raise InvalidValue(f"errors must be 0 or more; the smallest given is {np.nanmin(spread):g}")
-        return cls(["\n".join(format_labels(str(name).split("\n"), _WIDEST)) for name in names], found, spread)
+        return cls(["\n".join(format_labels(str(name).split("\n"), _WIDEST)) for name in names], table, spread)
 
     def ordered(self, order: Order, most: int | None) -> _Table:
         """Sorted, with the weakest features summed into one if there are more than `most`."""
@@ -244,11 +244,11 @@ def _single(name: str, given: Numbers) -> float:
 
 def _with_reference(table: _Table, reference: Numbers) -> _Table:
     """Appends the reference as a last series without errors, so it is sorted and summed like the others."""
-    found = _array("reference", reference)
-    if found.shape != (len(table.names),):
-        raise InvalidShape(f"reference must have the shape ({len(table.names)},); got {found.shape}")
-    errors = None if table.errors is None else np.vstack([table.errors, np.full(len(found), np.nan)])
-    return _Table(table.names, np.vstack([table.values, found]), errors)
+    given = _array("reference", reference)
+    if given.shape != (len(table.names),):
+        raise InvalidShape(f"reference must have the shape ({len(table.names)},); got {given.shape}")
+    errors = None if table.errors is None else np.vstack([table.errors, np.full(len(given), np.nan)])
+    return _Table(table.names, np.vstack([table.values, given]), errors)
 
 
 def _check_series(series: Sequence[str], rows: int) -> None:

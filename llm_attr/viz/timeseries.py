@@ -124,7 +124,7 @@ def _times(x_values: Numbers | None, length: int) -> Floats:
     if times.shape != (length,):
         raise InvalidShape(f"x_values must have one value for each of the {length} times; given {times.shape}")
     if not (np.isfinite(times).all() and (np.diff(times) > 0).all()):
-        raise InvalidValue("x_values must be finite and ascend; given others")
+        raise InvalidValue("x_values must be finite and ascending")
     return times
 
 

@@ -1,4 +1,4 @@
-"""Several explanations of the same text beside each other: to read, draw and export."""
+"""Comparison of explanations of the same text: to read, draw and export."""
 
 from __future__ import annotations
 

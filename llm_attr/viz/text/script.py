@@ -90,7 +90,7 @@ class Selection:
         first, stop = self.tokens
         if not is_live(view):
             raise InvalidValue(
-                f"no tokens can be chosen in panel {self.panel}: it has no values of single output tokens, or more "
+                f"no tokens can be selected in panel {self.panel}: it has no values of single output tokens, or more "
                 f"than {_CELLS:,} of them; given {self.tokens!r}"
             )
         if not 0 <= first < stop <= len(view.output_tokens):
