@@ -10,7 +10,6 @@ from typing import Any
 
 import torch
 from torch.utils.checkpoint import checkpoint
-from transformers.modeling_layers import GradientCheckpointingLayer
 
 from llm_attr.core.memory import free_bytes
 from llm_attr.core.shared_context import reference_counted
@@ -38,6 +37,8 @@ def recomputing(language_model: LanguageModel) -> Iterator[None]:
 @contextmanager
 def _with_a_choice(model: Any) -> Iterator[None]:
     """The blocks ask each thread whether it wants them computed again."""
+    from transformers.modeling_layers import GradientCheckpointingLayer  # its import sets an environment variable
+
     blocks = [block for block in model.modules() if isinstance(block, GradientCheckpointingLayer)]
     before = [(block, vars(block).get("forward")) for block in blocks]
     try:
