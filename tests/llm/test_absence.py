@@ -21,7 +21,7 @@ from llm_attr.llm.prompt.bound import Absence, BoundPrompt
 from llm_attr.llm.scoring import passes
 from llm_attr.llm.scoring.scorer import Scorer
 from llm_attr.llm.scoring.text_game import TextGame
-from tests.llm.test_prompt import CHATML
+from tests.llm.chats import CHATML
 from tests.reference.absence import masked_log_probs, owners, text_without
 from tests.reference.scoring import answer_log_probs, leave_one_out
 from tests.zoo import (

@@ -11,7 +11,7 @@ from transformers import PreTrainedTokenizerFast
 
 from llm_attr.errors import UnalignedTokenizer
 from llm_attr.llm.prompt.alignment import align, token_texts
-from tests.llm.test_units import unicode_text
+from tests.llm.texts import unicode_text
 from tests.zoo import TOKENIZERS, byte_level, tokenizer_of
 
 FAST = [kind for kind in TOKENIZERS if kind != "slow"]

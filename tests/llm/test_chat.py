@@ -15,8 +15,8 @@ from llm_attr import LanguageModel, Prompt
 from llm_attr.errors import InvalidType, InvalidValue
 from llm_attr.llm.prompt.bound import BoundPrompt, Group
 from llm_attr.llm.prompt.chat import render
-from tests.llm.test_prompt import ALTERNATING, CHAT, CHATML, STRIPPING, WITH_DEFAULT_SYSTEM, with_template
-from tests.llm.test_units import unicode_text
+from tests.llm.chats import ALTERNATING, CHAT, CHATML, STRIPPING, WITH_DEFAULT_SYSTEM, with_template
+from tests.llm.texts import unicode_text
 from tests.reference.scoring import answer_log_probs
 
 ASK = CHAT[-1:]

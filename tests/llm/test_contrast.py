@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 
 from llm_attr import LanguageModel, explain
 from llm_attr.llm.target.scalar import Contrast, contrast
-from tests.llm.test_scalar import FAMILIES, FOIL, TARGET, TEXT, ids_of, leave_one_out, model_of, slow
+from tests.llm.quantities import FAMILIES, FOIL, TARGET, TEXT, ids_of, leave_one_out, model_of, slow
 
 
 @pytest.fixture(scope="module")

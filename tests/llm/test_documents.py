@@ -12,7 +12,7 @@ from llm_attr import LanguageModel, Prompt
 from llm_attr.errors import EmptyPrompt, InvalidType, InvalidValue
 from llm_attr.llm.prompt.bound import BoundPrompt
 from llm_attr.viz.text.groups import Group
-from tests.llm.test_prompt import CHATML, STRIPPING, WITH_DEFAULT_SYSTEM, with_template
+from tests.llm.chats import CHATML, STRIPPING, WITH_DEFAULT_SYSTEM, with_template
 from tests.reference.scoring import answer_log_probs, leave_one_out
 
 QUESTION = "What does Aksel do? Say it."

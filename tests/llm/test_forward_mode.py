@@ -19,7 +19,7 @@ from llm_attr.llm.gradients.forward_mode import has_forward_mode
 from llm_attr.llm.gradients.jacobian import takes_batches
 from llm_attr.llm.model.language_model import LanguageModel
 from tests.contract.models import assert_same, state
-from tests.llm.test_gradient import TARGET, TEXT, assert_close, explained
+from tests.llm.generations import TARGET, TEXT, assert_close, explained
 from tests.zoo import tiny
 
 ALWAYS, NEVER = 0.0, 1e9

@@ -29,33 +29,14 @@ from llm_attr.llm.gradient import LLMGradientAttribution
 from llm_attr.llm.gradients import run as gradient_run
 from llm_attr.llm.model.language_model import LanguageModel
 from tests.contract.models import assert_same, state
+from tests.llm.generations import EXACT, TARGET, TEXT, assert_close, expected_integrated, explained
 from tests.reference import generation_gradient as slow
 from tests.zoo import tiny
-
-TEXT = "Dave sails boats. Mira bakes bread. Who sails?"
-TARGET = " Dave sails."
-EXACT = {"llama": None, "qwen3": None, "gpt2": None, "mistral": None, "gemma3": "eager"}
 
 
 @pytest.fixture(scope="module")
 def lm() -> LanguageModel:
     return tiny("llama", "byte_bos")
-
-
-def explained(lm: LanguageModel, method: Any, inp: Any = None, **options: Any) -> LLMAttributionResult:
-    inp = TextTokenInput(TEXT, lm.tokenizer) if inp is None else inp
-    return LLMGradientAttribution(method, lm.tokenizer).attribute(inp, target=TARGET, **options)
-
-
-def expected_integrated(lm: LanguageModel, result: LLMAttributionResult, steps: int, absent: int = 0) -> Tensor:
-    ids = result.inp.inp_tensor[0].tolist()
-    low = [absent] * len(ids)
-    rows = [slow.integrated(lm.model, ids, low, result.output_ids, t, steps) for t in range(len(result.output_ids))]
-    return torch.stack(rows)
-
-
-def assert_close(result: Tensor, expected: Tensor) -> None:
-    assert (result - expected).abs().max() <= 1e-4 * expected.abs().max()
 
 
 @pytest.mark.parametrize("family", EXACT)

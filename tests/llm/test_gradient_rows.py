@@ -22,7 +22,7 @@ from llm_attr.llm.gradients.forward_mode import has_forward_mode
 from llm_attr.llm.gradients.jacobian import takes_batches
 from llm_attr.llm.model.language_model import LanguageModel
 from tests.contract.models import assert_same, state
-from tests.llm.test_gradient import (
+from tests.llm.generations import (
     EXACT,
     TARGET,
     TEXT,

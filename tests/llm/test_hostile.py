@@ -22,7 +22,7 @@ from llm_attr import LLMAttributionResult as Result
 from llm_attr import Prompt
 from llm_attr.errors import BrokenFile, NewerFile, UnknownKeyword, UnknownName
 from llm_attr.llm.results import storage as stored
-from tests.llm.test_stored import DOCUMENTS, TARGET, by_hand
+from tests.llm.saved import DOCUMENTS, TARGET, by_hand
 from tests.zoo import tiny
 
 

@@ -15,36 +15,13 @@ from llm_attr import LanguageModel, Prompt
 from llm_attr.errors import EmptyPrompt, InvalidShape, InvalidType, InvalidValue, UnalignedTokenizer, UnknownName
 from llm_attr.llm.prompt.bound import BoundPrompt
 from llm_attr.llm.prompt.chat import render
-from tests.llm.test_units import unicode_text
+from tests.llm.chats import ALTERNATING, CHAT, CHATML, STRIPPING, WITH_DEFAULT_SYSTEM, with_template
+from tests.llm.texts import unicode_text
 from tests.zoo import tiny_model, tokenizer_of
 
-CHATML = (
-    "{% for m in messages %}<|im_start|>{{ m.role }}\n{{ m.content }}</s>\n{% endfor %}"
-    "{% if add_generation_prompt %}<|im_start|>assistant\n{% endif %}"
-)
-WITH_DEFAULT_SYSTEM = (
-    "{% if messages[0].role != 'system' %}<|im_start|>system\nYou are kind. Be brief.</s>\n{% endif %}" + CHATML
-)
-STRIPPING = "<s>{% for m in messages %}[{{ m.role }}]\n{{ m.content | trim }}\n{% endfor %}[assistant]\n"
-ALTERNATING = (
-    "{% for m in messages %}{% if (m.role == 'user') != (loop.index0 % 2 == 0) %}"
-    "{{ raise_exception('roles must alternate') }}{% endif %}{{ m.role }}: {{ m.content }}\n{% endfor %}assistant:"
-)
 TWICE = "{{ messages[-1].content }} | {{ messages[-1].content }}"
 LONGER = "{{ messages[-1].content }}\nAnswer{% if messages[-1].content | length > 9 %} at length{% endif %}"
 UPPER = "{% for m in messages %}{{ m.content | upper }}{% endfor %}"
-CHAT = [
-    {"role": "system", "content": "Answer from the notes. Be brief."},
-    {"role": "user", "content": "The mill was built in 1854. Aksel repairs violins."},
-    {"role": "assistant", "content": "I see."},
-    {"role": "user", "content": "What does Aksel do?"},
-]
-
-
-def with_template(template: str | None, kind: str = "byte_bos") -> LanguageModel:
-    tokenizer = copy.deepcopy(tokenizer_of(kind))
-    tokenizer.chat_template = template
-    return LanguageModel(tiny_model("llama"), tokenizer, "tiny")
 
 
 @pytest.fixture(scope="module")

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -26,21 +24,21 @@ from llm_attr.errors import (
     UnsupportedMethod,
 )
 from llm_attr.llm.target.scalar import NAMES, Scalar, contrast, kl, scalar_of, scalars_of
+from tests.llm.quantities import (
+    FAMILIES,
+    FOIL,
+    TARGET,
+    TEXT,
+    ids_of,
+    leave_one_out,
+    left,
+    model_of,
+    slow,
+)
 from tests.reference.scalar import next_logits, quantity
 from tests.zoo import CONTEXT, VOCABULARY, tiny
 
-TEXT = "Dave sails. Mira bakes bread. It rained. Who sails?"
-TARGET, FOIL = " He likes fishing.", " He likes a blue lake."
-FAMILIES = ["llama", "gpt2", "gemma2", "mistral", "opt", "mamba"]
 QUANTITIES = ["log_prob", "prob", "logit", "margin", "entropy", "kl"]
-
-_models: dict[str, LanguageModel] = {}
-
-
-def model_of(family: str) -> LanguageModel:
-    if family not in _models:
-        _models[family] = tiny(family)
-    return _models[family]
 
 
 @pytest.fixture(scope="module")
@@ -64,40 +62,6 @@ def both(result: LLMAttributionResult) -> Tensor:
     """`(1 + answer tokens, units)`."""
     assert result.token_attr is not None
     return torch.cat([result.seq_attr[None], result.token_attr])
-
-
-def ids_of(lm: LanguageModel, text: str) -> list[int]:
-    return lm.tokenizer.encode(text, add_special_tokens=False)
-
-
-def left(lm: LanguageModel, coalition: Sequence[bool]) -> list[int]:
-    """The tokens of the prompt with these units."""
-    return list(Prompt(TEXT).bind(lm).variant(list(coalition)).tokens) or [lm.tokenizer.bos_token_id]
-
-
-@cache
-def logits_of(model: Any, prompt: tuple[int, ...], answer: tuple[int, ...]) -> Tensor:
-    """Those of `next_logits`, computed once for all quantities."""
-    return next_logits(model, prompt, answer)
-
-
-def slow(lm: LanguageModel, name: Any, coalitions: Tensor, answer: Sequence[int]) -> Tensor:
-    """`(coalitions, 1 + answer tokens)` of any quantity."""
-    reference = logits_of(lm.model, tuple(left(lm, [True] * 4)), tuple(answer)).softmax(-1)
-    rows = []
-    for coalition in coalitions.tolist():
-        logits = logits_of(lm.model, tuple(left(lm, coalition)), tuple(answer))
-        if callable(name):
-            rows.append(name(logits.float(), torch.tensor(list(answer))).double())
-        else:
-            rows.append(quantity("log_prob" if name == "prob" else name, logits, answer, reference))
-    values = torch.stack(rows)
-    values = torch.cat([values.sum(1, keepdim=True), values], 1)
-    return (values.exp() if name == "prob" else values).float()
-
-
-def leave_one_out(features: int) -> Tensor:
-    return torch.cat([torch.ones(1, features), 1 - torch.eye(features)]).bool()
 
 
 @pytest.mark.parametrize("family", FAMILIES)

@@ -23,6 +23,7 @@ from llm_attr.llm.scoring import passes
 from llm_attr.llm.scoring.prefix_tree import PrefixTree, Query
 from llm_attr.llm.scoring.scorer import Scorer
 from llm_attr.llm.scoring.strategy import strategy_for
+from tests.llm.variants import ANSWER, PREFIX, VARIANTS
 from tests.reference.scoring import answer_log_probs, distinct_prefixes
 from tests.zoo import CONTEXT, FAMILIES, TREE_FAMILIES, VOCABULARY, quiet, tiny_model, tokenizer_of
 
@@ -31,22 +32,6 @@ SETUPS = [(family, kernel) for family in FAMILIES for kernel in ("sdpa", "eager"
 ONE_KERNEL = {("bloom", "sdpa"), ("mamba", "sdpa"), ("gemma2", "sdpa")}  # no such kernel
 SETUPS = [setup for setup in SETUPS if setup not in ONE_KERNEL]
 WHOLE = set(FAMILIES) - set(TREE_FAMILIES)
-
-ANSWER = (5, 17, 17, 300, 8)
-PREFIX = tuple(range(10, 24))
-VARIANTS = [
-    Variant.plain(tokens)
-    for tokens in (
-        (*PREFIX, 40, 41, 42, 43),
-        (*PREFIX, 41, 42, 43),
-        (*PREFIX, 40, 42, 43),
-        (*PREFIX[:6], 40, 41),
-        (*PREFIX[:6],),
-        (*PREFIX[:6], 5, 17),  # goes on like the answer of the one before
-        (99, *PREFIX),
-        (0,),
-    )
-]
 
 
 def language_model(family: str, kernel: str | None = None) -> LanguageModel:

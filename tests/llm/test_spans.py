@@ -14,8 +14,8 @@ from llm_attr import LanguageModel, Prompt
 from llm_attr.errors import EmptyPrompt, InvalidType, InvalidValue
 from llm_attr.llm.prompt.bound import BoundPrompt
 from llm_attr.viz.text.groups import Group
-from tests.llm.test_prompt import CHATML, STRIPPING, with_template
-from tests.llm.test_units import unicode_text
+from tests.llm.chats import CHATML, STRIPPING, with_template
+from tests.llm.texts import unicode_text
 from tests.reference.absence import text_without
 
 TEXT = "Aksel repairs violins. The lake is blue.\n\nAksel sings."

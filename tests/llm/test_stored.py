@@ -16,18 +16,14 @@ from hypothesis import strategies as st
 from torch import Tensor
 
 import llm_attr
-from llm_attr import LanguageModel, LLMAttributionResult, Prompt
+from llm_attr import LanguageModel, Prompt
 from llm_attr.attr import TextTemplateInput
 from llm_attr.errors import InvalidType, InvalidValue, UnsupportedMethod
 from llm_attr.llm.model.fingerprint import identity
 from llm_attr.llm.results import storage as stored
 from llm_attr.llm.results.table import Table
+from tests.llm.saved import DOCUMENTS, TARGET, Result, by_hand
 from tests.zoo import byte_level, tiny, tiny_model
-
-TARGET = " He likes fishing 日."
-DOCUMENTS = {"mill": "It is white 🙂. It is old.", "<script>lake": "It is blue.\r\nVery."}
-
-Result = LLMAttributionResult
 
 
 @pytest.fixture(scope="module")
@@ -45,15 +41,6 @@ def result(lm: LanguageModel) -> Result:
 def folder(result: Result, tmp_path: Path) -> Path:
     result.save(tmp_path / "run")
     return tmp_path / "run"
-
-
-def by_hand(**parts: Any) -> Result:
-    given: dict[str, Any] = {
-        "input_tokens": ["a", "\ud800", ""],
-        "output_tokens": ["x", "\x1b[2J"],
-        "seq_attr": torch.tensor([0.1, torch.nan, -0.0], dtype=torch.float64),
-    }
-    return Result(**given | parts)
 
 
 def names(folder: Path) -> set[str]:

@@ -14,7 +14,7 @@ from llm_attr import LanguageModel, Prompt
 from llm_attr.attr import FeatureAblation, LLMAttribution, TextTemplateInput, TextTokenInput
 from llm_attr.errors import InvalidValue
 from llm_attr.llm.model.tokenizer import beginning, encode
-from tests.llm.test_prompt import CHATML
+from tests.llm.chats import CHATML
 from tests.reference.scoring import answer_log_probs
 from tests.zoo import tiny_model, tokenizer_of
 

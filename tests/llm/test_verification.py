@@ -18,7 +18,7 @@ from llm_attr.llm.scoring.prefix_tree import Query
 from llm_attr.llm.scoring.scorer import Scorer
 from llm_attr.llm.scoring.strategy import strategy_for
 from llm_attr.llm.scoring.verification import NOISE_PASSES, Verification
-from tests.llm.test_scoring import ANSWER, VARIANTS
+from tests.llm.variants import ANSWER, VARIANTS
 from tests.reference.scoring import leave_one_out
 from tests.zoo import TREE_FAMILIES, need_attention_in, tiny_model, tokenizer_of
 
