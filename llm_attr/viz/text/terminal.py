@@ -5,7 +5,7 @@ Colour only repeats what signs and bars say, so a view reads the same in a pipe,
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
@@ -155,44 +155,39 @@ class _ExplanationLines(Lines):
 
     def ranking(self) -> Iterator[Text]:
         """The strongest units: value, bar with zero in the middle, place in the prompt, group, text."""
-        from rich.text import Text
-
         view, shares = self.view, self.view.scale.shares(self.view.unit_values)
         shown = view.ranking[: self.limit]
         numbers = [format_ascii(view.unit_values[unit], view.limit) + self.error(unit) for unit in shown]
-        number_width, place_width = max(map(len, numbers)), len(str(len(view.units)))
-        half = min(max((self.width - number_width) // 7, 3), 16)
-        for unit, number in zip(shown, numbers, strict=True):
-            line = Text(number.rjust(number_width) + " ")
-            line.append_text(self.bar(shares[unit], half))
-            line.append(f" {unit + 1:>{place_width}} ", "dim")
+        width = len(str(len(view.units)))
+        lines = self.barred(numbers, [shares[unit] for unit in shown], [f"{unit + 1:>{width}}" for unit in shown])
+        for unit, line in zip(shown, lines, strict=True):
             if group := view.unit_groups[unit]:
                 line.append(f"{truncate(escape_line(group.label), self.width // 5)}: ", "dim")
             line.append(truncate(unit_label(view.units[unit]), self.width - line.cell_len))
-            line.truncate(self.width, overflow="crop")
-            yield line
+            yield self.cut(line)
         yield from self.more(len(view.units) - len(shown), "unit")
 
     def pairs(self, pairs: list[tuple[int, int, float]]) -> Iterator[Text]:
         """The strongest pairs of units: value, bar, places in the prompt, both texts."""
+        shown, scale = pairs[: self.limit], Scale.of([value for *_, value in pairs])
+        values = [value for *_, value in shown]
+        places = [f"{first + 1}, {second + 1}" for first, second, _ in shown]
+        lines = self.barred([format_ascii(value, scale.limit) for value in values], scale.shares(values), places)
+        for (first, second, _), line in zip(shown, lines, strict=True):
+            room = max((self.width - line.cell_len - 3) // 2, 0)
+            texts = [truncate(unit_label(self.view.units[unit]), room) for unit in (first, second)]
+            yield self.cut(line.append(texts[0]).append(" × ", "dim").append(texts[1]))
+        yield from self.more(len(pairs) - len(shown), "pair")
+
+    def barred(self, numbers: Sequence[str], shares: Iterable[float], places: Sequence[str]) -> Iterator[Text]:
+        """The start of each line of a list: number, bar, place in the prompt."""
         from rich.text import Text
 
-        shown, scale = pairs[: self.limit], Scale.of([value for *_, value in pairs])
-        numbers = [format_ascii(value, scale.limit) for *_, value in shown]
-        places = [f"{first + 1}, {second + 1}" for first, second, _ in shown]
         number_width, place_width = max(map(len, numbers)), max(map(len, places))
         half = min(max((self.width - number_width) // 7, 3), 16)
-        shares = scale.shares([value for *_, value in shown])
-        for (first, second, _), number, place, share in zip(shown, numbers, places, shares, strict=True):
-            line = Text(number.rjust(number_width) + " ")
-            line.append_text(self.bar(share, half))
-            line.append(f" {place:>{place_width}} ", "dim")
-            room = (self.width - line.cell_len - 3) // 2
-            texts = [truncate(unit_label(self.view.units[unit]), max(room, 0)) for unit in (first, second)]
-            line.append(texts[0]).append(" × ", "dim").append(texts[1])
-            line.truncate(self.width, overflow="crop")
-            yield line
-        yield from self.more(len(pairs) - len(shown), "pair")
+        for number, share, place in zip(numbers, shares, places, strict=True):
+            bar = self.bar(share, half)
+            yield Text.assemble(number.rjust(number_width), " ", bar, (f" {place:>{place_width}} ", "dim"))
 
     def error(self, unit: int) -> str:
         errors = self.view.unit_errors
