@@ -42,7 +42,7 @@ def _ignore(outputs: int) -> None:
     pass
 
 
-@dataclass
+@dataclass(eq=False)
 class Jacobian:
     """One backward pass for each output.
 
@@ -81,13 +81,17 @@ class Jacobian:
         return found
 
 
+ONE_BY_ONE = Jacobian()
+"""The strategy of a problem that says nothing else."""
+
+
 def _stacked(rows: Sequence[Tensor | None], like: Tensor) -> Tensor | None:
     if all(row is None for row in rows):
         return None
     return torch.stack([torch.zeros_like(like) if row is None else row for row in rows])
 
 
-@dataclass(kw_only=True)
+@dataclass(eq=False, kw_only=True)
 class BatchedJacobian(Jacobian):
     """All outputs in one backward pass (`is_grads_batched`), in parts that fit into memory.
 

@@ -4,14 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import ExitStack
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
 from typing import Any, TypeAlias, TypeGuard
 
 import torch
 from torch import Tensor
 
 from llm_attr.core.backward import held, inference_tensors_named
-from llm_attr.core.jacobian import Jacobian
+from llm_attr.core.jacobian import ONE_BY_ONE, Jacobian
 from llm_attr.core.neuron import chosen_neurons, neuron
 from llm_attr.core.site import Site, differentiable, joined, reading, replaced
 from llm_attr.core.target import Several, TargetOrSeveral, select, tile_target
@@ -116,7 +116,7 @@ class Problem:
     observed: tuple[Site, ...] = ()
     grad_kwargs: Mapping[str, Any] | None = None
     outputs: int | None = None
-    jacobian: Jacobian = field(default_factory=Jacobian)
+    jacobian: Jacobian = ONE_BY_ONE
 
     @classmethod
     def of(
@@ -190,7 +190,7 @@ class Problem:
             with jacobian.kernels():
                 found, scores, groups = self._observed(points, copies)
             gradients = tuple(gradient.detach() for gradient in self._derivatives(jacobian, scores, groups))
-        return replace(found, gradients=gradients)
+        return Gradients(found.scores, found.at, gradients, found.slots)
 
     def at(self, points: Tensors, copies: int) -> Gradients:
         """As `gradients`, of which there are none: only the scores, and what they would be differentiated by."""
@@ -333,8 +333,8 @@ class Problem:
         found = (jacobian.of if several else jacobian.of_one)(scores, by, options)
         if all(gradient is None for gradient in found) and not options.get("materialize_grads"):
             raise NoGradient(_INDEPENDENT)
-        shapes = [(*scores.shape[1:], *x.shape) if several else x.shape for x in by]
-        filled = iter(x.new_zeros(shape) if g is None else g for g, x, shape in zip(found, by, shapes, strict=True))
+        outputs = scores.shape[1:] if several else ()
+        filled = iter(x.new_zeros((*outputs, *x.shape)) if g is None else g for g, x in zip(found, by, strict=True))
         parts = [[tuple(next(filled) for _ in part) for part in group] for group in groups]
         return tuple(gradient for group in parts for gradient in joined(group, int(several)))
 
