@@ -57,11 +57,10 @@ def lime_of_text(
 ) -> WeightedSurrogate:
     """The estimator for text, where the input has a one per unit and absence is zero.
 
+    `interpretable_model`, `similarity_func` and `perturb_func` are those of `Lime`.
+
     Args:
         n_samples: Number of coalitions.
-        interpretable_model: See `Lime`.
-        similarity_func: See `Lime`.
-        perturb_func: See `Lime`.
         seed: Seed of the coalitions; None: torch's global generator.
         refits: Number of bootstrap samples for the standard errors; 0: no standard errors.
     """
