@@ -1,4 +1,4 @@
-"""Attribution of a language model's answer to its prompt, by methods that play games."""
+"""Attribution of a language model's answer to its prompt, by perturbation."""
 
 from __future__ import annotations
 
@@ -35,26 +35,25 @@ from llm_attr.llm.target.scalar import Scalar, ScalarLike, scalar_of
 from llm_attr.llm.text_attribution import TextAttribution
 
 UNSEEN = 4096
-"""Variants whose preparation alone takes so long that their price is told before the first pass."""
+"""Number of variants whose preparation takes so long that the cost is reported before the first pass."""
 
 
 class LLMAttribution(TextAttribution):
     """Explains which units of a prompt carried a language model's answer, and each of its tokens.
 
-    `attribution = f(prompt) - f(prompt without the unit)` for FeatureAblation, and so on for each method, where f is
-    the log-probability of the answer, or another quantity of it (see `Scalar`). All target tokens are scored in one
-    pass over each variant of the prompt, with its shared prefixes computed once; the results equal those of whole
-    passes without cache.
+    `attribution = f(prompt) - f(prompt without the unit)` for FeatureAblation, and likewise for the other methods,
+    where f is the log-probability of the answer or another quantity (see `Scalar`). All target tokens are scored in one
+    pass per variant of the prompt, and shared prefixes are computed once; the results equal those without a cache.
 
     Args:
-        attr_method: The method, made for the transformers model itself: `FeatureAblation(model)`.
+        attr_method: The method, constructed with the transformers model itself: `FeatureAblation(model)`.
         tokenizer: The model's tokenizer; or a `LanguageModel`.
         attr_target: What is explained: `log_prob` (nats), `prob`, `logit`, `entropy`, `kl`, `margin`, a function of
             logits `(tokens, vocabulary)` and ids `(tokens,)`, or a `Scalar` such as `contrast("another answer")`.
 
     Raises:
-        UnsupportedMethod: the method plays no games, or none with a single prompt.
-        NotALanguageModel: the method's forward function is no causal language model.
+        UnsupportedMethod: the method is not a perturbation method, or cannot explain a single prompt.
+        NotALanguageModel: the method's forward function is not a causal language model.
         UnknownName: there is no such attr_target.
 
     Source: M. D. Zeiler and R. Fergus, Visualizing and Understanding Convolutional Networks, ECCV 2014 (ablation);
@@ -93,32 +92,32 @@ class LLMAttribution(TextAttribution):
         forward_in_tokens: bool = True,
         **kwargs: Any,
     ) -> LLMAttributionResult:
-        """The attribution of the whole answer and of each of its tokens to the features of the input.
+        """The attribution of the full answer and of each of its tokens to the features of the input.
 
         Args:
-            inp: `TextTemplateInput`, `TextTokenInput`, a `Prompt`, or an input of your own.
-            target: The answer: text, token ids, what `model.generate` returned for this prompt, or None to let the
-                model generate it.
-            num_trials: Averages over this many samples of the input's random baselines; one sample holds for all
-                variants of a trial.
+            inp: `TextTemplateInput`, `TextTokenInput`, a `Prompt`, or your own `InterpretableInput`.
+            target: The answer: text, token ids, the return value of `model.generate` for this prompt, or None to let
+                the model generate it.
+            num_trials: Averages over this many samples of the input's random baselines; all variants of a trial share
+                one sample.
             gen_args: Arguments of `model.generate`, or a GenerationConfig (by default greedy, 25 new tokens). Sampling
-                draws from torch's generator, as `generate` does; with `seed` from that, and the generator stays.
-            use_cached_outputs: False scores every variant whole and without cache.
-            _inspect_forward: Called once for each variant with its text, the answer's text, and the probabilities of
-                the whole answer and of each token.
-            forward_in_tokens: Accepted for Captum's sake; it chooses nothing, since one pass gives both results.
-            **kwargs: `feature_mask` (whole numbers `(1, features)`; equal ones are left out together),
-                `perturbations_per_eval` (the most variants of one pass), `show_progress`, and the method's own options.
+                draws from torch's generator, as `generate` does; with `seed` that generator is left untouched.
+            use_cached_outputs: False scores every variant in full, without cache.
+            _inspect_forward: Called once per variant with its text, the answer's text, and the probabilities of the
+                full answer and of each token.
+            forward_in_tokens: Ignored; accepted for compatibility with Captum.
+            **kwargs: `feature_mask` (integers `(1, features)`; features with equal ones are left out together),
+                `perturbations_per_eval` (the most variants per pass), `show_progress`, and the method's own options.
 
         Returns:
-            `seq_attr` `(features,)` and `token_attr` `(answer tokens, features)`, in nats or what the scalar is in.
+            `seq_attr` `(features,)` and `token_attr` `(answer tokens, features)`, in nats or the scalar's unit.
 
         Raises:
             EmptyTarget: there is no answer to explain.
             ContextTooLong: prompt and answer do not fit into the model's context.
-            NonFiniteScore: the model answered NaN.
+            NonFiniteScore: the model's output is NaN or infinite.
             InvalidTarget: the foil of a contrast is the answer.
-            UnknownKeyword: a keyword that neither this call nor the method takes.
+            UnknownKeyword: neither this call nor the method accepts a keyword.
         """
         options = self._options(num_trials, gen_args, use_cached_outputs, _inspect_forward, **kwargs)
         return self._attributed([self._job(inp, options)], [target], options)[0][0]
@@ -129,22 +128,22 @@ class LLMAttribution(TextAttribution):
         target: Answer | Sequence[Answer] = None,
         **options: Any,
     ) -> list[LLMAttributionResult]:
-        """The attribution of each of several inputs, whose variants are scored together.
+        """The attributions of several inputs, whose variants are scored together.
 
-        What the inputs share (a system message, documents) is computed once, and short ones fill a pass together.
-        Answers are generated one after the other, since that is exact. What a result tells of its cost is that of all
-        the inputs that were scored with it (`prompts` in its provenance).
+        What the inputs share (a system message, documents) is computed once, and short inputs share a pass. Answers are
+        generated sequentially, for exactness. The cost in a result's provenance covers all inputs that were scored
+        together (`prompts`).
 
         Args:
             inputs: Each as in `attribute`.
-            target: One for all, or a list with one for each.
-            **options: The other arguments of `attribute`, the same for all.
+            target: A common target, or a list with one per input.
+            **options: The other arguments of `attribute`, common to all inputs.
 
         Raises:
-            InvalidShape: the list of targets is of another length.
-            LlmAttrError: as in `attribute`; the message says which input it is about.
+            InvalidShape: the list of targets has another length.
+            LlmAttrError: as in `attribute`; the message names the input.
         """
-        return [found[0] for found in self.attribute_scalars(inputs, target, [self.scalar], **options)]
+        return [results[0] for results in self.attribute_scalars(inputs, target, [self.scalar], **options)]
 
     def attribute_scalars(
         self,
@@ -153,7 +152,7 @@ class LLMAttribution(TextAttribution):
         scalars: Sequence[Scalar],
         **options: Any,
     ) -> list[list[LLMAttributionResult]]:
-        """See `TextAttribution`; all quantities from the same passes, and `until` holds for each of them."""
+        """See `TextAttribution`; all quantities share the passes, and `until` applies to each of them."""
         answers = answers_of(target, len(inputs))
         jobs, shared = self.jobs(inputs, scalars, **options)
         return self._attributed(jobs, answers, shared)
@@ -161,7 +160,7 @@ class LLMAttribution(TextAttribution):
     def jobs(
         self, inputs: Sequence[InterpretableInput | Prompt], scalars: Sequence[Scalar], **options: Any
     ) -> tuple[list[PromptJob], Options]:
-        """The prompts in their features, without answers, and how they are to be explained; see `attribute_scalars`.
+        """The prompts and their features, without answers, and the options; see `attribute_scalars`.
 
         Raises:
             LlmAttrError: as in `attribute_each`.
@@ -174,7 +173,7 @@ class LLMAttribution(TextAttribution):
         return jobs, shared
 
     def engine(self, options: Options) -> ScoreEngine:
-        """What scores the prompts' variants."""
+        """The engine that scores the prompts' variants."""
         return Scorer(self.language_model, options.cached, options.perturbations_per_eval)
 
     def _options(
@@ -221,7 +220,7 @@ class LLMAttribution(TextAttribution):
             return [[self._result(one, found, options, known_by) for found in one.found] for one in alone]
 
     def _priced(self, jobs: Sequence[PromptJob], options: Options) -> AbstractContextManager[Price]:
-        """Tells what is expected to take long, and what takes less time than these options."""
+        """Warns if the work is expected to take long, and suggests quicker options."""
         stopping, counts = options.stopping, [job.features.count for job in jobs]
 
         def quicker(share: float) -> str:
@@ -234,7 +233,7 @@ class LLMAttribution(TextAttribution):
         return priced(self.title, quicker, most, seconds, sure)
 
     def _seconds(self, jobs: Sequence[PromptJob], options: Options) -> float:
-        """About the seconds of designs so large that it takes long until the first pass shows it."""
+        """Roughly estimated seconds, for designs so large that the first pass comes late."""
         cost = Cost()
         for job in jobs:
             new = 2 * len(job.prompt) // max(1, job.features.count) + len(job.answer)
@@ -245,7 +244,7 @@ class LLMAttribution(TextAttribution):
     def _answered(
         self, jobs: Sequence[PromptJob], targets: Sequence[Answer], options: Options, evaluator: Evaluator
     ) -> list[PromptJob]:
-        """The jobs with their answers; those that are given are looked at before others are generated."""
+        """The jobs with their answers; given answers are checked before others are generated."""
         answered: dict[int, PromptJob] = {}
         for i in sorted(range(len(jobs)), key=lambda i: targets[i] is None):
             evaluator.check()
@@ -257,7 +256,7 @@ class LLMAttribution(TextAttribution):
     def _result(
         self, one: PromptScores, found: ScalarValues, options: Options, known_by: Mapping[str, Any]
     ) -> LLMAttributionResult:
-        """What the table of the features says about the units that the input shows, for one scalar."""
+        """The result for one scalar: the attributions of the features, mapped to the values of the input."""
         inp, job = one.games[0].inp, one.job
         table = self._table(one, found, options)
         columns = inp.feature_of_value()
@@ -304,6 +303,6 @@ class LLMAttribution(TextAttribution):
 
 
 def text_methods() -> dict[str, type[PerturbationAttribution]]:
-    """The methods that can explain a language model, by name."""
+    """The perturbation methods that can explain a language model, by name."""
     playing = {name: method for name, method in METHODS.items() if issubclass(method, PerturbationAttribution)}
     return {name: method for name, method in playing.items() if method.plays_any_game()}

@@ -1,4 +1,4 @@
-"""The one-line way in."""
+"""`explain`: the main entry point."""
 
 from __future__ import annotations
 
@@ -96,39 +96,39 @@ def explain(
     """Explains which units of a prompt carried a model's answer.
 
     Args:
-        model: A `LanguageModel`, or a transformers model with its `tokenizer` beside it.
-        prompt: A text, the messages of a chat, or a `Prompt` (which brings its own units); or a list of these.
+        model: A `LanguageModel`, or a transformers model together with its `tokenizer`.
+        prompt: A text, the messages of a chat, or a `Prompt` (which has its own units); or a list of these.
         tokenizer: The tokenizer of a transformers model.
-        unit: `token`, `word`, `sentence` (the default), `paragraph` or `message`, of a text or messages.
-        method: A name out of `llm_attr.methods()`.
-        target: The answer to explain: text, token ids, or what `model.generate` returned for the prompt, as a whole or
-            one row (ids that begin with the whole prompt are such a row). None lets the model generate it. With a list
-            of prompts, one for all or a list with one for each.
+        unit: `token`, `word`, `sentence` (the default), `paragraph` or `message`, for a text or messages.
+        method: A name from `llm_attr.methods()`.
+        target: The answer to explain: text, token ids, or the return value of `model.generate` for the prompt, or one
+            row of it (ids that begin with the full prompt). None lets the model generate it. For a list of prompts, a
+            common target or a list with one per prompt.
         scalar: Which quantity of the answer: `log_prob`, `prob`, `logit`, `entropy`, `kl`, `margin`, a function of
             logits `(tokens, vocabulary)` and ids `(tokens,)`, or a `Scalar`; or a list of these, which share the
             passes.
-        foil: Another answer, as text or ids: what speaks for the answer and against the foil is explained, in nats.
-        region: The part of the answer that is explained: a text of it, `"json:$.name"`, `"after:</think>"`, a `Region`,
+        foil: Another answer, as text or ids: explains the evidence for the answer over the foil, in nats.
+        region: The part of the answer that is explained: a substring, `"json:$.name"`, `"after:</think>"`, a `Region`,
             ..., see `LLMAttributionResult.for_output`.
-        **options: What `LLMAttribution.attribute` takes (`gen_args`, `num_trials`, `use_cached_outputs`,
-            `show_progress`, ...), and the method's own options. `attr_target` is Captum's name of `scalar`. For methods
-            of gradients what `LLMGradientAttribution.attribute` takes, and `layer`: the name of a layer (or a module,
-            a Site, a list of them: then a list of results), by default the embedding layer; `noise_tunnel` takes the
-            name of the `attribution_method` that it is around. Methods of many points (`integrated_gradients`,
-            `gradient_shap`, ...) explain the answer as a whole unless `token_rows=True` asks for each token too, or
-            a region for a part. A path starts from line breaks in place of the tokens, where the tokenizer has one
-            for it and neither `baseline` nor the prompt says another; `integrated_gradients` takes 64 points of
-            `riemann_middle` where nothing is said of `n_steps`, `method` or `until`.
+        **options: Arguments of `LLMAttribution.attribute` (`gen_args`, `num_trials`, `use_cached_outputs`,
+            `show_progress`, ...) and the method's own options. `attr_target` is Captum's name for `scalar`. Gradient
+            methods take the arguments of `LLMGradientAttribution.attribute`, and `layer`: the name of a layer (or a
+            module, a Site, or a list of them for a list of results), by default the embedding layer; `noise_tunnel`
+            takes the name of the inner `attribution_method`. Methods with many points (`integrated_gradients`,
+            `gradient_shap`, ...) explain only the full answer unless `token_rows=True` requests each token, or
+            `region` a part. Paths start from line breaks in place of the tokens, if the tokenizer has a line-break
+            token and neither `baseline` nor the prompt specifies another; `integrated_gradients` uses 64 points of
+            `riemann_middle` unless `n_steps`, `method` or `until` is given.
 
     Returns:
-        An `LLMAttributionResult`: `.top(k)`, `.show()`, `.to_html(path)`, `.seq_attr`, `.token_attr`; for a list of
-        prompts or of scalars a list of them, and for a list of both a list for each prompt.
+        An `LLMAttributionResult`: `.top(k)`, `.show()`, `.to_html(path)`, `.seq_attr`, `.token_attr`; a list of them
+        for a list of prompts or of scalars, and a list per prompt for a list of both.
 
     Raises:
         UnknownName: there is no such method, unit or scalar.
         InvalidTarget: the foil is the answer, or the region is not in it.
-        InvalidValue: a unit is named, and every prompt is a `Prompt`.
-        UnknownKeyword: nothing takes one of the options.
+        InvalidValue: `unit` is given, but every prompt is a `Prompt`.
+        UnknownKeyword: one of the options does not exist.
         EmptyPrompt: there is nothing to attribute to.
 
     Example:
@@ -147,5 +147,5 @@ def explain(
 
 
 def _part(result: Any, part: Region) -> Any:
-    """That part of the answer; of the result of each layer, if there are several."""
+    """The result for a part of the answer, or the list of them for several layers."""
     return [one.for_output(part) for one in result] if isinstance(result, list) else result.for_output(part)

@@ -50,26 +50,26 @@ OF_CALL = {"baseline", "token_rows", "gradient_checkpointing", "show_progress"}
 """Arguments of `attribute` that are not the method's own."""
 
 FEW = 5
-"""Steps and samples that are not many."""
+"""Numbers of steps or samples up to this are not worth reducing."""
 
 _PLAIN = (bool, int, float, str)
-"""Types of options that a result can hold."""
+"""Types of options that are stored in a result."""
 
 
 class LLMGradientAttribution(TextAttribution):
     """Explains which units of a prompt carried a language model's answer, by the gradient of its log-probability.
 
-    Every point of a method's path goes through the model once for all tokens of the answer, with one backward pass for
-    the whole answer and one for each token. The embeddings of a unit's tokens are summed.
+    Each point of a method's path takes one forward pass for all tokens of the answer, one backward pass for the full
+    answer, and one per token. Attributions are summed over the embedding and the tokens of a unit.
 
     Args:
-        attr_method: The method, made for the transformers model itself: `IntegratedGradients(model)`, which attributes
-            to the embeddings, or `LayerIntegratedGradients(model, layer)`; a NoiseTunnel around one.
+        attr_method: The method, constructed with the transformers model itself: `IntegratedGradients(model)`, which
+            attributes to the embeddings, `LayerIntegratedGradients(model, layer)`, or a NoiseTunnel around one.
         tokenizer: The model's tokenizer; or a `LanguageModel`.
 
     Raises:
-        UnsupportedMethod: the method takes no gradients at activations.
-        NotALanguageModel: the method's forward function is no causal language model.
+        UnsupportedMethod: the method cannot attribute to activations by gradients.
+        NotALanguageModel: the method's forward function is not a causal language model.
 
     Source: the paper of each method.
 
@@ -99,29 +99,29 @@ class LLMGradientAttribution(TextAttribution):
         show_progress: bool = False,
         **kwargs: Any,
     ) -> LLMAttributionResult | list[LLMAttributionResult]:
-        """The attribution of the whole answer and of each of its tokens to the features of the input.
+        """The attribution of the full answer and of each of its tokens to the features of the input.
 
         Args:
             inp: `TextTokenInput`, `TextTemplateInput` or a `Prompt`.
             target: See `LLMAttribution.attribute`.
             gen_args: See `LLMAttribution.attribute`.
             scalar: Which quantity of the answer, see `explain`.
-            foil: Another answer: what speaks for the answer and against the foil is explained.
-            baseline: The token, or its id, whose embedding stands for an absent one; by default that of the input (for
-                a TextTokenInput its `baselines`, for a Prompt its replacement), else pad, else EOS.
-            token_rows: False leaves out the attribution of each token, which takes a backward pass for each.
-            gradient_checkpointing: Whether the blocks of the model keep only their inputs for the backward pass and
-                compute the rest again, which takes less memory and a third more time; None: where memory is short.
-            show_progress: A progress bar on standard error.
+            foil: Another answer: explains the evidence for the answer over the foil.
+            baseline: The token, or its id, whose embedding replaces absent ones; by default the input's own (the
+                `baselines` of a TextTokenInput, the replacement of a Prompt), else pad, else EOS.
+            token_rows: False skips the attributions of single tokens, which take a backward pass each.
+            gradient_checkpointing: Whether the model's blocks keep only their inputs for the backward pass and
+                recompute the rest, for less memory and a third more time; None: only if memory is short.
+            show_progress: Whether to show a progress bar on standard error.
             **kwargs: The method's own arguments (`n_steps`, `method`, `stdevs`, `internal_batch_size`, ...), with its
-                own defaults; but `sequential_integrated_gradients` takes 5 steps for each token, and
-                `discretized_integrated_gradients` the middle of each piece. `baselines` as Captum has them: which of
-                the features are present in the baseline, a number or `(1, features)` of 0 and 1; for gradient SHAP
-                `(states, features)` to draw from.
+                own defaults, except that `sequential_integrated_gradients` takes 5 steps per token and
+                `discretized_integrated_gradients` the midpoint of each piece. `baselines` as in Captum: which features
+                are present in the baseline, a number or `(1, features)` of 0 and 1; for gradient SHAP `(states,
+                features)` to draw from.
 
         Returns:
-            `seq_attr` `(features,)` and `token_attr` `(answer tokens, features)`, in nats; for a list of layers a
-            list with a result for each. With `return_convergence_delta=True` the deltas are in its provenance.
+            `seq_attr` `(features,)` and `token_attr` `(answer tokens, features)`, in nats; for a list of layers a list
+            with a result per layer. With `return_convergence_delta=True` the deltas are in the provenance.
 
         Raises:
             EmptyTarget: there is no answer to explain.
@@ -173,7 +173,7 @@ class LLMGradientAttribution(TextAttribution):
         return each if several else [results[0] for results in each]
 
     def _quicker(self, run: Run, token_rows: bool, options: Mapping[str, Any]) -> list[str]:
-        """What takes less time than these options."""
+        """Suggests quicker options."""
         inner = inside(self.attr_method)
         known = signature(inner.attribute).parameters.items()
         defaults = {name: parameter.default for name, parameter in known} | TEXT_DEFAULTS.get(type(inner), {})
@@ -220,8 +220,8 @@ class LLMGradientAttribution(TextAttribution):
             return run(answer, bound)
         if not is_linear(self.attr_method, options):
             raise UnsupportedMethod(
-                f"{self.attr_method.get_name()} is not linear in what it explains, and so a contrast with a foil is "
-                "explained at the embedding layer: leave the layer out"
+                f"{self.attr_method.get_name()} is not linear in what it explains, so a contrast with a foil can be "
+                "explained only at the embedding layer: leave the layer out"
             )
         lm.check_length(len(placed.ids), len(contrast.foil))
         return ContrastRun(run(answer, [LOG_PROB]), run(contrast.foil, [LOG_PROB]), bound[0])
@@ -253,7 +253,7 @@ class LLMGradientAttribution(TextAttribution):
         options: Mapping[str, Any],
         known_by: dict[str, Any],
     ) -> list[LLMAttributionResult]:
-        """A result for each layer."""
+        """A result per layer."""
         about = self._about(inp, run, scalar) | known_by | found.deltas
         if found.completeness is not None:
             about["completeness"] = found.completeness.to_dict()
@@ -289,10 +289,10 @@ class LLMGradientAttribution(TextAttribution):
 
 
 def check_call(of_call: Mapping[str, Any]) -> None:
-    """Refuses arguments of the call that say neither yes nor no.
+    """Checks the flags of a call.
 
     Raises:
-        InvalidType: `token_rows`, `gradient_checkpointing` or `show_progress` is no bool (the second may be None).
+        InvalidType: `token_rows`, `gradient_checkpointing` or `show_progress` is not a bool (the second may be None).
     """
     for name in ("token_rows", "gradient_checkpointing", "show_progress"):
         given = of_call.get(name, False)

@@ -1,4 +1,4 @@
-"""What `explain` and `plan` are asked, checked and in the terms of the class that explains."""
+"""`Request`: the checked arguments of `explain` and `plan`."""
 
 from __future__ import annotations
 
@@ -27,11 +27,11 @@ from llm_attr.llm.target.region import Region
 from llm_attr.llm.target.scalar import Foil, Scalar, ScalarLike, scalars_of
 
 One: TypeAlias = str | Messages | Prompt | InterpretableInput
-"""One prompt: a text, the messages of a chat, or a prompt with its units."""
+"""A single prompt: a text, the messages of a chat, or a prompt with its units."""
 
 
 def methods() -> dict[str, str]:
-    """Every name that `explain` takes as `method`, with a line that says what it does."""
+    """Every name that `explain` accepts as `method`, with a one-line summary."""
     return {name: summary(method) for name, method in sorted(_known().items())}
 
 
@@ -39,7 +39,7 @@ def method_named(name: str) -> type[Attribution]:
     """The method of this name.
 
     Raises:
-        UnknownName: there is none; the message lists those that there are.
+        UnknownName: there is no such method; the message lists the known ones.
     """
     known = _known()
     if name not in known:
@@ -52,20 +52,20 @@ def _known() -> dict[str, type[Attribution]]:
 
 
 def is_many(prompt: Any) -> TypeGuard[Sequence[Any]]:
-    """Whether this is a list of prompts; a list of messages is one."""
-    return isinstance(prompt, list | tuple) and bool(prompt) and not any(isinstance(one, Mapping) for one in prompt)
+    """Whether this is a list of prompts; a list of messages is a single prompt."""
+    return isinstance(prompt, list | tuple) and bool(prompt) and not any(isinstance(item, Mapping) for item in prompt)
 
 
 @dataclass(frozen=True)
 class Request:
-    """What is asked, in the terms of the class that explains.
+    """The arguments of an explanation.
 
     Attributes:
-        explainer: That class.
+        explainer: The object that explains.
         inputs: The prompts.
-        target: One for all, or one for each.
-        scalars: What is explained of the answers.
-        options: The other arguments.
+        target: A common target, or a list with one per prompt.
+        scalars: The quantities that are explained.
+        options: The other arguments of the explainer.
     """
 
     explainer: LLMAttribution | LLMGradientAttribution
@@ -88,7 +88,7 @@ def parse_request(
     region: Region | None = None,
     **options: Any,
 ) -> Request:
-    """What is asked by the arguments of `explain`; nothing is asked of the model.
+    """Parses the arguments of `explain`; does not run the model.
 
     Raises:
         LlmAttrError: as in `explain`.
@@ -96,7 +96,7 @@ def parse_request(
     language_model = as_language_model(model, tokenizer)
     asked = options.pop("attr_target", scalar)
     if asked is not scalar and scalar != "log_prob":
-        raise InvalidValue(f"attr_target and scalar are one thing; got {asked!r} and {scalar!r}")
+        raise InvalidValue(f"attr_target is another name for scalar; got both {asked!r} and {scalar!r}")
     scalars = scalars_of(asked, foil)
     explainer: LLMAttribution | LLMGradientAttribution
     if issubclass(kind := method_named(method), PerturbationAttribution):
@@ -109,16 +109,16 @@ def parse_request(
         explainer = LLMGradientAttribution(at, language_model)
     refuse_one_id(target)
     inputs = _in_units(prompt, unit)
-    if isinstance(explainer, LLMGradientAttribution) and all(map(_says_nothing_of_absence, inputs)):
+    if isinstance(explainer, LLMGradientAttribution) and all(map(_has_no_replacement, inputs)):
         options = {"baseline": line_break(language_model)} | options
     return Request(explainer, inputs, target if is_many(prompt) else [target], scalars, options)
 
 
 def _in_units(prompt: One | Sequence[One], unit: str | None) -> list[Prompt | InterpretableInput]:
-    """The prompts; those without units of their own get these, or sentences."""
+    """The prompts; those without their own units get `unit`, by default sentences."""
     given: list[Any] = list(prompt) if is_many(prompt) else [prompt]
     if unit is not None and all(isinstance(one, Prompt | InterpretableInput) for one in given):
-        raise InvalidValue(f"a {type(given[0]).__name__} brings its own units; name unit={unit!r} where it is made")
+        raise InvalidValue(f"a {type(given[0]).__name__} has its own units; pass unit={unit!r} to its constructor")
     inputs = []
     for number, one in enumerate(given):
         with about_prompt(number if is_many(prompt) else None):
@@ -127,8 +127,8 @@ def _in_units(prompt: One | Sequence[One], unit: str | None) -> list[Prompt | In
     return inputs
 
 
-def _says_nothing_of_absence(inp: Prompt | InterpretableInput) -> bool:
-    """Whether an input leaves open what stands for a token that is absent."""
+def _has_no_replacement(inp: Prompt | InterpretableInput) -> bool:
+    """Whether an input does not specify the token that replaces absent ones."""
     return isinstance(inp, Prompt) and inp.absence != "replace"
 
 

@@ -27,10 +27,10 @@ class TextAttribution(Attribution, ABC):
 
     Args:
         attr_method: The method, made for the transformers model itself.
-        tokenizer: The model's tokenizer; or the model with its tokenizer.
+        tokenizer: The model's tokenizer; or a `LanguageModel`.
 
     Raises:
-        NotALanguageModel: the method's forward function is no causal language model.
+        NotALanguageModel: the method's forward function is not a causal language model.
     """
 
     def __init__(self, attr_method: Attribution, tokenizer: TokenizerLike | LanguageModel) -> None:
@@ -48,31 +48,31 @@ class TextAttribution(Attribution, ABC):
         scalars: Sequence[Scalar],
         **options: Any,
     ) -> list[list[Any]]:
-        """For each input the attributions of several quantities of its answer.
+        """For each input, the attributions of several quantities of its answer.
 
         Args:
             inputs: Each as in `attribute`.
-            target: One for all, or a list with one for each.
-            scalars: What is explained of each answer.
-            **options: The other arguments of `attribute`, the same for all.
+            target: A common target, or a list with one per input.
+            scalars: The quantities that are explained.
+            **options: The other arguments of `attribute`, common to all inputs.
 
         Raises:
-            InvalidShape: the list of targets is of another length.
+            InvalidShape: the list of targets has another length.
             LlmAttrError: as in `attribute`; the message names the input.
         """
 
     @property
     def method_name(self) -> str:
-        """The name of the method, as `explain` takes it."""
+        """The name of the method in `explain`."""
         return snake_case(type(self.attr_method).__name__)
 
     @property
     def title(self) -> str:
-        """What progress bars and warnings call the work."""
+        """The name of the work in progress bars and warnings."""
         return f"{self.attr_method.get_name()} attribution"
 
     def bound(self, inp: InterpretableInput | Prompt) -> InterpretableInput:
-        """The input in the tokens of this model.
+        """The input, bound to this model.
 
         Raises:
             InvalidType: it is neither a Prompt nor an InterpretableInput.
@@ -84,7 +84,7 @@ class TextAttribution(Attribution, ABC):
         return inp
 
     def provenance(self, inp: InterpretableInput, scalar: Scalar, cost: Cost) -> dict[str, Any]:
-        """What every result says of how it was made."""
+        """The provenance that every result has."""
         return {
             "method": self.method_name,
             "attr_target": scalar.name,
@@ -104,14 +104,14 @@ class TextAttribution(Attribution, ABC):
         provenance: Mapping[str, Any],
         **attributions: Any,
     ) -> LLMAttributionResult:
-        """The attributions with the texts that they belong to.
+        """A result: the attributions and the texts that they belong to.
 
         Args:
-            inp: The prompt in its units.
+            inp: The prompt and its units.
             prompt: Token ids of the prompt.
             answer: Token ids of the answer.
-            log_probs: `(answer tokens,)` after the whole prompt, in nats.
-            provenance: How they were made.
+            log_probs: `(answer tokens,)` after the full prompt, in nats.
+            provenance: How the result was made.
             **attributions: Further fields of the result.
         """
         text, spans = token_spans(self.language_model.tokenizer, answer, prompt)

@@ -483,7 +483,7 @@ def test_an_input_that_gives_something_else() -> None:
         def to_model_input(self, perturbed_tensor: Tensor | None = None) -> Any:
             return {"input_ids": 1}
 
-    with pytest.raises(InvalidType, match="to_model_input must give a text or token ids; got dict"):
+    with pytest.raises(InvalidType, match="to_model_input must return a text or token ids; got dict"):
         attribute(model_of("llama"), Wrong())
 
 

@@ -154,7 +154,7 @@ def test_regions_as_text(lm: LanguageModel) -> None:
 
 def test_a_unit_beside_a_prompt_is_refused(lm: LanguageModel) -> None:
     for prompt in (Prompt(TEXT, unit="word"), [Prompt(TEXT), Prompt(TEXT, unit="word")]):
-        with pytest.raises(InvalidValue, match="a Prompt brings its own units; name unit='token' where it is made"):
+        with pytest.raises(InvalidValue, match="a Prompt has its own units; pass unit='token' to its constructor"):
             llm_attr.explain(lm, prompt, unit="token")
 
 

@@ -87,11 +87,11 @@ def test_generations_that_do_not_fit(lm: LanguageModel) -> None:
     place = re.escape(f"token 4 is 7 ({lm.decode([7])!r}), and in the prompt {prompt[4]} ({lm.decode([prompt[4]])!r})")
     cases: list[tuple[Any, type[Exception], str]] = [
         (torch.tensor([changed]), InvalidTarget, place),
-        (torch.tensor([[*prompt, 5]] * 2), InvalidShape, r"shape \(1, tokens\).*got the shape \(2, "),
+        (torch.tensor([[*prompt, 5]] * 2), InvalidShape, r"shape \(1, tokens\).*got shape \(2, "),
         (torch.tensor([prompt[:-1]]), InvalidShape, "begin with the prompt's"),
         (torch.tensor([prompt]), EmptyTarget, "holds no token"),
         (torch.tensor([[*prompt, 5.0]]), InvalidType, "target"),
-        (torch.tensor([[*prompt, 10**6]]), InvalidValue, "no token id"),
+        (torch.tensor([[*prompt, 10**6]]), InvalidValue, "not a token id"),
         (generated(lm, OTHER, return_dict_in_generate=True), LlmAttrError, "prompt"),
     ]
     for target, error, message in cases:

@@ -281,7 +281,7 @@ def test_a_model_of_several_embeddings() -> None:
         return of.LLMGradientAttribution(of.LayerIntegratedGradients(made, made.words), tokenizer)
 
     compared(make, 0, target=ANSWER)
-    with pytest.raises(InvalidValue, match="target holds 37, which is no token id: the model has 37 tokens"):
+    with pytest.raises(InvalidValue, match="target holds 37, which is not a token id: the model has 37 tokens"):
         llm_attr.explain(made, TEXT, tokenizer=LetterTokenizer(), target=[37])
 
 

@@ -136,13 +136,13 @@ def test_a_generation_config_ends_at_the_context(lm: LanguageModel) -> None:
 @pytest.mark.parametrize(
     ("gen_args", "error", "message"),
     [
-        ({"num_return_sequences": 3, "do_sample": True}, InvalidValue, "num_return_sequences=3 asks for 3 answers"),
+        ({"num_return_sequences": 3, "do_sample": True}, InvalidValue, "num_return_sequences=3 requests 3 answers"),
         (GenerationConfig(num_return_sequences=2, num_beams=2), InvalidValue, "num_return_sequences=2"),
         ({"max_new_tokens": 0}, InvalidValue, "max_new_tokens must be a whole number of at least 1; got 0"),
         ({"max_new_tokens": 2.5}, InvalidValue, "max_new_tokens must be a whole number"),
         ({"max_tokens": 5}, InvalidValue, "model.generate failed with gen_args of max_tokens"),
-        ("greedy", InvalidType, "gen_args are a dict of arguments of generate, or a GenerationConfig"),
-        (5, InvalidType, "gen_args are a dict"),
+        ("greedy", InvalidType, "gen_args must be a dict of arguments of generate or a GenerationConfig"),
+        (5, InvalidType, "gen_args must be a dict"),
     ],
 )
 @pytest.mark.parametrize("method", METHODS)

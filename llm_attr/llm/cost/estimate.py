@@ -46,10 +46,10 @@ from llm_attr.llm.target.generation import GenArgs, arguments_of, most_new_token
 from llm_attr.llm.target.scalar import Scalar
 
 PLACEHOLDER_TOKEN = -1
-"""Stands for the tokens of an answer that is not there yet: no token of a prompt is equal to it."""
+"""Placeholder id for answer tokens that have not been generated; never equal to a real token id."""
 
 LENGTHS = 32
-"""Of how many lengths an answer that is not there yet is tried, where a longer one may take fewer passes."""
+"""How many answer lengths are tried when the answer is not generated yet: a longer one may take fewer passes."""
 
 
 @dataclass(frozen=True)
@@ -57,12 +57,12 @@ class CostEstimate:
     """An estimate of what an explanation costs.
 
     Attributes:
-        cost: What it asks of the model.
+        cost: The model's work.
         exact: Whether the counts are exact (otherwise upper bounds).
         answer_tokens: See `Plan`.
         evaluations: See `Plan`.
-        recompute: Whether activations are computed again.
-        max_seconds: When it ends in any case.
+        recompute: Whether activations are recomputed in the backward pass.
+        max_seconds: The time limit.
     """
 
     cost: Cost
@@ -73,12 +73,12 @@ class CostEstimate:
     max_seconds: float = float("inf")
 
     def __add__(self, other: CostEstimate) -> CostEstimate:
-        """One after the other."""
+        """The cost of both, run sequentially."""
         tokens = self.answer_tokens + other.answer_tokens
         return self._with(other, self.cost + other.cost, tokens)
 
     def __or__(self, other: CostEstimate) -> CostEstimate:
-        """Enough for either."""
+        """An upper bound for either."""
         return self._with(other, self.cost | other.cost, max(self.answer_tokens, other.answer_tokens))
 
     def _with(self, other: CostEstimate, cost: Cost, answer_tokens: int) -> CostEstimate:
@@ -88,14 +88,14 @@ class CostEstimate:
 
 
 def of_games(request: Request, wrapper: LLMAttribution) -> CostEstimate:
-    """Of methods that play games."""
+    """The cost of a perturbation method."""
     language_model = wrapper.language_model
     jobs, options = wrapper.jobs(request.inputs, request.scalars, **request.options)
     targets = answers_of(request.target, len(jobs))
     answers = [_answer(language_model, s.prompt, t, options.gen_args) for s, t in zip(jobs, targets, strict=True)]
     jobs = [s.answered(language_model, a, options.scalars) for s, a in zip(jobs, answers, strict=True)]
     tokens, stopping = sum(map(len, answers)), options.stopping
-    never = "top 1 stable" if stopping.wants_certainty else None  # no value of a forecast is larger than another
+    never = "top 1 stable" if stopping.wants_certainty else None  # all values of a dry run are equal
     fixed = replace(options, inspect=None, show_progress=False, until=never)
     if stopping.seconds is not None or (stopping.wants_certainty and not _limited(stopping)):
         return _bounded(language_model, jobs, fixed, stopping, tokens)
@@ -121,7 +121,7 @@ def _limited(stopping: Stopping) -> bool:
 def _bounded(
     language_model: LanguageModel, jobs: Sequence[PromptJob], options: Options, stopping: Stopping, tokens: int
 ) -> CostEstimate:
-    """As if all coalitions that may be asked for had nothing in common."""
+    """An upper bound: all possible coalitions, without shared prefixes."""
     cost, evaluations, longest = Cost(), 0, 0
     with _random_streams():
         for job in jobs:
@@ -142,7 +142,7 @@ def _bounded(
 
 
 def _longest(language_model: LanguageModel, job: PromptJob) -> int:
-    """The most positions of a variant, if what each absent feature adds adds up."""
+    """The most positions of a variant, assuming that the tokens added by each absent feature add up."""
     game = TextGame(job.inp.sampled(), job.features, job.answer, Scorer(language_model), Evaluator("plan", 0))
     prompt = len(job.prompt)
     ends = [v.end for block in each_left_out(job.features.count) for v in game.variants(block)]
@@ -150,7 +150,7 @@ def _longest(language_model: LanguageModel, job: PromptJob) -> int:
 
 
 def of_gradients(request: Request, wrapper: LLMGradientAttribution) -> CostEstimate:
-    """Of methods of gradients."""
+    """The cost of a gradient method."""
     options = dict(request.options)
     gen_args = options.pop("gen_args", None)
     of_call = {name: options.pop(name) for name in OF_CALL & options.keys()}
@@ -208,7 +208,7 @@ def _one(
 
 
 def _without_search(method: Attribution) -> Attribution:
-    """The same without the search for a path through the vocabulary, whose length does not depend on it."""
+    """The method without the search for a path through the vocabulary, which does not affect its length."""
     if isinstance(method, NoiseTunnel):
         return NoiseTunnel(_without_search(method.attribution_method))
     if isinstance(method, DiscretizedIntegratedGradients) and method.layer is not None:
@@ -225,7 +225,7 @@ def _answer(
     gen_args: GenArgs | None,
     token: int = PLACEHOLDER_TOKEN,
 ) -> tuple[int, ...]:
-    """The answer, or as many tokens as it may have."""
+    """The answer, or placeholders for as many tokens as it may have."""
     if target is not None:
         return answer_ids(language_model, prompt, target, gen_args)
     language_model.check_length(len(prompt), 1)
@@ -241,7 +241,7 @@ def _grouping(
     scalars: Sequence[Scalar],
     length: int,
 ) -> Hashable:
-    """How the tokens of an answer so long are explained: longer ones that are explained alike take no less."""
+    """How the tokens of an answer of this length are grouped; with equal grouping a longer answer costs no less."""
     run = wrapper.run_for(placed, answer[:length], scalars, of_call.get("baseline"), options, score=CountingScore)
     if not isinstance(run, GradientRun):
         return length
@@ -250,14 +250,14 @@ def _grouping(
 
 
 def _lengths(most: int, grouping: Callable[[int], Hashable]) -> list[int]:
-    """The lengths that an answer may have, the longest last; of those that are explained alike the longest."""
+    """Lengths of the answer to try, in order: the longest one of each grouping."""
     tried = sorted({max(1, round(most * k / LENGTHS)) for k in range(1, LENGTHS + 1)})
     return sorted({grouping(length): length for length in tried}.values())
 
 
 @contextmanager
 def _random_streams() -> Iterator[list[str]]:
-    """Puts the global streams of random numbers back at the end, and names those that were drawn from."""
+    """Restores the global random streams at the end, and names those that were drawn from."""
     drawn: list[str] = []
     before = _states()
     try:

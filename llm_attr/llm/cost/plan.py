@@ -1,4 +1,4 @@
-"""What an explanation will cost, before anything is spent."""
+"""`plan`: the cost of an explanation, estimated before it runs."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from llm_attr.llm.scoring.passes import call_bytes
 from llm_attr.llm.target.region import Region, RegionName
 
 LOSS_COPIES = 4
-"""Tensors of the size of the logits in a backward pass: logits, in fp32, their softmax, and their derivative."""
+"""Logit-sized tensors in a backward pass: the logits, their fp32 copy, their softmax, and their gradient."""
 
 
 @dataclass(frozen=True)
@@ -28,17 +28,17 @@ class Plan:
 
     Attributes:
         method: The name of the method.
-        exact: Whether the numbers of passes and positions are those that will be counted; else none will be larger.
-        answer_tokens: Tokens of the answers; the most there may be where they are not generated yet.
-        passes: Calls of the model's forward, without those that generate an answer.
-        backward: Backward passes over a graph.
-        forward_mode: Rows that go through the model with their derivative in one direction.
+        exact: Whether the numbers of passes and positions are exact (otherwise upper bounds).
+        answer_tokens: Tokens of the answers; the maximum if they are not generated yet.
+        passes: Calls of the model's forward, except for generating answers.
+        backward: Backward passes.
+        forward_mode: Rows that carry a forward-mode derivative.
         positions: Token positions that go through the body of the model, padding included.
-        head_rows: Positions that go on through the output head.
-        check_positions: The most positions of comparisons of a new model's prefix trees with whole sequences.
-        evaluations: Variants of prompts that are scored, each with each answer or foil behind it; 0 for gradients.
-        peak_bytes: About the most memory at a time, beside the weights.
-        seconds: About how long it takes on this machine; None: not measured.
+        head_rows: Positions that also go through the output head.
+        check_positions: The most positions spent on verifying a new model's prefix trees against full sequences.
+        evaluations: Variants of prompts that are scored, counted once per answer or foil; 0 for gradients.
+        peak_bytes: The approximate peak memory besides the weights.
+        seconds: The approximate time on this machine; None if not measured.
 
     Example:
         >>> Plan("saliency", True, 3, passes=2, backward=1, positions=20).passes
@@ -63,7 +63,7 @@ class Plan:
         return asdict(self)
 
     def __str__(self) -> str:
-        """A line for each number."""
+        """A line per number."""
         most = "" if self.exact else "at most "
         time = "not measured" if self.seconds is None else f"{most}about {_duration(self.seconds)}"
         lines = [
@@ -90,19 +90,19 @@ def plan(
     measure: bool = True,
     **asked: Any,
 ) -> Plan:
-    """What `explain` with the same arguments will cost; nothing is generated, and the random streams stay as they are.
+    """The cost of `explain` with the same arguments; does not generate an answer or advance random streams.
 
-    The numbers are exact for a given answer and a design of coalitions or points that is known beforehand: fixed ones,
-    and samples with a seed of their own, also under a budget of evaluations, passes or positions. They are upper bounds
-    for an answer that is not generated yet (which is taken to be as long as it may be), for `until`, for a time as
-    budget, for what is drawn from the global streams, and for layers other than the embedding layer.
+    The numbers are exact for a given answer and a design that is known in advance: a fixed one, or a sample with its
+    own seed, also under a budget of evaluations, passes or positions. They are upper bounds for an answer that is not
+    generated yet (assumed to be as long as possible), for `until`, for a time budget, for samples from the global
+    random streams, and for layers other than the embedding layer.
 
     Args:
         model: See `explain`.
         prompt: See `explain`.
-        region: See `explain`; it costs nothing where each token is explained anyway.
-        measure: Whether the time is estimated, for which a few short passes go through a model the first time; False:
-            nothing does.
+        region: See `explain`; free if each token is explained anyway.
+        measure: Whether to estimate the time, which takes a few short passes on first use of a model; False runs no
+            passes.
         **asked: The other arguments of `explain`.
 
     Raises:
@@ -133,7 +133,7 @@ def plan(
 
 
 def _peak(language_model: LanguageModel, estimate: CostEstimate) -> int:
-    """About the most bytes at a time."""
+    """The approximate peak memory in bytes."""
     cost, config = estimate.cost, language_model.text_config
     positions, rows = cost.forward.largest
     most = call_bytes(language_model, Call(positions + cost.context, rows))

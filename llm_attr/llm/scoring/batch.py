@@ -1,4 +1,4 @@
-"""Games of several prompts whose variants are scored together, so that what they share is computed once."""
+"""Scoring the variants of several prompts together, so that shared prefixes are computed once."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ from llm_attr.llm.target.scalar import Scalar, payoff
 from llm_attr.typing import Coalitions, Values
 
 JOINT_TOKENS = 1 << 18
-"""Tokens of all the variants that are held and scored together: many passes' worth."""
+"""The most tokens of variants that are held and scored together: many passes' worth."""
 
 
 @dataclass(frozen=True)
@@ -31,12 +31,12 @@ class PromptJob:
     """A prompt whose answer is explained.
 
     Attributes:
-        inp: The prompt in its units.
+        inp: The prompt and its units.
         features: Which units form a feature.
-        prompt: Token ids of the whole prompt.
+        prompt: Token ids of the full prompt.
         answer: Token ids of the answer.
-        number: Its place among several prompts, by which errors call it; None if it is alone.
-        scalars: What is asked of the answer, bound to it.
+        number: Its index among several prompts, for errors; None for a single prompt.
+        scalars: The scalars, bound to the answer.
     """
 
     inp: InterpretableInput
@@ -48,11 +48,11 @@ class PromptJob:
 
     @property
     def whole(self) -> Variant:
-        """The whole prompt."""
+        """The full prompt."""
         return Variant.plain(self.prompt)
 
     def answered(self, language_model: LanguageModel, answer: tuple[int, ...], scalars: Sequence[Scalar]) -> PromptJob:
-        """The same with this answer, of which these scalars are asked.
+        """The job with this answer, and the scalars bound to it.
 
         Raises:
             ContextTooLong: the prompt and the answer, or a foil, do not fit into the model's context.
@@ -64,20 +64,20 @@ class PromptJob:
         return replace(self, answer=answer, scalars=bound)
 
     def tokens(self, options: Options) -> int:
-        """About how many tokens all its variants have, with the answer and its foils behind them."""
+        """The approximate number of tokens of all its variants, each followed by the answer and its foils."""
         foils = sum(len(scalar.contrast.foil) for scalar in self.scalars if scalar.contrast is not None)
         return options.evaluations(self.features) * (len(self.prompt) + len(self.answer) - 1 + foils)
 
 
 @dataclass(frozen=True, eq=False)
 class ScalarValues:
-    """What the games of a prompt gave for one scalar.
+    """The values of one scalar in the games of a prompt.
 
     Attributes:
         scalar: The scalar.
         values: fp32 `(trials, coalitions, answer tokens)`.
-        whole: fp32 `(answer tokens,)` after the whole prompt.
-        per_token: False if it is one number for the whole answer; `answer tokens` is 1 then.
+        whole: fp32 `(answer tokens,)` after the full prompt.
+        per_token: False for a single number for the full answer; `answer tokens` is then 1.
     """
 
     scalar: Scalar
@@ -88,17 +88,17 @@ class ScalarValues:
 
 @dataclass(frozen=True, eq=False)
 class PromptScores:
-    """What the games of a prompt gave.
+    """The values of the games of a prompt.
 
     Attributes:
         job: The prompt.
-        games: One for each trial.
-        prompts: How many prompts were scored together with it, itself included.
+        games: One per trial.
+        prompts: How many prompts were scored together, this one included.
         coalitions: Bool `(coalitions, features)`.
         found: What they gave for each scalar.
-        log_probs: fp32 `(answer tokens,)` after the whole prompt, in nats.
+        log_probs: fp32 `(answer tokens,)` after the full prompt, in nats.
         n_samples: The size of the sample, as the method counts it; None for a fixed design.
-        met: Whether they are as sure as was asked for; None: nobody asked.
+        met: Whether the requested precision was reached; None if none was requested.
     """
 
     job: PromptJob
@@ -114,12 +114,12 @@ class PromptScores:
 def score_prompts(
     engine: Callable[[], ScoreEngine], jobs: Sequence[PromptJob], options: Options, evaluator: Evaluator
 ) -> Iterator[list[PromptScores]]:
-    """The games of all prompts, as many prompts at a time as are scored together.
+    """Plays the games of all prompts, in groups that are scored together.
 
-    Those that wait for a run on the whole prompt are played one at a time: each holds the distributions of that run.
+    Prompts that need reference distributions of the full prompt are played one at a time, since these take memory.
 
     Args:
-        engine: Makes what scores one group of prompts, and forgets it afterwards.
+        engine: Makes an engine for one group of prompts.
         jobs: The prompts.
         options: How they are explained.
         evaluator: Runs the passes.
@@ -138,7 +138,7 @@ def score_prompts(
 
 
 class _Batch:
-    """Prompts that share an engine; one that has too many tokens for it is played block by block."""
+    """Prompts that share an engine; a prompt with too many tokens is played block by block."""
 
     def __init__(self, engine: ScoreEngine, jobs: Sequence[PromptJob], options: Options, evaluator: Evaluator) -> None:
         self._engine = engine
@@ -158,12 +158,12 @@ class _Batch:
         return found
 
     def _with_references(self, job: PromptJob) -> PromptJob:
-        """The job whose scalars have the run on the whole prompt where they compare with it."""
+        """The job, with reference distributions of the full prompt for the scalars that need them."""
         if not any(scalar.needs_reference for scalar in job.scalars):
             return job
         with about_prompt(job.number):
-            found = self._engine.distributions(Query(job.whole, job.answer), self._evaluator)
-        scalars = [replace(each, reference=found) if each.needs_reference else each for each in job.scalars]
+            reference = self._engine.distributions(Query(job.whole, job.answer), self._evaluator)
+        scalars = [replace(s, reference=reference) if s.needs_reference else s for s in job.scalars]
         return replace(job, scalars=tuple(scalars))
 
     def _trials(self, job: PromptJob) -> list[TextGame]:
@@ -178,7 +178,7 @@ class _Batch:
         return list(design(self._options.estimator, job.features.count)) if self._joint else None
 
     def _score_designs(self) -> None:
-        """Scores the designs of all prompts together, so that the games find every coalition known."""
+        """Scores the designs of all prompts together; the games then read known scores."""
         queries: list[Query] = []
         for job, games, drawn in self._games:
             with about_prompt(job.number):
@@ -211,10 +211,10 @@ class _Batch:
 
 
 class _Meter:
-    """What the games of a prompt cost, in the unit of the budget; the run on the whole prompt included."""
+    """The cost of a prompt's games in the unit of the budget, the full prompt included."""
 
     def __init__(self, engine: ScoreEngine, job: PromptJob, games: Sequence[TextGame], stopping: Stopping) -> None:
-        self._engine, self._subject, self._games = engine, job, games
+        self._engine, self._job, self._games = engine, job, games
         self._unit = "passes" if stopping.positions is None else "positions"
         self._before = getattr(engine.cost, self._unit)
 
@@ -223,5 +223,5 @@ class _Meter:
 
     def price(self, coalitions: Coalitions) -> int:
         queries = [query for game in self._games for each in game.variants(coalitions) for query in game.asked(each)]
-        queries += self._games[0].asked(self._subject.whole)
+        queries += self._games[0].asked(self._job.whole)
         return int(getattr(self._engine.price(queries), self._unit))

@@ -1,4 +1,4 @@
-"""What scores answers: the one protocol between text games and whatever is on the other side of them."""
+"""`ScoreEngine`: the protocol between text games and whatever scores their answers."""
 
 from __future__ import annotations
 
@@ -20,16 +20,16 @@ from llm_attr.llm.scoring.readout import Reading
 
 
 class ScoreEngine(ABC):
-    """Log-probabilities of the tokens of answers after variants of prompts; equal queries are scored once.
+    """Scores answers after variants of prompts, with log-probabilities per token; equal queries are scored once.
 
-    A subclass says how new queries are scored and what that costs.
+    Subclasses implement how new queries are scored and what that costs.
 
     Args:
         language_model: Model and tokenizer.
         most: The most variants that are scored together; None for as many as fit.
 
     Attributes:
-        cost: What has been asked of the model so far.
+        cost: The cost so far.
     """
 
     def __init__(self, language_model: LanguageModel, most: int | None = None) -> None:
@@ -38,11 +38,11 @@ class ScoreEngine(ABC):
 
     @abstractmethod
     def score_new(self, queries: list[Query], evaluator: Evaluator) -> list[Reading]:
-        """Scores queries, none of which is known."""
+        """Scores queries that are not known yet."""
 
     @abstractmethod
     def price_new(self, queries: list[Query]) -> Cost:
-        """What `score_new` would add to the cost; asks nothing of the model."""
+        """What `score_new` would add to the cost; does not run the model."""
 
     @abstractmethod
     def distributions(self, query: Query, evaluator: Evaluator) -> Tensor:
@@ -58,12 +58,12 @@ class ScoreEngine(ABC):
 
     @property
     def how(self) -> str | None:
-        """How queries were scored, in words; None before the first."""
+        """How queries were scored, in words; None before the first one."""
         return None
 
     @property
     def variants(self) -> int:
-        """How many variants have been scored, counted once for each answer or foil that follows."""
+        """How many variants have been scored, counted once per answer or foil."""
         return len(self._known)
 
     def score(self, queries: Sequence[Query], evaluator: Evaluator) -> list[Tensor]:
@@ -71,11 +71,11 @@ class ScoreEngine(ABC):
         return [reading.log_probs for reading in self.read(queries, evaluator)]
 
     def read(self, queries: Sequence[Query], evaluator: Evaluator) -> list[Reading]:
-        """Log-probabilities, and the scalars that each query asks for, fp32 on the CPU.
+        """Log-probabilities and the scalars of each query, fp32 on the CPU.
 
         Raises:
             ContextTooLong: a variant and its answer do not fit into the model's context.
-            NonFiniteScore: the model answered NaN or infinity.
+            NonFiniteScore: the model's output is NaN or infinite.
         """
         self.learn(queries, evaluator)
         readings = [self._known[query] for query in queries]
@@ -83,7 +83,7 @@ class ScoreEngine(ABC):
         return readings
 
     def learn(self, queries: Sequence[Query], evaluator: Evaluator) -> None:
-        """Scores what is not known yet, without looking at the scores.
+        """Scores the queries that are not known yet, without checking the scores.
 
         Raises:
             ContextTooLong: a variant and its answer do not fit into the model's context.
@@ -93,7 +93,7 @@ class ScoreEngine(ABC):
             self._known.update(zip(part, self.score_new(part, evaluator), strict=True))
 
     def price(self, queries: Sequence[Query]) -> Cost:
-        """What scoring these together would add to the cost.
+        """What scoring these queries together would add to the cost.
 
         Raises:
             ContextTooLong: a variant and its answer do not fit into the model's context.
@@ -102,16 +102,16 @@ class ScoreEngine(ABC):
         return reduce(add, map(self.price_new, self._parts(queries)), Cost())
 
     def check_lengths(self, queries: Sequence[Query]) -> None:
-        """Refuses what does not fit into the model's context.
+        """Checks that all queries fit into the model's context.
 
         Raises:
-            ContextTooLong: a variant and its answer do not.
+            ContextTooLong: a variant and its answer do not fit.
         """
         for query in queries:
             self.language_model.check_length(query.variant.end, len(query.answer))
 
     def _parts(self, queries: Sequence[Query]) -> Iterator[list[Query]]:
-        """The queries that are not known, in parts of at most so many variants."""
+        """The unknown queries, in parts of at most `most` variants."""
         of_variant: dict[Variant, list[Query]] = {}
         for query in dict.fromkeys(queries):
             if query not in self._known:
@@ -135,10 +135,10 @@ class ScoreEngine(ABC):
 
 
 class CountingEngine(ScoreEngine):
-    """Asks nothing of the model: counts what another engine would ask, and scores everything 0.
+    """Counts what another engine would cost without running the model; all scores are 0.
 
     Args:
-        engine: What would score; its knowledge and cost stay as they are.
+        engine: The engine whose cost is counted; its own state does not change.
     """
 
     def __init__(self, engine: ScoreEngine) -> None:
@@ -146,21 +146,21 @@ class CountingEngine(ScoreEngine):
         self._engine = engine
 
     def score_new(self, queries: list[Query], evaluator: Evaluator) -> list[Reading]:
-        """Zeros."""
+        """Returns zeros."""
         self.cost += self.price_new(queries)
         zeros = [torch.zeros(len(query.answer), dtype=torch.float32, device="cpu") for query in queries]
-        return [Reading(each, (each,) * len(query.scalars)) for each, query in zip(zeros, queries, strict=True)]
+        return [Reading(zero, (zero,) * len(query.scalars)) for zero, query in zip(zeros, queries, strict=True)]
 
     def price_new(self, queries: list[Query]) -> Cost:
-        """What the engine would ask of the model."""
+        """The cost of the other engine."""
         return self._engine.price_new(queries)
 
     def distributions(self, query: Query, evaluator: Evaluator) -> Tensor:
-        """Zeros, over a vocabulary of one."""
+        """Returns zeros, over a vocabulary of one."""
         self.check_lengths([query])
         self.cost += self.price_distributions(query)
         return torch.zeros(len(query.answer), 1, dtype=torch.float32, device="cpu")
 
     def price_distributions(self, query: Query) -> Cost:
-        """What the engine would ask of the model."""
+        """The cost of the other engine."""
         return self._engine.price_distributions(query)

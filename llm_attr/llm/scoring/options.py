@@ -1,4 +1,4 @@
-"""What the keywords of an attribution say."""
+"""The options of a perturbation explanation, parsed from keywords."""
 
 from __future__ import annotations
 
@@ -24,29 +24,29 @@ from llm_attr.llm.target.generation import GenArgs
 from llm_attr.llm.target.scalar import Scalar
 
 SAMPLES = (1000, 500, 250, 100, 50, 25, 10, 5, 2)
-"""Sizes of samples that are named where one is quicker."""
+"""Sample sizes that a suggestion may name."""
 
 _OF_CALL = {"feature_mask", "perturbations_per_eval", "show_progress", "until", "budget"}
 
 
 @dataclass(frozen=True)
 class Options:
-    """How prompts are to be explained.
+    """How prompts are explained.
 
     Attributes:
-        estimator: Asks for coalitions.
-        method_options: What it was made with.
-        trials: Samples of an input's random baselines.
-        gen_args: Arguments of `generate` where an answer is wanted.
-        cached: False scores every variant whole and without cache.
-        inspect: Is shown every variant.
-        scalars: What is attributed.
+        estimator: The estimator.
+        method_options: Its options.
+        trials: How often an input's random baselines are sampled.
+        gen_args: Arguments of `generate`, if the answer is generated.
+        cached: False scores every variant in full, without cache.
+        inspect: Called with every variant.
+        scalars: The quantities that are attributed.
         feature_mask: Which features are left out together, `(1, features)`.
-        perturbations_per_eval: The most variants of one pass.
-        show_progress: Whether a bar is shown.
-        until: How sure a sampled method is to be, see `PerturbationAttribution`.
-        budget: How much a sampled method may spend on each prompt, see `PerturbationAttribution`; also as `"50 passes"`
-            or `"2000 positions"`.
+        perturbations_per_eval: The most variants per pass.
+        show_progress: Whether to show a progress bar.
+        until: The precision at which sampling stops, see `PerturbationAttribution`.
+        budget: The most that sampling may cost per prompt, see `PerturbationAttribution`; also `"50 passes"` or
+            `"2000 positions"`.
     """
 
     estimator: Estimator
@@ -69,20 +69,20 @@ class Options:
 
     @classmethod
     def accepted(cls, method: PerturbationAttribution) -> set[str]:
-        """Every keyword that explaining a text with this method takes."""
+        """Every keyword that is accepted with this method."""
         return _OF_CALL | set(signature(method.estimator).parameters)
 
     @classmethod
     def split(cls, method: PerturbationAttribution, keywords: Mapping[str, Any], **of_attribute: Any) -> Options:
-        """Sorts keywords into those of the call and those of the method's estimator.
+        """Splits keywords into those of the call and those of the method's estimator.
 
         Raises:
-            UnknownKeyword: neither takes one of them.
-            InvalidValue: a number of trials or of variants is less than one.
+            UnknownKeyword: neither accepts one of them.
+            InvalidValue: the number of trials or of variants is less than one.
         """
         refuse_unknown(f"LLMAttribution.attribute with {method.get_name()}", keywords, cls.accepted(method))
         own = {name: value for name, value in keywords.items() if name not in _OF_CALL}
-        of_method = {**cls._told(method, of_attribute["scalars"]), **method.estimator_options, **own}
+        of_method = {**cls._about_values(method, of_attribute["scalars"]), **method.estimator_options, **own}
         of_call = {name: value for name, value in keywords.items() if name in _OF_CALL}
         options = cls(method.estimator(**of_method), of_method, **of_attribute, **of_call)
         most, trials = options.perturbations_per_eval, options.trials
@@ -90,7 +90,7 @@ class Options:
             raise InvalidValue(f"perturbations_per_eval must be at least 1 or None; got {most}")
         if options.estimator.fixed and options.stopping.adaptive:
             raise UnknownKeyword(
-                f"{method.get_name()}, which asks for a fixed number of evaluations,",
+                f"{method.get_name()}, which needs a fixed number of evaluations,",
                 {"until", "budget"} & set(keywords),
                 cls.accepted(method) - {"until", "budget"},
             )
@@ -99,24 +99,24 @@ class Options:
         return options
 
     @staticmethod
-    def _told(method: PerturbationAttribution, scalars: tuple[Scalar, ...]) -> dict[str, bool]:
-        """What an estimator that asks for it is told of the values: whether they are log-probabilities."""
+    def _about_values(method: PerturbationAttribution, scalars: tuple[Scalar, ...]) -> dict[str, bool]:
+        """`log_prob`, for estimators with such an option: whether the values are log-probabilities."""
         if "log_prob" not in signature(method.estimator).parameters:
             return {}
         return {"log_prob": all(scalar.name == "log_prob" for scalar in scalars)}
 
     def method_seed(self, method: PerturbationAttribution) -> int | None:
-        """The seed of the sample; None: torch's global stream, or there is no sample."""
-        asked = signature(method.estimator).bind_partial(**self.method_options)
-        asked.apply_defaults()
-        return None if self.estimator.fixed else asked.arguments.get("seed")
+        """The seed of the sample; None for torch's global stream or a fixed design."""
+        bound = signature(method.estimator).bind_partial(**self.method_options)
+        bound.apply_defaults()
+        return None if self.estimator.fixed else bound.arguments.get("seed")
 
     def evaluations(self, features: Features) -> int:
-        """How many coalitions are asked for, in all trials."""
+        """The number of coalitions in all trials."""
         return self.trials * self.estimator.evaluations(features.count, self.stopping.evaluations)
 
     def most(self, features: int) -> int:
-        """The most coalitions that may be asked for, in one trial."""
+        """The most coalitions in one trial."""
         stopping = self.stopping
         if stopping.evaluations is not None or not stopping.adaptive:
             return self.estimator.evaluations(features, stopping.evaluations)
@@ -125,12 +125,12 @@ class Options:
         return min(1 << features, MAX_ROWS + 2 * self.estimator.least(features))
 
     def quicker(self, method: PerturbationAttribution, features: Sequence[int], share: float) -> list[str]:
-        """Other options with which so many features for each prompt take at most half of the evaluations.
+        """Suggests options that take at most half of the evaluations.
 
         Args:
             method: The method of these options.
-            features: How many each prompt has.
-            share: The share of the evaluations that would be welcome.
+            features: The number of features of each prompt.
+            share: The desired fraction of the evaluations.
         """
         if self.stopping.adaptive:
             less = ["a larger until"] if self.stopping.wants_certainty else []
@@ -148,17 +148,17 @@ class Options:
         exact = type(method) is METHODS["shapley_values"]
         kind, given = (METHODS["kernel_shap"], {}) if exact else (type(method), self.method_options)
         most = sum(map(self.estimator.evaluations, features)) / 2
-        found = [] if self.estimator.fixed else ["budget='30 s'"]
+        suggestions = [] if self.estimator.fixed else ["budget='30 s'"]
         if not exact and "n_samples" not in self.accepted(method):
-            return found
+            return suggestions
         costs = {size: cost(kind, **{**given, "n_samples": size}) for size in SAMPLES}
         fewer = [size for size in SAMPLES if costs[size] <= most]
         size = next((size for size in fewer if costs[size] <= 2 * share * most), fewer[-1] if fewer else None)
         if size is None:
-            return found
+            return suggestions
         other = "method='kernel_shap', " if exact else ""
-        return [f"{other}n_samples={size} ({costs[size]:,} evaluations)", *found]
+        return [f"{other}n_samples={size} ({costs[size]:,} evaluations)", *suggestions]
 
     def features(self, inp: InterpretableInput) -> Features:
-        """The features of an input, grouped by the mask if there is one."""
+        """The features of an input, grouped by the mask, if any."""
         return Features.of(self.feature_mask, (inp.to_tensor(),))

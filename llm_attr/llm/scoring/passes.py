@@ -1,4 +1,4 @@
-"""Passes through a language model that score variants of prompts: over a prefix tree, or whole sequences."""
+"""Passes through a language model that score variants of prompts: over a prefix tree, or full sequences."""
 
 from __future__ import annotations
 
@@ -24,16 +24,16 @@ from llm_attr.llm.scoring.strategy import Strategy
 
 CPU_POSITIONS = 256
 CUDA_POSITIONS = 8192
-"""New token positions of one pass: beyond these a larger pass is no faster."""
+"""New token positions per pass; beyond these a larger pass is no faster."""
 
 HALVES = (torch.bfloat16, torch.float16)
 
 MEMORY_SHARE = 4
-"""One pass may take a quarter of the free memory."""
+"""One pass may use a quarter of the free memory."""
 
 
 class TreeRefused(Exception):
-    """The model's forward has raised an error over a prefix tree."""
+    """The model's forward raised an error on a prefix tree."""
 
     def __init__(self, error: Exception) -> None:
         first = next(iter(str(error).strip().splitlines()), "")
@@ -44,8 +44,8 @@ class TreeRefused(Exception):
 class TreePass:
     """Scores the queries of a prefix tree, each node once, in packs of consecutive nodes.
 
-    A pack is one row of tokens with explicit positions and a mask by which each sees its ancestors; the keys and
-    values of the ancestors of its first node come from the packs before.
+    A pack is one row of tokens with explicit positions and a mask that lets each attend to its ancestors; the keys and
+    values of its first node's ancestors come from earlier packs.
     """
 
     def __init__(self, language_model: LanguageModel, queries: Sequence[Query], strategy: Strategy, cost: Cost) -> None:
@@ -60,7 +60,7 @@ class TreePass:
         self._starts: list[int] = []
 
     def run(self, evaluator: Evaluator) -> list[Reading]:
-        """What is read for each query."""
+        """The readings of all queries."""
 
         def evaluate(start: int, stop: int) -> int:
             self._pack(start, stop)
@@ -80,29 +80,29 @@ class TreePass:
         return [Call(int(n), int(h)) for n, h in zip(np.diff(edges), np.diff(rows), strict=True)]
 
     def probe(self, queries: Sequence[Query]) -> int:
-        """The query by which to judge the others: the one that leans most on what they share with it.
+        """The query to verify: the one that depends most on what it shares with the others.
 
-        It has gaps if any has, else took keys and values from an earlier pack if any did, else is among the longest;
-        of several such it stands last.
+        It has gaps if any query has, else uses keys and values from an earlier pack if any does, else is among the
+        longest; of several such queries the last.
         """
         gaps = np.array([query.variant.has_gaps for query in queries])
         lengths = np.array([query.length for query in queries])
         return int(np.lexsort((self._tree.last, lengths * 4 >= lengths.max() * 3, self._uses_cache, gaps))[-1])
 
     def shape(self, query: int) -> frozenset[str]:
-        """What this one asked of the model: a `sequence`, `branches`, and `context` from an earlier pack."""
-        found = {"sequence": True, "branches": len(self._tree.stops) > 1, "context": self._uses_cache[query]}
-        return frozenset(name for name, holds in found.items() if holds)
+        """What this query required of the model: a `sequence`, `branches`, and `context` from an earlier pack."""
+        features = {"sequence": True, "branches": len(self._tree.stops) > 1, "context": self._uses_cache[query]}
+        return frozenset(name for name, holds in features.items() if holds)
 
     @property
     def _uses_cache(self) -> NDArray[np.bool_]:
-        """Bool `(queries,)`: whether a pack began between the first and the last node of each."""
+        """Bool `(queries,)`: whether a pack began between its first and last node."""
         first, last = (np.searchsorted(self._starts, ends, "right") for ends in (self._tree.root, self._tree.last))
         return first < last
 
     @property
     def dtype(self) -> torch.dtype:
-        """The precision in which the model computed: under autocast its values have fewer digits than their type."""
+        """The precision in which the model computed; under autocast it is lower than the dtype of its values."""
         values = self._layers[0][1]
         halves = (half for half in HALVES if torch.equal(values, values.to(half).to(values.dtype)))
         return next(halves, values.dtype)
@@ -156,19 +156,19 @@ class TreePass:
 
 
 class WholePass:
-    """Scores each query as one whole sequence without cache, several of about one length at a time.
+    """Scores each query as a full sequence without cache, in batches of similar length.
 
     Args:
         language_model: Model and tokenizer.
-        cost: Where passes and positions are counted.
-        plain: Whether each goes alone, and through the output head at all positions: nothing else can change it.
+        cost: Counts passes and positions.
+        plain: Whether to run each query alone, with logits at all positions, so that nothing else can affect it.
     """
 
     def __init__(self, language_model: LanguageModel, cost: Cost, plain: bool = False) -> None:
         self._lm, self._cost, self._plain = language_model, cost, plain
 
     def run(self, queries: Sequence[Query], evaluator: Evaluator) -> list[Reading]:
-        """What is read for each query."""
+        """The readings of all queries."""
         readings: dict[int, Reading] = {}
         for group in self.groups(queries):
 
@@ -182,7 +182,7 @@ class WholePass:
         return [readings[i] for i in range(len(queries))]
 
     def shapes(self, queries: Sequence[Query]) -> list[frozenset[str]]:
-        """What each asks of the model: a `sequence`, a `first` or `last` row of a batch, `gaps` under the mask."""
+        """What each query requires: a `sequence`, a `first` or `last` row of a batch, `gaps` under the mask."""
         batches = [group for group in self.groups(queries) if len(group) > 1]
         first, last = {group[0] for group in batches}, {group[-1] for group in batches}
         asked = [
@@ -202,7 +202,7 @@ class WholePass:
         return Call(len(queries) * longest, len(queries) * (longest if self._plain else len(places)))
 
     def batch(self, queries: Sequence[Query], fill: int = 0) -> list[Reading]:
-        """What is read for each query of one call, padded on the right; `fill`: the token where none is."""
+        """The readings of the queries in one call, padded on the right with the token `fill`."""
         readout = Readout(queries)
         logits, rows = self.logits(queries, fill)
         readout.take(logits, rows, torch.arange(len(rows), device="cpu"))

@@ -1,4 +1,4 @@
-"""What is read of the logits that predict the tokens of answers, as passes bring them."""
+"""Reading log-probabilities and scalars from logits, as passes deliver them."""
 
 from __future__ import annotations
 
@@ -12,16 +12,16 @@ from llm_attr.llm.scoring.prefix_tree import Query
 from llm_attr.llm.target.scalar import Scalar
 
 ROWS_IN_CACHE = 8
-"""Rows of logits that are looked at together: few enough that they stay in the cache of a CPU."""
+"""Rows of logits that are processed at once: few enough to stay in a CPU's cache."""
 
 
 @dataclass(frozen=True)
 class Reading:
-    """What was read for a query.
+    """The log-probabilities and scalars of a query.
 
     Attributes:
         log_probs: fp32 `(answer tokens,)` in nats.
-        scalars: For each scalar of the query fp32 `(answer tokens,)`, or `()` for a number for the whole answer.
+        scalars: For each scalar of the query fp32 `(answer tokens,)`, or `()` for a number for the full answer.
     """
 
     log_probs: Tensor
@@ -29,11 +29,10 @@ class Reading:
 
 
 class Readout:
-    """Takes logits as they come, in any order, and keeps of them what the queries ask for.
+    """Takes logits in any order and keeps only what the queries need.
 
-    Pairs are the tokens of the first query's answer, then those of the next, and so on. Quantities of single tokens are
-    read at once, a few rows at a time; a function of a whole answer waits for the last of its rows, and only the rows
-    of answers that are not complete are held.
+    Pairs are the answer tokens of all queries, in order. Quantities of single tokens are read immediately, a few rows
+    at a time; a function of a full answer waits for its last row, and only the rows of incomplete answers are held.
     """
 
     def __init__(self, queries: Sequence[Query]) -> None:
@@ -50,7 +49,7 @@ class Readout:
         self._reading = any(query.scalars for query in queries)
 
     def take(self, logits: Tensor, rows: Tensor, pairs: Tensor) -> None:
-        """Reads the `(rows, vocabulary)` logits of some pairs `(pairs,)`, of which pair i has row `rows[i]`."""
+        """Reads `(rows, vocabulary)` logits for some pairs `(pairs,)`; pair i uses row `rows[i]`."""
         self._log_probs[pairs] = log_probs(logits, rows, self._tokens[pairs])
         if not self._reading:
             return
@@ -60,12 +59,12 @@ class Readout:
             self._read(query, logits, rows[own], self._place[pairs[own]])
 
     def readings(self) -> list[Reading]:
-        """What was read for each query."""
-        found = []
+        """The readings of all queries."""
+        readings = []
         for number, part in enumerate(self._parts(self._log_probs)):
             scalars = tuple(self._of(scalar, number) for scalar in self._queries[number].scalars)
-            found.append(Reading(part, scalars))
-        return found
+            readings.append(Reading(part, scalars))
+        return readings
 
     def _parts(self, values: Tensor) -> tuple[Tensor, ...]:
         return values.tensor_split(self._stops[:-1])
@@ -90,7 +89,7 @@ class Readout:
         return scalar.read(chosen, self._tokens[start + places].to(logits.device), places)[0].cpu()
 
     def _wait(self, query: int, logits: Tensor, rows: Tensor, places: Tensor) -> None:
-        """Calls the functions of an answer if these are its last rows; else holds them."""
+        """Holds the rows of an answer, and calls its functions once all rows are there."""
         answer, scalars = self._queries[query].answer, self._queries[query].scalars
         held = self._waiting.setdefault(query, {})
         held.update(zip(places.tolist(), logits[rows.to(logits.device)], strict=True))
@@ -98,8 +97,8 @@ class Readout:
             ids = torch.tensor(answer, device=logits.device)
             for scalar in scalars:
                 if scalar.waits:
-                    whole = torch.stack([held[place] for place in range(len(answer))]).float()
-                    self._called[query, scalar] = scalar.read(whole[None], ids)[0].cpu()
+                    full = torch.stack([held[place] for place in range(len(answer))]).float()
+                    self._called[query, scalar] = scalar.read(full[None], ids)[0].cpu()
             del self._waiting[query]
 
 

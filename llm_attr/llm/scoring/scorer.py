@@ -1,4 +1,4 @@
-"""Scores of answers after many variants of prompts, in as few token positions as possible."""
+"""`Scorer`: the engine for a local model."""
 
 from __future__ import annotations
 
@@ -31,21 +31,21 @@ from llm_attr.llm.scoring.verification import Verification, probe, sees_what_is_
 
 
 class Scorer(ScoreEngine):
-    """Scores by a model in this process, in as few token positions as possible.
+    """Scores with a model in this process, in as few token positions as possible.
 
-    Shared prefixes of (token, position) are computed once, whatever prompts they come from, where the model allows it:
-    the new nodes of the prefix tree go through the model's own forward in packs, with a mask by which each sees its
-    ancestors. Models for which that is not exact (recurrent, hybrid, ALiBi, other attention kernels) get whole
-    sequences without cache. The first tree of a model, and any deeper one, is compared with a whole sequence; where
-    they differ, or the model refuses the tree, whole sequences are used from then on.
+    Where the model allows it, shared prefixes of (token, position) are computed once, across prompts: the new nodes of
+    the prefix tree go through the model's own forward in packs, with a mask that lets each attend to its ancestors.
+    Models for which that is not exact (recurrent, hybrid, ALiBi, other attention kernels) get full sequences without
+    cache. The first tree of a model, and any deeper one, is verified against a full sequence; if they differ, or the
+    model refuses the tree, full sequences are used from then on.
 
     Args:
         language_model: Model and tokenizer.
-        cached: False scores every query whole and without cache.
-        most: The most variants of one pass; None for as many as fit.
+        cached: False scores every query in full, without cache.
+        most: The most variants per pass; None for as many as fit.
 
     Attributes:
-        strategy: How queries were scored, and why; None before the first.
+        strategy: How queries were scored, and why; None before the first one.
     """
 
     def __init__(self, language_model: LanguageModel, cached: bool = True, most: int | None = None) -> None:
@@ -67,14 +67,14 @@ class Scorer(ScoreEngine):
             return self._read_tree(self.strategy, queries, evaluator)
 
     def price_new(self, queries: list[Query]) -> Cost:
-        """See `ScoreEngine`; counts the checks of what is not verified yet, too."""
+        """See `ScoreEngine`; includes pending verifications."""
         strategy, cost = self._strategy_for(queries), Cost()
         longest = max(query.length for query in queries)
         if strategy.kind == "whole sequences":
             known = batch_check_for(self.language_model, strategy.gaps)
-            whole = WholePass(self.language_model, cost, plain=known.apart is not None)
+            whole = WholePass(self.language_model, cost, plain=known.difference is not None)
             cost.count(whole.calls(queries))
-            if known.apart is None:
+            if known.difference is None:
                 new = frozenset().union(*whole.shapes(queries)) - known.verified
                 cost.check_positions += len(new) * longest
             return cost
@@ -87,7 +87,7 @@ class Scorer(ScoreEngine):
         return cost
 
     def distributions(self, query: Query, evaluator: Evaluator) -> Tensor:
-        """See `ScoreEngine`; from one pass over the whole sequence."""
+        """See `ScoreEngine`; one pass over the full sequence."""
         self.check_lengths([query])
         whole = WholePass(self.language_model, self.cost)
 
@@ -113,7 +113,7 @@ class Scorer(ScoreEngine):
         return strategy_for(self.language_model, gaps)
 
     def _read_tree(self, strategy: Strategy, queries: list[Query], evaluator: Evaluator) -> list[Reading]:
-        """By a prefix tree; by whole sequences where it turns out that the model takes none."""
+        """Scores by a prefix tree, or by full sequences if the model turns out not to support it."""
         tree_pass = TreePass(self.language_model, queries, strategy, self.cost)
         before, refusal = evaluator.done, None
         try:
@@ -136,16 +136,16 @@ class Scorer(ScoreEngine):
         return readings
 
     def _read_whole(self, strategy: Strategy, queries: list[Query], evaluator: Evaluator) -> list[Reading]:
-        """Scores whole sequences; one at a time, with all logits, if batching them changes the scores."""
+        """Scores full sequences; one at a time, with all logits, if batching changes the scores."""
         known, before = batch_check_for(self.language_model, strategy.gaps), evaluator.done
         self.strategy = known.explained(strategy)
-        whole = WholePass(self.language_model, self.cost, plain=known.apart is not None)
+        whole = WholePass(self.language_model, self.cost, plain=known.difference is not None)
         readings = whole.run(queries, evaluator)
-        if known.apart is not None:
+        if known.difference is not None:
             return readings
         known = self._compared(known, queries, readings, whole)
         remember_batch_check(self.language_model, strategy.gaps, known)
-        if known.apart is None:
+        if known.difference is None:
             return readings
         self.strategy = known.explained(strategy)
         evaluator.advance(before - evaluator.done)
@@ -154,32 +154,32 @@ class Scorer(ScoreEngine):
     def _compared(
         self, known: BatchCheck, queries: Sequence[Query], readings: Sequence[Reading], whole: WholePass
     ) -> BatchCheck:
-        """What is known after comparisons of what was not."""
+        """The batch check after verifying what had not been verified."""
         shapes, verification = whole.shapes(queries), Verification(self.language_model)
-        while (chosen := probe(shapes, known.verified)) is not None and known.apart is None:
+        while (chosen := probe(shapes, known.verified)) is not None and known.difference is None:
             if not torch.isfinite(readings[chosen].log_probs).all():
                 break
             try:
-                apart = verification.of_batch(queries[chosen], readings[chosen].log_probs)
+                difference = verification.of_batch(queries[chosen], readings[chosen].log_probs)
             except (RuntimeError, MemoryError) as error:
                 if not is_out_of_memory(error):
                     raise
                 break
-            known = BatchCheck(known.verified | shapes[chosen], apart)
+            known = BatchCheck(known.verified | shapes[chosen], difference)
         self.cost.check_positions += verification.cost.positions
         return known
 
     def _contradiction(
         self, strategy: Strategy, queries: Sequence[Query], readings: Sequence[Reading], tree_pass: TreePass
     ) -> float | None:
-        """The nats by which the tree's scores of a query differ from those of a whole sequence; asked if not known."""
+        """The nats by which the tree's scores of a query differ from a full sequence's; None if verified."""
         chosen = tree_pass.probe(queries)
-        query, found, shape = queries[chosen], readings[chosen].log_probs, tree_pass.shape(chosen)
+        query, log_probs, shape = queries[chosen], readings[chosen].log_probs, tree_pass.shape(chosen)
         if strategy.is_verified_for(shape, query.length):
             return None
         verification = Verification(self.language_model)
         try:
-            apart = verification.of_tree(query, found, tree_pass.dtype)
+            difference = verification.of_tree(query, log_probs, tree_pass.dtype)
         except (RuntimeError, MemoryError) as error:
             if not is_out_of_memory(error):
                 raise
@@ -188,6 +188,6 @@ class Scorer(ScoreEngine):
             )
             return None
         self.cost.check_positions += verification.cost.positions
-        if apart is None and torch.isfinite(found).all():
+        if difference is None and torch.isfinite(log_probs).all():
             self.strategy = remember_strategy(self.language_model, strategy.verified_for(shape, query.length))
-        return apart
+        return difference

@@ -27,7 +27,7 @@ class Strategy:
         windows: The sliding-window width of each kind of layer, or None; a model with only one kind of layer has the
             single kind `None`.
         gaps: Whether absent tokens leave gaps between the positions.
-        verified: Shapes of trees (`sequence`, `branches`, `context`) that agreed with whole sequences.
+        verified: Shapes of trees (`sequence`, `branches`, `context`) that agreed with full sequences.
         verified_length: The longest path that was compared.
     """
 
@@ -39,7 +39,7 @@ class Strategy:
     verified_length: int = 0
 
     def is_verified_for(self, shape: frozenset[str], length: int) -> bool:
-        """Whether trees of this shape and depth have been compared with whole sequences."""
+        """Whether trees of this shape and depth have been verified against full sequences."""
         return shape <= self.verified and length <= self.verified_length
 
     def verified_for(self, shape: frozenset[str], length: int) -> Strategy:
@@ -49,23 +49,24 @@ class Strategy:
 
 @dataclass(frozen=True)
 class BatchCheck:
-    """What is known about batches of whole sequences.
+    """What is known about batches of full sequences.
 
     Attributes:
         verified: What has been compared with the plain forward pass of one sequence: a `sequence`, the `first` and the
-            `last` row of a batch (either may change the other), `gaps` under the mask.
-        apart: By how many nats a batch changed one of its rows, or selecting logits changed the rest; None if not.
+            `last` row of a batch (either may affect the other), `gaps` under the mask.
+        difference: By how many nats batching or selecting logits changed a row; None if it did not.
     """
 
     verified: frozenset[str] = frozenset()
-    apart: float | None = None
+    difference: float | None = None
 
     def explained(self, strategy: Strategy) -> Strategy:
         """The strategy, with a note if sequences are scored one at a time."""
-        if self.apart is None:
+        if self.difference is None:
             return strategy
         return replace(
-            strategy, reason=f"{strategy.reason}; one at a time, since a batch changed one by {self.apart:.2g} nats"
+            strategy,
+            reason=f"{strategy.reason}; one at a time, since a batch changed one by {self.difference:.2g} nats",
         )
 
 
@@ -90,10 +91,10 @@ def batch_check_for(language_model: LanguageModel, gaps: bool) -> BatchCheck:
     return _batch_checks.get(language_model.model, {}).get(setting(language_model, gaps), BatchCheck())
 
 
-def remember_batch_check(language_model: LanguageModel, gaps: bool, whole: BatchCheck) -> BatchCheck:
+def remember_batch_check(language_model: LanguageModel, gaps: bool, check: BatchCheck) -> BatchCheck:
     """Remembers the check for later explanations with the same model."""
-    _batch_checks.setdefault(language_model.model, {})[setting(language_model, gaps)] = whole
-    return whole
+    _batch_checks.setdefault(language_model.model, {})[setting(language_model, gaps)] = check
+    return check
 
 
 def _first_strategy(language_model: LanguageModel, gaps: bool) -> Strategy:

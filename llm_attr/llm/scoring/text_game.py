@@ -1,4 +1,4 @@
-"""A prompt as a game: a coalition of units is worth what is asked of the answer, as its log-probabilities."""
+"""A prompt as a game: the value of a coalition of units is a scalar of the answer, such as its log-probability."""
 
 from __future__ import annotations
 
@@ -26,22 +26,22 @@ Inspector = Callable[[str, str, list[float]], None]
 
 
 class TextGame:
-    """What each token of an answer is worth when only the units of a coalition are in the prompt.
+    """The value of each answer token when only the units of a coalition are in the prompt.
 
     Args:
-        inp: The prompt in its units.
+        inp: The prompt and its units.
         features: Which units form a feature.
         answer: The token ids that are scored.
-        engine: Scores; games of other prompts and answers may share it.
+        engine: The engine, which several games may share.
         evaluator: Runs the passes.
-        inspect: Called once for each variant: its text, the answer's text, and the probabilities of the whole answer
-            and of each token.
-        inspected: The variants that have been shown to it; games that share this set show each variant once.
-        scalars: What is asked of the answer, bound to it; the foils of contrasts are scored beside it.
+        inspect: Called once per variant with its text, the answer's text, and the probabilities of the full answer and
+            of each token.
+        inspected: Variants that were already inspected; games may share this set.
+        scalars: The scalars, bound to the answer; the foils of contrasts are scored too.
 
     Attributes:
-        empty_prompt_token: The token that stood for a prompt without any text, if that came up.
-        per_token: For each scalar, once it has been read, whether it is a number for each token or one for all.
+        empty_prompt_token: The token that stood for an empty prompt, if that came up.
+        per_token: For each scalar that has been read, whether it has a number per token rather than a single one.
     """
 
     def __init__(
@@ -66,11 +66,11 @@ class TextGame:
         self.empty_prompt_token: int | None = None
 
     def __call__(self, coalitions: Coalitions) -> Values:
-        """`(coalitions, entries)`: the values of one scalar after the other, see `split`."""
+        """`(coalitions, entries)`: the values of all scalars, concatenated; see `split`."""
         return self.worth(self.variants(coalitions))
 
     def worth(self, variants: Sequence[Variant]) -> Values:
-        """`(variants, entries)` of these variants of the prompt."""
+        """`(variants, entries)` for variants of the prompt."""
         readings = self.engine.read([query for variant in variants for query in self.asked(variant)], self.evaluator)
         step = 1 + len(self._foils)
         answers = readings[::step]
@@ -87,11 +87,11 @@ class TextGame:
         return torch.cat([part if part.dim() == 2 else part[:, None] for part in parts], 1)
 
     def split(self, values: Values) -> list[Values]:
-        """`(..., entries)` -> for each scalar `(..., answer tokens)`, or `(..., 1)` where it is a number for all."""
+        """`(..., entries)` -> for each scalar `(..., answer tokens)`, or `(..., 1)` for a single number."""
         return list(values.split([len(self.answer) if each else 1 for each in self.per_token], -1))
 
     def variants(self, coalitions: Coalitions) -> list[Variant]:
-        """What is left of the prompt for each coalition."""
+        """The variant of the prompt for each coalition."""
         names = keys(coalitions)
         for name, coalition in zip(names, coalitions, strict=True):
             if name not in self._variants:
@@ -99,12 +99,12 @@ class TextGame:
         return [self._variants[name] for name in names]
 
     def asked(self, variant: Variant) -> list[Query]:
-        """What is scored after a variant: the answer, and the foils."""
+        """The queries for a variant: the answer, then the foils."""
         foils = [Query(variant, foil) for foil in self._foils]
         return [Query(variant, self.answer, self._read), *foils]
 
     def variant(self, coalition: Coalitions) -> Variant:
-        """The tokens of the prompt in which only the features of the coalition `(features,)` are present."""
+        """The tokens of the prompt with only the features of the coalition `(features,)` present."""
         present = coalition[self.features.owner[0]]
         language_model = self.engine.language_model
         if isinstance(self.inp, BoundPrompt):
@@ -120,14 +120,14 @@ class TextGame:
 
     def _stacked(self, scalar: Scalar, readings: Sequence[Reading], number: int) -> Tensor:
         """`(variants, answer tokens)` or `(variants,)` of one scalar."""
-        found = [reading.scalars[number] for reading in readings]
-        before = self.per_token[self.scalars.index(scalar)] if self.per_token else bool(found[0].dim())
-        if any(bool(each.dim()) != before for each in found):
+        values = [reading.scalars[number] for reading in readings]
+        before = self.per_token[self.scalars.index(scalar)] if self.per_token else bool(values[0].dim())
+        if any(bool(each.dim()) != before for each in values):
             raise InvalidShape(
-                f"the scalar {scalar.label} gives a number for each token after some variants of the prompt, and one "
-                "for the whole answer after others; it must always give the same"
+                f"the scalar {scalar.label} returns a number for each token after some variants of the prompt, and a "
+                "single one after others; it must always return the same shape"
             )
-        return torch.stack(found)
+        return torch.stack(values)
 
     def _show(self, variants: Sequence[Variant], scores: Tensor, inspect: Inspector) -> None:
         language_model, answer = self.engine.language_model, list(self.answer)
@@ -145,11 +145,11 @@ def model_input_ids(language_model: LanguageModel, inp: InterpretableInput, pres
         return language_model.encode(model_input, special_tokens=True)
     if isinstance(model_input, Tensor):
         return list(model_input.flatten().tolist())
-    raise InvalidType(f"to_model_input must give a text or token ids; got {type(model_input).__name__}")
+    raise InvalidType(f"to_model_input must return a text or token ids; got {type(model_input).__name__}")
 
 
 def empty_prompt_id(language_model: LanguageModel) -> int:
-    """What stands for an empty prompt: the token of the beginning of text, else that of its end.
+    """The token that stands for an empty prompt: BOS, else EOS.
 
     Raises:
         EmptyPrompt: the tokenizer has neither.

@@ -1,4 +1,4 @@
-"""Whether two computations of the same log-probabilities differ by rounding alone, or by something that is wrong."""
+"""Verifying that two computations of the same log-probabilities differ only by rounding."""
 
 from __future__ import annotations
 
@@ -15,81 +15,81 @@ from llm_attr.llm.model.language_model import LanguageModel, has_unusual_weights
 from llm_attr.llm.scoring.passes import WholePass
 from llm_attr.llm.scoring.prefix_tree import Query
 
-UNDOUBTED = {torch.float64: 1e-6, torch.float32: 1e-3, torch.bfloat16: 0.05, torch.float16: 0.01}
-"""Nats for each token below which nothing is measured."""
+NEGLIGIBLE = {torch.float64: 1e-6, torch.float32: 1e-3, torch.bfloat16: 0.05, torch.float16: 0.01}
+"""Nats per token below which rounding noise is not measured."""
 
 MULTIPLE = 3
-"""How much more than the change of one rounding at the embeddings the rounding of all operations may be.
+"""The allowed difference, in multiples of the effect of one rounding of the embeddings.
 
-Over eight families in bf16 and fp16 it was at most 1.3 times that."""
+Over eight model families in bf16 and fp16, honest rounding was at most 1.3 times that effect."""
 
 NOISE_PASSES = 4
-"""How often the change of one rounding is measured."""
+"""How often the effect of one rounding is measured."""
 
 MATMUL_EPS = {"high": 2.0**-10, "medium": 2.0**-7}
-"""The rounding of products that torch may compute in less than fp32."""
+"""The rounding of matrix products for which torch may use less than fp32."""
 
 OTHER = 1
-"""A token beside the 0 that stands under a mask."""
+"""A token other than the 0 that fills masked positions."""
 
 
 class Verification:
-    """Comparisons with the model's own forward pass over one whole sequence.
+    """Comparisons with the model's own forward pass over a full sequence.
 
     Args:
         language_model: Model and tokenizer, in evaluation mode.
 
     Attributes:
-        cost: What the comparisons cost.
+        cost: The cost of the comparisons.
     """
 
     def __init__(self, language_model: LanguageModel) -> None:
         self._lm, self.cost = language_model, Cost()
 
-    def of_tree(self, query: Query, found: Tensor, dtype: torch.dtype) -> float | None:
-        """The nats by which a prefix tree is wrong for a query; None where it is right.
+    def of_tree(self, query: Query, log_probs: Tensor, dtype: torch.dtype) -> float | None:
+        """The nats by which a prefix tree is wrong for a query; None if it is right.
 
         Args:
-            query: What was scored.
-            found: `(answer tokens,)` its log-probabilities by the tree.
-            dtype: The type in which the model computed.
+            query: The query.
+            log_probs: `(answer tokens,)` its log-probabilities from the tree.
+            dtype: The dtype in which the model computed.
         """
-        return self._apart(found, query, dtype)
+        return self._difference(log_probs, query, dtype)
 
-    def of_batch(self, query: Query, found: Tensor) -> float | None:
-        """The nats by which the other rows of a batch have changed this one; None where they have not.
+    def of_batch(self, query: Query, log_probs: Tensor) -> float | None:
+        """The nats by which the other rows of a batch changed this one; None if they did not.
 
         Raises:
-            InvalidValue: the model sees what its attention mask leaves out.
+            InvalidValue: the model attends to masked tokens.
         """
         masked, dtype = query.variant.has_gaps, _computed(self._lm)
         other = OTHER if masked else 0
-        apart = self._apart(found, query, dtype, other)
-        if apart is None or not masked:
-            return apart
-        seen = self._apart(self._log_probs(query), query, dtype, other)
+        difference = self._difference(log_probs, query, dtype, other)
+        if difference is None or not masked:
+            return difference
+        seen = self._difference(self._log_probs(query), query, dtype, other)
         if seen is not None:
             raise sees_what_is_masked(self._lm, f"changing such tokens changed its answer by {seen:.2g} nats")
-        return apart
+        return difference
 
     def _log_probs(self, query: Query, fill: int = 0) -> Tensor:
-        """`(answer tokens,)` of the sequence alone; of all its logits where the output head is quantised."""
+        """`(answer tokens,)` for the sequence alone; from all its logits if the output head is quantised."""
         head = getattr(self._lm.model, "get_output_embeddings", lambda: None)()
         plain = head is not None and has_unusual_weights(head)
         return WholePass(self._lm, self.cost, plain).batch([replace(query, scalars=())], fill)[0].log_probs
 
-    def _apart(self, found: Tensor, query: Query, dtype: torch.dtype, fill: int = 0) -> float | None:
-        """The largest difference from the sequence alone, if it is more than rounding."""
+    def _difference(self, log_probs: Tensor, query: Query, dtype: torch.dtype, fill: int = 0) -> float | None:
+        """The largest difference from the sequence alone; None if it is only rounding."""
         expected = self._log_probs(query, fill)
-        difference = (found - expected).abs()
-        if not torch.isfinite(expected).all() or bool((difference <= UNDOUBTED.get(dtype, 0.01)).all()):
+        difference = (log_probs - expected).abs()
+        if not torch.isfinite(expected).all() or bool((difference <= NEGLIGIBLE.get(dtype, 0.01)).all()):
             return None
         if difference.isfinite().all() and _rms(difference) <= MULTIPLE * self._noise(expected, query, dtype, fill):
             return None
         return difference.max().item()
 
     def _noise(self, expected: Tensor, query: Query, dtype: torch.dtype, fill: int) -> float:
-        """How much the log-probabilities change where each entry of the embeddings is rounded up or down."""
+        """How much the log-probabilities change when each entry of the embeddings is rounded up or down."""
         if self._lm.is_plain:
             return 0.0
         embedding, drawn = self._lm.embedding, torch.Generator(device="cpu").manual_seed(0)
@@ -104,7 +104,7 @@ class Verification:
 
 
 def sees_what_is_masked(language_model: LanguageModel, why: str) -> InvalidValue:
-    """What is said of `absence="mask"` with a model whose attention mask does not hide."""
+    """The error for `absence="mask"` with a model that attends to masked tokens."""
     return InvalidValue(
         f"absence='mask' means nothing to {language_model.name} ({type(language_model.model).__name__}), which sees "
         f"tokens that its attention mask leaves out: {why}; use absence='delete' or absence='replace'"
@@ -112,7 +112,7 @@ def sees_what_is_masked(language_model: LanguageModel, why: str) -> InvalidValue
 
 
 def probe(shapes: Sequence[frozenset[str]], verified: frozenset[str]) -> int | None:
-    """The query that shows most of what has not been compared yet; None where all has been."""
+    """The query that covers most of what is not verified yet; None if everything is."""
     best = max(range(len(shapes)), key=lambda i: len(shapes[i] - verified))
     return best if shapes[best] - verified else None
 

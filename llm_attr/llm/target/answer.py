@@ -1,4 +1,4 @@
-"""Which answer is explained: one that is given, or one that the model generates."""
+"""The answer that is explained: a given one, or one that the model generates."""
 
 from __future__ import annotations
 
@@ -30,27 +30,27 @@ Answer: TypeAlias = str | Tensor | NDArray[Any] | Sequence[int] | Generated | No
 def answer_ids(
     language_model: LanguageModel, prompt: Sequence[int], target: Answer, gen_args: GenArgs | None = None
 ) -> tuple[int, ...]:
-    """The token ids of the answer; generated where no target is given.
+    """The token ids of the answer; generated if there is no target.
 
     Args:
         language_model: Model and tokenizer.
-        prompt: Token ids of the whole prompt.
-        target: The answer as text (tokenised without special tokens), as ids, as what `model.generate` returned for
-            this prompt, or None. Ids that begin with the whole prompt are such a generation, as `outputs[0]` is, and
-            what follows the prompt is the answer.
+        prompt: Token ids of the full prompt.
+        target: The answer as text (tokenised without special tokens), as ids, as the return value of `model.generate`
+            for this prompt, or None. Ids that begin with the full prompt are taken as a generated sequence, such as
+            `outputs[0]`, and the answer is what follows the prompt.
         gen_args: Arguments of `generate`, and `seed` for sampling; only without a target.
 
     Raises:
         EmptyTarget: there is no token to explain.
         InvalidType: the target has another type.
-        InvalidShape: what was generated is not one sequence, or is shorter than the prompt.
-        InvalidTarget: what was generated begins with another prompt.
-        InvalidValue: both a target and gen_args were given, or an id is no token of the model.
+        InvalidShape: the generation is not one sequence, or is shorter than the prompt.
+        InvalidTarget: the generation begins with another prompt.
+        InvalidValue: both target and gen_args are given, or an id is not a token of the model.
     """
     if target is None:
         ids = generate(language_model, prompt, gen_args)
     elif gen_args is not None:
-        raise InvalidValue("gen_args say how an answer is generated; leave them out where a target is given")
+        raise InvalidValue("gen_args are for generating an answer; leave them out if a target is given")
     elif isinstance(target, str):
         ids = language_model.encode(target, special_tokens=False)
     elif (sequences := _sequences(target)) is not None:
@@ -67,7 +67,7 @@ def answer_ids(
 
 
 def is_id(given: Any) -> bool:
-    """Whether this is a whole number, in Python, NumPy or torch, as token ids are."""
+    """Whether this is an integer of Python, NumPy or torch, as token ids are."""
     if isinstance(given, bool | np.bool_) or (isinstance(given, Tensor) and (given.dim() or given.dtype == torch.bool)):
         return False
     try:
@@ -78,15 +78,15 @@ def is_id(given: Any) -> bool:
 
 
 def are_ids(given: Any) -> TypeGuard[Sequence[int]]:
-    """Whether this is a list of token ids."""
+    """Whether this is a sequence of token ids."""
     return isinstance(given, Sequence) and not isinstance(given, str) and all(map(is_id, given))
 
 
 def answers_of(target: Any, count: int) -> list[Answer]:
-    """The target of each prompt: one for all, or a list with one for each.
+    """The target of each prompt, from a common one or a list with one per prompt.
 
     Raises:
-        InvalidShape: the list is of another length.
+        InvalidShape: the list has another length.
     """
     if not isinstance(target, list | tuple) or are_ids(target):
         return [target] * count
@@ -96,30 +96,32 @@ def answers_of(target: Any, count: int) -> list[Answer]:
 
 
 def refuse_one_id(target: Any) -> None:
-    """Refuses a number as an answer: it may be meant as a token, or as the place of one.
+    """Refuses an integer as an answer: it is ambiguous between a token id and a position.
 
     Raises:
-        InvalidType: the target is a number.
+        InvalidType: the target is an integer.
     """
     if is_id(target):
         raise InvalidType(f"target={target!r} is a number; for an answer of this one token pass [{index(target)}]")
 
 
 def _sequences(target: Any) -> Tensor | None:
-    """The prompts and answers of a generation, if the target is one."""
-    found = getattr(target, "sequences", target)
-    if isinstance(found, np.ndarray):
-        found = torch.from_numpy(found)
-    return found if isinstance(found, Tensor) and (found.dim() == 2 or hasattr(target, "sequences")) else None
+    """The sequences (prompt and answer) of a generation, if the target is one."""
+    sequences = getattr(target, "sequences", target)
+    if isinstance(sequences, np.ndarray):
+        sequences = torch.from_numpy(sequences)
+    return (
+        sequences if isinstance(sequences, Tensor) and (sequences.dim() == 2 or hasattr(target, "sequences")) else None
+    )
 
 
 def _after(prompt: Sequence[int], sequences: Tensor, language_model: LanguageModel) -> list[int]:
-    """What a generation adds to the prompt."""
+    """The tokens that a generation adds to the prompt."""
     if sequences.dim() != 2 or len(sequences) != 1 or sequences.shape[1] < len(prompt):
         raise InvalidShape(
-            f"a target that model.generate returned must be of the shape (1, tokens) and begin with the prompt's "
-            f"{len(prompt)} tokens; got the shape {tuple(sequences.shape)}"
-            + ("; of several answers pass one, outputs[i : i + 1]" if len(sequences) > 1 else "")
+            f"a target that model.generate returned must have shape (1, tokens) and begin with the prompt's "
+            f"{len(prompt)} tokens; got shape {tuple(sequences.shape)}"
+            + ("; pass one of several answers, outputs[i : i + 1]" if len(sequences) > 1 else "")
         )
     ids = _ids(sequences[0], _vocabulary(language_model))
     for place, (expected, given) in enumerate(zip(prompt, ids, strict=False)):
@@ -127,24 +129,23 @@ def _after(prompt: Sequence[int], sequences: Tensor, language_model: LanguageMod
             raise InvalidTarget(
                 f"the target, a generated sequence, does not begin with the prompt: token {place} is {given} "
                 f"({language_model.decode([given])!r}), and in the prompt {expected} "
-                f"({language_model.decode([expected])!r}); generate from this very prompt, or pass the answer alone"
+                f"({language_model.decode([expected])!r}); generate from exactly this prompt, or pass only the answer"
             )
     return until_end(ids[len(prompt) :], language_model)
 
 
 def _vocabulary(language_model: LanguageModel) -> int:
-    """How many tokens the model knows; some models have more of them than their tokenizer."""
-    known = getattr(language_model.text_config, "vocab_size", None)
+    """The size of the model's vocabulary, which may exceed the tokenizer's."""
+    size = getattr(language_model.text_config, "vocab_size", None)
     if language_model.is_plain:
         try:
-            known = getattr(language_model.embedding, "num_embeddings", None)
+            size = getattr(language_model.embedding, "num_embeddings", None)
         except NotALanguageModel:
-            known = None
-    return int(known or vocabulary_size(language_model.tokenizer) or 1 << 31)
+            size = None
+    return int(size or vocabulary_size(language_model.tokenizer) or 1 << 31)
 
 
-def _is_whole(dtype: torch.dtype | np.dtype[Any]) -> bool:
-    """Whether numbers of this type are whole."""
+def _is_integer(dtype: torch.dtype | np.dtype[Any]) -> bool:
     if isinstance(dtype, torch.dtype):
         return not (dtype.is_floating_point or dtype.is_complex or dtype == torch.bool)
     return np.issubdtype(dtype, np.integer)
@@ -157,7 +158,7 @@ def _ids(target: Any, vocabulary: int) -> list[int]:
             raise InvalidShape(
                 f"a target of token ids must have one axis (tokens,); got the shape {tuple(target.shape)}"
             )
-        if len(target) and not _is_whole(target.dtype):
+        if len(target) and not _is_integer(target.dtype):
             raise InvalidType(
                 f"target must be a text or token ids, which are whole numbers; got numbers of {target.dtype}"
             )
@@ -167,5 +168,5 @@ def _ids(target: Any, vocabulary: int) -> list[int]:
     ids = [index(token) for token in target]
     wrong = [token for token in ids if not 0 <= token < vocabulary]
     if wrong:
-        raise InvalidValue(f"target holds {wrong[0]}, which is no token id: the model has {vocabulary} tokens")
+        raise InvalidValue(f"target holds {wrong[0]}, which is not a token id: the model has {vocabulary} tokens")
     return ids

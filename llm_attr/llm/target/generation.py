@@ -1,4 +1,4 @@
-"""How a model answers a prompt by itself."""
+"""Generating the model's own answer to a prompt."""
 
 from __future__ import annotations
 
@@ -16,36 +16,36 @@ GenArgs: TypeAlias = Mapping[str, Any] | GenerationConfig
 """Arguments of `model.generate`, and `seed` for sampling; or a `GenerationConfig`."""
 
 DEFAULT_GENERATION: dict[str, Any] = {"max_new_tokens": 25, "do_sample": False, "temperature": None, "top_p": None}
-"""Greedy, as Captum's default."""
+"""Greedy decoding, Captum's default."""
 
 
 def arguments_of(gen_args: GenArgs | None) -> dict[str, Any]:
-    """The arguments of `generate`, and `seed`; greedy where nothing is given.
+    """The arguments of `generate`, and `seed`; greedy decoding by default.
 
     Raises:
-        InvalidType: they are neither a dict nor a GenerationConfig.
+        InvalidType: `gen_args` is neither a dict nor a GenerationConfig.
     """
     if isinstance(gen_args, GenerationConfig):
         return {"generation_config": gen_args}
     if gen_args is not None and not isinstance(gen_args, Mapping):
-        raise InvalidType(f"gen_args are a dict of arguments of generate, or a GenerationConfig; got {gen_args!r}")
+        raise InvalidType(f"gen_args must be a dict of arguments of generate or a GenerationConfig; got {gen_args!r}")
     return dict(gen_args or DEFAULT_GENERATION)
 
 
 def most_new_tokens(language_model: LanguageModel, arguments: Mapping[str, Any], prompt: int) -> int:
-    """The most tokens that an answer may have: what is asked for, within the model's context.
+    """The most tokens that an answer may have, within the model's context.
 
     Args:
         language_model: Model and tokenizer.
-        arguments: Those of `generate`.
-        prompt: How many tokens the prompt has.
+        arguments: Arguments of `generate`.
+        prompt: The number of tokens of the prompt.
 
     Raises:
-        InvalidValue: less than one is asked for.
+        InvalidValue: the requested number is less than one.
     """
-    most = _asked(language_model, arguments, "max_new_tokens")
+    most = _effective(language_model, arguments, "max_new_tokens")
     if most is None:
-        most = max(1, (_asked(language_model, arguments, "max_length") or 20) - prompt)
+        most = max(1, (_effective(language_model, arguments, "max_length") or 20) - prompt)
     if not isinstance(most, int) or most < 1:
         raise InvalidValue(f"max_new_tokens must be a whole number of at least 1; got {most!r}")
     room = language_model.context_length
@@ -53,29 +53,29 @@ def most_new_tokens(language_model: LanguageModel, arguments: Mapping[str, Any],
 
 
 def generate(language_model: LanguageModel, prompt: Sequence[int], gen_args: GenArgs | None = None) -> list[int]:
-    """The model's own answer to the prompt: new tokens only, with the token that ended it if the model gave one.
+    """The model's own answer to the prompt: the new tokens only, with the end token if the model gave one.
 
-    Sampling draws from the seed in `gen_args` and leaves torch's generator as it was; without a seed it draws from
-    torch's generator, as `model.generate` does, so that `torch.manual_seed` holds and each call gives another answer.
-    Where `max_new_tokens` would lead beyond the model's context, it ends there.
+    With a `seed` in `gen_args` sampling leaves torch's generator untouched; without one it draws from it, as
+    `model.generate` does, so `torch.manual_seed` applies and each call gives another answer. The answer never exceeds
+    the model's context.
 
     Raises:
         ContextTooLong: the prompt leaves no room for an answer.
-        InvalidType: `gen_args` are of another type.
-        InvalidValue: `generate` refuses them, or they ask for several answers.
+        InvalidType: `gen_args` has another type.
+        InvalidValue: `generate` refuses the arguments, or they request several answers.
     """
     language_model.check_length(len(prompt), 1)
     arguments = arguments_of(gen_args)
     seed = arguments.pop("seed", None)
     most = most_new_tokens(language_model, arguments, len(prompt))
-    if most < (_asked(language_model, arguments, "max_new_tokens") or 0):
+    if most < (_effective(language_model, arguments, "max_new_tokens") or 0):
         arguments["max_new_tokens"] = most
-    _refuse_several(_asked(language_model, arguments, "num_return_sequences"))
+    _refuse_several(_effective(language_model, arguments, "num_return_sequences"))
     ids = torch.tensor([list(prompt)], device=language_model.device)
     inputs = {} if language_model.is_plain else {"input_ids": ids, "attention_mask": torch.ones_like(ids)}
-    if inputs and _asked(language_model, arguments, "pad_token_id") is None and language_model.end_ids:
+    if inputs and _effective(language_model, arguments, "pad_token_id") is None and language_model.end_ids:
         arguments["pad_token_id"] = min(language_model.end_ids)
-    if _asked(language_model, arguments, "stop_strings") is not None:
+    if _effective(language_model, arguments, "stop_strings") is not None:
         arguments.setdefault("tokenizer", language_model.tokenizer)
     try:
         with language_model.inference(), language_model.drawing(seed):
@@ -90,13 +90,13 @@ def generate(language_model: LanguageModel, prompt: Sequence[int], gen_args: Gen
 
 
 def until_end(ids: list[int], language_model: LanguageModel) -> list[int]:
-    """Without what follows the first token that ends a generation."""
+    """The ids up to and including the first token that ends a generation."""
     ends = [i for i, token in enumerate(ids) if token in language_model.end_ids]
     return ids[: ends[0] + 1] if ends else ids
 
 
-def _asked(language_model: LanguageModel, arguments: Mapping[str, Any], name: str) -> Any:
-    """What `generate` goes by: its argument, else the configuration that it is given, else the model's own."""
+def _effective(language_model: LanguageModel, arguments: Mapping[str, Any], name: str) -> Any:
+    """The value that `generate` uses: from its argument, the given configuration, or the model's own."""
     if arguments.get(name) is not None:
         return arguments[name]
     own = getattr(language_model.model, "generation_config", None)
@@ -107,6 +107,6 @@ def _asked(language_model: LanguageModel, arguments: Mapping[str, Any], name: st
 def _refuse_several(answers: int | None) -> None:
     if answers is not None and answers > 1:
         raise InvalidValue(
-            f"num_return_sequences={answers} asks for {answers} answers, and one is explained at a time; generate them "
+            f"num_return_sequences={answers} requests {answers} answers, but one is explained at a time; generate them "
             "with model.generate and explain each: target=outputs[i : i + 1]"
         )

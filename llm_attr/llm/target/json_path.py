@@ -1,4 +1,4 @@
-"""Where a value stands in a text that holds JSON."""
+"""Locating values in text that contains JSON."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from llm_attr.errors import InvalidTarget, InvalidValue
 from llm_attr.llm.prompt.units import Span
 
 Step = str | int
-"""The key of an object, or the place in an array."""
+"""The key of an object, or the index in an array."""
 
 _STEP = re.compile(r"""\.?([^.\[\]"'*?\s]+)|\[(-?\d+)\]|\["([^"]*)"\]|\['([^']*)'\]""")
 _SPACE = re.compile(r"[ \t\r\n]*")
@@ -21,11 +21,11 @@ _decoder = JSONDecoder()
 
 @dataclass(frozen=True)
 class JsonPath:
-    """A way to one value of a JSON document.
+    """The path to a value of a JSON document.
 
     Attributes:
-        text: As the user wrote it.
-        steps: Keys and places from the outermost inwards.
+        text: The path as the user wrote it.
+        steps: Keys and indices from the outermost inwards.
 
     Example:
         >>> JsonPath.of("$.answers[0].name").steps
@@ -39,10 +39,10 @@ class JsonPath:
 
     @classmethod
     def of(cls, text: str) -> JsonPath:
-        """Reads `$.answers[0].name`, `answers[0].name`, `$["a key"]`, or `$` for the whole document.
+        """Parses `$.answers[0].name`, `answers[0].name`, `$["a key"]`, or `$` for the entire document.
 
         Raises:
-            InvalidValue: it is not of this form.
+            InvalidValue: the path has another form.
         """
         rest, steps = text.removeprefix("$"), list[Step]()
         while rest:
@@ -84,12 +84,12 @@ class JsonPath:
         return found
 
     def _follow(self, text: str, start: int) -> int:
-        """Where the value begins in the document that begins here."""
+        """The start of the value in the document that begins at `start`."""
         for done, step in enumerate(self.steps):
             children = _children(text, start)
             place = step + len(children) if isinstance(step, int) and step < 0 else step
             if place not in children:
-                before = "$" + "".join(f"[{each!r}]" for each in self.steps[:done])
+                before = "$" + "".join(f"[{passed!r}]" for passed in self.steps[:done])
                 known = ", ".join(map(repr, children)) if text[start] == "{" else f"{len(children)} items"
                 raise _Missing(f"{before} has {known[:200] or 'no keys'}, and no {step!r}")
             start = children[place]
@@ -97,23 +97,23 @@ class JsonPath:
 
 
 class _Missing(Exception):
-    """A document has no such value."""
+    """The document has no such value."""
 
 
 def _documents(text: str) -> list[int]:
-    """Where each JSON document begins."""
-    found, at = list[int](), 0
+    """The start of each JSON document."""
+    starts, at = list[int](), 0
     while opening := _OPENING.search(text, at):
         at = opening.start()
         end = _end(text, at)
         if end is not None:
-            found.append(at)
+            starts.append(at)
         at = at + 1 if end is None else end
-    return found or ([_after_space(text, 0)] if _is_scalar(text) else [])
+    return starts or ([_after_space(text, 0)] if _is_scalar(text) else [])
 
 
 def _is_scalar(text: str) -> bool:
-    """Whether the whole text is one JSON value."""
+    """Whether the entire text is one JSON value."""
     try:
         _decoder.decode(text)
     except (JSONDecodeError, RecursionError):
@@ -122,7 +122,7 @@ def _is_scalar(text: str) -> bool:
 
 
 def _end(text: str, start: int) -> int | None:
-    """Where the value that begins here ends, the end of the text if it is cut off there; None if it is no JSON."""
+    """The end of the value that begins at `start`, or of the text if that cuts it off; None if it is not JSON."""
     try:
         return _decoder.raw_decode(text, start)[1]
     except JSONDecodeError as error:
@@ -133,11 +133,11 @@ def _end(text: str, start: int) -> int | None:
 
 
 def _children(text: str, start: int) -> dict[Step, int]:
-    """Where the values of an object or array begin, by key or place; of a key that comes twice the last one."""
-    found = dict[Step, int]()
+    """The starts of the values of an object or array, by key or index; the last one of a repeated key."""
+    starts = dict[Step, int]()
     at = _after_space(text, start + 1) if text[start] in "{[" else len(text)
     while at < len(text) and text[at] not in "]}":
-        key: Step = len(found)
+        key: Step = len(starts)
         if text[start] == "{":
             end = _end(text, at)
             if end in (None, len(text)):
@@ -147,10 +147,10 @@ def _children(text: str, start: int) -> dict[Step, int]:
         end = _end(text, at) if at < len(text) else None
         if end is None:
             break
-        found[key] = at
+        starts[key] = at
         at = _after_space(text, end)
         at = _after_space(text, at + 1) if text[at : at + 1] == "," else at
-    return found
+    return starts
 
 
 def _value(text: str, start: int) -> Span:
@@ -163,5 +163,5 @@ def _value(text: str, start: int) -> Span:
 
 
 def _after_space(text: str, start: int) -> int:
-    found = _SPACE.match(text, start)
-    return len(text) if found is None else found.end()
+    match = _SPACE.match(text, start)
+    return len(text) if match is None else match.end()

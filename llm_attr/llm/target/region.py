@@ -1,4 +1,4 @@
-"""A part of an answer, as a user names it."""
+"""Regions: parts of an answer."""
 
 from __future__ import annotations
 
@@ -12,29 +12,29 @@ from llm_attr.llm.prompt.units import Span, sentences
 from llm_attr.llm.target.json_path import JsonPath
 
 RegionName: TypeAlias = str | re.Pattern[str] | slice | int
-"""A substring, a pattern, a slice of tokens, or the number of a token."""
+"""A substring, a pattern, a slice of tokens, or a token index."""
 
 LISTED = 10
-"""How many matches an error lists."""
+"""The most matches that an error lists."""
 
 AROUND = 20
-"""Characters before and after a match that it shows."""
+"""Characters of context that it shows around a match."""
 
 
 @dataclass(frozen=True)
 class Region:
-    """A part of an answer; it takes every token that overlaps it.
+    """A part of an answer; it includes every token that overlaps it.
 
     Attributes:
-        name: A substring, a pattern, a slice of tokens, or the number of a token.
+        name: A substring, a pattern, a slice of tokens, or a token index.
         characters: `(start, end)` characters of the answer.
-        sentence: The number of a sentence; negative ones count from the end.
-        json: The path of a value of JSON in the answer, as `$.answers[0].name`; a text is taken without its quotes.
-        after: A text; the region is all that follows its last occurrence, as that of `</think>`.
+        sentence: The index of a sentence; negative ones count from the end.
+        json: The path of a JSON value in the answer, e.g. `$.answers[0].name`; strings are taken without their quotes.
+        after: A text such as `</think>`; the region is everything after its last occurrence.
         occurrence: Which match of a substring, pattern or path; negative ones count from the end.
 
     Raises:
-        InvalidValue: not exactly one of the others is given, an occurrence without matches, or a path of another form.
+        InvalidValue: not exactly one of the others is given, `occurrence` does not apply, or the path is malformed.
         InvalidType: one of them has another type.
     """
 
@@ -58,22 +58,22 @@ class Region:
             JsonPath.of(self.json)
         if self.occurrence is not None and not self.is_matched:
             raise InvalidValue(
-                "occurrence says which match of a text, pattern or JSON path is meant; nothing else has several"
+                "occurrence selects a match of a text, pattern or JSON path; other regions do not have several"
             )
 
     @classmethod
     def of(cls, given: RegionName | Region | None, *others: Any) -> Region:
-        """What a user names: a region already, or what it is made of, in the order of its attributes.
+        """A region from a `Region`, or from its attributes in order.
 
-        The texts `json:path` and `after:text` say `json` and `after`. A text of the answer that itself begins so is
-        meant by `Region(text)`.
+        The strings `json:path` and `after:text` set `json` and `after`; for a literal text that begins like that, use
+        `Region(text)`.
 
         Raises:
-            InvalidValue: a region and something else beside it.
+            InvalidValue: a `Region` is combined with other arguments.
         """
         if isinstance(given, Region):
             if any(other is not None for other in others):
-                raise InvalidValue(f"a Region says all; nothing else may be given beside {given}")
+                raise InvalidValue(f"a Region is complete; no other argument may be given besides {given}")
             return given
         way, colon, rest = given.partition(":") if isinstance(given, str) else ("", "", "")
         named = dict(zip(("characters", "sentence", "occurrence", "json", "after"), others, strict=False))
@@ -83,12 +83,12 @@ class Region:
 
     @property
     def is_matched(self) -> bool:
-        """Whether the region is looked for in the text and may be found several times."""
+        """Whether the region is searched in the text, so that it may match several times."""
         return isinstance(self.name, str | re.Pattern) or self.json is not None
 
     @property
     def needs_text(self) -> bool:
-        """Whether the region is one of characters, and not of tokens by their number."""
+        """Whether the region refers to characters rather than to token indices."""
         return not isinstance(self.name, slice | int)
 
     def tokens(self, text: str, spans: Sequence[Span]) -> range:
@@ -96,11 +96,11 @@ class Region:
 
         Args:
             text: The answer.
-            spans: The characters of each token, in order; tokens that share a character both have it. Only their number
-                is asked for where the region names tokens.
+            spans: The characters of each token, in order; tokens that share a character overlap. If the region refers
+                to token indices, only the number of spans matters.
 
         Raises:
-            InvalidTarget: the region is not in the answer, or is there several times and no occurrence is given.
+            InvalidTarget: the region is not in the answer, or matches several times without an `occurrence`.
             EmptyTarget: the region holds no token.
         """
         if isinstance(self.name, slice):
@@ -119,10 +119,9 @@ class Region:
         if self.characters is not None:
             return _within(self.characters, text)
         if self.sentence is not None:
-            found = sentences(text)
-            return _chosen(found, self.sentence, "sentence", text)
+            return _chosen(sentences(text), self.sentence, "sentence", text)
         if self.after is not None:
-            return _behind(self.after, text)
+            return _following(self.after, text)
         if self.json is not None:
             return self._only(JsonPath.of(self.json).places(text), repr(self.json), text)
         if isinstance(self.name, str | re.Pattern):
@@ -132,23 +131,23 @@ class Region:
     def _match(self, name: str | re.Pattern[str], text: str) -> Span:
         if name == "":
             raise EmptyTarget("a region of the answer must hold at least one character; got an empty text")
-        found = [span for span in _matches(name, text) if span[0] < span[1]]
+        spans = [span for span in _matches(name, text) if span[0] < span[1]]
         shown = repr(name.pattern if isinstance(name, re.Pattern) else name)
-        if not found:
+        if not spans:
             raise InvalidTarget(f"{shown} is nowhere in the answer, which is {_shown(text)}")
-        return self._only(found, shown, text)
+        return self._only(spans, shown, text)
 
-    def _only(self, found: Sequence[Span], shown: str, text: str) -> Span:
-        """The one that is meant of several places."""
+    def _only(self, spans: Sequence[Span], shown: str, text: str) -> Span:
+        """The selected one of several matches."""
         if self.occurrence is not None:
-            return _chosen(found, self.occurrence, f"match of {shown}", text)
-        if len(found) > 1:
-            listed = "; ".join(f"{number}: {_surrounded(text, span)}" for number, span in enumerate(found[:LISTED]))
-            more = f"; and {len(found) - LISTED} more" if len(found) > LISTED else ""
+            return _chosen(spans, self.occurrence, f"match of {shown}", text)
+        if len(spans) > 1:
+            listed = "; ".join(f"{number}: {_surrounded(text, span)}" for number, span in enumerate(spans[:LISTED]))
+            more = f"; and {len(spans) - LISTED} more" if len(spans) > LISTED else ""
             raise InvalidTarget(
-                f"{shown} is in the answer {len(found)} times; say which with occurrence=number: {listed}{more}"
+                f"{shown} is in the answer {len(spans)} times; say which with occurrence=number: {listed}{more}"
             )
-        return found[0]
+        return spans[0]
 
     def _check_types(self) -> None:
         if self.name is not None and (
@@ -158,7 +157,7 @@ class Region:
                 f"a region is a text, a pattern, a slice of tokens or the number of a token; got {self.name!r}"
             )
         if isinstance(self.name, re.Pattern) and not isinstance(self.name.pattern, str):
-            raise InvalidType(f"a pattern must be one of text, not of bytes; got {self.name.pattern!r}")
+            raise InvalidType(f"a pattern must be for text, not bytes; got {self.name.pattern!r}")
         for name, number in (("sentence", self.sentence), ("occurrence", self.occurrence)):
             if number is not None and not _is_number(number):
                 raise InvalidType(f"{name} must be a whole number; got {number!r}")
@@ -199,8 +198,8 @@ def _within(characters: Span, text: str) -> Span:
     return start, end
 
 
-def _behind(mark: str, text: str) -> Span:
-    """All that follows the last occurrence of a text."""
+def _following(mark: str, text: str) -> Span:
+    """Everything after the last occurrence of a text."""
     start = text.rfind(mark)
     if not mark or start < 0:
         raise InvalidTarget(f"{mark!r} is nowhere in the answer, so nothing follows it; the answer is {_shown(text)}")
@@ -210,17 +209,17 @@ def _behind(mark: str, text: str) -> Span:
 
 
 def _matches(name: str | re.Pattern[str], text: str) -> list[Span]:
-    """All places of a pattern, or of a substring, which may overlap."""
+    """All matches of a pattern, or of a substring; those of a substring may overlap."""
     if isinstance(name, re.Pattern):
         return [match.span() for match in name.finditer(text)]
     return [match.span(1) for match in re.finditer(f"(?=({re.escape(name)}))", text)]
 
 
-def _chosen(found: Sequence[Span], number: int, what: str, text: str) -> Span:
-    if not -len(found) <= number < len(found):
-        known = f"{len(found)}, from 0 to {len(found) - 1}" if found else "none"
+def _chosen(spans: Sequence[Span], number: int, what: str, text: str) -> Span:
+    if not -len(spans) <= number < len(spans):
+        known = f"{len(spans)}, from 0 to {len(spans) - 1}" if spans else "none"
         raise InvalidTarget(f"there is no {what} {number}: the answer has {known}; it is {_shown(text)}")
-    return found[number]
+    return spans[number]
 
 
 def _surrounded(text: str, span: Span) -> str:

@@ -1,4 +1,4 @@
-"""Which quantity of an answer is explained: a number for each of its tokens, and one for the whole."""
+"""Scalars: the quantity of an answer that is explained, per token and for the full answer."""
 
 from __future__ import annotations
 
@@ -18,11 +18,11 @@ from llm_attr.llm.target.answer import Generated, answer_ids
 from llm_attr.typing import Values
 
 ScalarFunction: TypeAlias = Callable[[Tensor, Tensor], Any]
-"""From the logits that predict the answer, fp32 `(tokens, vocabulary)`, and its ids `(tokens,)`, to `(tokens,)`, whose
-sum is the worth of the whole answer, or to one number for the whole answer."""
+"""Maps the logits that predict the answer, fp32 `(tokens, vocabulary)`, and its ids `(tokens,)` to `(tokens,)`, summed
+for the full answer, or to one number for the full answer."""
 
 Foil: TypeAlias = str | Tensor | NDArray[Any] | Sequence[int] | Generated
-"""Another answer, as text, as token ids, or as what `model.generate` returned."""
+"""Another answer: text, token ids, or the return value of `model.generate`."""
 
 UNITS = {
     "log_prob": "log-probability (nats)",
@@ -34,22 +34,21 @@ UNITS = {
     "contrast": "log-probability minus that of the foil (nats)",
     "callable": "value of the function",
 }
-"""Every quantity by name, and what its numbers are."""
+"""Every quantity by name, and its unit."""
 
 ADDITIVE = UNITS.keys() - {"prob"}
-"""Those whose sum over the tokens is that of the answer."""
+"""Those whose sum over the tokens is the value of the answer."""
 
 NAMES = tuple(name for name in UNITS if name != "callable")
-"""Those that can be asked for by name."""
+"""Those that can be selected by name."""
 
 
 @dataclass(frozen=True)
 class Contrast:
-    """Two answers to the same prompt, token beside token.
+    """Two answers to the same prompt, aligned token by token.
 
-    Tokens that both begin with, and tokens that both end with, stand beside each other. The rest of the foil is spread
-    evenly over the rest of the answer; where the answer has no rest, its token behind the place has the foil's, or its
-    last token.
+    The common first and last tokens are aligned. The rest of the foil is spread evenly over the rest of the answer; if
+    the answer has no rest, the foil's goes to the answer's next token, or to its last one.
 
     Attributes:
         answer: Token ids of the answer.
@@ -81,16 +80,16 @@ class Contrast:
 
     @property
     def _start(self) -> int:
-        """How many tokens both begin with."""
+        """The length of the common beginning."""
         pairs = zip(self.answer, self.foil, strict=False)
-        return next((i for i, (one, other) in enumerate(pairs) if one != other), min(len(self.answer), len(self.foil)))
+        return next((i for i, (a, b) in enumerate(pairs) if a != b), min(len(self.answer), len(self.foil)))
 
     @property
     def _end(self) -> int:
-        """How many of the other tokens both end with."""
+        """The length of the common end, without the common beginning."""
         rest = min(len(self.answer), len(self.foil)) - self._start
         pairs = zip(self.answer[::-1], self.foil[::-1], strict=False)
-        return next((i for i, (one, other) in enumerate(pairs) if one != other or i == rest), rest)
+        return next((i for i, (a, b) in enumerate(pairs) if a != b or i == rest), rest)
 
 
 @dataclass(frozen=True, eq=False)
@@ -99,27 +98,27 @@ class Scalar:
 
     ::
 
-        log_prob  log p_t                                    whole answer: the sum
+        log_prob  log p_t                                    full answer: the sum
         prob      p_t                                        the product
         logit     z_t[token]                                 the sum
         margin    z_t[token] - max of the other z_t          the sum
         entropy   - sum_v p_t[v] log p_t[v]                  the sum
         kl        sum_v r_t[v] (log r_t[v] - log p_t[v])     the sum
-        contrast  log p_t less that of the foil              the sum: log p(answer) - log p(foil)
+        contrast  log p_t minus the foil's                   the sum: log p(answer) - log p(foil)
 
     where z_t are the logits that predict token t, p_t is their softmax, and r_t is the reference.
 
     Attributes:
         name: One of these, or `callable`.
-        function: That of a callable.
-        reference: fp32 `(tokens, vocabulary)` log-probabilities r of `kl`; None: those after the whole prompt.
-        foil: What a `contrast` is with.
-        contrast: The answer beside its foil, once the answer is known.
+        function: The function of a `callable`.
+        reference: fp32 `(tokens, vocabulary)` log-probabilities r for `kl`; None: those after the full prompt.
+        foil: The other answer of a `contrast`.
+        contrast: The answer aligned with its foil, once the answer is known.
 
     Raises:
         UnknownName: there is no such quantity.
         InvalidValue: a contrast without a foil.
-        InvalidShape: the reference is no matrix.
+        InvalidShape: the reference is not a matrix.
     """
 
     name: str
@@ -132,7 +131,7 @@ class Scalar:
         if self.name not in NAMES and not (self.name == "callable" and self.function is not None):
             raise UnknownName("scalar", self.name, [*NAMES, "a function of (logits, ids)"])
         if self.name == "contrast" and self.foil is None:
-            raise InvalidValue("a contrast needs the answer that it is with: foil='...'")
+            raise InvalidValue("a contrast needs another answer: foil='...'")
         if self.reference is not None and self.reference.dim() != 2:
             raise InvalidShape(
                 f"the reference of kl must be log-probabilities (tokens, vocabulary); got the shape "
@@ -141,39 +140,38 @@ class Scalar:
 
     @property
     def label(self) -> str:
-        """What it is called: the name of the quantity, or of the function."""
+        """The name of the quantity or of the function."""
         return self.name if self.function is None else getattr(self.function, "__name__", type(self.function).__name__)
 
     @property
     def needs_reference(self) -> bool:
-        """Whether a run on the whole prompt has to come first."""
+        """Whether the full prompt must be run first."""
         return self.name == "kl" and self.reference is None
 
     @property
     def is_of_log_probs(self) -> bool:
-        """Whether it follows from the log-probabilities of the tokens alone."""
+        """Whether it depends only on the log-probabilities of the tokens."""
         return self.name in ("log_prob", "prob", "contrast")
 
     def about(self, language_model: LanguageModel) -> dict[str, str]:
-        """What its name leaves open: the text of the `foil`, the name of the `function`."""
+        """Details besides the name: the text of the `foil`, the name of the `function`."""
         if self.contrast is not None:
             return {"foil": language_model.decode(list(self.contrast.foil))}
         return {} if self.function is None else {"function": self.label}
 
     def bound(self, language_model: LanguageModel, answer: tuple[int, ...], prompt: Sequence[int] = ()) -> Scalar:
-        """The same for this answer to a prompt.
+        """The scalar bound to this answer to a prompt.
 
-        A foil is read as a target is, see `answer_ids`; where the answer ends with a token that ends a generation,
-        so does the foil.
+        A foil is read like a target, see `answer_ids`; if the answer ends with an end token, so does the foil.
 
         Raises:
             InvalidTarget: the foil is the answer.
-            EmptyTarget: the foil holds no token.
-            InvalidShape: the reference is of another number of tokens.
+            EmptyTarget: the foil has no token.
+            InvalidShape: the reference has another number of tokens.
         """
         if self.reference is not None and len(self.reference) != len(answer):
             raise InvalidShape(
-                f"the reference of kl has {len(self.reference)} tokens, and the answer {len(answer)}; give the "
+                f"the reference of kl has {len(self.reference)} tokens, but the answer has {len(answer)}; pass the "
                 "log-probabilities that predict each token of the answer"
             )
         if self.foil is None:
@@ -183,33 +181,32 @@ class Scalar:
             foil = (*foil, answer[-1])
         if foil == answer:
             raise InvalidTarget(
-                f"the foil is the answer itself, {language_model.decode(list(answer))!r}: nothing is to be contrasted; "
-                "give another answer"
+                f"the foil is the answer itself, {language_model.decode(list(answer))!r}; give another answer"
             )
         return replace(self, contrast=Contrast(answer, foil))
 
     @property
     def waits(self) -> bool:
-        """Whether it is read of all tokens of an answer together."""
+        """Whether it needs the logits of all tokens of an answer at once."""
         return self.function is not None
 
     def read(self, logits: Tensor, ids: Tensor, places: Tensor | None = None) -> Tensor:
-        """The quantity of each token, differentiably; a callable may give one of the whole answer.
+        """The quantity of each token, differentiable; a callable may return one for the full answer.
 
-        Of `prob` and `contrast` these are the log-probabilities, see `payoff` and `Contrast.rows`.
+        For `prob` and `contrast` these are the log-probabilities, see `payoff` and `Contrast.rows`.
 
         Args:
-            logits: fp32 `(rows, tokens, vocabulary)`, those that predict each token.
+            logits: fp32 `(rows, tokens, vocabulary)`, which predict each token.
             ids: `(tokens,)`.
-            places: `(tokens,)` the place of each in the answer, for a reference; None: they are the whole answer.
+            places: `(tokens,)` positions in the answer, for a reference; None: the full answer.
 
         Returns:
             `(rows, tokens)`, or `(rows,)`.
 
         Raises:
-            InvalidShape: the reference or what a callable gave is of another shape.
-            InvalidType: a callable gave no number.
-            InvalidValue: a callable gave NaN or infinity, or failed.
+            InvalidShape: the reference or the return value of a callable has another shape.
+            InvalidType: a callable did not return a number.
+            InvalidValue: a callable failed, or returned NaN or infinity.
         """
         if self.function is not None:
             return torch.stack([_called(self.function, self.label, row, ids) for row in logits])
@@ -218,20 +215,18 @@ class Scalar:
         return _READ.get(self.name, _log_prob)(logits, ids)
 
     def payoff(self, values: Values, per_token: bool = True) -> Values:
-        """The worth of the whole answer first, then of each token, see `payoff`."""
+        """The value of the full answer, then of each token; see `payoff`."""
         return payoff(values, self.name, per_token)
 
     def _divergence(self, logits: Tensor, places: Tensor | None) -> Tensor:
         if self.reference is None:
-            raise InvalidValue(
-                "kl has no reference yet: give log-probabilities, or let a run on the whole prompt be it"
-            )
+            raise InvalidValue("kl has no reference yet: pass log-probabilities, or run the full prompt first")
         reference = self.reference if places is None else self.reference[places.to(self.reference.device)]
         reference = reference.to(logits.device)
         if reference.shape != logits.shape[1:]:
             raise InvalidShape(
                 f"the reference of kl must be log-probabilities over the {logits.shape[2]} tokens of the model; got "
-                f"the shape {tuple(self.reference.shape)}"
+                f"shape {tuple(self.reference.shape)}"
             )
         weight = reference.exp()
         return _weighted(weight, reference).sum(-1) - _weighted(weight, logits.log_softmax(-1)).sum(-1)
@@ -241,15 +236,15 @@ def kl(reference: Tensor | None = None) -> Scalar:
     """The divergence KL(reference || p) of the next-token distribution at each token of the answer, in nats.
 
     Args:
-        reference: Log-probabilities `(tokens, vocabulary)` that predict each token; None: those after the whole prompt.
+        reference: Log-probabilities `(tokens, vocabulary)` that predict each token; None: those after the full prompt.
     """
     return Scalar("kl", reference=None if reference is None else reference.detach().float())
 
 
 def contrast(foil: Foil) -> Scalar:
-    """The difference log p(answer) - log p(foil): what speaks for the answer and against the foil, in nats.
+    """The difference log p(answer) - log p(foil): evidence for the answer over the foil, in nats.
 
-    Rows of tokens stand beside each other as `Contrast` says.
+    Tokens are aligned as in `Contrast`.
     """
     return Scalar("contrast", foil=foil)
 
@@ -259,16 +254,16 @@ ScalarLike: TypeAlias = str | ScalarFunction | Scalar
 
 
 def scalar_of(given: Any, foil: Foil | None = None) -> Scalar:
-    """What a user asks for.
+    """A `Scalar` from a public argument.
 
     Args:
         given: A `ScalarLike`.
-        foil: Makes a contrast of `log_prob`.
+        foil: Turns `log_prob` into a contrast.
 
     Raises:
         UnknownName: there is no such quantity; names the nearest.
         InvalidType: it is neither a name nor a function.
-        InvalidValue: a contrast without a foil, or a foil for what has none.
+        InvalidValue: a contrast without a foil, or a foil with another quantity.
     """
     if foil is not None:
         if given not in ("log_prob", "contrast"):
@@ -284,30 +279,28 @@ def scalar_of(given: Any, foil: Foil | None = None) -> Scalar:
 
 
 def scalars_of(given: Any, foil: Foil | None = None) -> list[Scalar]:
-    """What a user asks for at a time: one `ScalarLike`, or a list of them.
-
-    In a list the foil is that of `contrast`.
+    """Scalars from a `ScalarLike` or a list of them; in a list the foil belongs to `contrast`.
 
     Raises:
-        InvalidValue: the list is empty, or a foil stands beside a list without a contrast.
+        InvalidValue: the list is empty, or there is a foil but no contrast in the list.
         LlmAttrError: as in `scalar_of`.
     """
     if not isinstance(given, list | tuple):
         return [scalar_of(given, foil)]
     if not given or (foil is not None and "contrast" not in given):
         raise InvalidValue(
-            f"a list of scalars holds at least one, and 'contrast' where there is a foil; got {list(given)!r}"
+            f"a list of scalars must have at least one, and 'contrast' if there is a foil; got {list(given)!r}"
         )
-    return [scalar_of(each, foil if isinstance(each, str) and each == "contrast" else None) for each in given]
+    return [scalar_of(item, foil if isinstance(item, str) and item == "contrast" else None) for item in given]
 
 
 def payoff(values: Values, name: str, per_token: bool = True) -> Values:
-    """What the tokens are worth `(..., tokens)` -> what is attributed `(..., 1 + tokens)`, the whole answer first.
+    """Values of the tokens `(..., tokens)` -> attributed values `(..., 1 + tokens)`, the full answer first.
 
     Args:
-        values: As `Scalar.read` gives them; for a number for the whole answer `(..., 1)`, which stays.
-        name: That of the scalar.
-        per_token: False for a number for the whole answer.
+        values: From `Scalar.read`; a number for the full answer, `(..., 1)`, is returned unchanged.
+        name: The name of the scalar.
+        per_token: False for a number for the full answer.
     """
     if not per_token:
         return values
@@ -334,7 +327,7 @@ def _entropy(logits: Tensor, ids: Tensor) -> Tensor:
 
 
 def _weighted(weight: Tensor, log_probs: Tensor) -> Tensor:
-    """The product, in which nothing times minus infinity is nothing."""
+    """The product, where 0 * -inf is 0."""
     return weight * log_probs.masked_fill(weight == 0, 0)
 
 
@@ -342,9 +335,9 @@ _READ: dict[str, Callable[[Tensor, Tensor], Tensor]] = {"logit": _chosen, "margi
 
 
 def _called(function: ScalarFunction, label: str, logits: Tensor, ids: Tensor) -> Tensor:
-    """What a user's function says of one answer."""
+    """The checked value of a user's function for one answer."""
     try:
-        found = function(logits, ids)
+        value = function(logits, ids)
     except (ArithmeticError, AttributeError, LookupError, RuntimeError, TypeError, ValueError) as error:
         if is_out_of_memory(error) or isinstance(error, LlmAttrError):
             raise
@@ -352,15 +345,15 @@ def _called(function: ScalarFunction, label: str, logits: Tensor, ids: Tensor) -
             f"the scalar {label} failed on logits {tuple(logits.shape)} and ids {tuple(ids.shape)}: "
             f"{type(error).__name__}: {error}"
         ) from error
-    if isinstance(found, int | float):
-        found = logits.new_tensor(float(found))
-    if not isinstance(found, Tensor) or found.is_complex():
-        raise InvalidType(f"the scalar {label} must give a tensor (tokens,) or a number; got {type(found).__name__}")
-    if found.shape not in ((), ids.shape):
+    if isinstance(value, int | float):
+        value = logits.new_tensor(float(value))
+    if not isinstance(value, Tensor) or value.is_complex():
+        raise InvalidType(f"the scalar {label} must return a tensor (tokens,) or a number; got {type(value).__name__}")
+    if value.shape not in ((), ids.shape):
         raise InvalidShape(
-            f"the scalar {label} must give the shape ({len(ids)},), a number for each token of the answer, or one "
-            f"number for the whole; got the shape {tuple(found.shape)}"
+            f"the scalar {label} must return shape ({len(ids)},), a number for each token of the answer, or a single "
+            f"number; got shape {tuple(value.shape)}"
         )
-    if not found.isfinite().all():
-        raise InvalidValue(f"the scalar {label} gave NaN or infinity; an attribution needs numbers")
-    return found.float()
+    if not value.isfinite().all():
+        raise InvalidValue(f"the scalar {label} returned NaN or infinity; an attribution needs finite numbers")
+    return value.float()
