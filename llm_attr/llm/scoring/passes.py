@@ -216,7 +216,7 @@ class WholePass:
         return ids
 
     def logits(self, queries: Sequence[Query], fill: int = 0) -> tuple[Tensor, Tensor]:
-        """`(rows, vocabulary)` of one call, and the row that predicts each token of the answers, one after another."""
+        """`(rows, vocabulary)` of one call, and the row that predicts each answer token, in order."""
         ids, device = self.ids(queries, fill), self._lm.device
         mask = torch.zeros_like(ids)
         for row, query in enumerate(queries):
@@ -249,14 +249,14 @@ class WholePass:
 
 
 def positions_that_fit(language_model: LanguageModel) -> int:
-    """How many token positions one pass may have on this device with the memory that is free now."""
+    """How many token positions one pass may have, given the device and its free memory."""
     device = language_model.device
     most = CUDA_POSITIONS if device.type == "cuda" else CPU_POSITIONS
     return max(16, min(most, free_bytes(device) // MEMORY_SHARE // call_bytes(language_model, Call(1, 1))))
 
 
 def call_bytes(language_model: LanguageModel, call: Call) -> int:
-    """What a call without gradients takes beside the weights, about."""
+    """The approximate bytes of a call without gradients, besides the weights."""
     config, width = language_model.text_config, language_model.dtype.itemsize
     head = config.vocab_size * (width + 8)
     body = config.hidden_size * width * (2 * config.num_hidden_layers + 24)

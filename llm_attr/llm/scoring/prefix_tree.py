@@ -1,7 +1,7 @@
-"""Many token sequences as one tree in which every shared prefix stands once.
+"""A tree of token sequences in which every shared prefix is stored once.
 
-Nodes are numbered in depth-first order. So the descendants of node n are n + 1 ... end[n] - 1, a run of consecutive
-nodes needs nothing but itself and the ancestors of its first node, and `a` is an ancestor of `b` if and only if
+Nodes are numbered in depth-first order, so the descendants of node n are n + 1 ... end[n] - 1, a run of consecutive
+nodes needs only itself and the ancestors of its first node, and `a` is an ancestor of `b` if and only if
 `a < b < end[a]`.
 """
 
@@ -23,12 +23,12 @@ Ints = NDArray[np.int64]
 
 @dataclass(frozen=True)
 class Query:
-    """What is scored: an answer after a variant of a prompt.
+    """An answer to score after a variant of a prompt.
 
     Attributes:
         variant: The prompt.
         answer: Token ids, at least one.
-        scalars: What is read of it beside the log-probabilities of its tokens.
+        scalars: What to read besides the log-probabilities of its tokens.
     """
 
     variant: Variant
@@ -37,17 +37,17 @@ class Query:
 
     @property
     def tokens(self) -> tuple[int, ...]:
-        """What goes through the model: the variant, and the answer but for its last token."""
+        """The model's input: the variant, and the answer without its last token."""
         return self.variant.tokens + self.answer[:-1]
 
     @property
     def positions(self) -> tuple[int, ...]:
-        """Where these tokens stand."""
+        """The positions of these tokens."""
         return (*self.variant.positions, *range(self.variant.end, self.length))
 
     @property
     def length(self) -> int:
-        """Positions from the first to the last of these, gaps included."""
+        """The number of positions from the first to the last of these tokens, gaps included."""
         return self.variant.end + len(self.answer) - 1
 
 
@@ -55,8 +55,8 @@ class Query:
 class PrefixTree:
     """The tree over `variant + answer[:-1]` of several queries, which may be about different prompts.
 
-    Each token of an answer is a pair of the node whose output predicts it and the token; the pairs of a query stand
-    together, in the order of the answer, and the queries in the order given.
+    Each token of an answer is a pair of the token and the node whose output predicts it; pairs are in the order of the
+    queries and, within a query, of the answer.
 
     Attributes:
         tokens: `(nodes,)` token ids in depth-first order.
@@ -113,7 +113,7 @@ class PrefixTree:
         return np.array(path[::-1], dtype=np.int64)
 
     def visible(self, queries: Ints, keys: Ints, window: int | None = None) -> Tensor:
-        """Bool `(queries, keys)`: which keys are the query itself or before it on its path, and inside its window."""
+        """Bool `(queries, keys)`: which keys are the query node or its ancestors, within the window."""
         seen = (keys[None] <= queries[:, None]) & (queries[:, None] < self.end[keys][None])
         if window is not None:
             seen &= self.positions[keys][None] > self.positions[queries][:, None] - window
@@ -121,7 +121,7 @@ class PrefixTree:
 
 
 class _Nodes:
-    """A tree that grows by sequences in sorted order; each row is a (position, token) pair."""
+    """Builds a tree from sequences in sorted order; each row is a (position, token) pair."""
 
     def __init__(self) -> None:
         self.rows: list[Ints] = []
