@@ -57,10 +57,11 @@ def lime_of_text(
 ) -> WeightedSurrogate:
     """The estimator for text, where the input has a one per unit and absence is zero.
 
-    `interpretable_model`, `similarity_func` and `perturb_func` are those of `Lime`.
-
     Args:
         n_samples: Number of coalitions.
+        interpretable_model: The surrogate, see `Lime`; None: a lasso with penalty 0.01.
+        similarity_func: Weights the samples, see `Lime`; None: the cosine kernel of width 1.
+        perturb_func: Draws the coalitions, see `Lime`; None: each unit is present with probability 1/2.
         seed: Seed of the coalitions; None: torch's global generator.
         refits: Number of bootstrap samples for the standard errors; 0: no standard errors.
     """
