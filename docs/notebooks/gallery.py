@@ -13,13 +13,13 @@
 # %% [markdown]
 # # Gallery
 #
-# Every picture of the library, beside the code that made it. All share one colour scale: orange speaks for the output, blue against it,
-# and zero has the colour of the paper; magnitudes, which have no sign, are violet. Blue and orange stay apart for every common colour
-# blindness, and every picture says where its scale ends.
+# Every plot in the library, next to the code that made it. They share one colour scale: orange speaks for the output, blue against it, and
+# zero has the background colour; unsigned magnitudes are violet. Blue and orange can be told apart with every common form of colour
+# blindness, and every plot says where its scale ends.
 #
 # ## Texts
 #
-# Four sentences, a question, and an answer of a real small model.
+# Four sentences, a question, and the answer of a small real model.
 
 # %% tags=["remove-cell"]
 # %config InlineBackend.figure_formats = ["retina"]
@@ -37,8 +37,8 @@ result = llm_attr.explain(lm, prompt, target=answer)
 # %% [markdown]
 # ### The page
 #
-# What a notebook shows for a result, and what `result.to_html("page.html")` writes. Tokens of the answer can be clicked, in the
-# page and here. `result.widget()` is the same for Jupyter, and tells Python what was clicked.
+# What a notebook shows for a result, and what `result.to_html("page.html")` writes. You can click tokens of the answer, on the page and
+# here. `result.widget()` is the Jupyter version, which reports clicks to Python.
 
 # %%
 result
@@ -73,7 +73,7 @@ figure, axes = words.plot_token_attr(show=True)
 # %% [markdown]
 # ### Levels
 #
-# One text at several levels: sentences and words, each explained by itself.
+# One text at two levels: sentences and words, each explained separately.
 
 # %%
 figure, axes = result.plot_levels(words, show=True)
@@ -95,7 +95,7 @@ documents
 # %% [markdown]
 # ### Interactions
 #
-# How much more, or less, two sentences carry together than each alone.
+# How much more, or less, two sentences contribute together than separately.
 
 # %%
 pairs = llm_attr.explain(lm, prompt, target=answer, method="pairwise_interactions")
@@ -103,7 +103,7 @@ figure, axes = pairs.plot_interactions(show=True)
 # %% [markdown]
 # ### Comparison
 #
-# Several methods over the same units, and how far they agree.
+# Several methods on the same units, and how well they agree.
 
 # %%
 methods = ("feature_ablation", "shapley_values", "input_x_gradient")

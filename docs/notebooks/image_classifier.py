@@ -13,9 +13,8 @@
 # %% [markdown]
 # # An image classifier, asked in four ways
 #
-# Why does a convolutional network see an espresso in a photograph? GradientShap, integrated gradients, Grad-CAM and occlusion each
-# give an answer. They do not ask the same question, so their maps are not the same. The network is EfficientNet-Lite0
-# with its ImageNet weights.
+# Why does a convolutional network see an espresso in a photograph? GradientShap, integrated gradients, Grad-CAM and occlusion each give an
+# answer. They ask different questions, so their maps differ. The network is EfficientNet-Lite0 with its ImageNet weights.
 
 # %% tags=["remove-cell"]
 # %config InlineBackend.figure_formats = ["retina"]
@@ -38,8 +37,8 @@ photo.resize((300, 300))
 # %% [markdown]
 # ## Grad-CAM
 #
-# Takes the last convolution: its channels, each weighted by the mean gradient of the class's logit. The map has 7 × 7 places and
-# is brought to the size of the image.
+# Grad-CAM weights each channel of the last convolution by the mean gradient of the class's logit. The 7 × 7 map is resized to the size of
+# the image.
 
 # %%
 from llm_attr.attr import (
@@ -57,8 +56,8 @@ print(tuple(cam.shape), "->", tuple(upsampled.shape))
 # %% [markdown]
 # ## Integrated gradients
 #
-# Integrates the gradient on the way from grey to the photograph. The attributions sum to the change of the logit; the delta says how
-# far they are from it.
+# Integrates the gradient along the path from a grey image to the photograph. The attributions sum to the change of the logit; the delta is
+# how far they are from it.
 
 # %%
 integrated, delta = IntegratedGradients(model).attribute(
@@ -84,7 +83,7 @@ shap = GradientShap(model).attribute(
 # %% [markdown]
 # ## Occlusion
 #
-# Covers 32 × 32 pixels at a time with grey and sees how far the logit falls. It needs no gradient.
+# Covers 32 × 32 pixels at a time with grey and measures how far the logit falls. It needs no gradient.
 
 # %%
 occlusion = Occlusion(model).attribute(
@@ -98,8 +97,8 @@ occlusion = Occlusion(model).attribute(
 # %% [markdown]
 # ## Side by side
 #
-# Attributions of pixels are summed over the colours and over squares of 8 × 8 pixels, so that the eye can follow them. Each map has
-# its own scale, which stands below it: orange speaks for the class, blue against it.
+# Pixel attributions are summed over colours and over squares of 8 × 8 pixels to make them readable. Each map has its own scale, shown below
+# it: orange speaks for the class, blue against it.
 
 # %%
 import numpy as np
@@ -142,7 +141,7 @@ for place, (name, values) in zip(axes.flat, maps.items(), strict=True):
 # %% [markdown]
 # ## Where they agree
 #
-# How much of what speaks for the class lies within the rim of the cup? The rim, an ellipse, holds about a fifth of the pixels.
+# How much of the positive attribution is within the rim of the cup? The rim, an ellipse, holds about a fifth of the pixels.
 
 # %%
 rows, columns = np.mgrid[:224, :224]
@@ -153,5 +152,5 @@ for name, values in maps.items():
     print(f"of {name}: {positive[rim].sum() / positive.sum():.0%}")
 
 # %% [markdown]
-# Grad-CAM and occlusion ask about whole regions, the other two follow the gradient pixel by pixel, where edges count most. They also
-# depend on the baseline: against grey, a pixel that is grey can have no integrated gradient.
+# Grad-CAM and occlusion look at regions; the other two follow the gradient pixel by pixel, so edges count most. They also depend on the
+# baseline: against grey, a grey pixel has no integrated gradient.

@@ -13,8 +13,8 @@
 # %% [markdown]
 # # Which words sound pleased?
 #
-# A text classifier reads token ids, and ids have no gradient. `LayerIntegratedGradients` moves what the embedding layer gives instead,
-# and attributes the answer to it. The classifier here is MiniLM, a BERT of six layers with real weights, under a small head that
+# A text classifier reads token ids, and ids have no gradient. `LayerIntegratedGradients` moves the output of the embedding
+# layer instead, and attributes the prediction to it. The classifier is MiniLM, a six-layer BERT with real weights, with a small head that
 # is trained below on 32 sentences: a toy, but one that has learned something.
 
 # %% tags=["remove-cell"]
@@ -42,8 +42,8 @@ print(f"pleased: {PLEASED[0]}\ndispleased: {DISPLEASED[0]}")
 # %% [markdown]
 # ## The question
 #
-# Three sentences that the head has not seen. The baseline is the same sequence with every token but `[CLS]` and `[SEP]` replaced by padding:
-# a sentence of the same length that says nothing.
+# Three sentences that the head has not seen. The baseline is the same sequence with every token except `[CLS]` and `[SEP]` replaced by
+# padding: a sentence of the same length without content.
 
 # %%
 from llm_attr.attr import LayerIntegratedGradients
@@ -85,7 +85,7 @@ for sentence, score, base, total, gap in zip(
 # %% [markdown]
 # ## The picture
 #
-# `visualize_text` draws records as Captum does, with its columns.
+# `visualize_text` shows records in the same columns as Captum.
 
 # %%
 from llm_attr.attr import visualization
@@ -111,7 +111,7 @@ for row, (score, length) in enumerate(
 visualization.visualize_text(records)
 
 # %% [markdown]
-# The third sentence is of two minds, and the attributions tell them apart. The strongest token in either direction:
+# The third sentence is mixed, and the attributions separate the two sides. The strongest token in either direction:
 
 # %%
 for row in range(len(sentences)):
@@ -123,4 +123,4 @@ for row in range(len(sentences)):
 
 # %% [markdown]
 # `[CLS]` and `[SEP]` are the same in input and baseline, so their embeddings have exactly no attribution. What the model computes
-# at their places is credited to the words from which it comes.
+# at their positions is credited to the words it comes from.

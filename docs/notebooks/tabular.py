@@ -13,9 +13,9 @@
 # %% [markdown]
 # # A network on a table
 #
-# Ten measurements of diabetes patients and a score of the disease a year later (the data come with scikit-learn). A small network learns
-# the score; then one patient's forecast is explained, with methods whose error can be checked: ten features are few enough for exact
-# Shapley values.
+# Ten measurements of diabetes patients, and a disease score a year later (the data come with scikit-learn). A small network learns to
+# predict the score; then one patient's prediction is explained, by methods whose error can be checked: ten features are few enough for
+# exact Shapley values.
 
 # %% tags=["remove-cell"]
 # %config InlineBackend.figure_formats = ["retina"]
@@ -75,9 +75,8 @@ show(figure)
 # %% [markdown]
 # ## Four methods
 #
-# `KernelShap` estimates the same values from 100 evaluations instead of 1,024, and says how sure it is. Integrated gradients walk
-# the straight line from the mean patient. Feature ablation changes one measurement at a time, back to the mean, and so misses what measurements do
-# together.
+# `KernelShap` estimates the same values from 100 evaluations instead of 1,024, with standard errors. Integrated gradients follow the
+# straight line from the mean patient. Feature ablation sets one measurement at a time back to the mean, so it misses joint effects.
 
 # %%
 sampled, stderr = (
@@ -114,5 +113,5 @@ inside = ((sampled - exact).abs() <= 1.96 * stderr).sum()
 print(f"{inside} of 10 exact values lie in the 95 % interval of KernelShap")
 
 # %% [markdown]
-# The attributions of `FeatureAblation` sum to something else than the change of the forecast: there is nothing that makes them. The other
-# three share the change out.
+# The attributions of `FeatureAblation` do not sum to the change of the prediction, and nothing makes them. The other three divide the
+# change among the features.
