@@ -216,8 +216,8 @@ class LLMAttribution(TextAttribution):
                 price.tell(self._seconds(answered, options), f"{total:,} variants of the prompt")
             known_by = identity(self.language_model)
             groups = score_prompts(lambda: self.engine(options), answered, options, evaluator)
-            alone = [one for group in groups for one in group]
-            return [[self._result(one, found, options, known_by) for found in one.found] for one in alone]
+            scored = [scores for group in groups for scores in group]
+            return [[self._result(scores, each, options, known_by) for each in scores.per_scalar] for scores in scored]
 
     def _priced(self, jobs: Sequence[PromptJob], options: Options) -> AbstractContextManager[Price]:
         """Warns if the work is expected to take long, and suggests quicker options."""
@@ -254,51 +254,51 @@ class LLMAttribution(TextAttribution):
         return [answered[i] for i in range(len(jobs))]
 
     def _result(
-        self, one: PromptScores, found: ScalarValues, options: Options, known_by: Mapping[str, Any]
+        self, scores: PromptScores, scalar_values: ScalarValues, options: Options, known_by: Mapping[str, Any]
     ) -> LLMAttributionResult:
         """The result for one scalar: the attributions of the features, mapped to the values of the input."""
-        inp, job = one.games[0].inp, one.job
-        table = self._table(one, found, options)
+        inp, job = scores.games[0].inp, scores.job
+        table = self._table(scores, scalar_values, options)
         columns = inp.feature_of_value()
         if columns is not None:
             table = replace(table, owner=job.features.owner[0][0][columns])
         attributions = table.attributions()
         if columns is None:
             attributions = Attributions(inp.format_attr(job.features.spread(attributions.values.T)[0]), None)
-        about = self._about(one, found.scalar, options) | dict(known_by)
+        about = self._about(scores, scalar_values.scalar, options) | dict(known_by)
         about["errors"] = None if attributions.stderr is None else attributions.kind
         fields = {**attributions.fields, "table": None if columns is None else table}
-        return self.result(inp, job.prompt, job.answer, one.log_probs, about, **fields)
+        return self.result(inp, job.prompt, job.answer, scores.log_probs, about, **fields)
 
-    def _table(self, one: PromptScores, found: ScalarValues, options: Options) -> Table:
+    def _table(self, scores: PromptScores, scalar_values: ScalarValues, options: Options) -> Table:
         return Table(
-            coalitions=one.coalitions,
-            values=found.values,
-            owner=torch.arange(one.job.features.count, device="cpu"),
-            whole=found.whole,
+            coalitions=scores.coalitions,
+            values=scalar_values.values,
+            owner=torch.arange(scores.job.features.count, device="cpu"),
+            whole=scalar_values.whole,
             method=self.method_name,
             options=options.method_options,
-            attr_target=found.scalar.name,
-            per_token=found.per_token,
+            attr_target=scalar_values.scalar.name,
+            per_token=scalar_values.per_token,
             estimator=options.estimator,
         )
 
-    def _about(self, one: PromptScores, scalar: Scalar, options: Options) -> dict[str, Any]:
-        inp, engine = one.games[0].inp, one.games[0].engine
+    def _about(self, scores: PromptScores, scalar: Scalar, options: Options) -> dict[str, Any]:
+        inp, engine = scores.games[0].inp, scores.games[0].engine
         empty_prompt_token = next(
-            (game.empty_prompt_token for game in one.games if game.empty_prompt_token is not None), None
+            (game.empty_prompt_token for game in scores.games if game.empty_prompt_token is not None), None
         )
         return self.provenance(inp, scalar, engine.cost) | {
             "scoring": engine.how,
             "empty_prompt": None if empty_prompt_token is None else self.language_model.decode([empty_prompt_token]),
-            "prompts": one.prompts,
+            "prompts": scores.prompts,
             "variants": engine.variants,
             "seed": arguments_of(options.gen_args).get("seed"),
             "method_seed": options.method_seed(self.attr_method),
-            "n_samples": one.n_samples,
+            "n_samples": scores.n_samples,
             "until": options.until,
             "budget": options.budget,
-            "met": one.met,
+            "met": scores.met,
         }
 
 

@@ -142,8 +142,8 @@ def explain(
     if part is not None:
         each = [[_part(result, part) for result in results] for results in each]
     several = isinstance(options.get("attr_target", scalar), list | tuple)
-    found = each if several else [results[0] for results in each]
-    return found if is_many(prompt) else found[0]
+    results = each if several else [results[0] for results in each]
+    return results if is_many(prompt) else results[0]
 
 
 def _part(result: Any, part: Region) -> Any:

@@ -141,18 +141,18 @@ class LLMGradientAttribution(TextAttribution):
         of_call: Mapping[str, Any],
         options: Mapping[str, Any],
     ) -> list[Any]:
-        """What is found of each quantity of an answer; those without a foil share their forward passes."""
+        """The results for each quantity of an answer; those without a foil share their forward passes."""
         refuse_unknown_options(self.attr_method, options)
         check_call(of_call)
         inp = self.bound(inp)
         placed = inp.placed(self.language_model)
         answer = answer_ids(self.language_model, placed.ids, target, gen_args)
-        found: dict[int, Any] = {}
+        results: dict[int, Any] = {}
         with torch.inference_mode(False):
             for group in together(scalars):
                 run = self.run_for(placed, answer, [scalars[i] for i in group], of_call.get("baseline"), options)
-                found |= zip(group, self._explained(inp, run, of_call, options), strict=True)
-        return [found[i] for i in range(len(scalars))]
+                results |= zip(group, self._explained(inp, run, of_call, options), strict=True)
+        return [results[i] for i in range(len(scalars))]
 
     def _explained(
         self, inp: InterpretableInput, run: Run, of_call: Mapping[str, Any], options: Mapping[str, Any]
@@ -166,10 +166,10 @@ class LLMGradientAttribution(TextAttribution):
         price = priced(self.title, lambda _: ", or ".join(self._quicker(run, token_rows, options)))
         with uncompiled(), self.language_model.evaluating(), memory, bar, price:
             refuse_broken_graph(self.language_model)
-            found = run.explained(token_rows, recompute)
+            explained = run.explained(token_rows, recompute)
         several = isinstance(getattr(self.attr_method, "layer", None), list | tuple)
         known_by = identity(self.language_model)
-        each = [self._results(inp, run, *pair, options, known_by) for pair in zip(run.scalars, found, strict=True)]
+        each = [self._results(inp, run, *pair, options, known_by) for pair in zip(run.scalars, explained, strict=True)]
         return each if several else [results[0] for results in each]
 
     def _quicker(self, run: Run, token_rows: bool, options: Mapping[str, Any]) -> list[str]:
@@ -238,25 +238,25 @@ class LLMGradientAttribution(TextAttribution):
         of_call = {name: options.pop(name) for name in OF_CALL & options.keys()}
         refuse_unknown_options(self.attr_method, options)
 
-        found = []
+        results = []
         for number, (inp, answer) in enumerate(zip(inputs, answers_of(target, len(inputs)), strict=True)):
             with about_prompt(number):
-                found.append(self._each(inp, answer, scalars, gen_args, of_call, options))
-        return found
+                results.append(self._each(inp, answer, scalars, gen_args, of_call, options))
+        return results
 
     def _results(
         self,
         inp: InterpretableInput,
         run: Run,
         scalar: Scalar,
-        found: Explained,
+        explained: Explained,
         options: Mapping[str, Any],
         known_by: dict[str, Any],
     ) -> list[LLMAttributionResult]:
         """A result per layer."""
-        about = self._about(inp, run, scalar) | known_by | found.deltas
-        if found.completeness is not None:
-            about["completeness"] = found.completeness.to_dict()
+        about = self._about(inp, run, scalar) | known_by | explained.deltas
+        if explained.completeness is not None:
+            about["completeness"] = explained.completeness.to_dict()
         about["options"] = {name: value for name, value in options.items() if isinstance(value, _PLAIN)}
         return [
             self.result(
@@ -271,7 +271,7 @@ class LLMGradientAttribution(TextAttribution):
                 token_stderr=None if token_errors is None else inp.format_attr(token_errors),
             )
             for layer, whole, tokens, errors, token_errors in zip_longest(
-                self._layers(), found.whole, found.tokens, found.errors, found.token_errors
+                self._layers(), explained.whole, explained.tokens, explained.errors, explained.token_errors
             )
         ]
 

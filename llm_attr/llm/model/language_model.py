@@ -160,7 +160,7 @@ class LanguageModel:
         return encode(self.tokenizer, text, special_tokens=special_tokens)
 
     def decode(self, ids: list[int] | torch.Tensor) -> str:
-        """The text of ids, special tokens included and white space untouched."""
+        """The text of ids, special tokens included and whitespace untouched."""
         return decode(self.tokenizer, ids.tolist() if isinstance(ids, torch.Tensor) else ids)
 
     def check_length(self, prompt: int, answer: int) -> None:

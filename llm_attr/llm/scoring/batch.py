@@ -95,7 +95,7 @@ class PromptScores:
         games: One per trial.
         prompts: How many prompts were scored together, this one included.
         coalitions: Bool `(coalitions, features)`.
-        found: What they gave for each scalar.
+        per_scalar: The values of each scalar.
         log_probs: fp32 `(answer tokens,)` after the full prompt, in nats.
         n_samples: The size of the sample, as the method counts it; None for a fixed design.
         met: Whether the requested precision was reached; None if none was requested.
@@ -105,7 +105,7 @@ class PromptScores:
     games: Sequence[TextGame]
     prompts: int
     coalitions: Coalitions
-    found: Sequence[ScalarValues]
+    per_scalar: Sequence[ScalarValues]
     log_probs: Values
     n_samples: int | None
     met: bool | None
@@ -153,9 +153,9 @@ class _Batch:
         expected = self._evaluator.done + evaluations
         if self._joint:
             self._score_designs()
-        found = [self._scored(*one) for one in self._games]
+        scores = [self._scored(*game) for game in self._games]
         self._evaluator.advance(expected - self._evaluator.done)
-        return found
+        return scores
 
     def _with_references(self, job: PromptJob) -> PromptJob:
         """The job, with reference distributions of the full prompt for the scalars that need them."""
@@ -205,9 +205,9 @@ class _Batch:
             whole = games[0].split(games[0].worth([job.whole])[0])
             log_probs = self._engine.score(games[0].asked(job.whole)[:1], self._evaluator)[0]
         each = games[0].split(run.values.transpose(0, 1))
-        found = list(map(ScalarValues, job.scalars, each, whole, games[0].per_token))
+        per_scalar = list(map(ScalarValues, job.scalars, each, whole, games[0].per_token))
         sampled = run.n_samples, run.met
-        return PromptScores(job, games, len(self._games), run.coalitions, found, log_probs, *sampled)
+        return PromptScores(job, games, len(self._games), run.coalitions, per_scalar, log_probs, *sampled)
 
 
 class _Meter:

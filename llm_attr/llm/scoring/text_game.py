@@ -74,8 +74,8 @@ class TextGame:
         readings = self.engine.read([query for variant in variants for query in self.asked(variant)], self.evaluator)
         step = 1 + len(self._foils)
         answers = readings[::step]
-        foils = iter([torch.stack([found.log_probs for found in readings[i::step]]) for i in range(1, step)])
-        log_probs = torch.stack([found.log_probs for found in answers])
+        foils = iter([torch.stack([reading.log_probs for reading in readings[i::step]]) for i in range(1, step)])
+        log_probs = torch.stack([reading.log_probs for reading in answers])
         if self._inspect is not None:
             self._show(variants, log_probs, self._inspect)
         each = {scalar: self._stacked(scalar, answers, i) for i, scalar in enumerate(self._read)}

@@ -46,42 +46,42 @@ class JsonPath:
         """
         rest, steps = text.removeprefix("$"), list[Step]()
         while rest:
-            found = _STEP.match(rest)
-            if found is None or (not steps and text.startswith("$") and rest[0] not in ".["):
+            match = _STEP.match(rest)
+            if match is None or (not steps and text.startswith("$") and rest[0] not in ".["):
                 raise InvalidValue(
                     'a JSON path is written $.answers[0].name, with keys as .name or ["a name"] and places as [0] or '
                     f"[-1], and names one value; got {text!r}"
                 )
-            key = next((part for part in (found[1], found[3], found[4]) if part is not None), None)
-            steps.append(int(found[2]) if key is None else key)
-            rest = rest[found.end() :]
+            key = next((part for part in (match[1], match[3], match[4]) if part is not None), None)
+            steps.append(int(match[2]) if key is None else key)
+            rest = rest[match.end() :]
         if not text:
             raise InvalidValue("a JSON path is written $.answers[0].name; got an empty text")
         return cls(text, tuple(steps))
 
     def places(self, text: str) -> list[Span]:
-        """The characters of the value in each JSON document of the text that has it, those of a text without quotes.
+        """The characters of the value in each JSON document of the text that has it; strings without their quotes.
 
-        Documents are objects and arrays, wherever they begin, as behind words or in a fence; or the text itself. Of one
-        that is cut off at the end of the text, what came before counts.
+        Documents are objects and arrays anywhere in the text, such as after words or in a fence, or the text itself. Of
+        a document that is cut off at the end of the text, the part before the cut counts.
 
         Raises:
-            InvalidTarget: the text holds no JSON, or none with this value.
+            InvalidTarget: the text has no JSON, or none with this value.
         """
         documents = _documents(text)
         if not documents:
             raise InvalidTarget(f"there is no JSON in the answer, so no {self.text!r}; it is {text[:200]!r}")
-        found, failures = list[Span](), list[str]()
+        spans, failures = list[Span](), list[str]()
         for start in documents:
             try:
-                found.append(_value(text, self._follow(text, start)))
+                spans.append(_value(text, self._follow(text, start)))
             except _Missing as missing:
                 failures.append(str(missing))
-        if not found:
+        if not spans:
             raise InvalidTarget(
                 f"{self.text!r} is not in the JSON of the answer: {'; '.join(failures)}; the answer is {text[:200]!r}"
             )
-        return found
+        return spans
 
     def _follow(self, text: str, start: int) -> int:
         """The start of the value in the document that begins at `start`."""
