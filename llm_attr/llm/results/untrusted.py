@@ -7,6 +7,7 @@ import math
 import stat
 from collections.abc import Mapping
 from dataclasses import is_dataclass
+from functools import cache
 from pathlib import Path
 from types import UnionType
 from typing import Any, get_args, get_origin, get_type_hints, is_typeddict
@@ -56,7 +57,7 @@ def check(content: Mapping[str, Any], form: type, name: str) -> None:
     Raises:
         BrokenFile: a field is missing, unknown or of another type.
     """
-    hints = get_type_hints(form)
+    hints = _hints(form)
     if content.keys() != hints.keys():
         raise BrokenFile(
             f"{name} must have the fields {', '.join(sorted(hints))}; got {', '.join(sorted(content))[:200] or 'none'}"
@@ -66,6 +67,9 @@ def check(content: Mapping[str, Any], form: type, name: str) -> None:
             raise BrokenFile(f"{field} of {name} is not of the form that llm_attr writes: {str(content[field])[:80]!r}")
 
 
+_hints = cache(get_type_hints)
+
+
 def _conforms(value: Any, hint: Any) -> bool:
     """Whether a JSON value has a type: a scalar, `list[X]`, `tuple[X, Y]`, `X | None`, a TypedDict or a dataclass.
 
@@ -73,7 +77,7 @@ def _conforms(value: Any, hint: Any) -> bool:
     """
     origin, inner = get_origin(hint), get_args(hint)
     if is_typeddict(hint) or is_dataclass(hint):
-        fields = get_type_hints(hint)
+        fields = _hints(hint)
         same = type(value) is dict and value.keys() == fields.keys()
         return same and all(_conforms(value[name], field) for name, field in fields.items())
     if origin is UnionType:

@@ -145,8 +145,6 @@ def _joined(*names: str) -> str:
 
 
 def _number(value: float, digits: int = 17) -> float | str | None:
-    if math.isnan(value):
-        return None
-    if math.isinf(value):
-        return "Infinity" if value > 0 else "-Infinity"
-    return float(f"{value:.{digits}g}")
+    if math.isfinite(value):
+        return float(f"{value:.{digits}g}")
+    return None if math.isnan(value) else "Infinity" if value > 0 else "-Infinity"
