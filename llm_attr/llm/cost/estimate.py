@@ -48,6 +48,9 @@ from llm_attr.llm.target.scalar import Scalar
 PLACEHOLDER_TOKEN = -1
 """Placeholder id for answer tokens that have not been generated; never equal to a real token id."""
 
+MAX_CHECKS = 4
+"""Comparisons of a new model with the plain forward pass: one for each shape of a tree or batch."""
+
 LENGTHS = 32
 """How many answer lengths are tried when the answer is not generated yet: a longer one may take fewer passes."""
 
@@ -134,7 +137,7 @@ def _bounded(
             cost.forward.add(Call(length + longer - 1, rows), queries)
             cost.forward.calls += queries * (packs - 1) + any(s.needs_reference for s in job.scalars)
             evaluations, longest = evaluations + queries, max(longest, length + longer - 1)
-    cost.context = cost.check_positions = longest
+    cost.context, cost.check_positions = longest, MAX_CHECKS * longest
     load = cost.forward
     load.calls = min(load.calls, stopping.passes or load.calls)
     load.positions = min(load.positions, stopping.positions or load.positions)
