@@ -143,12 +143,12 @@ class Problem:
             return answer if target is None else select(as_output(answer), target)
 
         slot = Slot(len(moved), single=not isinstance(inputs, tuple))
-        posed = cls(forward, score, moved, as_baselines(baselines, moved), len(moved[0]), extras, target, (slot,))
+        problem = cls(forward, score, moved, as_baselines(baselines, moved), len(moved[0]), extras, target, (slot,))
         if isinstance(target, Several):
-            return replace(posed, outputs=len(target.targets))
+            return replace(problem, outputs=len(target.targets))
         if isinstance(forward, ManyOutputs):
-            return replace(posed, outputs=forward.outputs, jacobian=forward.jacobian)
-        return posed
+            return replace(problem, outputs=forward.outputs, jacobian=forward.jacobian)
+        return problem
 
     def values(self, points: Tensors, copies: int) -> Output:
         """The score of `copies` stacked batches of points, `(copies * batch, *features)` each, without gradients."""

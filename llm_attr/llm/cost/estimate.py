@@ -45,8 +45,8 @@ from llm_attr.llm.target.answer import Answer, answer_ids, answers_of
 from llm_attr.llm.target.generation import GenArgs, arguments_of, most_new_tokens
 from llm_attr.llm.target.scalar import Scalar
 
-PLACEHOLDER_TOKEN = -1
-"""Placeholder id for answer tokens that have not been generated; never equal to a real token id."""
+UNKNOWN_TOKEN = -1
+"""The id of answer tokens that have not been generated; never equal to a real token id."""
 
 MAX_CHECKS = 4
 """Comparisons of a new model with the plain forward pass: one for each shape of a tree or batch."""
@@ -226,7 +226,7 @@ def _answer(
     prompt: Sequence[int],
     target: Answer,
     gen_args: GenArgs | None,
-    token: int = PLACEHOLDER_TOKEN,
+    token: int = UNKNOWN_TOKEN,
 ) -> tuple[int, ...]:
     """The answer, or placeholders for as many tokens as it may have."""
     if target is not None:
