@@ -164,6 +164,9 @@ def test_unknown_names(lm: LanguageModel) -> None:
         llm_attr.explain(lm, TEXT, method="feature_ablatoin")
     with pytest.raises(UnknownName, match="accepted: token, word, sentence"):
         llm_attr.explain(lm, TEXT, unit="paragraf")
+    for method in ("feature_ablation", "shapley_values"):
+        with pytest.raises(UnknownKeyword, match="takes no keyword 'args'"):
+            llm_attr.explain(lm, TEXT, target=TARGET, method=method, args=1)
     with pytest.raises(UnknownKeyword, match=r"explain takes no keyword 'gen_arg' \(did you mean 'gen_args'\?\)"):
         llm_attr.explain(lm, TEXT, gen_arg={})
 

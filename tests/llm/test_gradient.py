@@ -337,6 +337,9 @@ def test_what_is_refused(lm: LanguageModel) -> None:
     wrapper = LLMGradientAttribution(IntegratedGradients(lm.model), lm.tokenizer)
     with pytest.raises(UnknownKeyword, match="n_steps"):
         wrapper.attribute(TextTokenInput(TEXT, lm.tokenizer), target=TARGET, n_step=3)
+    for method in ("integrated_gradients", "saliency", "deep_lift"):
+        with pytest.raises(UnknownKeyword, match="takes no keyword 'targets'"):
+            explain(lm, TEXT, target=TARGET, method=method, targets=[0, 1])
     with pytest.raises(EmptyTarget):
         wrapper.attribute(TextTokenInput(TEXT, lm.tokenizer), target="")
     for asked in ({"token_rows": "no"}, {"gradient_checkpointing": 1}, {"show_progress": None}):

@@ -114,6 +114,15 @@ def test_a_list_of_prompts_is_sampled_as_each_alone(lm: LanguageModel) -> None:
         torch.testing.assert_close(one.stderr, alone.stderr, rtol=1e-3, atol=1e-4)
 
 
+def test_the_design_is_drawn_ahead_whatever_ends_the_sampling(lm: LanguageModel) -> None:
+    states = []
+    for limit in ({}, {"budget": 7}):
+        torch.manual_seed(5)
+        explain(lm, TEXT, method="shapley_value_sampling", target=TARGET, **limit)
+        states.append(torch.get_rng_state())
+    assert torch.equal(*states)
+
+
 def test_the_global_stream_is_drawn_from_once_and_only_where_captum_does(lm: LanguageModel) -> None:
     torch.manual_seed(5)
     before = torch.get_rng_state()

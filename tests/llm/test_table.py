@@ -96,6 +96,13 @@ class Doubled(TextTemplateInput):
         return 2 * super().format_attr(itp_attr)
 
 
+class Copied(TextTemplateInput):
+    """Overrides the method as Captum's users must, and copies the attributions."""
+
+    def format_attr(self, itp_attr: Tensor) -> Tensor:
+        return itp_attr.clone()
+
+
 def test_an_input_with_a_way_of_its_own(lm: LanguageModel) -> None:
     plain = explained(lm, TextTemplateInput(TEMPLATE, VALUES))
     doubled = explained(lm, Doubled(TEMPLATE, VALUES))
@@ -109,6 +116,8 @@ def test_the_feature_of_each_value(lm: LanguageModel) -> None:
     assert masked.feature_of_value().tolist() == [1, 0, 1]
     assert tokens.feature_of_value().tolist() == [*range(len(tokens.values))]
     assert Doubled("{}{}", ["a", "b"]).feature_of_value() is None
+    assert Copied("{}{}", ["a", "b"]).feature_of_value().tolist() == [0, 1]
+    assert explained(lm, Copied(TEMPLATE, VALUES)).table is not None
 
 
 class Unregistered(FeatureAblation):

@@ -23,7 +23,7 @@ ROOT = Path(__file__).parents[2]
 CELLS = (
     """from llm_attr.viz.text.script import Selection
 from llm_attr.viz.text.view import AttributionView
-from llm_attr.viz.text.widget import AttributionWidget
+from llm_attr.viz.widget import AttributionWidget
 
 def made(title, *rows):
     return AttributionView(

@@ -44,7 +44,7 @@ FRONT_END = """async ([source, drawn, selected]) => {
 @pytest.fixture
 def make() -> Callable[..., Any]:
     """The class, which is imported on use."""
-    from llm_attr.viz.text.widget import AttributionWidget
+    from llm_attr.viz.widget import AttributionWidget
 
     return AttributionWidget
 
@@ -113,7 +113,7 @@ def test_nothing_is_imported_before_it_is_used() -> None:
 def test_without_anywidget_the_extra_is_named(
     missing: str, result: LLMAttributionResult, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.delitem(sys.modules, "llm_attr.viz.text.widget", raising=False)
+    monkeypatch.delitem(sys.modules, "llm_attr.viz.widget", raising=False)
     monkeypatch.setitem(sys.modules, missing, None)
     with pytest.raises(MissingExtra, match=r"anywidget is needed .*'llm_attr\[notebook\]'"):
         result.widget()

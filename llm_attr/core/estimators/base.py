@@ -16,6 +16,9 @@ class BaseEstimator(Estimator, ABC):
     fixed: bool = True
     n_samples: int = 1
 
+    def __init__(self) -> None:
+        """Takes no options; a protocol's own constructor would seem to take any."""
+
     @abstractmethod
     def size(self, features: int) -> int:
         """The maximum number of distinct coalitions in a design of `n_samples`."""

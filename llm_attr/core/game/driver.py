@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, replace
 from itertools import islice
 from time import monotonic
@@ -87,7 +87,7 @@ def play(
     keep: bool = False,
     ledger: Ledger | None = None,
     meter: Meter | None = None,
-    drawn: Sequence[Coalitions] | None = None,
+    rounds: Iterator[Coalitions] | None = None,
 ) -> GameRun:
     """Evaluates the coalitions of an estimator's design, each distinct one once.
 
@@ -100,7 +100,7 @@ def play(
         keep: Whether to keep the coalitions of a fixed design too.
         ledger: Known values of this game; new ones are added.
         meter: Measures how much of a budget in passes or positions is spent.
-        drawn: The estimator's design, if already drawn (see `design`); only without `stopping`.
+        rounds: The estimator's rounds, if some of them have been drawn ahead.
 
     Raises:
         InvalidValue: the budget is too small for one estimate, or its unit does not apply to this method or game.
@@ -109,14 +109,14 @@ def play(
     stopping = stopping or Stopping()
     if not getattr(estimator, "takes_any_value", False):
         game = finite(game)
+    rounds = estimator.rounds(features) if rounds is None else rounds
     if estimator.fixed:
         if stopping.adaptive:
             raise InvalidValue("until and budget are for sampled methods; this one evaluates a fixed design")
         evaluate = game if ledger is None else ledger.remembering(game)
-        blocks = _grouped(estimator.rounds(features) if drawn is None else drawn, _rows(features))
+        blocks = _grouped(rounds, _rows(features))
         return _joined([(block if keep else block[:0], evaluate(block)) for block in blocks])
     ledger = Ledger() if ledger is None else ledger
-    rounds = estimator.rounds(features) if drawn is None else iter(drawn)
     return _sampled(_Sampling(estimator, rounds, features, stopping, ledger, meter), ledger.remembering(game), outputs)
 
 

@@ -90,10 +90,10 @@ class CostEstimate:
         )
 
 
-def of_games(request: Request, wrapper: LLMAttribution) -> CostEstimate:
+def of_games(request: Request, explainer: LLMAttribution) -> CostEstimate:
     """The cost of a perturbation method."""
-    language_model = wrapper.language_model
-    jobs, options = wrapper.jobs(request.inputs, request.scalars, **request.options)
+    language_model = explainer.language_model
+    jobs, options = explainer.jobs(request.inputs, request.scalars, **request.options)
     targets = answers_of(request.target, len(jobs))
     answers = [_answer(language_model, s.prompt, t, options.gen_args) for s, t in zip(jobs, targets, strict=True)]
     jobs = [s.answered(language_model, a, options.scalars) for s, a in zip(jobs, answers, strict=True)]
@@ -105,7 +105,7 @@ def of_games(request: Request, wrapper: LLMAttribution) -> CostEstimate:
     engines: list[ScoreEngine] = []
 
     def counting() -> ScoreEngine:
-        engines.append(CountingEngine(wrapper.engine(options)))
+        engines.append(CountingEngine(explainer.engine(options)))
         return engines[-1]
 
     with _random_streams() as drawn:
@@ -152,23 +152,23 @@ def _longest(language_model: LanguageModel, job: PromptJob) -> int:
     return prompt + sum(max(0, end - prompt) for end in ends)
 
 
-def of_gradients(request: Request, wrapper: LLMGradientAttribution) -> CostEstimate:
+def of_gradients(request: Request, explainer: LLMGradientAttribution) -> CostEstimate:
     """The cost of a gradient method."""
     options = dict(request.options)
     gen_args = options.pop("gen_args", None)
     of_call = {name: options.pop(name) for name in OF_CALL & options.keys()}
     check_call(of_call)
-    if isinstance(wrapper.attr_method, RANDOM) and options.get("seed") is None:
+    if isinstance(explainer.attr_method, RANDOM) and options.get("seed") is None:
         options["seed"] = 0
-    token_rows, ask = of_call.get("token_rows", True), partial(_one, wrapper, options, of_call)
-    language_model, estimates = wrapper.language_model, []
+    token_rows, ask = of_call.get("token_rows", True), partial(_one, explainer, options, of_call)
+    language_model, estimates = explainer.language_model, []
     for inp, target in zip(request.inputs, answers_of(request.target, len(request.inputs)), strict=True):
         bound = inp.bind(language_model) if isinstance(inp, Prompt) else inp
         placed = bound.placed(language_model)
         answer = _answer(language_model, placed.ids, target, gen_args, token=0)
         for group in together(request.scalars):
             scalars = [request.scalars[place] for place in group]
-            tried = partial(_grouping, wrapper, options, of_call, placed, answer, scalars)
+            tried = partial(_grouping, explainer, options, of_call, placed, answer, scalars)
             lengths = [len(answer)] if target is not None else _lengths(len(answer), tried)
             rows = [False, True] if token_rows and any(scalar.waits for scalar in scalars) else [token_rows]
             both = add if len(scalars) > 1 else or_
@@ -188,7 +188,7 @@ def _one_or_two(ask: Callable[..., CostEstimate], language_model: LanguageModel,
 
 
 def _one(
-    wrapper: LLMGradientAttribution,
+    explainer: LLMGradientAttribution,
     options: Mapping[str, Any],
     of_call: Mapping[str, Any],
     placed: Placed,
@@ -198,13 +198,13 @@ def _one(
     forward_mode: bool,
 ) -> CostEstimate:
     """Of one prompt, answer and the quantities that share passes."""
-    lm = wrapper.language_model
-    asked = LLMGradientAttribution(_without_search(wrapper.attr_method), lm.tokenizer)
+    lm = explainer.language_model
+    asked = LLMGradientAttribution(_without_search(explainer.attr_method), lm.tokenizer)
     run = asked.run_for(
         placed, answer, scalars, of_call.get("baseline"), options, score=CountingScore, forward_mode=forward_mode
     )
     run.explained(token_rows)
-    known = is_embedding(sites_of(wrapper.attr_method, lm), lm) and options.get("until") is None
+    known = is_embedding(sites_of(explainer.attr_method, lm), lm) and options.get("until") is None
     recompute = run.recomputes(of_call.get("gradient_checkpointing"))
     exact = known and not any(scalar.waits for scalar in scalars)
     return CostEstimate(run.counter, exact, len(answer), recompute=recompute)
@@ -236,7 +236,7 @@ def _answer(
 
 
 def _grouping(
-    wrapper: LLMGradientAttribution,
+    explainer: LLMGradientAttribution,
     options: Mapping[str, Any],
     of_call: Mapping[str, Any],
     placed: Placed,
@@ -245,7 +245,7 @@ def _grouping(
     length: int,
 ) -> Hashable:
     """How the tokens of an answer of this length are grouped; with equal grouping a longer answer costs no less."""
-    run = wrapper.run_for(placed, answer[:length], scalars, of_call.get("baseline"), options, score=CountingScore)
+    run = explainer.run_for(placed, answer[:length], scalars, of_call.get("baseline"), options, score=CountingScore)
     if not isinstance(run, GradientRun):
         return length
     groups = [len(passage.scored) for passage in run.passages()]

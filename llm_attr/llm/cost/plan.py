@@ -115,8 +115,10 @@ def plan(
     language_model = request.explainer.language_model
     with warnings.catch_warnings(), watching():
         warnings.simplefilter("ignore")
-        wrapper = request.explainer
-        estimate = of_games(request, wrapper) if isinstance(wrapper, LLMAttribution) else of_gradients(request, wrapper)
+        explainer = request.explainer
+        estimate = (
+            of_games(request, explainer) if isinstance(explainer, LLMAttribution) else of_gradients(request, explainer)
+        )
     cost, seconds = estimate.cost, None
     if measure:
         speed = speed_of(language_model, backward=cost.backward > 0)

@@ -267,7 +267,7 @@ def refuse_unknown_options(method: Attribution, options: Mapping[str, Any]) -> N
 
 
 _SET_HERE = {
-    *("inputs", "layer_baselines", "target", "additional_forward_args", "kwargs", "inspect"),
+    *("inputs", "layer_baselines", "target", "targets", "additional_forward_args", "kwargs", "inspect"),
     *("grad_kwargs", "draw_baseline_from_distrib", "return_info"),
 }
 """What the text decides."""

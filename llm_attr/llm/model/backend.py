@@ -1,4 +1,4 @@
-"""The one place that calls a language model."""
+"""The forward pass of a language model: the logits of chosen positions."""
 
 from __future__ import annotations
 

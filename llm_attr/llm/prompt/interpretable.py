@@ -80,12 +80,16 @@ class InterpretableInput(ABC):
     def feature_of_value(self) -> Tensor | None:
         """`(values,)` int64: the feature whose attribution `format_attr` assigns to each value.
 
-        None if `format_attr` does anything else, as is assumed when a subclass overrides it; results then have no table
-        and no standard errors. Override this method as well to keep them.
+        Read off `format_attr` of distinct values. None if it does anything but copy them; results then have no table
+        and no standard errors.
         """
-        if type(self).format_attr is not InterpretableInput.format_attr:
+        count = self.to_tensor().shape[-1]
+        marks = torch.arange(2.0, count + 2, dtype=torch.float64, device="cpu").sqrt()
+        shown = self.format_attr(marks[None])
+        if shown.shape != (1, len(self.values)):
             return None
-        return torch.arange(self.to_tensor().shape[-1], device="cpu")
+        features = torch.searchsorted(marks, shown[0]).clamp(max=count - 1)
+        return features if torch.equal(marks[features], shown[0]) else None
 
     def about(self) -> dict[str, Any]:
         """What a result's provenance says about the input."""
@@ -197,10 +201,6 @@ class TextTemplateInput(InterpretableInput):
     def format_attr(self, itp_attr: Tensor) -> Tensor:
         """Assigns the attribution of its group to each slot."""
         return itp_attr[..., self._group.to(itp_attr.device)]
-
-    def feature_of_value(self) -> Tensor | None:
-        """`(slots,)` int64: the group of each slot."""
-        return self._group if type(self).format_attr is TextTemplateInput.format_attr else None
 
     def placed(self, language_model: LanguageModel) -> Placed:
         """The tokens of the filled template; those of a slot belong to its group.

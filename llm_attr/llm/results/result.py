@@ -32,7 +32,7 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
     from llm_attr.llm.model.language_model import LanguageModel
-    from llm_attr.viz.text.widget import AttributionWidget
+    from llm_attr.viz.widget import AttributionWidget
 
 _NO_ROWS = "this result has no attribution of single tokens"
 _ASK_FOR_ROWS = "gradient methods give it with token_rows=True, which explain(..., region=...) sets"
@@ -227,7 +227,7 @@ class LLMAttributionResult(ResultData):
         Raises:
             MissingExtra: anywidget is not installed.
         """
-        from llm_attr.viz.text.widget import AttributionWidget
+        from llm_attr.viz.widget import AttributionWidget
 
         return AttributionWidget(self)
 

@@ -4,11 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
+from itertools import chain, islice
 
 import torch
 
 from llm_attr.core.evaluator import Evaluator
-from llm_attr.core.game.driver import design, play
+from llm_attr.core.game.driver import Estimator, play
 from llm_attr.core.game.features import Features
 from llm_attr.core.game.stopping import Stopping
 from llm_attr.errors import about_prompt
@@ -146,7 +147,7 @@ class _Batch:
         jobs = [self._with_references(job) for job in jobs]
         tokens = sum(job.tokens(options) for job in jobs)
         self._joint = tokens <= JOINT_TOKENS and not options.stopping.adaptive
-        self._games = [(job, self._trials(job), self._drawn(job)) for job in jobs]
+        self._games = [(job, self._trials(job), _Design(options.estimator, job.features.count)) for job in jobs]
 
     def scores(self) -> list[PromptScores]:
         evaluations = sum(self._options.evaluations(job.features) for job, *_ in self._games)
@@ -173,22 +174,18 @@ class _Batch:
             for _ in range(self._options.trials)
         ]
 
-    def _drawn(self, job: PromptJob) -> list[Coalitions] | None:
-        """The design for a prompt, if all designs are scored together."""
-        return list(design(self._options.estimator, job.features.count)) if self._joint else None
-
     def _score_designs(self) -> None:
         """Scores the designs of all prompts together; the games then read known scores."""
         queries: list[Query] = []
-        for job, games, drawn in self._games:
+        for job, games, design in self._games:
             with about_prompt(job.number):
-                coalitions = torch.cat(drawn or [])
+                coalitions = torch.cat(design.ahead)
                 own = [query for game in games for each in game.variants(coalitions) for query in game.asked(each)]
                 self._engine.check_lengths(own)
             queries += [*own, *games[0].asked(job.whole)]
         self._engine.learn(queries, self._evaluator)
 
-    def _scored(self, job: PromptJob, games: Sequence[TextGame], drawn: Sequence[Coalitions] | None) -> PromptScores:
+    def _scored(self, job: PromptJob, games: Sequence[TextGame], design: _Design) -> PromptScores:
         def trials(coalitions: Coalitions) -> Values:
             return torch.stack([game(coalitions) for game in games], 1)
 
@@ -201,13 +198,25 @@ class _Batch:
         meter = None if stopping.metered is None else _Meter(self._engine, job, games, stopping)
         with about_prompt(job.number):
             estimator, count = self._options.estimator, job.features.count
-            run = play(trials, estimator, count, stopping, deciding, keep=True, meter=meter, drawn=drawn)
+            run = play(trials, estimator, count, stopping, deciding, keep=True, meter=meter, rounds=design.rounds())
             whole = games[0].split(games[0].worth([job.whole])[0])
             log_probs = self._engine.score(games[0].asked(job.whole)[:1], self._evaluator)[0]
         each = games[0].split(run.values.transpose(0, 1))
         per_scalar = list(map(ScalarValues, job.scalars, each, whole, games[0].per_token))
         sampled = run.n_samples, run.met
         return PromptScores(job, games, len(self._games), run.coalitions, per_scalar, log_probs, *sampled)
+
+
+class _Design:
+    """The rounds of an estimator; those that it asks for by default are drawn for all prompts before any is scored."""
+
+    def __init__(self, estimator: Estimator, features: int) -> None:
+        self._rest = estimator.rounds(features)
+        self.ahead = list(islice(self._rest, None if estimator.fixed else estimator.n_samples))
+
+    def rounds(self) -> Iterator[Coalitions]:
+        """All rounds, as often as sampling goes on."""
+        return chain(self.ahead, self._rest)
 
 
 class _Meter:

@@ -135,7 +135,7 @@ def _module() -> dict[str, str]:
 
 
 def widget_module() -> str:
-    """The module of the notebook widget; its default export renders the model of `llm_attr.viz.text.widget`."""
+    """The module of the notebook widget; its default export renders the model of `llm_attr.viz.widget`."""
     return _joined("attr.js", "widget.js")
 
 
