@@ -112,7 +112,7 @@ def line(problem: Problem, alphas: Tensor) -> Tensors:
 def between(low: Tensor, high: Tensor, share: Tensor) -> Tensor:
     """`low + share (high - low)`, computed in at least fp32."""
     ends = at_least_fp32(low, like=high), at_least_fp32(high)
-    return torch.lerp(*ends, at_least_fp32(share.to(high.device), like=high)).to(high.dtype)
+    return torch.lerp(*ends, at_least_fp32(share, like=high).to(high.device)).to(high.dtype)
 
 
 @dataclass(frozen=True)
@@ -281,7 +281,7 @@ def per_example(tensors: Sequence[Tensor], batch: int, axis: int = 0) -> Tensor:
 
 
 def _weighted(gradient: Tensor, weights: Tensor, axis: int) -> Tensor:
-    factors = at_least_fp32(weights.to(gradient.device), like=gradient).view(-1, *(1,) * (gradient.dim() - axis))
+    factors = at_least_fp32(weights, like=gradient).to(gradient.device).view(-1, *(1,) * (gradient.dim() - axis))
     return (factors * by_point(gradient, len(weights), axis)).sum(axis)
 
 
