@@ -117,11 +117,12 @@ def parse_request(
 def _in_units(prompt: One | Sequence[One], unit: str | None) -> list[Prompt | InterpretableInput]:
     """The prompts; those without their own units get `unit`, by default sentences."""
     given: list[Any] = list(prompt) if is_many(prompt) else [prompt]
+    many = is_many(prompt)
     if unit is not None and all(isinstance(one, Prompt | InterpretableInput) for one in given):
         raise InvalidValue(f"a {type(given[0]).__name__} has its own units; pass unit={unit!r} to its constructor")
     inputs = []
     for number, one in enumerate(given):
-        with about_prompt(number if is_many(prompt) else None):
+        with about_prompt(number if many else None):
             own = isinstance(one, Prompt | InterpretableInput)
             inputs.append(one if own else Prompt(one, unit=unit or "sentence"))
     return inputs

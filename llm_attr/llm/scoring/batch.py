@@ -179,8 +179,7 @@ class _Batch:
         queries: list[Query] = []
         for job, games, design in self._games:
             with about_prompt(job.number):
-                coalitions = torch.cat(design.ahead)
-                own = [query for game in games for each in game.variants(coalitions) for query in game.asked(each)]
+                own = _queries(games, torch.cat(design.ahead))
                 self._engine.check_lengths(own)
             queries += [*own, *games[0].asked(job.whole)]
         self._engine.learn(queries, self._evaluator)
@@ -207,6 +206,11 @@ class _Batch:
         return PromptScores(job, games, len(self._games), run.coalitions, per_scalar, log_probs, *sampled)
 
 
+def _queries(games: Sequence[TextGame], coalitions: Coalitions) -> list[Query]:
+    """What the games of a prompt ask for these coalitions."""
+    return [query for game in games for variant in game.variants(coalitions) for query in game.asked(variant)]
+
+
 class _Design:
     """The rounds of an estimator; those that it asks for by default are drawn for all prompts before any is scored."""
 
@@ -231,6 +235,5 @@ class _Meter:
         return int(getattr(self._engine.cost, self._unit)) - int(self._before)
 
     def price(self, coalitions: Coalitions) -> int:
-        queries = [query for game in self._games for each in game.variants(coalitions) for query in game.asked(each)]
-        queries += self._games[0].asked(self._job.whole)
+        queries = [*_queries(self._games, coalitions), *self._games[0].asked(self._job.whole)]
         return int(getattr(self._engine.price(queries), self._unit))
