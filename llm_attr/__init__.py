@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from llm_attr.core.evaluator import Progress, watching
+    from llm_attr.core.parallel.region import parallel
     from llm_attr.llm.cost.plan import Plan, plan
     from llm_attr.llm.explain import explain
     from llm_attr.llm.model.language_model import LanguageModel, load_model
@@ -30,6 +31,7 @@ _WHERE = {
     "explain": "llm_attr.llm.explain",
     "load_model": "llm_attr.llm.model.language_model",
     "methods": "llm_attr.llm.request",
+    "parallel": "llm_attr.core.parallel.region",
     "plan": "llm_attr.llm.cost.plan",
     "watching": "llm_attr.core.evaluator",
 }
@@ -48,6 +50,7 @@ __all__ = [
     "explain",
     "load_model",
     "methods",
+    "parallel",
     "plan",
     "watching",
 ]

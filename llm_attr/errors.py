@@ -20,14 +20,17 @@
     │   ├── UnalignedTokenizer       tokens cannot be mapped to characters reliably
     │   ├── NonFiniteScore           the model's output is NaN or infinite
     │   ├── BrokenFile               a stored file that is damaged or of another kind
-    │   └── NewerFile                a stored file that a newer version of llm_attr wrote
+    │   ├── NewerFile                a stored file that a newer version of llm_attr wrote
+    │   └── OutOfStep                processes that share an explanation and make different calls
     ├── InvalidType (TypeError)
     │   ├── UnknownKeyword           a keyword argument that does not exist; names the nearest
     │   ├── NotALanguageModel        a model without next-token logits
     │   └── UnsupportedMethod        an attribution method that does not support what was requested
     ├── Unavailable (RuntimeError)
     │   ├── FetchFailed              an embedded model could not be fetched
-    │   └── OutOfMemory              even the smallest chunk does not fit
+    │   ├── OutOfMemory              even the smallest chunk does not fit
+    │   ├── ProcessFailed            another process of a shared explanation raised an error
+    │   └── ProcessLost              another process of a shared explanation was killed
     ├── MissingExtra (ImportError)   an optional package is not installed; names the extra
     └── Cancelled                    the caller asked to stop
 
@@ -128,6 +131,10 @@ class NewerFile(InvalidValue):
     """A stored file was written by a newer version of llm_attr."""
 
 
+class OutOfStep(InvalidValue):
+    """The processes that share an explanation make different calls, or have different arguments."""
+
+
 class InvalidType(LlmAttrError, TypeError):
     """An argument has an unusable type."""
 
@@ -162,6 +169,14 @@ class FetchFailed(Unavailable):
 
 class OutOfMemory(Unavailable):
     """Even the smallest chunk does not fit into memory."""
+
+
+class ProcessFailed(Unavailable):
+    """Another process of a shared explanation raised an error; the message has its traceback."""
+
+
+class ProcessLost(Unavailable):
+    """Another process of a shared explanation ended without an error that it could tell."""
 
 
 class MissingExtra(LlmAttrError, ImportError):

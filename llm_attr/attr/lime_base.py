@@ -112,7 +112,7 @@ class LimeBase(PerturbationAttribution):
 
         name, device = f"{self.get_name()} attribution", problem.inputs[0].device
         with Evaluator(name, len(samples), show_progress=show_progress, device=device) as evaluator:
-            return torch.cat(list(evaluator.run(len(samples), per_call, evaluate)))
+            return torch.cat(list(evaluator.share_out(len(samples), per_call, evaluate)))
 
     def _samples(self, inputs: TensorOrTensors, kwargs: dict[str, Any]) -> Iterator[tuple[TensorOrTensors, Tensor]]:
         """Samples as inputs and as interpretable vectors."""

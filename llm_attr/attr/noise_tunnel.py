@@ -221,7 +221,7 @@ class _Tunnel:
                 with share_of(self.name, first + start, first + stop, samples):
                     return stop - start, self._attribute(copies, start, stop)
 
-            yield from evaluator.run(size, size, attributed)
+            yield from (evaluator.run if self.takes_seed else evaluator.share_out)(size, size, attributed)
 
     def _drawn(self, copies: int) -> _Copies:
         points = noisy(self.tensors, copies, self.stdevs, self.draws)

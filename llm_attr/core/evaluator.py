@@ -17,6 +17,8 @@ from tqdm.auto import tqdm
 
 from llm_attr.caller import warn_caller
 from llm_attr.core.memory import is_out_of_memory, release
+from llm_attr.core.parallel.sharing import announcing
+from llm_attr.core.parallel.team import Team, current_team, joined
 from llm_attr.errors import Cancelled, OutOfMemory
 
 Piece = TypeVar("Piece")
@@ -128,7 +130,8 @@ def _also(see: Callable[[Progress], None]) -> Iterator[None]:
 
 def _bar(description: str, total: int) -> tqdm:
     """A progress bar on standard error; disabled in a process without one."""
-    nowhere = sys.stderr is None or getattr(sys.stderr, "closed", False)
+    team = current_team()
+    nowhere = sys.stderr is None or getattr(sys.stderr, "closed", False) or (team is not None and team.process > 0)
     return tqdm(desc=description, total=total, disable=nowhere)
 
 
@@ -251,6 +254,55 @@ class Evaluator:
                 start += size
             else:
                 self._back_off(size, failure)
+
+    def share_out(
+        self, count: int, chunk: int, evaluate: Callable[[int, int], Piece], about: str = ""
+    ) -> Iterator[Piece]:
+        """As `run`; with a team, each process evaluates its share of the chunks and gets the others' pieces.
+
+        Nothing inside `evaluate` is shared again.
+
+        Args:
+            count: As in `run`.
+            chunk: As in `run`.
+            evaluate: As in `run`; its pieces can be pickled.
+            about: A fingerprint of the arguments, which must be the same in all processes.
+        """
+        team = current_team()
+        if team is None or count < 2:
+            yield from self.run(count, chunk, evaluate)
+            return
+        wanted = team.exchange(f"{self.description}: {count} {about}", min(chunk, self._limit or chunk))
+        size, start = max(1, min(*wanted, -(-count // team.size))), 0
+        while start < count:
+            self.check()
+            starts = range(start, count, size)[: team.size]
+            own = starts[team.rank] if team.rank < len(starts) else count
+            pieces = self._wave(team, own, min(own + size, count), evaluate)
+            if pieces is None:
+                self._back_off(size, OutOfMemory("not enough memory on one of the processes"))
+                size //= 2
+                continue
+            yield from pieces
+            start = starts[-1] + size
+
+    def _wave(self, team: Team, start: int, stop: int, evaluate: Callable[[int, int], Piece]) -> list[Piece] | None:
+        """The pieces of all processes; None if one of them has too little memory."""
+        fits, before = True, self.done
+        found: list[Piece] = []
+        if start < stop:
+            with announcing(team), joined(team.own):
+                try:
+                    found.append(evaluate(start, stop))
+                except (RuntimeError, MemoryError) as error:
+                    if not is_out_of_memory(error):
+                        raise
+                    fits = False
+        replies = team.exchange(self.description, (fits, self.done - before, found), self._device)
+        if not all(fitted for fitted, *_ in replies):
+            return None
+        self.advance(sum(done for _, done, _ in replies) - (self.done - before))
+        return [piece for *_, pieces in replies for piece in pieces]
 
     def advance(self, evaluations: int) -> None:
         """Counts evaluations as done and updates bar and observer; the total grows if it is exceeded."""

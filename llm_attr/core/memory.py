@@ -8,6 +8,7 @@ from pathlib import Path
 import psutil
 import torch
 
+from llm_attr.core.parallel.sharing import least
 from llm_attr.errors import OutOfMemory
 
 MESSAGES = (
@@ -20,11 +21,14 @@ MESSAGES = (
 
 
 def free_bytes(device: torch.device) -> int:
-    """The bytes that can be allocated on the device within the limits of machine, container and process."""
+    """The bytes that can be allocated on the device within the limits of machine, container and process.
+
+    Processes that hold one model together get the least of theirs.
+    """
     if device.type == "cuda":
         unused = torch.cuda.memory_reserved(device) - torch.cuda.memory_allocated(device)
-        return torch.cuda.mem_get_info(device)[0] + unused
-    return max(0, min(psutil.virtual_memory().available, _address_space_left(), _container_left()))
+        return least(torch.cuda.mem_get_info(device)[0] + unused)
+    return least(max(0, min(psutil.virtual_memory().available, _address_space_left(), _container_left())))
 
 
 def is_out_of_memory(error: BaseException) -> bool:

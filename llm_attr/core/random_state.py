@@ -1,12 +1,14 @@
-"""Torch's global random streams, and seeded generators."""
+"""The global random streams of Python, numpy and torch, and seeded generators."""
 
 from __future__ import annotations
 
+import random
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -40,6 +42,26 @@ class Streams:
         module: Any = _accelerator() if self.devices else None
         for number, state in enumerate(self.devices):
             module.set_rng_state(state) if module is torch.mps else module.set_rng_state(state, number)
+
+
+@dataclass(frozen=True, eq=False)
+class AllStreams:
+    """The states of the global random streams of Python, numpy and torch."""
+
+    python: Any
+    numpy: Any
+    torch: Streams
+
+    @classmethod
+    def now(cls) -> AllStreams:
+        """The current states."""
+        return cls(random.getstate(), np.random.get_state(), Streams.now())
+
+    def restore(self) -> None:
+        """Sets all streams to these states."""
+        random.setstate(self.python)
+        np.random.set_state(self.numpy)
+        self.torch.restore()
 
 
 @contextmanager

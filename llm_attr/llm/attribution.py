@@ -12,6 +12,7 @@ import torch
 from llm_attr.attr.base import Attribution
 from llm_attr.attr.perturbation import PerturbationAttribution
 from llm_attr.core.evaluator import Evaluator, Price, priced
+from llm_attr.core.parallel.team import current_team
 from llm_attr.core.registry import METHODS
 from llm_attr.errors import UnsupportedMethod, about_prompt
 from llm_attr.llm.model.cost import Call, Cost
@@ -28,8 +29,9 @@ from llm_attr.llm.scoring.engine import ScoreEngine
 from llm_attr.llm.scoring.options import Options
 from llm_attr.llm.scoring.passes import positions_that_fit
 from llm_attr.llm.scoring.scorer import Scorer
+from llm_attr.llm.scoring.shared_engine import SharedEngine
 from llm_attr.llm.scoring.text_game import Inspector, empty_prompt_id, model_input_ids
-from llm_attr.llm.target.answer import Answer, answer_ids, answers_of
+from llm_attr.llm.target.answer import Answer, answer_ids, answers_of, share_answers
 from llm_attr.llm.target.generation import GenArgs, arguments_of
 from llm_attr.llm.target.scalar import Scalar, ScalarLike, scalar_of
 from llm_attr.llm.text_attribution import TextAttribution
@@ -174,7 +176,12 @@ class LLMAttribution(TextAttribution):
 
     def engine(self, options: Options) -> ScoreEngine:
         """The engine that scores the prompts' variants."""
-        return Scorer(self.language_model, options.cached, options.perturbations_per_eval)
+
+        def local() -> ScoreEngine:
+            return Scorer(self.language_model, options.cached, options.perturbations_per_eval)
+
+        team = current_team()
+        return local() if team is None else SharedEngine(local, team)
 
     def _options(
         self,
@@ -203,6 +210,12 @@ class LLMAttribution(TextAttribution):
         return PromptJob(inp, features, tuple(prompt))
 
     def _attributed(
+        self, jobs: Sequence[PromptJob], targets: Sequence[Answer], options: Options
+    ) -> list[list[LLMAttributionResult]]:
+        with self.in_step([job.prompt for job in jobs], targets, options.scalars, options):
+            return self._in_step(jobs, targets, options)
+
+    def _in_step(
         self, jobs: Sequence[PromptJob], targets: Sequence[Answer], options: Options
     ) -> list[list[LLMAttributionResult]]:
         total = sum(options.evaluations(job.features) for job in jobs)
@@ -245,13 +258,22 @@ class LLMAttribution(TextAttribution):
         self, jobs: Sequence[PromptJob], targets: Sequence[Answer], options: Options, evaluator: Evaluator
     ) -> list[PromptJob]:
         """The jobs with their answers; given answers are checked before others are generated."""
-        answered: dict[int, PromptJob] = {}
-        for i in sorted(range(len(jobs)), key=lambda i: targets[i] is None):
+        lm, given = self.language_model, [i for i, target in enumerate(targets) if target is not None]
+
+        def answer(i: int) -> tuple[int, ...]:
             evaluator.check()
             with about_prompt(jobs[i].number):
-                answer = answer_ids(self.language_model, jobs[i].prompt, targets[i], options.gen_args)
-                answered[i] = jobs[i].answered(self.language_model, answer, options.scalars)
-        return [answered[i] for i in range(len(jobs))]
+                return answer_ids(lm, jobs[i].prompt, targets[i], options.gen_args)
+
+        def answered(i: int, ids: tuple[int, ...]) -> PromptJob:
+            with about_prompt(jobs[i].number):
+                return jobs[i].answered(lm, ids, options.scalars)
+
+        known = {i: answered(i, answer(i)) for i in given}
+        open_ = [i for i in range(len(jobs)) if i not in known]
+        generated = share_answers(lm, len(open_), options.gen_args, lambda k: answer(open_[k]))
+        known |= {i: answered(i, ids) for i, ids in zip(open_, generated, strict=True)}
+        return [known[i] for i in range(len(jobs))]
 
     def _result(
         self, scores: PromptScores, scalar_values: ScalarValues, options: Options, known_by: Mapping[str, Any]
@@ -293,6 +315,7 @@ class LLMAttribution(TextAttribution):
             "empty_prompt": None if empty_prompt_token is None else self.language_model.decode([empty_prompt_token]),
             "prompts": scores.prompts,
             "variants": engine.variants,
+            "processes": engine.processes,
             "seed": arguments_of(options.gen_args).get("seed"),
             "method_seed": options.method_seed(self.attr_method),
             "n_samples": scores.n_samples,

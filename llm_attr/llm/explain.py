@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from contextlib import nullcontext
 from typing import Any, overload
 
+from llm_attr.core.parallel.region import parallel as shared
+from llm_attr.core.parallel.team import current_team
 from llm_attr.llm.model.language_model import LanguageModel
 from llm_attr.llm.model.tokenizer import TokenizerLike
 from llm_attr.llm.prompt.chat import Messages
@@ -28,6 +31,7 @@ def explain(
     scalar: ScalarLike = "log_prob",
     foil: Foil | None = None,
     region: RegionName | Region | None = None,
+    parallel: bool = False,
     **options: Any,
 ) -> LLMAttributionResult: ...
 
@@ -44,6 +48,7 @@ def explain(
     scalar: list[Any],
     foil: Foil | None = None,
     region: RegionName | Region | None = None,
+    parallel: bool = False,
     **options: Any,
 ) -> list[LLMAttributionResult]: ...
 
@@ -60,6 +65,7 @@ def explain(
     scalar: ScalarLike = "log_prob",
     foil: Foil | None = None,
     region: RegionName | Region | None = None,
+    parallel: bool = False,
     **options: Any,
 ) -> list[LLMAttributionResult]: ...
 
@@ -76,6 +82,7 @@ def explain(
     scalar: list[Any],
     foil: Foil | None = None,
     region: RegionName | Region | None = None,
+    parallel: bool = False,
     **options: Any,
 ) -> list[list[LLMAttributionResult]]: ...
 
@@ -91,6 +98,7 @@ def explain(
     scalar: ScalarLike | list[Any] = "log_prob",
     foil: Foil | None = None,
     region: RegionName | Region | None = None,
+    parallel: bool = False,
     **options: Any,
 ) -> LLMAttributionResult | list[LLMAttributionResult] | list[list[LLMAttributionResult]]:
     """Explains which units of a prompt carried a model's answer.
@@ -110,6 +118,8 @@ def explain(
         foil: Another answer, as text or ids: explains the evidence for the answer over the foil, in nats.
         region: The part of the answer that is explained: a substring, `"json:$.name"`, `"after:</think>"`, a `Region`,
             ..., see `LLMAttributionResult.for_output`.
+        parallel: Shares the explanation out over all processes of the program, see `llm_attr.parallel`; every process
+            makes the same call and gets the same results.
         **options: Arguments of `LLMAttribution.attribute` (`gen_args`, `num_trials`, `use_cached_outputs`,
             `show_progress`, ...) and the method's own options. `attr_target` is Captum's name for `scalar`. Gradient
             methods take the arguments of `LLMGradientAttribution.attribute`, and `layer`: the name of a layer (or a
@@ -138,7 +148,8 @@ def explain(
     part = None if region is None else Region.of(region)
     asked: dict[str, Any] = {"unit": unit, "method": method, "target": target, "scalar": scalar, "foil": foil}
     request = parse_request(model, prompt, tokenizer=tokenizer, region=part, **asked, **options)
-    each = request.explainer.attribute_scalars(request.inputs, request.target, request.scalars, **request.options)
+    with shared() if parallel and current_team() is None else nullcontext():
+        each = request.explainer.attribute_scalars(request.inputs, request.target, request.scalars, **request.options)
     if part is not None:
         each = [[_part(result, part) for result in results] for results in each]
     several = isinstance(options.get("attr_target", scalar), list | tuple)

@@ -3,15 +3,20 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from typing import Any
 
 from torch import Tensor
 
 from llm_attr.attr.base import Attribution
+from llm_attr.core.parallel.region import in_step
+from llm_attr.core.parallel.sharing import fingerprint
+from llm_attr.core.parallel.team import current_team
 from llm_attr.core.registry import snake_case
 from llm_attr.errors import InvalidType
 from llm_attr.llm.model.cost import Cost
+from llm_attr.llm.model.fingerprint import holders, identity
 from llm_attr.llm.model.language_model import LanguageModel
 from llm_attr.llm.model.tokenizer import TokenizerLike
 from llm_attr.llm.prompt.alignment import pieces, token_spans
@@ -82,6 +87,35 @@ class TextAttribution(Attribution, ABC):
         if not isinstance(inp, InterpretableInput):
             raise InvalidType(f"inp must be an InterpretableInput or a Prompt; got {type(inp).__name__}")
         return inp
+
+    @contextmanager
+    def in_step(
+        self, prompts: Sequence[Sequence[int]], target: Any, scalars: Sequence[Scalar], options: Any
+    ) -> Iterator[None]:
+        """Keeps processes in step that share this explanation, or hold the model together.
+
+        Args:
+            prompts: Token ids of each prompt.
+            target: The answers.
+            scalars: The quantities that are explained.
+            options: The options of the explanation.
+
+        Raises:
+            OutOfStep: the processes have different arguments.
+        """
+        with in_step(holders(self.language_model.model)):
+            team = current_team()
+            if team is not None:
+                known = identity(self.language_model)
+                parts = {
+                    "model": fingerprint(known["weights"], known["tokenizer"]),
+                    "prompts": fingerprint([list(prompt) for prompt in prompts]),
+                    "target": fingerprint(target),
+                    "scalars": fingerprint([scalar.name for scalar in scalars]),
+                    "options": fingerprint(self.method_name, options),
+                }
+                team.refuse_differences(self.title, parts)
+            yield
 
     def provenance(self, inp: InterpretableInput, scalar: Scalar, cost: Cost) -> dict[str, Any]:
         """The provenance that every result has."""

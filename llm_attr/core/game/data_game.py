@@ -13,6 +13,7 @@ from torch import Tensor
 from llm_attr.core.evaluator import Evaluator
 from llm_attr.core.game.features import Features
 from llm_attr.core.game.tensor_game import points
+from llm_attr.core.parallel.sharing import share_rows
 from llm_attr.core.problem import as_output
 from llm_attr.core.random_state import streams_kept
 from llm_attr.core.tensors import as_tensors
@@ -184,6 +185,12 @@ class DataGame:
 
     def __call__(self, coalitions: Coalitions) -> Values:
         """`(coalitions, entries of the metric)`."""
+        evaluator, before = self.evaluator, self.evaluator.done
+        parts = share_rows(evaluator.description, coalitions, self._values, self.baselines[0].device)
+        evaluator.advance(before + len(coalitions) - evaluator.done)
+        return torch.cat(parts)
+
+    def _values(self, coalitions: Coalitions) -> Values:
         count = len(coalitions)
         passes = self.evaluator.run(count, self.per_pass, lambda start, stop: self._pass(coalitions[start:stop]))
         return torch.cat(list(passes))

@@ -17,6 +17,7 @@ from llm_attr.core.game.budget import Meter, MeteredBudget
 from llm_attr.core.game.estimate import Estimate
 from llm_attr.core.game.ledger import Ledger
 from llm_attr.core.game.stopping import Stopping
+from llm_attr.core.parallel.sharing import agreed
 from llm_attr.errors import InvalidValue, NonFiniteValue
 from llm_attr.typing import Coalitions, Game, Values
 
@@ -300,7 +301,7 @@ class _Sampling:
         if limit is not None and cost > limit:
             return True
         if seconds is not None:
-            return drawn >= self._least and monotonic() > self._deadline
+            return drawn >= self._least and agreed("time", lambda: monotonic() > self._deadline)
         return self.stopping.adaptive and drawn > MAX_ROWS + (limit or 0)
 
 

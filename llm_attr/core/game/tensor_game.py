@@ -10,6 +10,7 @@ from torch import Tensor
 from llm_attr.core.batching import BATCH_ERRORS, copies_that_fit, uses_batch_statistics
 from llm_attr.core.evaluator import Evaluator
 from llm_attr.core.game.features import Ownership
+from llm_attr.core.parallel.sharing import share_rows
 from llm_attr.core.problem import Problem, is_promise
 from llm_attr.errors import InvalidShape, InvalidType
 from llm_attr.typing import Coalitions, Tensors, Values
@@ -47,6 +48,17 @@ class TensorGame:
 
     def __call__(self, coalitions: Coalitions) -> Values:
         """`(coalitions, outputs)`."""
+        evaluator, before = self.evaluator, self.evaluator.done
+
+        def part(rows: Coalitions) -> tuple[Values, torch.Size | None]:
+            return self._values(rows), self.shape
+
+        parts = share_rows(evaluator.description, coalitions, part, self.problem.inputs[0].device)
+        self.shape = parts[0][1]
+        evaluator.advance(before + len(coalitions) - evaluator.done)
+        return torch.cat([values for values, _ in parts])
+
+    def _values(self, coalitions: Coalitions) -> Values:
         done: list[Values] = []
         if self._first is None:
             self._first = coalitions[:1], self._alone(coalitions[:1])

@@ -13,6 +13,8 @@ from torch import Tensor
 
 from llm_attr.core.batching import BATCH_ERRORS, copies_that_fit, uses_batch_statistics
 from llm_attr.core.evaluator import Evaluator
+from llm_attr.core.parallel.sharing import fingerprint
+from llm_attr.core.parallel.team import current_team
 from llm_attr.core.problem import Gradients, Problem, check_movable
 from llm_attr.core.tensors import Slot, at_least_fp32, in_slots, leaves
 from llm_attr.errors import InvalidShape, InvalidValue, NonFiniteGradient, OutOfMemory, UnknownName
@@ -231,7 +233,8 @@ class Walk:
         def evaluated(start: int, stop: int) -> tuple[int, Piece]:
             return stop - start, evaluate(points(start, stop), stop - start)
 
-        return self.evaluator.run(count, per_call, evaluated)
+        about = "" if current_team() is None else fingerprint(self.problem.inputs, self.problem.baselines)
+        return self.evaluator.share_out(count, per_call, evaluated, about)
 
     def _per_call(self) -> int:
         if self.rows is None:

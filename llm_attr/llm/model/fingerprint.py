@@ -12,6 +12,7 @@ from weakref import WeakKeyDictionary
 
 import tokenizers
 import torch
+import torch.distributed as dist
 import transformers
 from torch import Tensor, nn
 from transformers import PreTrainedTokenizerBase
@@ -71,6 +72,18 @@ def weights_hash(model: nn.Module) -> str:
         except RuntimeError:  # a packed format that torch cannot read
             return UNREADABLE
     return digest.hexdigest()
+
+
+def holders(model: nn.Module) -> tuple[int, ...]:
+    """The global ranks of the processes that hold the model together, such as those of a tensor-parallel one."""
+    weights = _weights(model)
+    for weight in weights.values():
+        mesh = getattr(weight, "device_mesh", None)
+        if mesh is not None:
+            return tuple(mesh.mesh.flatten().tolist())
+    if not _is_sharded(model, weights.values()) or not dist.is_initialized():
+        return (0,)
+    return tuple(range(dist.get_world_size()))
 
 
 def tokenizer_hash(tokenizer: TokenizerLike) -> str:

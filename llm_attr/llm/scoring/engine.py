@@ -6,6 +6,7 @@ from abc import ABC, abstractmethod
 from collections.abc import Iterator, Sequence
 from functools import reduce
 from operator import add
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -56,9 +57,18 @@ class ScoreEngine(ABC):
     def price_distributions(self, query: Query) -> Cost:
         """What `distributions` would add to the cost."""
 
+    def shares_prefixes(self, queries: Sequence[Query]) -> bool:
+        """Whether prefixes that these queries have in common are computed once."""
+        return False
+
     @property
     def how(self) -> str | None:
         """How queries were scored, in words; None before the first one."""
+        return None
+
+    @property
+    def processes(self) -> list[dict[str, Any]] | None:
+        """The host and the positions of each process that shared the work; None if there was one."""
         return None
 
     @property

@@ -58,6 +58,10 @@ class Scorer(ScoreEngine):
         """See `ScoreEngine`."""
         return None if self.strategy is None else f"{self.strategy.kind} ({self.strategy.reason})"
 
+    def shares_prefixes(self, queries: Sequence[Query]) -> bool:
+        """See `ScoreEngine`."""
+        return self._strategy_for(queries).kind != "whole sequences"
+
     def score_new(self, queries: list[Query], evaluator: Evaluator) -> list[Reading]:
         """See `ScoreEngine`."""
         with self.language_model.inference():

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from operator import index
 from typing import Any, Protocol, TypeAlias, TypeGuard
 
@@ -11,10 +11,11 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from llm_attr.core.parallel.sharing import agreed, share
 from llm_attr.errors import EmptyTarget, InvalidShape, InvalidTarget, InvalidType, InvalidValue, NotALanguageModel
 from llm_attr.llm.model.language_model import LanguageModel
 from llm_attr.llm.model.tokenizer import vocabulary_size
-from llm_attr.llm.target.generation import GenArgs, generate, until_end
+from llm_attr.llm.target.generation import GenArgs, draws_from_global_stream, generate, until_end
 
 
 class Generated(Protocol):
@@ -64,6 +65,22 @@ def answer_ids(
             f"the target {target!r} holds no token" if target is not None else "the model generated no token"
         )
     return tuple(ids)
+
+
+def share_answers(
+    language_model: LanguageModel, count: int, gen_args: GenArgs | None, answer: Callable[[int], tuple[int, ...]]
+) -> list[tuple[int, ...]]:
+    """Generates several answers; with a team each process generates some, unless they draw from the global stream.
+
+    Args:
+        language_model: Model and tokenizer.
+        count: How many answers.
+        gen_args: Arguments of `generate`.
+        answer: Generates one of them.
+    """
+    if draws_from_global_stream(language_model, gen_args):
+        return agreed("answers", lambda: [answer(i) for i in range(count)])
+    return share("answers", count, answer)
 
 
 def is_id(given: Any) -> bool:

@@ -52,6 +52,12 @@ def most_new_tokens(language_model: LanguageModel, arguments: Mapping[str, Any],
     return most if room is None else min(most, room - prompt + 1)
 
 
+def draws_from_global_stream(language_model: LanguageModel, gen_args: GenArgs | None) -> bool:
+    """Whether generating samples from torch's generator, without a seed of its own."""
+    arguments = arguments_of(gen_args)
+    return arguments.get("seed") is None and bool(_effective(language_model, arguments, "do_sample"))
+
+
 def generate(language_model: LanguageModel, prompt: Sequence[int], gen_args: GenArgs | None = None) -> list[int]:
     """The model's own answer to the prompt: the new tokens only, with the end token if the model gave one.
 

@@ -1,0 +1,1 @@
+"""One explanation by several processes."""
