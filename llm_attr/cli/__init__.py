@@ -12,6 +12,7 @@ import typer
 
 from llm_attr.cli import models
 from llm_attr.cli.compare import compare
+from llm_attr.cli.doctor import doctor
 from llm_attr.cli.explain import explain, methods, view
 from llm_attr.errors import LlmAttrError
 
@@ -25,6 +26,7 @@ app.command()(explain)
 app.command()(view)
 app.command()(compare)
 app.command()(methods)
+app.command()(doctor)
 app.add_typer(models.app, name="models")
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 from pathlib import Path
+from typing import Any
 
 import psutil
 import torch
@@ -25,10 +26,42 @@ def free_bytes(device: torch.device) -> int:
 
     Processes that hold one model together get the least of theirs.
     """
-    if device.type == "cuda":
-        unused = torch.cuda.memory_reserved(device) - torch.cuda.memory_allocated(device)
-        return least(torch.cuda.mem_get_info(device)[0] + unused)
-    return least(max(0, min(psutil.virtual_memory().available, _address_space_left(), _container_left())))
+    module = _module(device)
+    if hasattr(module, "mem_get_info"):
+        unused = module.memory_reserved(device) - module.memory_allocated(device)
+        return least(int(module.mem_get_info(device)[0] + unused))
+    most, used = (getattr(module, name, None) for name in ("recommended_max_memory", "current_allocated_memory"))
+    of_device = 1 << 62 if most is None or used is None else most() - used()
+    return least(max(0, min(of_device, psutil.virtual_memory().available, _address_space_left(), _container_left())))
+
+
+def total_bytes(device: torch.device) -> int:
+    """The memory of the device; of one that shares the machine's, what it may use of that."""
+    module = _module(device)
+    if hasattr(module, "mem_get_info"):
+        return int(module.mem_get_info(device)[1])
+    most = getattr(module, "recommended_max_memory", None)
+    return int(psutil.virtual_memory().total if most is None else most())
+
+
+def synchronize(device: torch.device) -> None:
+    """Waits until the device has done what it was given; nothing for a CPU."""
+    module = _module(device)
+    if hasattr(module, "synchronize"):
+        module.synchronize() if device.type == "mps" else module.synchronize(device)
+
+
+def peak_bytes(device: torch.device) -> int | None:
+    """The most bytes that tensors took on the device since `forget_peak`; None where the device does not tell."""
+    module = _module(device)
+    return int(module.max_memory_allocated(device)) if hasattr(module, "max_memory_allocated") else None
+
+
+def forget_peak(device: torch.device) -> None:
+    """Starts the measurement of `peak_bytes` anew."""
+    module = _module(device)
+    if hasattr(module, "reset_peak_memory_stats"):
+        module.reset_peak_memory_stats(device)
 
 
 def is_out_of_memory(error: BaseException) -> bool:
@@ -40,8 +73,14 @@ def is_out_of_memory(error: BaseException) -> bool:
 
 def release(device: torch.device) -> None:
     """Releases cached blocks of the device after a failed allocation."""
-    if device.type == "cuda":
-        torch.cuda.empty_cache()
+    module = _module(device)
+    if hasattr(module, "empty_cache"):
+        module.empty_cache()
+
+
+def _module(device: torch.device) -> Any:
+    """Torch's module for the kind of device; None for the CPU, and for kinds that have no module."""
+    return None if device.type in ("cpu", "meta") else getattr(torch, device.type, None)
 
 
 def _address_space_left() -> int:
