@@ -36,6 +36,9 @@ def explain(
     dtype: Annotated[
         str | None, typer.Option(help="Precision of the weights, e.g. bfloat16 or auto (default: set by the model).")
     ] = None,
+    precision: Annotated[
+        str | None, typer.Option(help="Precision of the computation: fp32, bf16 or fp16 (default: as the weights).")
+    ] = None,
     chat: Annotated[bool, typer.Option("--chat", help="Send the prompt as a user message of a chat.")] = False,
     system: Annotated[str | None, typer.Option(help="A system message before the prompt; needs --chat.")] = None,
     template: Annotated[
@@ -107,7 +110,8 @@ def explain(
     how = _given(unit=unit, pinned=pinned, absence=absence, template_kwargs=named(template) or None)
     prompt = _prompt(prompt_file, messages, documents, chat, system, how)
     request: dict[str, Any] = {
-        "method": method, "target": target, "scalar": scalar, "foil": foil, "gen_args": gen_args, **options,
+        "method": method, "target": target, "scalar": scalar, "foil": foil, "gen_args": gen_args,
+        "precision": precision, **options,
     }  # fmt: skip
     loaded = load_model(model, **_given(dtype=dtype))
     if plan:

@@ -9,6 +9,7 @@ from typing import Any, overload
 from llm_attr.core.parallel.region import parallel as shared
 from llm_attr.core.parallel.team import current_team
 from llm_attr.llm.model.language_model import LanguageModel
+from llm_attr.llm.model.precision import Precision, computing
 from llm_attr.llm.model.tokenizer import TokenizerLike
 from llm_attr.llm.prompt.chat import Messages
 from llm_attr.llm.prompt.prompt import Prompt
@@ -32,6 +33,7 @@ def explain(
     foil: Foil | None = None,
     region: RegionName | Region | None = None,
     parallel: bool = False,
+    precision: Precision | None = None,
     **options: Any,
 ) -> LLMAttributionResult: ...
 
@@ -49,6 +51,7 @@ def explain(
     foil: Foil | None = None,
     region: RegionName | Region | None = None,
     parallel: bool = False,
+    precision: Precision | None = None,
     **options: Any,
 ) -> list[LLMAttributionResult]: ...
 
@@ -66,6 +69,7 @@ def explain(
     foil: Foil | None = None,
     region: RegionName | Region | None = None,
     parallel: bool = False,
+    precision: Precision | None = None,
     **options: Any,
 ) -> list[LLMAttributionResult]: ...
 
@@ -83,6 +87,7 @@ def explain(
     foil: Foil | None = None,
     region: RegionName | Region | None = None,
     parallel: bool = False,
+    precision: Precision | None = None,
     **options: Any,
 ) -> list[list[LLMAttributionResult]]: ...
 
@@ -99,6 +104,7 @@ def explain(
     foil: Foil | None = None,
     region: RegionName | Region | None = None,
     parallel: bool = False,
+    precision: Precision | None = None,
     **options: Any,
 ) -> LLMAttributionResult | list[LLMAttributionResult] | list[list[LLMAttributionResult]]:
     """Explains which units of a prompt carried a model's answer.
@@ -120,6 +126,8 @@ def explain(
             ..., see `LLMAttributionResult.for_output`.
         parallel: Shares the explanation out over all processes of the program, see `llm_attr.parallel`; every process
             makes the same call and gets the same results.
+        precision: `fp32`, `bf16` or `fp16`: the type in which the model's products of matrices are computed, by torch's
+            autocast; the residual stream and the logits stay in fp32. None computes in the type of the weights.
         **options: Arguments of `LLMAttribution.attribute` (`gen_args`, `num_trials`, `use_cached_outputs`,
             `show_progress`, ...) and the method's own options. `attr_target` is Captum's name for `scalar`. Gradient
             methods take the arguments of `LLMGradientAttribution.attribute`, and `layer`: the name of a layer (or a
@@ -137,7 +145,7 @@ def explain(
     Raises:
         UnknownName: there is no such method, unit or scalar.
         InvalidTarget: the foil is the answer, or the region is not in it.
-        InvalidValue: `unit` is given, but every prompt is a `Prompt`.
+        InvalidValue: `unit` is given, but every prompt is a `Prompt`; or the model cannot compute in the precision.
         UnknownKeyword: one of the options does not exist.
         EmptyPrompt: there is nothing to attribute to.
 
@@ -147,8 +155,9 @@ def explain(
     """
     part = None if region is None else Region.of(region)
     asked: dict[str, Any] = {"unit": unit, "method": method, "target": target, "scalar": scalar, "foil": foil}
-    request = parse_request(model, prompt, tokenizer=tokenizer, region=part, **asked, **options)
-    with shared() if parallel and current_team() is None else nullcontext():
+    request = parse_request(model, prompt, tokenizer=tokenizer, region=part, precision=precision, **asked, **options)
+    whole = shared() if parallel and current_team() is None else nullcontext()
+    with whole, computing(request.explainer.language_model, request.precision):
         each = request.explainer.attribute_scalars(request.inputs, request.target, request.scalars, **request.options)
     if part is not None:
         each = [[_part(result, part) for result in results] for results in each]

@@ -16,6 +16,7 @@ from llm_attr.llm.gradient import LLMGradientAttribution
 from llm_attr.llm.gradients.absent_units import line_break
 from llm_attr.llm.gradients.methods import by_name, gradient_methods, named
 from llm_attr.llm.model.language_model import LanguageModel, as_language_model
+from llm_attr.llm.model.precision import Precision, dtype_of
 from llm_attr.llm.model.tokenizer import TokenizerLike
 from llm_attr.llm.prompt.chat import Messages
 from llm_attr.llm.prompt.interpretable import InterpretableInput
@@ -66,6 +67,7 @@ class Request:
         target: A common target, or a list with one per prompt.
         scalars: The quantities that are explained.
         options: The other arguments of the explainer.
+        precision: In which the model computes; None: as its weights are.
     """
 
     explainer: LLMAttribution | LLMGradientAttribution
@@ -73,6 +75,7 @@ class Request:
     target: Any
     scalars: list[Scalar]
     options: dict[str, Any]
+    precision: Precision | None = None
 
 
 def parse_request(
@@ -86,6 +89,7 @@ def parse_request(
     scalar: ScalarLike | list[Any] = "log_prob",
     foil: Foil | None = None,
     region: Region | None = None,
+    precision: Precision | None = None,
     **options: Any,
 ) -> Request:
     """Parses the arguments of `explain`; does not run the model.
@@ -94,6 +98,8 @@ def parse_request(
         LlmAttrError: as in `explain`.
     """
     language_model = as_language_model(model, tokenizer)
+    if precision is not None:
+        dtype_of(precision)
     asked = options.pop("attr_target", scalar)
     if asked is not scalar and scalar != "log_prob":
         raise InvalidValue(f"attr_target is another name for scalar; got both {asked!r} and {scalar!r}")
@@ -111,7 +117,7 @@ def parse_request(
     inputs = _in_units(prompt, unit)
     if isinstance(explainer, LLMGradientAttribution) and all(map(_has_no_replacement, inputs)):
         options = {"baseline": line_break(language_model)} | options
-    return Request(explainer, inputs, target if is_many(prompt) else [target], scalars, options)
+    return Request(explainer, inputs, target if is_many(prompt) else [target], scalars, options, precision)
 
 
 def _in_units(prompt: One | Sequence[One], unit: str | None) -> list[Prompt | InterpretableInput]:

@@ -18,6 +18,7 @@ from llm_attr.errors import InvalidType
 from llm_attr.llm.model.cost import Cost
 from llm_attr.llm.model.fingerprint import holders, identity
 from llm_attr.llm.model.language_model import LanguageModel
+from llm_attr.llm.model.precision import described
 from llm_attr.llm.model.tokenizer import TokenizerLike
 from llm_attr.llm.prompt.alignment import pieces, token_spans
 from llm_attr.llm.prompt.interpretable import InterpretableInput, TextTokenInput
@@ -126,6 +127,7 @@ class TextAttribution(Attribution, ABC):
             **inp.about(),
             "model": self.language_model.name,
             "dtype": str(self.language_model.dtype).removeprefix("torch."),
+            "precision": described(self.language_model),
             **cost.to_dict(),
         }
 

@@ -13,6 +13,7 @@ from llm_attr.llm.cost.estimate import CostEstimate, of_games, of_gradients
 from llm_attr.llm.gradients.checkpointing import kept_bytes
 from llm_attr.llm.model.cost import Call
 from llm_attr.llm.model.language_model import LanguageModel
+from llm_attr.llm.model.precision import computing
 from llm_attr.llm.model.speed import speed_of
 from llm_attr.llm.request import One, parse_request
 from llm_attr.llm.scoring.passes import call_bytes
@@ -113,7 +114,7 @@ def plan(
     """
     request = parse_request(model, prompt, region=None if region is None else Region.of(region), **asked)
     language_model = request.explainer.language_model
-    with warnings.catch_warnings(), watching():
+    with computing(language_model, request.precision), warnings.catch_warnings(), watching():
         warnings.simplefilter("ignore")
         explainer = request.explainer
         estimate = (
@@ -121,7 +122,8 @@ def plan(
         )
     cost, seconds = estimate.cost, None
     if measure:
-        speed = speed_of(language_model, backward=cost.backward > 0)
+        with computing(language_model, request.precision):
+            speed = speed_of(language_model, backward=cost.backward > 0)
         seconds = min(speed.seconds(cost, estimate.recompute), estimate.max_seconds)
     return Plan(
         method=asked.get("method", "feature_ablation"),

@@ -18,6 +18,7 @@ from llm_attr.errors import NoGradient
 from llm_attr.llm.model.backend import forward_logits
 from llm_attr.llm.model.cost import Cost
 from llm_attr.llm.model.language_model import LanguageModel
+from llm_attr.llm.model.precision import GradientScale, computed_in
 from llm_attr.llm.target.scalar import Contrast, Scalar
 from llm_attr.typing import Tensors
 
@@ -109,13 +110,17 @@ class AnswerScore:
     def __call__(self, *moved: Tensor) -> Tensors:
         """For each quantity, with these in the place of what passes the layers, `(rows, positions, *features)` each."""
         ids = torch.tensor([self.passage.ids], device="cpu").expand(len(moved[0]), -1)
-        put = tuple(self._put(part, whole) for part, whole in zip(moved, self._whole, strict=True))
+        scale = GradientScale() if computed_in(self.language_model) == torch.float16 else None
+        parts = moved if scale is None else tuple(map(scale.leaving, moved))
+        put = tuple(self._put(part, whole) for part, whole in zip(parts, self._whole, strict=True))
         with ExitStack() as stack:
             if self._places is not None:
                 stack.enter_context(held())
             for site, part in zip(self.sites, split_by(put, self.slots), strict=True):
                 stack.enter_context(replaced(site, part, passing=self._passing))
             logits = self._logits(ids).float()
+        if scale is not None:
+            logits = scale.entering(logits)
         if self._at_prompt:
             self._note(logits)
         scored = torch.tensor(self.passage.scored, device=logits.device)

@@ -1,4 +1,4 @@
-"""What is installed and what computes on this machine: each answer comes from trying, with the reason where it fails."""
+"""What is installed and what computes on this machine: each answer comes from trying it."""
 
 from __future__ import annotations
 

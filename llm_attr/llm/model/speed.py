@@ -13,6 +13,7 @@ import torch
 from torch import Tensor
 
 from llm_attr.core.site import Site, replaced
+from llm_attr.llm.model.attention import setting
 from llm_attr.llm.model.backend import forward_logits
 from llm_attr.llm.model.cost import Cost, Load
 from llm_attr.llm.model.language_model import LanguageModel
@@ -66,11 +67,11 @@ def speed_of(language_model: LanguageModel, backward: bool) -> Speed:
         backward: Whether to time a backward pass too.
     """
     model = language_model.model
-    setting = (language_model.dtype, str(language_model.device), torch.get_num_threads(), backward)
     known = _known.setdefault(model, {})
-    if setting not in known:
-        known[setting] = _measured(language_model, backward)
-    return known[setting]
+    key = (setting(language_model), str(language_model.device), torch.get_num_threads(), backward)
+    if key not in known:
+        known[key] = _measured(language_model, backward)
+    return known[key]
 
 
 def _measured(language_model: LanguageModel, backward: bool) -> Speed:

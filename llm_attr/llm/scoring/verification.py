@@ -12,6 +12,7 @@ from llm_attr.core.site import Site, replaced
 from llm_attr.errors import InvalidValue
 from llm_attr.llm.model.cost import Cost
 from llm_attr.llm.model.language_model import LanguageModel, has_unusual_weights
+from llm_attr.llm.model.precision import computed_in
 from llm_attr.llm.scoring.passes import WholePass
 from llm_attr.llm.scoring.prefix_tree import Query
 
@@ -62,7 +63,7 @@ class Verification:
         Raises:
             InvalidValue: the model attends to masked tokens.
         """
-        masked, dtype = query.variant.has_gaps, _computed(self._lm)
+        masked, dtype = query.variant.has_gaps, computed_in(self._lm)
         other = OTHER if masked else 0
         difference = self._difference(log_probs, query, dtype, other)
         if difference is None or not masked:
@@ -115,12 +116,6 @@ def probe(shapes: Sequence[frozenset[str]], verified: frozenset[str]) -> int | N
     """The query that covers most of what is not verified yet; None if everything is."""
     best = max(range(len(shapes)), key=lambda i: len(shapes[i] - verified))
     return best if shapes[best] - verified else None
-
-
-def _computed(language_model: LanguageModel) -> torch.dtype:
-    device = language_model.device.type
-    half = torch.get_autocast_dtype(device) if torch.is_autocast_enabled(device) else None
-    return half or language_model.dtype
 
 
 def _eps(dtype: torch.dtype) -> float:

@@ -1,0 +1,175 @@
+"""Explanations in bf16 and fp16: products in a short type, sums in fp32, and the model as it was."""
+
+from __future__ import annotations
+
+from threading import Thread
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor
+
+from llm_attr import LanguageModel, explain, plan
+from llm_attr.errors import InvalidValue, UnknownName
+from llm_attr.llm.model.backend import forward_logits
+from llm_attr.llm.model.precision import GradientScale, computing, described, dtype_of
+from tests.zoo import FAMILIES, need_attention_in, tiny, tiny_model, tokenizer_of
+
+PROMPT = "Red fox. Blue sky. Old man."
+HALVES = {"bf16": torch.bfloat16, "fp16": torch.float16}
+EPS = {"bf16": 2**-8, "fp16": 2**-11}
+
+
+def model(dtype: torch.dtype = torch.float32, family: str = "llama") -> LanguageModel:
+    return LanguageModel(tiny_model(family).to(dtype), tokenizer_of("byte_bos"), family)
+
+
+def attributed(lm: LanguageModel, precision: Any = None, method: str = "feature_ablation", **options: Any) -> Tensor:
+    if method not in ("feature_ablation", "kernel_shap"):
+        options |= {"baseline": 3}
+    return explain(lm, PROMPT, unit="word", method=method, target=" cat", precision=precision, **options).seq_attr
+
+
+@pytest.mark.parametrize("name", ["fp32", "float32", torch.float32])
+def test_names(name: Any) -> None:
+    assert dtype_of(name) == torch.float32
+    for wrong in ("half", 16, torch.float64):
+        with pytest.raises(UnknownName, match="accepted: fp32, bf16, fp16"):
+            dtype_of(wrong)
+    with pytest.raises(UnknownName, match="precision"):
+        explain(tiny("llama"), PROMPT, target=" a", precision="bf17")
+
+
+@pytest.mark.parametrize("weights", ["fp32", "bf16"])
+@pytest.mark.parametrize("precision", HALVES)
+@pytest.mark.parametrize("family", FAMILIES)
+def test_every_family(family: str, precision: str, weights: str) -> None:
+    """The logits are in fp32, and as near to those in fp32 as rounding lets them be."""
+    need_attention_in(HALVES[precision])
+    lm = model(dtype_of(weights), family)
+    ids = torch.tensor([[5, 17, 9, 33, 21]])
+    with lm.inference():
+        with computing(lm, precision):
+            found = forward_logits(lm, [3, 4], input_ids=ids, use_cache=False)
+            assert described(lm) == f"{precision}, sums in fp32"
+        exact = LanguageModel(lm.model.float(), lm.tokenizer)
+        expected = forward_logits(exact, [3, 4], input_ids=ids, use_cache=False)
+    assert found.dtype == torch.float32
+    assert (found - expected).abs().max() < 60 * EPS[precision] * expected.abs().max()
+
+
+@pytest.mark.parametrize("precision", HALVES)
+@pytest.mark.parametrize(
+    ("method", "options"),
+    [
+        ("feature_ablation", {}),
+        ("kernel_shap", {"n_samples": 12, "seed": 0}),
+        ("saliency", {}),
+        ("input_x_gradient", {}),
+        ("integrated_gradients", {"n_steps": 4, "token_rows": True}),
+        ("gradient_shap", {"n_samples": 3}),
+        ("lrp", {}),
+        ("deep_lift", {}),
+        ("sequential_integrated_gradients", {"n_steps": 2}),
+    ],
+)
+def test_every_kind_of_method(method: str, options: dict[str, Any], precision: str) -> None:
+    need_attention_in(HALVES[precision])
+    lm = model()
+    exact, found = (attributed(lm, each, method, **options) for each in ("fp32", precision))
+    assert not torch.equal(found, exact)
+    assert torch.cosine_similarity(found, exact, 0) > (0.98 if precision == "bf16" else 0.999)
+
+
+def test_sums_in_fp32_are_nearer_than_weights_in_bf16() -> None:
+    """Over several prompts, for a perturbation and a gradient method."""
+    need_attention_in(torch.bfloat16)
+    for method in ("feature_ablation", "input_x_gradient"):
+        exact, short = model(model(torch.bfloat16).dtype), model(torch.bfloat16)
+        exact = LanguageModel(exact.model.float(), exact.tokenizer)  # the same weights, rounded
+        wanted = attributed(exact, None, method)
+        plain, wide = ((attributed(short, each, method) - wanted).norm() for each in (None, "bf16"))
+        assert wide < plain, method
+
+
+def test_the_model_stays_as_it_was() -> None:
+    need_attention_in(torch.bfloat16)
+    lm = model(torch.bfloat16)
+    ids = torch.tensor([[5, 17, 9]])
+    with lm.inference():
+        before = lm.model(ids).logits
+        with computing(lm, "bf16"), pytest.raises((RuntimeError, IndexError)):
+            lm.model(ids + 10**6)  # beyond the vocabulary
+        assert torch.equal(lm.model(ids).logits, before)
+    hooks = [module._forward_hooks or module._forward_pre_hooks for module in lm.model.modules()]
+    assert not any(hooks)
+
+
+def test_another_thread_is_not_affected() -> None:
+    need_attention_in(torch.bfloat16)
+    lm, found = model(torch.bfloat16), list[Tensor]()
+    ids = torch.tensor([[5, 17, 9]])
+
+    def other() -> None:
+        with torch.no_grad():
+            found.append(lm.model(ids).logits)
+
+    with lm.inference():
+        expected = lm.model(ids).logits
+        with computing(lm, "bf16"):
+            thread = Thread(target=other)
+            thread.start()
+            thread.join()
+    assert found[0].dtype == torch.bfloat16
+    assert torch.equal(found[0], expected)
+
+
+def test_fp32_of_weights_in_less_is_refused() -> None:
+    with pytest.raises(InvalidValue, match=r"load the model with dtype='float32'"):
+        attributed(model(torch.bfloat16), "fp32")
+
+
+def test_fp32_turns_autocast_off() -> None:
+    lm = model()
+    with torch.autocast("cpu", torch.bfloat16):
+        found = attributed(lm, "fp32")
+    torch.testing.assert_close(found, attributed(lm), rtol=0, atol=1e-5)
+
+
+def test_a_device_without_autocast_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(torch.amp, "is_autocast_available", lambda kind: False)
+    with pytest.raises(InvalidValue, match=r"autocast, which cpu has not; load the model with dtype='bfloat16'"):
+        attributed(model(), "bf16")
+
+
+def test_provenance_and_plan_know_the_precision() -> None:
+    need_attention_in(torch.bfloat16)
+    lm = model()
+    result = explain(lm, PROMPT, target=" cat", precision="bf16")
+    assert (result.provenance["dtype"], result.provenance["precision"]) == ("float32", "bf16, sums in fp32")
+    assert explain(lm, PROMPT, target=" cat").provenance["precision"] == "fp32"
+    priced = plan(lm, PROMPT, target=" cat", precision="bf16", measure=False)
+    assert priced.passes == plan(lm, PROMPT, target=" cat", measure=False).passes
+
+
+def test_what_would_underflow_in_fp16_is_scaled() -> None:
+    """The probability of an answer of e-17 has a gradient below the smallest number of fp16."""
+    need_attention_in(torch.float16)
+    lm = model(torch.float16)
+    exact = LanguageModel(model(torch.float16).model.float(), lm.tokenizer)
+    options = {"scalar": "prob", "method": "input_x_gradient", "token_rows": False, "baseline": 3, "unit": "word"}
+    wanted = explain(exact, PROMPT, target=" zebra", **options).seq_attr
+    assert 0 < wanted.abs().max() < 6e-8
+    for precision in (None, "fp16"):
+        found = explain(lm, PROMPT, target=" zebra", precision=precision, **options).seq_attr
+        assert (found - wanted).abs().max() < 0.1 * wanted.abs().max()
+
+
+def test_rows_of_tokens_are_scaled_each_by_itself() -> None:
+    """Several derivatives share a backward pass, and each has a factor of its own."""
+    x = torch.tensor([[1e-3, 2.0]], requires_grad=True)
+    scale = GradientScale()
+    y = scale.entering((scale.leaving(x).half() * torch.tensor([3.0, 5.0]).half()).float())
+    weights = torch.tensor([[[1e-12, 0.0]], [[0.0, 1e9]], [[0.0, 0.0]]])
+    (found,) = torch.autograd.grad(y, x, weights, is_grads_batched=True)
+    torch.testing.assert_close(found, weights * torch.tensor([3.0, 5.0]), rtol=1e-3, atol=0)
