@@ -20,6 +20,19 @@ from llm_attr.models.catalogue import CATALOGUE, is_fetched
 
 PACKAGES = ("llm_attr", "torch", "transformers", "tokenizers", "accelerate", "numpy", "safetensors")
 DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16, "fp64": torch.float64}
+FAILURES = (
+    ArithmeticError,
+    AssertionError,
+    AttributeError,
+    ImportError,
+    LookupError,
+    OSError,
+    RuntimeError,
+    TypeError,
+    ValueError,
+)
+"""What a driver or a package may raise that does not work here."""
+
 OF_DEVELOPERS = {"docs", "test", "lint"}
 """Extras that no explanation needs."""
 
@@ -165,7 +178,7 @@ def _fails(work: Callable[[], object]) -> str | None:
     """Why something does not work; None if it does."""
     try:
         work()
-    except Exception as error:  # noqa: BLE001 - whatever a driver or package raises is the answer
+    except FAILURES as error:
         return (str(error).strip().splitlines() or [type(error).__name__])[0][:120]
     return None
 
@@ -234,7 +247,7 @@ def _models() -> Iterator[Check]:
     for name in CATALOGUE:
         try:
             fetched = is_fetched(name)
-        except Exception as error:  # noqa: BLE001 - a cache that cannot be read is an answer too
+        except FAILURES as error:
             yield Check("models", name, False, str(error), "pip install 'llm_attr[demo]'")
         else:
             detail = "fetched" if fetched else "not fetched"

@@ -1,7 +1,7 @@
 """The precision of an explanation: products in a short type, sums in fp32.
 
-Under `computing` the products of matrices are taken in bf16 or fp16 by torch's autocast. What is added up stays in fp32:
-the residual stream, since the embeddings enter it in fp32, and the logits, since the output head is computed in fp32.
+Under `computing` torch's autocast takes the products of matrices in bf16 or fp16. What is added up stays in fp32: the
+residual stream, since the embeddings enter it in fp32, and the logits, since the output head is computed in fp32.
 """
 
 from __future__ import annotations
