@@ -9,7 +9,10 @@ from typing import Any
 
 import llm_attr
 import llm_attr.attr
+import llm_attr.module
+import llm_attr.robust
 
+_PACKAGES = (llm_attr.attr, llm_attr.robust, llm_attr.module, llm_attr)
 _SENTENCE = re.compile(r"Shared arguments: see ([^:]*?`)\.(?:\s|$)")
 _BULLET = re.compile(r"\* ((?:`\*{0,2}\w+`(?:, )?)+): (.*)")
 _ENTRY = re.compile(r" {4}(\*{0,2}\w+): (.*)")
@@ -66,7 +69,7 @@ def _of_others(doc: str) -> dict[str, str]:
     found: dict[str, str] = {}
     for name in re.findall(r"`([\w.]+)`", sentence[1]) if sentence else ():
         owner, _, method = name.partition(".")
-        kind = getattr(llm_attr.attr, owner, None) or getattr(llm_attr, owner)
+        kind = next(getattr(package, owner) for package in _PACKAGES if owner in package.__all__)
         found |= arguments(getattr(kind, method)) if method else _shared(kind)
     return found
 

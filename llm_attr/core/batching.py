@@ -4,7 +4,9 @@ from __future__ import annotations
 
 from functools import partial
 from inspect import getclosurevars, isfunction, ismethod
+from math import isfinite
 
+import torch
 from torch import Tensor, nn
 
 from llm_attr.core.memory import free_bytes
@@ -52,6 +54,26 @@ def modules_of(forward: ForwardFunction) -> list[nn.Module]:
             waiting += _held(value)
             modules += [value] if isinstance(value, nn.Module) else []
     return modules
+
+
+def grew(output: Tensor, answer: Tensor, copies: int) -> bool:
+    """Whether the output for stacked batches has the rows of that many answers."""
+    return output.dim() > 0 and output.shape == (copies * len(answer), *answer.shape[1:])
+
+
+def agree(output: Tensor, expected: Tensor, at_least: float = 0.0) -> bool:
+    """Whether two outputs are equal up to rounding, relative to the largest value; tolerates at least `at_least`."""
+    if torch.equal(output, expected):
+        return True
+    if not output.is_floating_point():
+        return False
+    tolerance = max(at_least, torch.finfo(output.dtype).eps ** 0.5)
+    largest = expected.abs().max().item()
+    if isfinite(largest):
+        return (output - expected).abs().max().item() <= tolerance * largest
+    finite = expected[expected.isfinite()].abs()
+    scale = finite.max().item() if finite.numel() else 0.0
+    return torch.allclose(output, expected, rtol=tolerance, atol=tolerance * scale, equal_nan=True)
 
 
 def _held(value: object) -> list[object]:

@@ -65,7 +65,7 @@ def _baseline(value: Any, tensor: Tensor, index: int) -> Tensor:
         return cast.to(tensor.device).expand((1,) * tensor.dim())
     if not isinstance(value, Tensor):
         raise InvalidType(f"baseline {index} must be a tensor or a number; got {type(value).__name__}")
-    if not _broadcasts(value.shape, tensor.shape):
+    if not broadcasts(value.shape, tensor.shape):
         raise InvalidShape(
             f"baseline {index} must broadcast to its input of shape {tuple(tensor.shape)}; got {tuple(value.shape)}"
         )
@@ -93,13 +93,14 @@ def broadcast(baselines: Any, inputs: Tensors) -> tuple[Any, ...]:
     if len(given) != len(inputs):
         raise InvalidShape(f"baselines must be one for each of the {len(inputs)} tensors; got {len(given)}")
     for value, x in zip(given, inputs, strict=True):
-        if isinstance(value, Tensor) and not _broadcasts(value.shape, x.shape):
+        if isinstance(value, Tensor) and not broadcasts(value.shape, x.shape):
             raise InvalidShape(f"a baseline must broadcast to {tuple(x.shape)}; got {tuple(value.shape)}")
     pairs = zip(given, inputs, strict=True)
     return tuple(value.expand_as(x) if isinstance(value, Tensor) else value for value, x in pairs)
 
 
-def _broadcasts(shape: torch.Size, to: torch.Size) -> bool:
+def broadcasts(shape: torch.Size, to: torch.Size) -> bool:
+    """Whether a shape broadcasts to another one without enlarging it."""
     sizes = zip(reversed(shape), reversed(to), strict=False)
     return len(shape) <= len(to) and all(size in (1, wanted) for size, wanted in sizes)
 

@@ -1,4 +1,4 @@
-"""Every argument of a public class, method or function of `attr` is described: there, or where its docstring points."""
+"""Every argument of a public class, method or function is described: there, or where its docstring points."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 
-import llm_attr.attr as attr
+from llm_attr import attr, module, robust
 
 PATH = Path(__file__).parents[2] / "docs" / "shared_arguments.py"
 SPEC = importlib.util.spec_from_file_location("shared_arguments", PATH)
@@ -19,10 +19,14 @@ shared_arguments: Any = importlib.util.module_from_spec(SPEC)
 SPEC.loader.exec_module(shared_arguments)
 
 
+CLASSES = (attr.Attribution, robust.GradientPerturbation, module.StochasticGatesBase)
+"""Families whose members describe all their arguments."""
+
+
 def documented() -> dict[str, Any]:
     """The public classes, and the functions and methods that describe arguments."""
-    named = {name: getattr(attr, name) for name in attr.__all__}
-    found = {name: each for name, each in named.items() if isclass(each) and issubclass(each, attr.Attribution)}
+    named = {name: getattr(package, name) for package in (attr, robust, module) for name in package.__all__}
+    found = {name: each for name, each in named.items() if isclass(each) and issubclass(each, CLASSES)}
     for name, each in named.items():
         members = {f"{name}.{key}": getattr(each, key) for key in dir(each)} if isclass(each) else {name: each}
         for key, value in members.items():

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import warnings
+from importlib import import_module
 from inspect import Parameter, isclass, signature
 from typing import Any
 
 import pytest
+import torch
 
 import llm_attr.attr as ours
 
@@ -34,3 +36,24 @@ def test_arguments_are_those_of_captum(name: str, member: str) -> None:
     if not callable(captum) or not callable(mine):
         return
     assert positional(mine) == positional(captum)
+
+
+OTHERS = {
+    "robust": ["FGSM", "PGD", "MinParamPerturbation", "AttackComparator"],
+    "module": ["StochasticGatesBase", "BinaryConcreteStochasticGates", "GaussianStochasticGates"],
+}
+"""Classes of Captum's other packages."""
+DEFAULTS_OF_OUR_OWN = {("AttackComparator", "evaluate", "perturbations_per_eval")}
+
+
+@pytest.mark.parametrize(("package", "name"), [(package, name) for package, names in OTHERS.items() for name in names])
+def test_classes_of_other_packages_are_those_of_captum(package: str, name: str) -> None:
+    mine, captum = (getattr(import_module(f"{library}.{package}"), name) for library in ("llm_attr", "captum"))
+    members = [member for member in dir(captum) if member == "__init__" or not member.startswith("_")]
+    own = [member for member in members if callable(getattr(captum, member)) and not hasattr(torch.nn.Module, member)]
+    for member in {"__init__", "forward", *own} & set(dir(captum)):
+        arguments, theirs = (signature(getattr(each, member)).parameters for each in (mine, captum))
+        assert positional(getattr(mine, member)) == positional(getattr(captum, member)), member
+        for argument in theirs.keys() - {"self"}:
+            if (name, member, argument) not in DEFAULTS_OF_OUR_OWN:
+                assert arguments[argument].default == theirs[argument].default, (member, argument)

@@ -9,7 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from llm_attr import attr
+from llm_attr import attr, module, robust
 from tests.contract.methods import ROWS, Row
 from tests.contract.models import TwoInputs, two_inputs
 from tests.devices.cases import Case
@@ -229,7 +229,65 @@ def by_rules(placement: Placement) -> Any:
     return found
 
 
+def attacked(placement: Placement) -> Any:
+    """Attacks of one and of two inputs; draws come from the device's own stream, and so are only looked at."""
+    model, x, y = model_at(placement), placement.tensor(X), placement.tensor(Y)
+    steps: dict[str, Any] = {"radius": 0.2, "step_size": 0.1, "step_num": 3, "target": 1}
+    found: list[Any] = [robust.FGSM(model, squares).perturb((x, y), 0.1, 1)]
+    for norm in ("Linf", "L2"):
+        mask = (torch.ones(3, 2), None)
+        found.append(robust.PGD(model, squares).perturb((x, y), **steps, norm=norm, mask=mask, direction="gradient"))
+        drawn = robust.PGD(model, squares).perturb(x, **steps, norm=norm, random_start=True, additional_forward_args=y)
+        found.append(drawn.device == placement.device and bool(((drawn - x).abs() <= 0.2001).all()))
+    return found
+
+
+def squares(output: Tensor, target: int) -> Tensor:
+    """A loss whose gradient is zero nowhere."""
+    return output[:, target] + output.square().sum(1)
+
+
+def searched(placement: Placement) -> Any:
+    """Searches over a model's calls."""
+    model, x = classifier(placement), rows_at(placement)
+    target = model(x).argmax(1)
+    search = robust.MinParamPerturbation(
+        model, lambda x, by: x - by * x.sign(), "by", 0.0, 9.0, 0.25, mode="binary", num_attempts=2
+    )
+    comparator = robust.AttackComparator(model, lambda out: (out[:, 0], out.mean()))
+    comparator.add_attack(robust.FGSM(model, squares), "fgsm", 3, attack_kwargs={"epsilon": 0.1, "target": 1})
+    comparator.add_attack(lambda x: 2 * x, "twice", num_attempts=4)
+    return [search.evaluate(x, target=target), comparator.evaluate(x), comparator.summary()]
+
+
+def gated(placement: Placement) -> Any:
+    """Gates in evaluation mode, and the gradient of what they cost."""
+    x, found = rows_at(placement), []
+    for kind in (module.BinaryConcreteStochasticGates, module.GaussianStochasticGates):
+        gates = kind(3, mask=torch.tensor([0, 0, 1, 2])).to(placement.device)
+        drawn = gates(x)[0]
+        found.append(drawn.device == placement.device and bool((drawn.abs() <= x.abs()).all()))
+        with torch.no_grad():
+            for parameter in gates.parameters():
+                parameter.copy_(torch.tensor([-0.4, 0.3, 0.8]))
+        gates.eval()
+        output, penalty = gates(x)
+        (output.square().sum() + penalty).backward()
+        found += [output, penalty, *(parameter.grad for parameter in gates.parameters()), gates.get_gate_active_probs()]
+    return found
+
+
 CASES = [
+    Case("gradient attacks", attacked, ("FGSM", "PGD", "GradientPerturbation", "Perturbation")),
+    Case(
+        "searches",
+        searched,
+        (
+            "AttackComparator", "AttackInfo", "MinParamPerturbation", "MinParamPerturbationMode", "agg_metric",
+            "default_correct_fn", "drange",
+        ),
+    ),
+    Case("gates", gated, ("BinaryConcreteStochasticGates", "GaussianStochasticGates", "StochasticGatesBase")),
     *(Case(row.name, partial(asked, row)) for row in ROWS),
     *(Case(f"{row.name}: precision and device", partial(kept, row), everywhere=False) for row in ROWS),
     Case("several layers", several_layers, ("Site",)),

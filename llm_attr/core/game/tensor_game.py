@@ -2,12 +2,10 @@
 
 from __future__ import annotations
 
-from math import isfinite
-
 import torch
 from torch import Tensor
 
-from llm_attr.core.batching import BATCH_ERRORS, copies_that_fit, uses_batch_statistics
+from llm_attr.core.batching import BATCH_ERRORS, agree, copies_that_fit, grew, uses_batch_statistics
 from llm_attr.core.evaluator import Evaluator
 from llm_attr.core.game.features import Ownership
 from llm_attr.core.parallel.sharing import share_rows
@@ -106,7 +104,7 @@ class TensorGame:
             output = self._forward(pair)
         except BATCH_ERRORS:
             return []
-        if not _grew(output, answer, 2) or not self._is_the_same(pair, output[: len(answer)], answer):
+        if not grew(output, answer, 2) or not self._is_the_same(pair, output[: len(answer)], answer):
             return []
         self._chunk = copies_that_fit((*self.problem.inputs, answer))
         self.evaluator.advance(1)
@@ -118,15 +116,15 @@ class TensorGame:
         TF32 products and convolutions round differently in batches of different size. Such an output depends only on
         the batch size: it does not change if the other coalition is replaced by a copy of the first.
         """
-        if _agree(beside, answer):
+        if agree(beside, answer):
             return True
-        if not _agree(beside, answer, BATCH_ROUNDING):
+        if not agree(beside, answer, BATCH_ROUNDING):
             return False
-        return _agree(self._forward(pair[[0, 0]])[: len(answer)], beside)
+        return agree(self._forward(pair[[0, 0]])[: len(answer)], beside)
 
     def _answers(self, coalitions: Coalitions, answer: Tensor) -> Values:
         output, copies = self._forward(coalitions), len(coalitions)
-        if copies > 1 and not _grew(output, answer, copies):
+        if copies > 1 and not grew(output, answer, copies):
             raise InvalidShape(
                 "the forward function's output must grow with its batch: one batch gave the shape "
                 f"{tuple(answer.shape)}, {copies} batches gave {tuple(output.shape)}; "
@@ -188,22 +186,3 @@ def joined(pieces: list[Values]) -> Values:
     if len({piece.shape[1] for piece in pieces}) > 1:
         raise InvalidShape(_DOES_NOT_GROW)
     return torch.cat(pieces)
-
-
-def _grew(output: Tensor, answer: Tensor, copies: int) -> bool:
-    return output.dim() > 0 and output.shape == (copies * len(answer), *answer.shape[1:])
-
-
-def _agree(output: Tensor, expected: Tensor, at_least: float = 0.0) -> bool:
-    """Whether two outputs are equal up to rounding, relative to the largest value; tolerates at least `at_least`."""
-    if torch.equal(output, expected):
-        return True
-    if not output.is_floating_point():
-        return False
-    tolerance = max(at_least, torch.finfo(output.dtype).eps ** 0.5)
-    largest = expected.abs().max().item()
-    if isfinite(largest):
-        return (output - expected).abs().max().item() <= tolerance * largest
-    finite = expected[expected.isfinite()].abs()
-    scale = finite.max().item() if finite.numel() else 0.0
-    return torch.allclose(output, expected, rtol=tolerance, atol=tolerance * scale, equal_nan=True)
