@@ -54,7 +54,7 @@ def test_every_notebook_is_in_a_table_of_contents() -> None:
 
 
 @pytest.mark.real
-@pytest.mark.parametrize("page", ["index.md", "captum.md", "completeness.md"])
+@pytest.mark.parametrize("page", ["index.md", "captum.md", "completeness.md", "robust.md", "gates.md"])
 def test_the_python_of_the_pages_runs(page: str, smollm: Any, capsys: pytest.CaptureFixture[str]) -> None:
     blocks = re.findall(r"```python\n(.*?)```", (DOCS / page).read_text(encoding="utf-8"), re.DOTALL)
     assert blocks
