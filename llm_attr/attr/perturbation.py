@@ -170,7 +170,7 @@ class FeatureGame:
                 evaluator.check()
                 evaluator.finish()
             values = done.value()[index]
-            if not getattr(estimator, "takes_any_value", False):
+            if not estimator.takes_any_value:
                 check_finite(rows, values)
             return self.in_form(estimated(estimator.estimate, rows, values).values, game.shape)
 

@@ -7,8 +7,6 @@ from contextlib import AbstractContextManager
 from dataclasses import replace
 from typing import Any
 
-import torch
-
 from llm_attr.attr.base import Attribution
 from llm_attr.attr.perturbation import PerturbationAttribution
 from llm_attr.core.evaluator import Evaluator, Price, priced
@@ -24,7 +22,7 @@ from llm_attr.llm.prompt.interpretable import InterpretableInput
 from llm_attr.llm.prompt.prompt import Prompt
 from llm_attr.llm.results.result import LLMAttributionResult
 from llm_attr.llm.results.table import Attributions, Table
-from llm_attr.llm.scoring.batch import PromptJob, PromptScores, ScalarValues, score_prompts
+from llm_attr.llm.scoring.batch import PromptJob, PromptScores, score_prompts
 from llm_attr.llm.scoring.engine import ScoreEngine
 from llm_attr.llm.scoring.options import Options
 from llm_attr.llm.scoring.passes import positions_that_fit
@@ -230,7 +228,13 @@ class LLMAttribution(TextAttribution):
             known_by = identity(self.language_model)
             groups = score_prompts(lambda: self.engine(options), answered, options, evaluator)
             scored = [scores for group in groups for scores in group]
-            return [[self._result(scores, each, options, known_by) for each in scores.per_scalar] for scores in scored]
+            return [
+                [
+                    self._result(each, *of_scalar, options, known_by)
+                    for of_scalar in zip(each.job.scalars, each.tables, strict=True)
+                ]
+                for each in scored
+            ]
 
     def _priced(self, jobs: Sequence[PromptJob], options: Options) -> AbstractContextManager[Price]:
         """Warns if the work is expected to take long, and suggests quicker options."""
@@ -276,34 +280,17 @@ class LLMAttribution(TextAttribution):
         return [known[i] for i in range(len(jobs))]
 
     def _result(
-        self, scores: PromptScores, scalar_values: ScalarValues, options: Options, known_by: Mapping[str, Any]
+        self, scores: PromptScores, scalar: Scalar, table: Table, options: Options, known_by: Mapping[str, Any]
     ) -> LLMAttributionResult:
         """The result for one scalar: the attributions of the features, mapped to the values of the input."""
         inp, job = scores.games[0].inp, scores.job
-        table = self._table(scores, scalar_values, options)
-        columns = inp.feature_of_value()
-        if columns is not None:
-            table = replace(table, owner=job.features.owner[0][0][columns])
-        attributions = table.attributions()
-        if columns is None:
+        attributions, in_table = table.attributions(), inp.feature_of_value() is not None
+        if not in_table:
             attributions = Attributions(inp.format_attr(job.features.spread(attributions.values.T)[0]), None)
-        about = self._about(scores, scalar_values.scalar, options) | dict(known_by)
+        about = self._about(scores, scalar, options) | dict(known_by)
         about["errors"] = None if attributions.stderr is None else attributions.kind
-        fields = {**attributions.fields, "table": None if columns is None else table}
+        fields = {**attributions.fields, "table": table if in_table else None}
         return self.result(inp, job.prompt, job.answer, scores.log_probs, about, **fields)
-
-    def _table(self, scores: PromptScores, scalar_values: ScalarValues, options: Options) -> Table:
-        return Table(
-            coalitions=scores.coalitions,
-            values=scalar_values.values,
-            owner=torch.arange(scores.job.features.count, device="cpu"),
-            whole=scalar_values.whole,
-            method=self.method_name,
-            options=options.method_options,
-            attr_target=scalar_values.scalar.name,
-            per_token=scalar_values.per_token,
-            estimator=options.estimator,
-        )
 
     def _about(self, scores: PromptScores, scalar: Scalar, options: Options) -> dict[str, Any]:
         inp, engine = scores.games[0].inp, scores.games[0].engine

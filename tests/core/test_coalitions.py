@@ -43,3 +43,17 @@ def test_names_differ_between_all_coalitions() -> None:
     rows = torch.tensor(list(itertools.product([False, True], repeat=9)))
     assert len(set(coalitions.keys(rows))) == 512
     assert all(len(name) == 2 for name in coalitions.keys(rows))
+
+
+@pytest.mark.parametrize("features", [1, 8, 9])
+def test_distinct_rows_come_in_the_order_in_which_they_occur(features: int) -> None:
+    rows = torch.rand(40, features, generator=torch.Generator().manual_seed(features)) < 0.5
+    found, index = coalitions.distinct(rows)
+    assert torch.equal(found[index], rows)
+    assert found.tolist() == list(map(list, dict.fromkeys(map(tuple, rows.tolist()))))
+    assert index[:1].tolist() == [0]
+
+
+def test_distinct_rows_of_none() -> None:
+    found, index = coalitions.distinct(torch.zeros(0, 3, dtype=torch.bool))
+    assert (found.shape, index.shape) == ((0, 3), (0,))

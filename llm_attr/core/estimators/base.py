@@ -1,4 +1,4 @@
-"""The base of all estimators: how many evaluations they take."""
+"""The base of all estimators: how many evaluations they take, and the defaults."""
 
 from __future__ import annotations
 
@@ -15,9 +15,16 @@ class BaseEstimator(Estimator, ABC):
 
     fixed: bool = True
     n_samples: int = 1
+    per_round: int = 1
+    takes_any_value: bool = False
 
     def __init__(self) -> None:
         """Takes no options; a protocol's own constructor would seem to take any."""
+
+    @property
+    def first_look(self) -> int:
+        """The number of rounds from which the standard errors are valid."""
+        return self.n_samples
 
     @abstractmethod
     def size(self, features: int) -> int:

@@ -61,8 +61,13 @@ class RandomOrders(BaseEstimator):
 
     def __init__(self, n_samples: int | None = None, paired: bool = False, seed: int | None = None) -> None:
         self.n_samples = ORDERS if n_samples is None else positive("n_samples", n_samples)
-        self.first_look = MIN_SAMPLES if n_samples is None else n_samples
+        self._first_look = MIN_SAMPLES if n_samples is None else n_samples
         self._paired, self._seed = paired, seed
+
+    @property
+    def first_look(self) -> int:
+        """The number of orders, or pairs, from which the standard errors are valid."""
+        return self._first_look
 
     def size(self, features: int) -> int:
         """One coalition per prefix of each order; all orders share the empty and the full coalition."""

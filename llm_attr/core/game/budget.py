@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Protocol
-
-import torch
 
 from llm_attr.errors import InvalidValue
 from llm_attr.typing import Coalitions
@@ -17,8 +15,8 @@ class Meter(Protocol):
     def spent(self) -> int:
         """The cost so far."""
 
-    def price(self, coalitions: Coalitions) -> int:
-        """What these coalitions would cost if they were evaluated together now."""
+    def prices(self, samples: Sequence[Coalitions]) -> Callable[[int], int]:
+        """What the first k samples would cost if they were evaluated together now, as a function of k."""
 
 
 class MeteredBudget:
@@ -42,10 +40,10 @@ class MeteredBudget:
 
     def affordable(self, samples: Sequence[Coalitions]) -> int:
         """How many of the leading samples fit together into the rest of the budget, by bisection."""
-        left, low, high = self._limit - self._meter.spent(), 0, len(samples) + 1
-        middle = len(samples)
+        left, price = self._limit - self._meter.spent(), self._meter.prices(samples)
+        low, middle, high = 0, len(samples), len(samples) + 1
         while low < middle:
-            if self._meter.price(torch.cat(list(samples[:middle]))) <= left:
+            if price(middle) <= left:
                 low = middle
             else:
                 high = middle

@@ -6,6 +6,7 @@ from collections.abc import Iterator
 
 import numpy as np
 import torch
+from torch import Tensor
 
 from llm_attr.typing import Coalitions
 
@@ -31,3 +32,14 @@ def each_left_out(features: int) -> Iterator[Coalitions]:
 def keys(coalitions: Coalitions) -> list[bytes]:
     """A short hashable key for each row."""
     return [row.tobytes() for row in np.packbits(coalitions.numpy(), axis=1)]
+
+
+def distinct(coalitions: Coalitions) -> tuple[Coalitions, Tensor]:
+    """The distinct rows in the order in which they first occur, and `(coalitions,)`: which of them each row is."""
+    first: dict[bytes, int] = {}
+    numbers = [first.setdefault(name, len(first)) for name in keys(coalitions)]
+    index = torch.tensor(numbers, dtype=torch.int64, device="cpu")
+    if len(first) == len(index):
+        return coalitions, index
+    places = {number: row for row, number in reversed(list(enumerate(numbers)))}
+    return coalitions[[places[number] for number in range(len(first))]], index

@@ -32,19 +32,23 @@ MAX_BLOCK = 1 << 14
 
 
 class Estimator(Protocol):
-    """A design of coalitions, and the estimate from their values.
-
-    Optional attributes: `takes_any_value` allows NaN and infinite values (each affects only its own feature);
-    `first_look` is the number of rounds from which the standard errors are valid, by default `n_samples`; `per_round`
-    is the number of samples, as the user counts them, in each round.
+    """A design of coalitions, and the estimate from their values; `BaseEstimator` has defaults for most of it.
 
     Attributes:
         fixed: Whether the design depends only on the number of features.
         n_samples: The default number of rounds; 1 for a fixed design.
+        per_round: The number of samples, as the user counts them, in each round.
+        takes_any_value: Whether values may be NaN or infinite; each then affects only its own feature.
     """
 
     fixed: bool
     n_samples: int
+    per_round: int
+    takes_any_value: bool
+
+    @property
+    def first_look(self) -> int:
+        """The number of rounds from which the standard errors are valid."""
 
     def evaluations(self, features: int, budget: int | None = None) -> int:
         """The maximum number of distinct coalitions."""
@@ -108,17 +112,26 @@ def play(
         NonFiniteValue: the value of a coalition is NaN or infinite.
     """
     stopping = stopping or Stopping()
-    if not getattr(estimator, "takes_any_value", False):
+    if not estimator.takes_any_value:
         game = finite(game)
+    if estimator.fixed and stopping.adaptive:
+        raise InvalidValue("until and budget are for sampled methods; this one evaluates a fixed design")
     rounds = estimator.rounds(features) if rounds is None else rounds
+    ledger = Ledger() if ledger is None and not estimator.fixed else ledger
+    game = game if ledger is None else ledger.remembering(game)
+    if ledger is None or not stopping.adaptive:
+        return _by_default(game, estimator, rounds, features, keep)
+    return _sampled(_Sampling(estimator, rounds, features, stopping, ledger, meter), game, outputs)
+
+
+def _by_default(game: Game, estimator: Estimator, rounds: Iterator[Coalitions], features: int, keep: bool) -> GameRun:
+    """Evaluates the design that the estimator asks for by itself."""
     if estimator.fixed:
-        if stopping.adaptive:
-            raise InvalidValue("until and budget are for sampled methods; this one evaluates a fixed design")
-        evaluate = game if ledger is None else ledger.remembering(game)
         blocks = _grouped(rounds, _rows(features))
-        return _joined([(block if keep else block[:0], evaluate(block)) for block in blocks])
-    ledger = Ledger() if ledger is None else ledger
-    return _sampled(_Sampling(estimator, rounds, features, stopping, ledger, meter), ledger.remembering(game), outputs)
+        return _joined([(block if keep else block[:0], game(block)) for block in blocks])
+    drawn = list(islice(rounds, estimator.n_samples))
+    evaluated = [(block, game(block)) for block in _grouped(drawn, _rows(features))]
+    return _joined(evaluated, len(drawn) * estimator.per_round)
 
 
 def _sampled(sampling: _Sampling, game: Game, outputs: Callable[[Values], Values] | None) -> GameRun:
@@ -204,7 +217,7 @@ def _joined(blocks: list[tuple[Coalitions, Values]], n_samples: int | None = Non
 
 
 class _Sampling:
-    """The coalitions of a sampled design, within budget and time."""
+    """The coalitions of a sample whose size is not known beforehand, within budget and time."""
 
     def __init__(
         self,
@@ -234,7 +247,7 @@ class _Sampling:
     @property
     def samples(self) -> int:
         """The number of samples, as the method counts them."""
-        return self._rounds * int(getattr(self.estimator, "per_round", 1))
+        return self._rounds * self.estimator.per_round
 
     @property
     def end(self) -> str:
@@ -252,25 +265,18 @@ class _Sampling:
             self._rounds += len(sample)
             *before, last = _grouped(sample, _rows(self._features))
             yield from ((block, False) for block in before)
-            yield last, self.stopping.wants_certainty and self._rounds >= self._first_look
-            if not self.stopping.adaptive:
-                return
-
-    @property
-    def _first_look(self) -> int:
-        """The number of rounds from which standard errors are valid."""
-        return int(getattr(self.estimator, "first_look", self.estimator.n_samples))
+            yield last, self.stopping.wants_certainty and self._rounds >= self.estimator.first_look
 
     def _next_rounds(self, done: int) -> int:
         """How many rounds to evaluate at once after `done` rounds."""
         stopping = self.stopping
         if not (stopping.wants_certainty or stopping.seconds is not None or self._metered is not None):
-            return MAX_BLOCK if stopping.adaptive else self.estimator.n_samples
+            return MAX_BLOCK
         if done:
             return max(1, int(GROWTH * done))
         if stopping.seconds is not None:
             return 1
-        return self._first_look if stopping.wants_certainty else self.estimator.n_samples
+        return self.estimator.first_look if stopping.wants_certainty else self.estimator.n_samples
 
     def _affordable(self, samples: list[Coalitions]) -> list[Coalitions]:
         """The leading samples that a budget in passes or positions can pay for."""
@@ -302,7 +308,7 @@ class _Sampling:
             return True
         if seconds is not None:
             return drawn >= self._least and agreed("time", lambda: monotonic() > self._deadline)
-        return self.stopping.adaptive and drawn > MAX_ROWS + (limit or 0)
+        return drawn > MAX_ROWS + (limit or 0)
 
 
 def _rows(features: int) -> int:

@@ -9,13 +9,15 @@ from itertools import chain, islice
 import torch
 
 from llm_attr.core.evaluator import Evaluator
-from llm_attr.core.game.driver import Estimator, play
+from llm_attr.core.game.coalitions import distinct, keys
+from llm_attr.core.game.driver import GameRun, play
 from llm_attr.core.game.features import Features
-from llm_attr.core.game.stopping import Stopping
 from llm_attr.errors import about_prompt
+from llm_attr.llm.model.cost import Cost
 from llm_attr.llm.model.language_model import LanguageModel
 from llm_attr.llm.prompt.interpretable import InterpretableInput
 from llm_attr.llm.prompt.variant import Variant
+from llm_attr.llm.results.table import Table
 from llm_attr.llm.scoring.engine import ScoreEngine
 from llm_attr.llm.scoring.options import Options
 from llm_attr.llm.scoring.prefix_tree import Query
@@ -71,23 +73,6 @@ class PromptJob:
 
 
 @dataclass(frozen=True, eq=False)
-class ScalarValues:
-    """The values of one scalar in the games of a prompt.
-
-    Attributes:
-        scalar: The scalar.
-        values: fp32 `(trials, coalitions, answer tokens)`.
-        whole: fp32 `(answer tokens,)` after the full prompt.
-        per_token: False for a single number for the full answer; `answer tokens` is then 1.
-    """
-
-    scalar: Scalar
-    values: Values
-    whole: Values
-    per_token: bool
-
-
-@dataclass(frozen=True, eq=False)
 class PromptScores:
     """The values of the games of a prompt.
 
@@ -95,8 +80,7 @@ class PromptScores:
         job: The prompt.
         games: One per trial.
         prompts: How many prompts were scored together, this one included.
-        coalitions: Bool `(coalitions, features)`.
-        per_scalar: The values of each scalar.
+        tables: The values of each scalar.
         log_probs: fp32 `(answer tokens,)` after the full prompt, in nats.
         n_samples: The size of the sample, as the method counts it; None for a fixed design.
         met: Whether the requested precision was reached; None if none was requested.
@@ -105,8 +89,7 @@ class PromptScores:
     job: PromptJob
     games: Sequence[TextGame]
     prompts: int
-    coalitions: Coalitions
-    per_scalar: Sequence[ScalarValues]
+    tables: Sequence[Table]
     log_probs: Values
     n_samples: int | None
     met: bool | None
@@ -142,19 +125,16 @@ class _Batch:
     """Prompts that share an engine; a prompt with too many tokens is played block by block."""
 
     def __init__(self, engine: ScoreEngine, jobs: Sequence[PromptJob], options: Options, evaluator: Evaluator) -> None:
-        self._engine = engine
-        self._options, self._evaluator = options, evaluator
-        jobs = [self._with_references(job) for job in jobs]
-        tokens = sum(job.tokens(options) for job in jobs)
+        self._engine, self._options, self._evaluator = engine, options, evaluator
+        self._trials = [_Trials(self._with_references(job), engine, options, evaluator) for job in jobs]
+        tokens = sum(trials.job.tokens(options) for trials in self._trials)
         self._joint = tokens <= JOINT_TOKENS and not options.stopping.adaptive
-        self._games = [(job, self._trials(job), _Design(options.estimator, job.features.count)) for job in jobs]
 
     def scores(self) -> list[PromptScores]:
-        evaluations = sum(self._options.evaluations(job.features) for job, *_ in self._games)
+        evaluations = sum(self._options.evaluations(trials.job.features) for trials in self._trials)
         expected = self._evaluator.done + evaluations
-        if self._joint:
-            self._score_designs()
-        scores = [self._scored(*game) for game in self._games]
+        runs = self._designs_scored() if self._joint else [trials.play for trials in self._trials]
+        scores = [self._scored(*pair) for pair in zip(self._trials, runs, strict=True)]
         self._evaluator.advance(expected - self._evaluator.done)
         return scores
 
@@ -167,73 +147,128 @@ class _Batch:
         scalars = [replace(s, reference=reference) if s.needs_reference else s for s in job.scalars]
         return replace(job, scalars=tuple(scalars))
 
-    def _trials(self, job: PromptJob) -> list[TextGame]:
-        shared = (self._options.inspect, set[Variant](), job.scalars)
-        return [
-            TextGame(job.inp.sampled(), job.features, job.answer, self._engine, self._evaluator, *shared)
-            for _ in range(self._options.trials)
-        ]
-
-    def _score_designs(self) -> None:
-        """Scores the designs of all prompts together; the games then read known scores."""
+    def _designs_scored(self) -> list[Callable[[], GameRun]]:
+        """Scores the designs of all prompts together; returns what reads the values of each."""
         queries: list[Query] = []
-        for job, games, design in self._games:
-            with about_prompt(job.number):
-                own = _queries(games, torch.cat(design.ahead))
+        runs: list[Callable[[], GameRun]] = []
+        for trials in self._trials:
+            with about_prompt(trials.job.number):
+                own, run = trials.design()
                 self._engine.check_lengths(own)
-            queries += [*own, *games[0].asked(job.whole)]
+            queries += [*own, *trials.whole()]
+            runs.append(run)
         self._engine.learn(queries, self._evaluator)
+        return runs
 
-    def _scored(self, job: PromptJob, games: Sequence[TextGame], design: _Design) -> PromptScores:
-        def trials(coalitions: Coalitions) -> Values:
-            return torch.stack([game(coalitions) for game in games], 1)
-
-        def deciding(values: Values) -> Values:
-            named = zip(games[0].split(values), job.scalars, games[0].per_token, strict=True)
-            whole = [payoff(part, scalar.name, per_token)[..., :1].mean(1) for part, scalar, per_token in named]
-            return torch.cat(whole, 1)
-
-        stopping = self._options.stopping
-        meter = None if stopping.metered is None else _Meter(self._engine, job, games, stopping)
+    def _scored(self, trials: _Trials, run: Callable[[], GameRun]) -> PromptScores:
+        job, game = trials.job, trials.games[0]
         with about_prompt(job.number):
-            estimator, count = self._options.estimator, job.features.count
-            run = play(trials, estimator, count, stopping, deciding, keep=True, meter=meter, rounds=design.rounds())
-            whole = games[0].split(games[0].worth([job.whole])[0])
-            log_probs = self._engine.score(games[0].asked(job.whole)[:1], self._evaluator)[0]
-        each = games[0].split(run.values.transpose(0, 1))
-        per_scalar = list(map(ScalarValues, job.scalars, each, whole, games[0].per_token))
-        sampled = run.n_samples, run.met
-        return PromptScores(job, games, len(self._games), run.coalitions, per_scalar, log_probs, *sampled)
+            played = run()
+            whole = game.split(game.worth([job.whole])[0])
+            log_probs = self._engine.score(trials.whole()[:1], self._evaluator)[0]
+        each = zip(job.scalars, game.split(played.values.transpose(0, 1)), whole, game.per_token, strict=True)
+        tables = [self._table(trials, played, *of_scalar) for of_scalar in each]
+        return PromptScores(job, trials.games, len(self._trials), tables, log_probs, played.n_samples, played.met)
+
+    def _table(
+        self, trials: _Trials, run: GameRun, scalar: Scalar, values: Values, whole: Values, per_token: bool
+    ) -> Table:
+        features, columns = trials.job.features, trials.games[0].inp.feature_of_value()
+        every = torch.arange(features.count, device="cpu")
+        return Table(
+            coalitions=run.coalitions,
+            values=values,
+            owner=every if columns is None else features.owner[0][0][columns],
+            whole=whole,
+            method=self._options.method_name,
+            options=self._options.method_options,
+            attr_target=scalar.name,
+            per_token=per_token,
+            estimator=self._options.estimator,
+        )
 
 
-def _queries(games: Sequence[TextGame], coalitions: Coalitions) -> list[Query]:
-    """What the games of a prompt ask for these coalitions."""
-    return [query for game in games for variant in game.variants(coalitions) for query in game.asked(variant)]
+class _Trials:
+    """The games of a prompt, one for each sample of the input's random baselines, played as one.
 
+    The rounds that the estimator asks for by default are drawn at once, before any prompt is scored.
+    """
 
-class _Design:
-    """The rounds of an estimator; those that it asks for by default are drawn for all prompts before any is scored."""
+    def __init__(self, job: PromptJob, engine: ScoreEngine, options: Options, evaluator: Evaluator) -> None:
+        self.job, self._engine, self._options = job, engine, options
+        shared = (options.inspect, set[Variant](), job.scalars)
+        self.games = [
+            TextGame(job.inp.sampled(), job.features, job.answer, engine, evaluator, *shared)
+            for _ in range(options.trials)
+        ]
+        estimator = options.estimator
+        self._rounds = estimator.rounds(job.features.count)
+        self._ahead = list(islice(self._rounds, None if estimator.fixed else estimator.n_samples))
+        self._spent_before = 0
+        self._priced: dict[bytes, list[Variant]] = {}
 
-    def __init__(self, estimator: Estimator, features: int) -> None:
-        self._rest = estimator.rounds(features)
-        self.ahead = list(islice(self._rest, None if estimator.fixed else estimator.n_samples))
+    def whole(self) -> list[Query]:
+        """The queries for the full prompt."""
+        return self.games[0].asked(self.job.whole)
 
-    def rounds(self) -> Iterator[Coalitions]:
-        """All rounds, as often as sampling goes on."""
-        return chain(self.ahead, self._rest)
+    def design(self) -> tuple[list[Query], Callable[[], GameRun]]:
+        """The queries of the default design, and a function that plays it once they have been scored."""
+        coalitions, estimator = torch.cat(self._ahead), self._options.estimator
+        rows, index = distinct(coalitions)
+        variants = [(game, game.variants(rows)) for game in self.games]
 
+        def run() -> GameRun:
+            values = torch.stack([game.worth(own) for game, own in variants], 1)[index]
+            return GameRun(coalitions, values, None if estimator.fixed else len(self._ahead) * estimator.per_round)
 
-class _Meter:
-    """The cost of a prompt's games in the unit of the budget, the full prompt included."""
+        return [query for pair in variants for query in _queries(*pair)], run
 
-    def __init__(self, engine: ScoreEngine, job: PromptJob, games: Sequence[TextGame], stopping: Stopping) -> None:
-        self._engine, self._job, self._games = engine, job, games
-        self._unit = "passes" if stopping.positions is None else "positions"
-        self._before = getattr(engine.cost, self._unit)
+    def play(self) -> GameRun:
+        """Plays until the sample is large enough."""
+        stopping, features = self._options.stopping, self.job.features.count
+        meter = None if stopping.metered is None else self
+        self._spent_before = self._cost(self._engine.cost)
+        rounds = chain(self._ahead, self._rounds)
+        return play(
+            self._values, self._options.estimator, features, stopping, self._deciding, True, meter=meter, rounds=rounds
+        )
 
     def spent(self) -> int:
-        return int(getattr(self._engine.cost, self._unit)) - int(self._before)
+        """What the games have cost, in the unit of the budget."""
+        return self._cost(self._engine.cost) - self._spent_before
 
-    def price(self, coalitions: Coalitions) -> int:
-        queries = [*_queries(self._games, coalitions), *self._games[0].asked(self._job.whole)]
-        return int(getattr(self._engine.price(queries), self._unit))
+    def prices(self, samples: Sequence[Coalitions]) -> Callable[[int], int]:
+        """What the first k samples and the full prompt would cost, in the unit of the budget."""
+        each: list[list[list[Variant]]] = []
+        for sample in samples:
+            each.append(self._variants(sample))
+            self._priced.update(zip(keys(sample), each[-1], strict=True))
+
+        def price(count: int) -> int:
+            rows = [row for variants in each[:count] for row in variants]
+            queries = [query for i, game in enumerate(self.games) for row in rows for query in game.asked(row[i])]
+            return self._cost(self._engine.price([*queries, *self.whole()]))
+
+        return price
+
+    def _cost(self, cost: Cost) -> int:
+        return cost.passes if self._options.stopping.positions is None else cost.positions
+
+    def _values(self, coalitions: Coalitions) -> Values:
+        """`(coalitions, trials, entries)`."""
+        of_games = zip(*self._variants(coalitions), strict=True)
+        return torch.stack([game.worth(own) for game, own in zip(self.games, of_games, strict=True)], 1)
+
+    def _variants(self, coalitions: Coalitions) -> list[list[Variant]]:
+        """For each coalition its variant in each game."""
+        pairs = zip(keys(coalitions), coalitions, strict=True)
+        return [self._priced.get(name) or [game.variant(row) for game in self.games] for name, row in pairs]
+
+    def _deciding(self, values: Values) -> Values:
+        """`(coalitions, scalars)`: the values whose error ends the sampling."""
+        named = zip(self.games[0].split(values), self.job.scalars, self.games[0].per_token, strict=True)
+        return torch.cat([payoff(part, scalar.name, each)[..., :1].mean(1) for part, scalar, each in named], 1)
+
+
+def _queries(game: TextGame, variants: Sequence[Variant]) -> list[Query]:
+    return [query for variant in variants for query in game.asked(variant)]

@@ -15,7 +15,7 @@ from llm_attr.attr.perturbation import PerturbationAttribution
 from llm_attr.core.game.driver import MAX_ROWS, Estimator
 from llm_attr.core.game.features import Features
 from llm_attr.core.game.stopping import Stopping
-from llm_attr.core.registry import METHODS
+from llm_attr.core.registry import METHODS, snake_case
 from llm_attr.errors import InvalidValue, UnknownKeyword
 from llm_attr.llm.prompt.interpretable import InterpretableInput
 from llm_attr.llm.prompt.keywords import refuse_unknown
@@ -34,8 +34,9 @@ class Options:
     """How prompts are explained.
 
     Attributes:
-        estimator: The estimator.
-        method_options: Its options.
+        method_name: The name of the method in `explain`.
+        estimator: Its estimator.
+        method_options: The estimator's options.
         trials: How often an input's random baselines are sampled.
         gen_args: Arguments of `generate`, if the answer is generated.
         cached: False scores every variant in full, without cache.
@@ -49,6 +50,7 @@ class Options:
             `"2000 positions"`.
     """
 
+    method_name: str
     estimator: Estimator
     method_options: Mapping[str, Any]
     trials: int
@@ -84,7 +86,8 @@ class Options:
         own = {name: value for name, value in keywords.items() if name not in _OF_CALL}
         of_method = {**cls._about_values(method, of_attribute["scalars"]), **method.estimator_options, **own}
         of_call = {name: value for name, value in keywords.items() if name in _OF_CALL}
-        options = cls(method.estimator(**of_method), of_method, **of_attribute, **of_call)
+        name, estimator = snake_case(type(method).__name__), method.estimator(**of_method)
+        options = cls(name, estimator, of_method, **of_attribute, **of_call)
         most, trials = options.perturbations_per_eval, options.trials
         if most is not None and most < 1:
             raise InvalidValue(f"perturbations_per_eval must be at least 1 or None; got {most}")

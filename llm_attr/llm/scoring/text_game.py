@@ -8,7 +8,6 @@ import torch
 from torch import Tensor
 
 from llm_attr.core.evaluator import Evaluator
-from llm_attr.core.game.coalitions import keys
 from llm_attr.core.game.features import Features
 from llm_attr.errors import EmptyPrompt, InvalidShape, InvalidType
 from llm_attr.llm.model.language_model import LanguageModel
@@ -60,7 +59,6 @@ class TextGame:
         self.scalars, self.per_token = tuple(scalars), tuple[bool, ...]()
         self._read = tuple(scalar for scalar in self.scalars if not scalar.is_of_log_probs)
         self._foils = tuple(scalar.contrast.foil for scalar in self.scalars if scalar.contrast is not None)
-        self._variants: dict[bytes, Variant] = {}
         self._tensor = inp.to_tensor()
         self._inspected: set[Variant] = set() if inspected is None else inspected
         self.empty_prompt_token: int | None = None
@@ -92,11 +90,7 @@ class TextGame:
 
     def variants(self, coalitions: Coalitions) -> list[Variant]:
         """The variant of the prompt for each coalition."""
-        names = keys(coalitions)
-        for name, coalition in zip(names, coalitions, strict=True):
-            if name not in self._variants:
-                self._variants[name] = self.variant(coalition)
-        return [self._variants[name] for name in names]
+        return [self.variant(coalition) for coalition in coalitions]
 
     def asked(self, variant: Variant) -> list[Query]:
         """The queries for a variant: the answer, then the foils."""
