@@ -130,9 +130,14 @@ def _also(see: Callable[[Progress], None]) -> Iterator[None]:
 
 def _bar(description: str, total: int) -> tqdm:
     """A progress bar on standard error; disabled in a process without one."""
+    nowhere = sys.stderr is None or getattr(sys.stderr, "closed", False)
+    return tqdm(desc=description, total=total, disable=nowhere or not _speaks())
+
+
+def _speaks() -> bool:
+    """Whether this process shows what it does; of those that share an explanation only the first one."""
     team = current_team()
-    nowhere = sys.stderr is None or getattr(sys.stderr, "closed", False) or (team is not None and team.process > 0)
-    return tqdm(desc=description, total=total, disable=nowhere)
+    return team is None or team.process == 0
 
 
 @contextmanager
@@ -180,7 +185,7 @@ class Price:
         """Warns, at most once, if `seconds` is long."""
         ends_before = not self._sure or self._seconds is not None
         seconds = min(seconds, self._seconds or seconds)
-        if seconds <= LONG or self._is_told:
+        if seconds <= LONG or self._is_told or not _speaks():
             return
         self._is_told = True
         about = _duration(seconds)

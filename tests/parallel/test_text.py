@@ -1,0 +1,157 @@
+"""Explanations of text shared by several processes are those of one."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from itertools import pairwise
+from typing import Any
+
+import pytest
+import torch
+
+import llm_attr
+from llm_attr import LanguageModel, LLMAttributionResult, explain
+from llm_attr.errors import ContextTooLong, NonFiniteScore, OutOfStep
+from llm_attr.llm.prompt.variant import Variant
+from llm_attr.llm.scoring.prefix_tree import PrefixTree, Query
+from llm_attr.llm.scoring.shared_engine import shares
+from tests.parallel.processes import launch, needs_gloo, values
+from tests.zoo import tiny, tiny_model, tokenizer_of
+
+pytestmark = [needs_gloo, pytest.mark.usefixtures("one_thread")]
+
+FACTS = "Aksel repairs violins. Berit paints boats. Carl sings. Dora cooks fish. What does Aksel do?"
+SHORT = ["One two three. Four five. Seven. What next?", "Rain falls. Snow melts. Who knows?"]
+PROMPTS = [FACTS, *SHORT]
+ANSWER = " He repairs violins."
+
+
+@pytest.fixture(scope="module")
+def lm() -> LanguageModel:
+    return LanguageModel(tiny_model("llama").double(), tokenizer_of("byte_bos"))
+
+
+CASES: dict[str, Callable[..., Any]] = {
+    "ablation": lambda lm, **how: explain(lm, FACTS, target=ANSWER, **how),
+    "several": lambda lm, **how: explain(lm, PROMPTS, target=" yes", **how),
+    "generated": lambda lm, **how: explain(lm, PROMPTS, gen_args={"max_new_tokens": 4}, **how),
+    "sampled": lambda lm, **how: explain(lm, PROMPTS, gen_args={"max_new_tokens": 4, "do_sample": True}, **how),
+    "kernel_shap": lambda lm, **how: explain(
+        lm, FACTS, unit="word", method="kernel_shap", n_samples=40, target=ANSWER, **how
+    ),
+    "until": lambda lm, **how: explain(
+        lm, FACTS, method="permutation_shapley", until="top 1 stable", target=ANSWER, **how
+    ),
+    "passes": lambda lm, **how: explain(
+        lm, FACTS, unit="word", method="permutation_shapley", budget="2000 positions", target=ANSWER, **how
+    ),
+    "reference": lambda lm, **how: explain(lm, FACTS, scalar=["kl", "log_prob"], target=ANSWER, **how),
+    "foil": lambda lm, **how: explain(lm, FACTS, foil=" He sings.", target=ANSWER, **how),
+    "no cache": lambda lm, **how: explain(lm, FACTS, use_cached_outputs=False, target=ANSWER, **how),
+    "mask": lambda lm, **how: explain(lm, llm_attr.Prompt(FACTS, absence="mask"), target=ANSWER, **how),
+}
+
+
+def results(found: Any) -> list[LLMAttributionResult]:
+    return [result for one in found for result in results(one)] if isinstance(found, list) else [found]
+
+
+@pytest.fixture(scope="module")
+def alone(lm: LanguageModel) -> dict[str, Any]:
+    found = {}
+    for name, case in CASES.items():
+        torch.manual_seed(5)
+        found[name] = results(case(lm))
+    return found
+
+
+@pytest.fixture(scope="module", params=[2, 3])
+def shared(request: pytest.FixtureRequest, lm: LanguageModel, alone: dict[str, Any]) -> list[dict[str, Any]]:
+    def work(rank: int) -> dict[str, Any]:
+        found = {}
+        for name, case in CASES.items():
+            torch.manual_seed(5 if rank == 0 else 6)
+            found[name] = results(case(lm, parallel=True))
+        return found
+
+    return values(work, request.param)
+
+
+@pytest.mark.parametrize("name", CASES)
+def test_equal_to_one_process(name: str, shared: list[dict[str, Any]], alone: dict[str, Any]) -> None:
+    for found in shared:
+        for here, there in zip(alone[name], found[name], strict=True):
+            assert here.output_ids == there.output_ids
+            torch.testing.assert_close(here.seq_attr, there.seq_attr, rtol=0, atol=1e-6)
+            torch.testing.assert_close(here.token_attr, there.token_attr, rtol=0, atol=1e-6)
+            processes = there.provenance["processes"]
+            assert sum(each["positions"] for each in processes) == there.provenance["positions"]
+            assert here.provenance["processes"] is None
+
+
+def test_positions_are_divided(lm: LanguageModel) -> None:
+    units: dict[str, Any] = {"unit": "word", "method": "kernel_shap", "n_samples": 64, "target": ANSWER}
+    one = explain(lm, FACTS, **units).provenance["positions"]
+    (found, _) = values(lambda rank: explain(lm, FACTS, parallel=True, **units).provenance, 2)
+    each = [process["positions"] for process in found["processes"]]
+    assert sum(each) <= 1.15 * one
+    assert max(each) <= one / 1.6
+
+
+@pytest.mark.parametrize(
+    ("differing", "named"),
+    [
+        (lambda lm, rank: explain(lm, [FACTS, SHORT[rank]], target=ANSWER, parallel=True), "prompts"),
+        (lambda lm, rank: explain(lm, FACTS, target=[ANSWER, " no"][rank], parallel=True), "target"),
+        (
+            lambda lm, rank: explain(lm, FACTS, target=ANSWER, scalar=["prob", "log_prob"][rank], parallel=True),
+            "scalars",
+        ),
+        (lambda lm, rank: explain(tiny(["llama", "gpt2"][rank]), FACTS, target=ANSWER, parallel=True), "model"),
+        (
+            lambda lm, rank: explain(
+                lm, FACTS, target=ANSWER, method="kernel_shap", unit="word", n_samples=40 + rank, parallel=True
+            ),
+            "options",
+        ),
+    ],
+    ids=["prompts", "target", "scalars", "model", "options"],
+)
+def test_different_arguments_are_refused(differing: Callable[..., Any], named: str, lm: LanguageModel) -> None:
+    for outcome in launch(lambda rank: differing(lm, rank), 2):
+        assert isinstance(outcome.error, OutOfStep)
+        assert f"; {named} differ" in str(outcome.error)
+
+
+def test_errors_are_those_of_one_process(lm: LanguageModel) -> None:
+    outcomes = launch(lambda rank: explain(lm, "a " * 2000, target=ANSWER, parallel=True), 2)
+    assert [type(outcome.error) for outcome in outcomes] == [ContextTooLong] * 2
+
+
+def test_broken_weights_of_one_process(lm: LanguageModel) -> None:
+    def work(rank: int) -> None:
+        if rank == 1:
+            lm.model.lm_head.weight.data[7] = torch.nan  # after the fingerprint's samples this is another model
+        explain(lm, FACTS, target=ANSWER, parallel=True)
+
+    outcomes = launch(work, 2)
+    assert all(isinstance(outcome.error, OutOfStep | NonFiniteScore) for outcome in outcomes)
+
+
+def test_without_parallel_nothing_is_shared(lm: LanguageModel) -> None:
+    def work(rank: int) -> list[float]:
+        return explain(lm, PROMPTS[rank], target=ANSWER).seq_attr.tolist()
+
+    one, other = values(work, 2)
+    assert one == pytest.approx(explain(lm, PROMPTS[0], target=ANSWER).seq_attr.tolist(), abs=1e-9)
+    assert other == pytest.approx(explain(lm, PROMPTS[1], target=ANSWER).seq_attr.tolist(), abs=1e-9)
+
+
+def test_shares_are_subtrees() -> None:
+    prefix = tuple(range(100))
+    queries = [Query(Variant.plain((*prefix, first, *range(50))), (1, 2)) for first in (8, 3, 5, 9, 7, 1)]
+    order, places = shares(queries, 2, by_prefix=True)
+    parts = [[queries[i] for i in order[a:b]] for a, b in pairwise(places)]
+    sizes = [len(PrefixTree.of(part)) for part in parts]
+    assert max(sizes) <= len(PrefixTree.of(queries)) / 2 + 101
+    assert sum(sizes) == len(PrefixTree.of(queries)) + 100
