@@ -105,7 +105,7 @@ def test_positions_are_divided(lm: LanguageModel) -> None:
         (lambda lm, rank: explain(lm, FACTS, target=[ANSWER, " no"][rank], parallel=True), "target"),
         (
             lambda lm, rank: explain(lm, FACTS, target=ANSWER, scalar=["prob", "log_prob"][rank], parallel=True),
-            "scalars",
+            "scalars and options",
         ),
         (lambda lm, rank: explain(tiny(["llama", "gpt2"][rank]), FACTS, target=ANSWER, parallel=True), "model"),
         (

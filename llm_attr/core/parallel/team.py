@@ -117,6 +117,8 @@ class Team:
 
     def agreed(self, step: str, value: Value) -> Value:
         """The first process's value."""
+        if self._is_alone:
+            return value
         return self.exchange(step, value if self.process == 0 else None)[0]  # type: ignore[return-value]
 
     def least(self, number: int) -> int:
