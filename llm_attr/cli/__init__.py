@@ -14,7 +14,8 @@ from llm_attr.cli import models
 from llm_attr.cli.compare import compare
 from llm_attr.cli.doctor import doctor
 from llm_attr.cli.explain import explain, methods, view
-from llm_attr.errors import LlmAttrError
+from llm_attr.cli.launch import is_first
+from llm_attr.errors import LlmAttrError, Unavailable
 
 app = typer.Typer(
     name="llm-attr",
@@ -40,7 +41,8 @@ def main() -> None:
     try:
         app(prog_name="llm-attr")
     except (LlmAttrError, OSError) as error:
-        print(f"error: {' '.join(str(error).split())}", file=sys.stderr)
+        if is_first() or isinstance(error, Unavailable):
+            print(f"error: {' '.join(str(error).split())}", file=sys.stderr)
         sys.exit(1)
     finally:
         warnings.formatwarning = before

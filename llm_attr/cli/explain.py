@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from llm_attr.cli.launch import NumProcesses, is_first, launch, own_device
 from llm_attr.errors import InvalidValue
 
 if TYPE_CHECKING:
@@ -90,6 +91,7 @@ def explain(
     save: Annotated[Path | None, typer.Option(help="Save the result to a folder, for `llm-attr view`.")] = None,
     progress: Annotated[bool, typer.Option("--progress", help="Show a progress bar.")] = False,
     plan: Annotated[bool, typer.Option("--plan", help="Print the estimated cost and exit.")] = False,
+    num_processes: NumProcesses = 1,
 ) -> None:
     """Explain which units of a prompt led to an answer, generated or given."""
     gen_args = generation(
@@ -98,6 +100,8 @@ def explain(
     if target is not None and gen_args:
         raise typer.BadParameter("--target gives the answer; generation options only apply if it is generated")
     check_outputs(html, json, save)
+    if num_processes > 1 and prompt_file == "-":
+        raise typer.BadParameter("--num-processes needs a file; standard input goes to one process")
     from llm_attr.llm.explain import explain as run
     from llm_attr.llm.gradients.methods import gradient_methods
     from llm_attr.llm.model.language_model import load_model
@@ -113,13 +117,16 @@ def explain(
         "method": method, "target": target, "scalar": scalar, "foil": foil, "gen_args": gen_args,
         "precision": precision, **options,
     }  # fmt: skip
-    loaded = load_model(model, **_given(dtype=dtype))
+    shared = not plan and launch(num_processes)
+    loaded = load_model(model, **_given(dtype=dtype), **(own_device() if shared else {}))
     if plan:
         from llm_attr.llm.cost.plan import plan as planned
 
         typer.echo(planned(loaded, prompt, **request))
         return
-    result = run(loaded, prompt, show_progress=progress, **request)
+    result = run(loaded, prompt, show_progress=progress, parallel=shared, **request)
+    if not is_first():
+        return
     if save is not None:
         result.save(save)
         typer.echo(f"saved: {save}")
