@@ -17,6 +17,7 @@ from llm_attr.core.tensors import Slot, at_least_fp32, split_by
 from llm_attr.errors import NoGradient
 from llm_attr.llm.model.backend import forward_logits
 from llm_attr.llm.model.cost import Cost
+from llm_attr.llm.model.fingerprint import is_part
 from llm_attr.llm.model.language_model import LanguageModel
 from llm_attr.llm.model.precision import GradientScale, computed_in
 from llm_attr.llm.target.scalar import Contrast, Scalar
@@ -150,8 +151,8 @@ class AnswerScore:
     def _read(self, ids: Sequence[int]) -> tuple[Tensors, tuple[Slot, ...]]:
         """What passes the layers: of the embedding layer what it says of the ids, of others what a pass shows."""
         asked = torch.tensor([list(ids)], device="cpu")
-        if self._places is not None:
-            embedding = self.language_model.embedding
+        embedding = self.language_model.embedding
+        if self._places is not None and not is_part(embedding):
             with torch.no_grad():
                 return (embedding(asked.to(self.language_model.device)),), (Slot(1, single=True),)
         with torch.no_grad(), ExitStack() as stack:

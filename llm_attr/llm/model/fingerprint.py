@@ -86,6 +86,11 @@ def holders(model: nn.Module) -> tuple[int, ...]:
     return tuple(range(dist.get_world_size()))
 
 
+def is_part(layer: nn.Module) -> bool:
+    """Whether this process holds only a part of a layer's weights, which come together in the model's own forward."""
+    return any(hasattr(weight, name) for weight in layer.parameters() for name in SHARD_ATTRIBUTES)
+
+
 def tokenizer_hash(tokenizer: TokenizerLike) -> str:
     """SHA-256 over the tokenizer's serialised state, or over the vocabulary of a tokenizer written in Python.
 
