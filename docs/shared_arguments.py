@@ -9,10 +9,11 @@ from typing import Any
 
 import llm_attr
 import llm_attr.attr
+import llm_attr.influence
 import llm_attr.module
 import llm_attr.robust
 
-_PACKAGES = (llm_attr.attr, llm_attr.robust, llm_attr.module, llm_attr)
+_PACKAGES = (llm_attr.attr, llm_attr.influence, llm_attr.robust, llm_attr.module, llm_attr)
 _SENTENCE = re.compile(r"Shared arguments: see ([^:]*?`)\.(?:\s|$)")
 _BULLET = re.compile(r"\* ((?:`\*{0,2}\w+`(?:, )?)+): (.*)")
 _ENTRY = re.compile(r" {4}(\*{0,2}\w+): (.*)")
@@ -23,7 +24,7 @@ def arguments(obj: Any) -> dict[str, str]:
 
     One that is described nowhere is missing.
     """
-    found = _of_bases(obj) if isclass(obj) else _of_others(getdoc(obj) or "")
+    found = (_of_bases(obj) if isclass(obj) else {}) | _of_others(getdoc(obj) or "")
     found |= own_arguments((getdoc(obj) or "").splitlines())
     return {name: found[name] for name in parameters(obj) if name in found}
 

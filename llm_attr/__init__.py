@@ -35,7 +35,7 @@ _WHERE = {
     "plan": "llm_attr.llm.cost.plan",
     "watching": "llm_attr.core.evaluator",
 }
-_SUBPACKAGES = {"attr", "core", "errors", "llm", "module", "robust", "viz"}
+_SUBPACKAGES = {"attr", "core", "errors", "influence", "llm", "module", "robust", "viz"}
 
 __all__ = [
     "Comparison",

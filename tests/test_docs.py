@@ -31,7 +31,7 @@ def listed(page: Path) -> set[str]:
     return found
 
 
-@pytest.mark.parametrize("module", ["llm_attr", "llm_attr.attr", "llm_attr.robust", "llm_attr.module"])
+@pytest.mark.parametrize("module", ["llm_attr", "llm_attr.attr", "llm_attr.influence", "llm_attr.robust", "llm_attr.module"])
 def test_every_public_name_is_in_the_reference(module: str) -> None:
     pages = set().union(*map(listed, (DOCS / "reference").glob("*.md")))
     names = set(import_module(module).__all__) - {"__version__"} - (ELSEWHERE.keys() if module != "llm_attr" else set())
@@ -54,7 +54,7 @@ def test_every_notebook_is_in_a_table_of_contents() -> None:
 
 
 @pytest.mark.real
-@pytest.mark.parametrize("page", ["index.md", "captum.md", "completeness.md", "robust.md", "gates.md"])
+@pytest.mark.parametrize("page", ["index.md", "captum.md", "completeness.md", "influence.md", "robust.md", "gates.md"])
 def test_the_python_of_the_pages_runs(page: str, smollm: Any, capsys: pytest.CaptureFixture[str]) -> None:
     blocks = re.findall(r"```python\n(.*?)```", (DOCS / page).read_text(encoding="utf-8"), re.DOTALL)
     assert blocks

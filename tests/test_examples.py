@@ -144,6 +144,14 @@ def test_attribution_methods(tmp_path: Path) -> None:
     check_picture("attribution_methods", tmp_path / "methods.png")
 
 
+def test_flipped_labels(tmp_path: Path) -> None:
+    printed = run("flipped_labels", tmp_path / "flipped.png")
+    found = re.search(r"in the top tenth by influence on themselves: (\d+) of (\d+) flipped labels", printed)
+    assert found
+    assert int(found[1]) >= 0.8 * int(found[2])
+    check_picture("flipped_labels", tmp_path / "flipped.png")
+
+
 def test_the_python_of_the_guide_runs(capsys: pytest.CaptureFixture[str]) -> None:
     (block,) = re.findall(r"```python\n(.*?)```", (ROOT / "docs" / "estimators.md").read_text("utf-8"), re.DOTALL)
     names: dict[str, Any] = {}

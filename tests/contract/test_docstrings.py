@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import importlib.util
-from inspect import getdoc, isclass, isfunction
+from inspect import getdoc, isabstract, isclass, isfunction
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from llm_attr import attr, module, robust
+from llm_attr import attr, influence, module, robust
 
 PATH = Path(__file__).parents[2] / "docs" / "shared_arguments.py"
 SPEC = importlib.util.spec_from_file_location("shared_arguments", PATH)
@@ -19,14 +19,14 @@ shared_arguments: Any = importlib.util.module_from_spec(SPEC)
 SPEC.loader.exec_module(shared_arguments)
 
 
-CLASSES = (attr.Attribution, robust.GradientPerturbation, module.StochasticGatesBase)
+CLASSES = (attr.Attribution, influence.DataInfluence, robust.GradientPerturbation, module.StochasticGatesBase)
 """Families whose members describe all their arguments."""
 
 
 def documented() -> dict[str, Any]:
     """The public classes, and the functions and methods that describe arguments."""
-    named = {name: getattr(package, name) for package in (attr, robust, module) for name in package.__all__}
-    found = {name: each for name, each in named.items() if isclass(each) and issubclass(each, CLASSES)}
+    named = {name: getattr(package, name) for package in (attr, influence, robust, module) for name in package.__all__}
+    found = {name: each for name, each in named.items() if isclass(each) and issubclass(each, CLASSES) and not isabstract(each)}
     for name, each in named.items():
         members = {f"{name}.{key}": getattr(each, key) for key in dir(each)} if isclass(each) else {name: each}
         for key, value in members.items():

@@ -11,10 +11,13 @@ import pytest
 import torch
 
 import llm_attr.attr as ours
+from llm_attr import influence
 
 with warnings.catch_warnings():
     warnings.simplefilter("ignore")
     import captum.attr as theirs
+    import captum.influence
+    from captum.influence._core import arnoldi_influence_function as arnoldi
 
 CLASSES = sorted(
     name
@@ -57,3 +60,20 @@ def test_classes_of_other_packages_are_those_of_captum(package: str, name: str) 
         for argument in theirs.keys() - {"self"}:
             if (name, member, argument) not in DEFAULTS_OF_OUR_OWN:
                 assert arguments[argument].default == theirs[argument].default, (member, argument)
+INFLUENCE = {name: getattr(captum.influence, name) for name in captum.influence.__all__}
+INFLUENCE["ArnoldiInfluenceFunction"] = arnoldi.ArnoldiInfluenceFunction
+ABSTRACT = {"DataInfluence", "TracInCPBase"}
+MEMBERS = ["__init__", "influence", "self_influence", "compute_intermediate_quantities"]
+
+
+@pytest.mark.parametrize("member", MEMBERS)
+@pytest.mark.parametrize("name", sorted(INFLUENCE.keys() - ABSTRACT))
+def test_influence_takes_captums_arguments_with_its_defaults(name: str, member: str) -> None:
+    mine, captums = (getattr(kind, member, None) for kind in (getattr(influence, name), INFLUENCE[name]))
+    if not callable(captums):
+        return
+    assert positional(mine) == positional(captums)
+    defaults = {each.name: each.default for each in signature(captums).parameters.values()}
+    for each in signature(mine).parameters.values():
+        if each.name in defaults and not callable(each.default):
+            assert each.default == defaults[each.name], each.name

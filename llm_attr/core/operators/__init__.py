@@ -1,0 +1,1 @@
+"""Linear operators: curvature as something that multiplies with `@`."""
