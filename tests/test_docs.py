@@ -31,7 +31,9 @@ def listed(page: Path) -> set[str]:
     return found
 
 
-@pytest.mark.parametrize("module", ["llm_attr", "llm_attr.attr", "llm_attr.influence", "llm_attr.robust", "llm_attr.module"])
+@pytest.mark.parametrize(
+    "module", ["llm_attr", "llm_attr.attr", "llm_attr.influence", "llm_attr.robust", "llm_attr.module"]
+)
 def test_every_public_name_is_in_the_reference(module: str) -> None:
     pages = set().union(*map(listed, (DOCS / "reference").glob("*.md")))
     names = set(import_module(module).__all__) - {"__version__"} - (ELSEWHERE.keys() if module != "llm_attr" else set())

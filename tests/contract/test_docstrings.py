@@ -26,7 +26,11 @@ CLASSES = (attr.Attribution, influence.DataInfluence, robust.GradientPerturbatio
 def documented() -> dict[str, Any]:
     """The public classes, and the functions and methods that describe arguments."""
     named = {name: getattr(package, name) for package in (attr, influence, robust, module) for name in package.__all__}
-    found = {name: each for name, each in named.items() if isclass(each) and issubclass(each, CLASSES) and not isabstract(each)}
+    found = {
+        name: each
+        for name, each in named.items()
+        if isclass(each) and issubclass(each, CLASSES) and not isabstract(each)
+    }
     for name, each in named.items():
         members = {f"{name}.{key}": getattr(each, key) for key in dir(each)} if isclass(each) else {name: each}
         for key, value in members.items():

@@ -60,6 +60,8 @@ def test_classes_of_other_packages_are_those_of_captum(package: str, name: str) 
         for argument in theirs.keys() - {"self"}:
             if (name, member, argument) not in DEFAULTS_OF_OUR_OWN:
                 assert arguments[argument].default == theirs[argument].default, (member, argument)
+
+
 INFLUENCE = {name: getattr(captum.influence, name) for name in captum.influence.__all__}
 INFLUENCE["ArnoldiInfluenceFunction"] = arnoldi.ArnoldiInfluenceFunction
 ABSTRACT = {"DataInfluence", "TracInCPBase"}
