@@ -14,7 +14,7 @@ from typing import Any, ParamSpec, TypeAlias, TypeVar
 from torch import Tensor, nn
 
 from llm_attr.core.evaluator import Evaluator
-from llm_attr.core.path.walk import Attributed, Change, Walk, per_example
+from llm_attr.core.path.walk import Attributed, Change, Quadrature, Walk, per_example
 from llm_attr.core.problem import Problem
 from llm_attr.core.site import Site
 from llm_attr.core.target import one_or_several
@@ -114,9 +114,36 @@ class GradientAttribution(Attribution):
     * `grad_kwargs`: further arguments of `torch.autograd.grad`; with `materialize_grads=True` a layer that the output
       does not depend on gets zeros.
 
+    A method that explains any problem, whatever is scored, has `attribute_problem`: `attribute` poses the problem of
+    explaining the model's output, and returns the attributions in the caller's form. `LLMGradientAttribution` poses
+    that of explaining an answer. The class attributes below say what such callers must know of a method.
+
     Every method raises `NoGradient` if the output does not depend on what it is differentiated with respect to,
     `NonFiniteGradient` if a gradient is NaN or infinite, and `InvalidType` for integer inputs (token ids).
     """
+
+    attribute_problem: Callable[..., Attributed]
+    """The attributions of what a `Problem` moves; the other arguments are the method's own, as of `attribute`."""
+
+    starts_at_baseline: bool = False
+    """Whether attributions depend on a baseline; otherwise on the inputs alone."""
+
+    is_random: bool = False
+    """Whether attributions are means over random samples, from baselines that are drawn from a distribution."""
+
+    by_rules: bool = False
+    """Whether the derivatives of operations are replaced by rules."""
+
+    by_position: bool = False
+    """Whether each position of a sequence has its own path, and its own convergence delta."""
+
+    def line_quadrature(self, **options: Any) -> Quadrature | None:
+        """Where on the straight line from baseline to input the method with these options takes its gradients.
+
+        None if attributions are anything but the weighted mean of these gradients times input minus baseline (which is
+        zero for methods without one).
+        """
+        return None
 
     def compute_convergence_delta(
         self,
@@ -166,9 +193,10 @@ class GradientAttribution(Attribution):
         return Walk(problem, evaluator, internal_batch_size)
 
     def _in_form(self, attributed: Attributed) -> Any:
-        """The attributions in the caller's form."""
+        """The attributions in the caller's form, followed by what else was requested."""
         forms = attributed.forms()
-        return forms if isinstance(getattr(self, "layer", None), list | tuple) else forms[0]
+        form = forms if isinstance(getattr(self, "layer", None), list | tuple) else forms[0]
+        return (form, *attributed.more) if attributed.more else form
 
 
 class PathAttribution(GradientAttribution):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from inspect import signature
 from typing import Any, TypeAlias
 
@@ -12,6 +13,7 @@ from torch import Tensor
 from llm_attr.attr.base import GradientAttribution
 from llm_attr.attr.forms import keeps_form
 from llm_attr.core.path.noise import as_distributions
+from llm_attr.core.path.walk import Attributed
 from llm_attr.core.problem import Problem
 from llm_attr.core.registry import registered
 from llm_attr.core.rules.deep_lift import Combine, ReferencePairs, multipliers_only, times_change
@@ -31,6 +33,9 @@ class RescaleAttribution(GradientAttribution):
         multiply_by_inputs: False returns the multipliers.
     """
 
+    starts_at_baseline = True
+    by_rules = True
+
     eps = EPS
     """The change below which the slope is that of the tangent."""
 
@@ -38,10 +43,19 @@ class RescaleAttribution(GradientAttribution):
         super().__init__(model)
         self.model, self.multiplies_by_inputs = model, multiply_by_inputs
 
+    def attribute_problem(
+        self,
+        problem: Problem,
+        return_convergence_delta: bool = False,
+        custom_attribution_func: CustomAttribution | None = None,
+    ) -> Attributed:
+        """See `GradientAttribution`; the arguments are those of `DeepLift.attribute`."""
+        return self._shares(problem, None, return_convergence_delta, custom_attribution_func)
+
     def _shares(
         self, problem: Problem, states: Tensors | None, return_delta: bool, custom: CustomAttribution | None
-    ) -> Any:
-        """The attributions in the caller's form, followed by the delta if requested.
+    ) -> Attributed:
+        """The attributions, followed by the delta if requested.
 
         Args:
             problem: What is explained, with its baselines.
@@ -55,9 +69,9 @@ class RescaleAttribution(GradientAttribution):
         walk = self._walk(problem, len(baselines[0]))
         pairs = ReferencePairs(walk, rules, baselines, combine if custom is None else _combine(custom))
         if not return_delta:
-            return self._in_form(pairs.mean())
+            return pairs.mean()
         mean, delta = pairs.mean_and_delta()
-        return self._in_form(mean), delta
+        return replace(mean, more=(delta,))
 
 
 @registered
@@ -121,7 +135,7 @@ class DeepLift(RescaleAttribution):
             NoRule: the model has an operation without a rule, or runs different operations for the baseline.
         """
         problem = self._of_outputs(inputs, baselines, target, targets, additional_forward_args)
-        return self._shares(problem, None, return_convergence_delta, custom_attribution_func)
+        return self._in_form(self.attribute_problem(problem, return_convergence_delta, custom_attribution_func))
 
 
 @registered
@@ -173,7 +187,7 @@ class DeepLiftShap(RescaleAttribution):
         """
         problem = self._of_outputs(inputs, None, target, targets, additional_forward_args)
         states = distribution(inputs, baselines)
-        return self._shares(problem, states, return_convergence_delta, custom_attribution_func)
+        return self._in_form(self._shares(problem, states, return_convergence_delta, custom_attribution_func))
 
 
 def distribution(inputs: TensorOrTensors, baselines: BaselineDistribution) -> Tensors:

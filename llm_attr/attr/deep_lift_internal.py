@@ -78,7 +78,8 @@ class LayerDeepLift(LayerAttribution, InternalRescaleAttribution):
             NoRule: see `DeepLift.attribute`.
         """
         args = (inputs, baselines, target, targets, additional_forward_args, attribute_to_layer_input, grad_kwargs)
-        return self._shares(self._problem(*args), None, return_convergence_delta, custom_attribution_func)
+        problem = self._problem(*args)
+        return self._in_form(self.attribute_problem(problem, return_convergence_delta, custom_attribution_func))
 
 
 @registered
@@ -126,7 +127,7 @@ class LayerDeepLiftShap(LayerAttribution, InternalRescaleAttribution):
         """
         problem = self._problem(inputs, None, target, targets, additional_forward_args, attribute_to_layer_input)
         states = distribution(inputs, baselines)
-        return self._shares(problem, states, return_convergence_delta, custom_attribution_func)
+        return self._in_form(self._shares(problem, states, return_convergence_delta, custom_attribution_func))
 
 
 @registered
@@ -166,7 +167,7 @@ class NeuronDeepLift(NeuronAttribution, InternalRescaleAttribution):
             NoRule: see `DeepLift.attribute`.
         """
         problem = self._problem(inputs, neuron_selector, baselines, additional_forward_args, attribute_to_neuron_input)
-        return self._shares(problem, None, False, custom_attribution_func)
+        return self._in_form(self.attribute_problem(problem, False, custom_attribution_func))
 
 
 @registered
@@ -207,4 +208,4 @@ class NeuronDeepLiftShap(NeuronAttribution, InternalRescaleAttribution):
             NoRule: see `DeepLift.attribute`.
         """
         problem = self._problem(inputs, neuron_selector, None, additional_forward_args, attribute_to_neuron_input)
-        return self._shares(problem, distribution(inputs, baselines), False, custom_attribution_func)
+        return self._in_form(self._shares(problem, distribution(inputs, baselines), False, custom_attribution_func))

@@ -13,10 +13,14 @@ from torch.autograd.graph import save_on_cpu
 
 from llm_attr.attr.base import GradientAttribution, LayerAttribution, Layers, NeuronAttribution, renamed
 from llm_attr.caller import warn_caller
-from llm_attr.core.path.walk import Attributed
+from llm_attr.core.path.walk import Attributed, Quadrature
+from llm_attr.core.problem import Problem
 from llm_attr.core.registry import registered
 from llm_attr.core.tensors import map_tensors
 from llm_attr.typing import Form, ForwardFunction, NeuronSelector, Target, TensorOrTensors, Tensors
+
+AT_INPUT = Quadrature(*(torch.ones(1, dtype=torch.float64, device="cpu") for _ in range(2)))
+"""The quadrature of a gradient at the input alone."""
 
 
 @registered
@@ -54,10 +58,12 @@ class Saliency(GradientAttribution):
             Same form as the inputs, in units of output per input.
         """
         problem = self._of_outputs(inputs, None, target, targets, additional_forward_args)
+        return self._in_form(self.attribute_problem(problem, abs))
+
+    def attribute_problem(self, problem: Problem, abs: bool = True) -> Attributed:
+        """See `GradientAttribution`."""
         gradients = Attributed.of_gradients(self._walk(problem, 1).at_inputs())
-        if abs:
-            gradients = replace(gradients, tensors=tuple(gradient.abs() for gradient in gradients.tensors))
-        return self._in_form(gradients)
+        return gradients.sizes() if abs else gradients
 
 
 @registered
@@ -97,11 +103,20 @@ class InputXGradient(GradientAttribution):
         Returns:
             Same form as the inputs, in units of the output.
         """
-        problem = self._of_outputs(inputs, None, target, targets, additional_forward_args)
+        return self._in_form(
+            self.attribute_problem(self._of_outputs(inputs, None, target, targets, additional_forward_args))
+        )
+
+    def attribute_problem(self, problem: Problem) -> Attributed:
+        """See `GradientAttribution`."""
         point = self._walk(problem, 1).at_inputs()
         result = Attributed.of_gradients(point).times(point.at)
         _warn_if_scale_invariant(result)
-        return self._in_form(result)
+        return result
+
+    def line_quadrature(self, **options: Any) -> Quadrature:
+        """At the input."""
+        return AT_INPUT
 
 
 @registered
@@ -162,7 +177,15 @@ class LayerGradientXActivation(LayerAttribution, GradientAttribution):
             See `LayerAttribution`; in units of the output, or of output per activation without the factor.
         """
         args = (inputs, None, target, targets, additional_forward_args, attribute_to_layer_input, grad_kwargs)
-        problem = self._problem(*args)
+        return self._in_form(self.attribute_problem(self._problem(*args)))
+
+    def attribute_problem(self, problem: Problem, abs: bool = False) -> Attributed:
+        """See `GradientAttribution`.
+
+        Args:
+            problem: What is explained.
+            abs: Whether to return the absolute values of gradients without the factor.
+        """
         with save_on_cpu() if self._memory_efficient else nullcontext():
             point = self._walk(problem, 1).at_inputs()
         if self._memory_efficient:
@@ -171,7 +194,11 @@ class LayerGradientXActivation(LayerAttribution, GradientAttribution):
         result = replace(gradients, tensors=self.multiply_gradient_acts(gradients.tensors, point.at))
         if self.multiplies_by_inputs:
             _warn_if_scale_invariant(result)
-        return self._in_form(result)
+        return result.sizes() if abs and not self.multiplies_by_inputs else result
+
+    def line_quadrature(self, **options: Any) -> Quadrature | None:
+        """At the layer's own activations."""
+        return AT_INPUT if self.multiplies_by_inputs else None
 
     def multiply_gradient_acts(self, gradients: Tensors, evals: Tensors) -> Tensors:
         """The gradients times the activations, or the gradients themselves with `multiply_by_inputs=False`.

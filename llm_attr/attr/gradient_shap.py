@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 from typing import Any
 
 from llm_attr.attr.base import (
-    GradientAttribution,
     InternalPathAttribution,
     LayerAttribution,
     NeuronAttribution,
@@ -16,13 +16,51 @@ from llm_attr.attr.base import (
 from llm_attr.attr.forms import keeps_form
 from llm_attr.core.path.expectation import Expectation, Inspect, RandomLines
 from llm_attr.core.path.noise import Draws
+from llm_attr.core.path.walk import Attributed, Points
+from llm_attr.core.problem import Problem
 from llm_attr.core.registry import registered
 from llm_attr.core.tensors import can_move
 from llm_attr.typing import BaselineDistribution, Form, NeuronSelector, Target, TensorOrTensors
 
 
+class ExpectedGradientAttribution(PathAttribution):
+    """A method that averages gradients over random lines.
+
+    Args:
+        multiply_by_inputs: False leaves out the factor noisy input minus baseline.
+    """
+
+    starts_at_baseline = True
+    is_random = True
+
+    def attribute_problem(
+        self,
+        problem: Problem,
+        baselines: BaselineDistribution,
+        n_samples: int = 5,
+        stdevs: float | tuple[float, ...] = 0.0,
+        return_convergence_delta: bool = False,
+        *,
+        seed: int | None = None,
+        inspect: Inspect | None = None,
+    ) -> Attributed:
+        """See `GradientAttribution`; the arguments are those of `GradientShap.attribute`."""
+        lines = RandomLines.drawn(problem.inputs, baselines, n_samples, stdevs, Draws.of(seed))
+        return self._expected(problem, lines, lines.differences, return_convergence_delta, inspect)
+
+    def _expected(
+        self, problem: Problem, lines: RandomLines, differences: Points, delta: bool, inspect: Inspect | None = None
+    ) -> Attributed:
+        """The mean over the lines."""
+        expectation = Expectation(self._walk(problem, lines.samples), lines, differences, inspect)
+        if not (delta or self.multiplies_by_inputs):
+            return expectation.of_gradient()
+        mean, sums = expectation.of_product(self.multiplies_by_inputs)
+        return replace(mean, more=(expectation.delta(sums),)) if delta else mean
+
+
 @registered
-class GradientShap(PathAttribution):
+class GradientShap(ExpectedGradientAttribution):
     """Averages gradient times difference at random points between random baselines and noisy inputs.
 
     `attribution_i = E[(x'_i - b_i) * df/dx_i at b + a (x' - b)]`, where `x'` is the input with noise, b a baseline
@@ -80,12 +118,11 @@ class GradientShap(PathAttribution):
         """
         problem = self._of_outputs(inputs, None, target, targets, additional_forward_args)
         lines = RandomLines.drawn(inputs, baselines, n_samples, stdevs, Draws.of(seed))
-        expectation = Expectation(self._walk(problem, n_samples), lines, lines.differences, inspect)
-        return _answer(self, expectation, return_convergence_delta)
+        return self._in_form(self._expected(problem, lines, lines.differences, return_convergence_delta, inspect))
 
 
 @registered
-class LayerGradientShap(LayerAttribution, InternalPathAttribution):
+class LayerGradientShap(LayerAttribution, InternalPathAttribution, ExpectedGradientAttribution):
     """Averages a layer's gradient times the change of its activations, between random baselines and noisy inputs.
 
     `attribution_i = E[(u_i(x') - u_i(b)) * df/du_i at b + a (x' - b)]`, with the activations u of the layer, the input
@@ -133,14 +170,14 @@ class LayerGradientShap(LayerAttribution, InternalPathAttribution):
         sites = self._sites(attribute_to_layer_input)
         if not all(can_move(x) for x in problem.inputs):
             lines = lines.at_layer(self._walk(problem, n_samples), sites)
-            walk = self._walk(problem.cut_at(sites), n_samples)
-            return _answer(self, Expectation(walk, lines, lines.differences), return_convergence_delta)
-        walk = self._walk(problem.observed_at(sites), n_samples)
-        return _answer(self, Expectation(walk, lines, lines.changes(problem, sites)), return_convergence_delta)
+            cut = problem.cut_at(sites)
+            return self._in_form(self._expected(cut, lines, lines.differences, return_convergence_delta))
+        observed, changes = problem.observed_at(sites), lines.changes(problem, sites)
+        return self._in_form(self._expected(observed, lines, changes, return_convergence_delta))
 
 
 @registered
-class NeuronGradientShap(NeuronAttribution, InternalPathAttribution):
+class NeuronGradientShap(NeuronAttribution, InternalPathAttribution, ExpectedGradientAttribution):
     """Averages a neuron's gradient times difference at random points between random baselines and noisy inputs.
 
     `attribution_i = E[(x'_i - b_i) * dn/dx_i at b + a (x' - b)]`, with the neuron n; see `GradientShap`
@@ -181,12 +218,5 @@ class NeuronGradientShap(NeuronAttribution, InternalPathAttribution):
         """
         problem = self._problem(inputs, neuron_selector, None, additional_forward_args, attribute_to_neuron_input)
         lines = RandomLines.drawn(inputs, baselines, n_samples, stdevs, Draws.of(seed))
-        return _answer(self, Expectation(self._walk(problem, n_samples), lines, lines.differences), False)
-
-
-def _answer(method: GradientAttribution, expectation: Expectation, delta: bool) -> Any:
-    """The attributions in the caller's form, followed by the delta if requested."""
-    if not (delta or method.multiplies_by_inputs):
-        return method._in_form(expectation.of_gradient())
-    mean, sums = expectation.of_product(method.multiplies_by_inputs)
-    return (method._in_form(mean), expectation.delta(sums)) if delta else method._in_form(mean)
+        answer: Form = self._in_form(self._expected(problem, lines, lines.differences, False))
+        return answer

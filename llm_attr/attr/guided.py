@@ -33,15 +33,22 @@ class ReluRuleAttribution(GradientAttribution):
         model: As `forward_func` of `Attribution`.
     """
 
+    by_rules = True
     rules = GUIDED
 
     def __init__(self, model: ForwardFunction) -> None:
         super().__init__(model)
         self.model = model
 
-    def _gradient(self, problem: Problem) -> Any:
-        """The gradient under the rules, in the caller's form."""
-        return self._in_form(Attributed.of_gradients(self._walk(self.rules.of(self.model).on(problem), 1).at_inputs()))
+    def attribute_problem(self, problem: Problem, abs: bool = False) -> Attributed:
+        """See `GradientAttribution`.
+
+        Args:
+            problem: What is explained.
+            abs: Whether to return absolute values.
+        """
+        gradients = Attributed.of_gradients(self._walk(self.rules.of(self.model).on(problem), 1).at_inputs())
+        return gradients.sizes() if abs else gradients
 
 
 class InternalReluRuleAttribution(InternalAttribution, ReluRuleAttribution):
@@ -75,7 +82,9 @@ class RectifiedGradient(ReluRuleAttribution):
         Raises:
             NoRule: the model has a ReLU that the rule cannot reach.
         """
-        return self._gradient(self._of_outputs(inputs, None, target, targets, additional_forward_args))
+        return self._in_form(
+            self.attribute_problem(self._of_outputs(inputs, None, target, targets, additional_forward_args))
+        )
 
 
 class RectifiedNeuronGradient(NeuronAttribution, InternalReluRuleAttribution):
@@ -103,7 +112,7 @@ class RectifiedNeuronGradient(NeuronAttribution, InternalReluRuleAttribution):
             NoRule: the model has a ReLU that the rule cannot reach.
         """
         args = (inputs, neuron_selector, None, additional_forward_args, attribute_to_neuron_input)
-        return self._gradient(self._problem(*args))
+        return self._in_form(self.attribute_problem(self._problem(*args)))
 
 
 @registered

@@ -9,7 +9,6 @@ from typing import Any
 import torch
 
 from llm_attr.attr.base import (
-    GradientAttribution,
     InternalPathAttribution,
     LayerAttribution,
     NeuronAttribution,
@@ -20,15 +19,70 @@ from llm_attr.attr.baselines import named_baselines
 from llm_attr.attr.forms import keeps_form
 from llm_attr.caller import warn_caller
 from llm_attr.core.path.integral import Integral, PathInfo
-from llm_attr.core.path.walk import Change, Walk, difference, per_example
+from llm_attr.core.path.walk import Attributed, Change, Quadrature, difference, per_example, quadrature
 from llm_attr.core.problem import Problem
 from llm_attr.core.registry import registered
 from llm_attr.errors import InvalidValue
 from llm_attr.typing import Baselines, NeuronSelector, Target, TensorOrTensors, Tensors
 
 
+class IntegralAttribution(PathAttribution):
+    """A method that integrates the gradient along the straight line from baseline to input.
+
+    Args:
+        multiply_by_inputs: False leaves out the factor input minus baseline.
+    """
+
+    starts_at_baseline = True
+
+    def attribute_problem(
+        self,
+        problem: Problem,
+        n_steps: int = 50,
+        method: str = "gausslegendre",
+        internal_batch_size: int | None = None,
+        return_convergence_delta: bool = False,
+        *,
+        until: float | None = None,
+        return_info: bool = False,
+        ends: Problem | None = None,
+    ) -> Attributed:
+        """See `GradientAttribution`.
+
+        Args:
+            problem: What is explained.
+            n_steps: See `IntegratedGradients.attribute`, also for the arguments that follow.
+            method: The quadrature.
+            internal_batch_size: The maximum number of rows per call of the model.
+            return_convergence_delta: Whether to also return the delta.
+            until: The largest relative delta.
+            return_info: Whether to also return the `PathInfo`.
+            ends: The problem from whose baselines to whose inputs the output changes by what the delta refers to; None:
+                the problem itself.
+        """
+        integral = Integral(n_steps, method, until)
+        walk = self._walk(problem, n_steps, internal_batch_size)
+        moved = difference(problem)
+        if self.multiplies_by_inputs:
+            _warn_if_no_path(moved, problem.batch)
+        mean, info = integral.mean(walk)
+        product = mean.times(moved)
+        more: list[Any] = []
+        if return_convergence_delta or return_info:
+            total = per_example(product.tensors, problem.batch, product.axis)
+            more += [Change.of(ends or problem).delta(total)] if return_convergence_delta else []
+            more += [info or PathInfo(n_steps, Change.of(problem).gap(total))] if return_info else []
+        return replace(product if self.multiplies_by_inputs else mean, more=tuple(more))
+
+    def line_quadrature(
+        self, n_steps: int = 50, method: str = "gausslegendre", until: float | None = None, **options: Any
+    ) -> Quadrature | None:
+        """The points of the quadrature, if their number is fixed."""
+        return quadrature(method, n_steps) if self.multiplies_by_inputs and until is None else None
+
+
 @registered
-class IntegratedGradients(PathAttribution):
+class IntegratedGradients(IntegralAttribution):
     """Integrates the gradient along the straight line from baseline to input.
 
     `attribution_i = (x_i - b_i) * integral over a in [0, 1] of df/dx_i at b + a (x - b)`
@@ -78,13 +132,12 @@ class IntegratedGradients(PathAttribution):
             requested.
         """
         problem = self._of_outputs(inputs, baselines, target, targets, additional_forward_args)
-        integral = Integral(n_steps, method, until)
-        walk = self._walk(problem, n_steps, internal_batch_size)
-        return _answer(self, walk, integral, return_convergence_delta, return_info)
+        asked = (n_steps, method, internal_batch_size, return_convergence_delta)
+        return self._in_form(self.attribute_problem(problem, *asked, until=until, return_info=return_info))
 
 
 @registered
-class LayerIntegratedGradients(LayerAttribution, InternalPathAttribution):
+class LayerIntegratedGradients(LayerAttribution, InternalPathAttribution, IntegralAttribution):
     """Integrates the gradient along the straight line between a layer's activations at baseline and at input.
 
     `attribution_i = (u_i - v_i) * integral over a in [0, 1] of df/du_i at v + a (u - v)`, with the activations u of the
@@ -151,13 +204,14 @@ class LayerIntegratedGradients(LayerAttribution, InternalPathAttribution):
         whole = self._of_outputs(inputs, baselines, target, targets, additional_forward_args)
         sites = self._sites(attribute_to_layer_input)
         cut = whole.cut_at(sites, named_baselines(sites, layer_baselines))
-        walk = self._walk(replace(cut, grad_kwargs=grad_kwargs), n_steps, internal_batch_size)
         ends = whole if layer_baselines is None else cut
-        return _answer(self, walk, Integral(n_steps, method, until), return_convergence_delta, return_info, ends)
+        cut = replace(cut, grad_kwargs=grad_kwargs)
+        asked = (n_steps, method, internal_batch_size, return_convergence_delta)
+        return self._in_form(self.attribute_problem(cut, *asked, until=until, return_info=return_info, ends=ends))
 
 
 @registered
-class NeuronIntegratedGradients(NeuronAttribution, InternalPathAttribution):
+class NeuronIntegratedGradients(NeuronAttribution, InternalPathAttribution, IntegralAttribution):
     """Integrates the gradient of a neuron along the straight line from baseline to input.
 
     `attribution_i = (x_i - b_i) * integral over a in [0, 1] of dn/dx_i at b + a (x - b)`, with the neuron n
@@ -199,32 +253,8 @@ class NeuronIntegratedGradients(NeuronAttribution, InternalPathAttribution):
             Same form as the inputs, in units of the neuron; followed by the `PathInfo` if requested.
         """
         problem = self._problem(inputs, neuron_selector, baselines, additional_forward_args, attribute_to_neuron_input)
-        walk = self._walk(problem, n_steps, internal_batch_size)
-        return _answer(self, walk, Integral(n_steps, method, until), False, return_info)
-
-
-def _answer(
-    method: GradientAttribution, walk: Walk, integral: Integral, delta: bool, info: bool, ends: Problem | None = None
-) -> Any:
-    """The attributions in the caller's form, followed by the delta and the `PathInfo` if requested.
-
-    The delta refers to the change of the output from the baselines to the inputs of `ends`, by default `walk.problem`.
-    """
-    problem = walk.problem
-    moved = difference(problem)
-    if method.multiplies_by_inputs:
-        _warn_if_no_path(moved, problem.batch)
-    mean, path_info = integral.mean(walk)
-    product = mean.times(moved)
-    answer = [method._in_form(product if method.multiplies_by_inputs else mean)]
-    if not (delta or info):
-        return answer[0]
-    total = per_example(product.tensors, problem.batch, product.axis)
-    if delta:
-        answer.append(Change.of(ends or problem).delta(total))
-    if info:
-        answer.append(path_info or PathInfo(integral.n_steps, Change.of(problem).gap(total)))
-    return tuple(answer)
+        asked = (n_steps, method, internal_batch_size)
+        return self._in_form(self.attribute_problem(problem, *asked, until=until, return_info=return_info))
 
 
 def _warn_if_no_path(moved: Tensors, batch: int) -> None:

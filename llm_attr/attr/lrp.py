@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from typing import Any
 
 from torch import Tensor, nn
@@ -29,6 +30,7 @@ class RelevanceAttribution(GradientAttribution):
     """
 
     multiplies_by_inputs = True
+    by_rules = True
 
     def __init__(self, model: ForwardFunction, *, rules: Mapping[nn.Module, PropagationRule] | None = None) -> None:
         super().__init__(model)
@@ -56,13 +58,23 @@ class RelevanceAttribution(GradientAttribution):
             )
         return output.detach().flatten() - per_example(tensors, len(tensors[0]))
 
-    def _propagated(self, rules: Rules, problem: Problem, verbose: bool) -> tuple[Attributed, Gradients]:
-        """The relevance, and the gradients it was computed from."""
+    def attribute_problem(
+        self, problem: Problem, return_convergence_delta: bool = False, verbose: bool = False
+    ) -> Attributed:
+        """See `GradientAttribution`; the arguments are those of `LRP.attribute`.
+
+        The delta is that of each slot of the problem, in a list for a list of layers.
+        """
+        rules = RULES.of(self.model, self.rules)
         if verbose:
             _describe(rules)
         point = self._walk(rules.on(problem), 1).at_inputs()
-        multipliers = Attributed.of_gradients(point)
-        return multipliers.times([nonzero(value) for value in point.at]), point
+        relevance = Attributed.of_gradients(point).times([nonzero(value) for value in point.at])
+        if not return_convergence_delta:
+            return relevance
+        deltas = [_absorbed(point, part, problem.batch) for part in split_by(relevance.tensors, relevance.slots)]
+        several = isinstance(getattr(self, "layer", None), list | tuple)
+        return replace(relevance, more=(deltas if several else deltas[0],))
 
 
 @registered
@@ -121,12 +133,8 @@ class LRP(RelevanceAttribution):
         Raises:
             NoRule: the model has an operation that no rule covers.
         """
-        rules = RULES.of(self.model, self.rules)
         problem = self._of_outputs(inputs, None, target, targets, additional_forward_args)
-        relevance, point = self._propagated(rules, problem, verbose)
-        if not return_convergence_delta:
-            return self._in_form(relevance)
-        return self._in_form(relevance), _absorbed(point, relevance.tensors, problem.batch)
+        return self._in_form(self.attribute_problem(problem, return_convergence_delta, verbose))
 
 
 @registered
@@ -179,14 +187,8 @@ class LayerLRP(LayerAttribution, RelevanceAttribution):
         Raises:
             NoRule: the model has an operation that no rule covers.
         """
-        rules = RULES.of(self.model, self.rules)
         problem = self._problem(inputs, None, target, targets, additional_forward_args, attribute_to_layer_input)
-        relevance, point = self._propagated(rules, problem, verbose)
-        if not return_convergence_delta:
-            return self._in_form(relevance)
-        parts = split_by(relevance.tensors, relevance.slots)
-        deltas = [_absorbed(point, part, problem.batch) for part in parts]
-        return self._in_form(relevance), deltas if isinstance(self.layer, list | tuple) else deltas[0]
+        return self._in_form(self.attribute_problem(problem, return_convergence_delta, verbose))
 
 
 def _absorbed(point: Gradients, relevance: tuple[Tensor, ...], batch: int) -> Tensor:

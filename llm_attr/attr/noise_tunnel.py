@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import warnings
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from inspect import signature
 from typing import Any
 
@@ -15,6 +15,8 @@ from llm_attr.attr.base import Attribution
 from llm_attr.core.evaluator import Evaluator, share_of
 from llm_attr.core.path.expectation import Inspect
 from llm_attr.core.path.noise import Draws, Moments, as_distributions, as_stdevs, drawn, noisy
+from llm_attr.core.path.walk import Attributed
+from llm_attr.core.problem import Problem
 from llm_attr.core.registry import registered
 from llm_attr.core.target import tile_target
 from llm_attr.core.tensors import as_tensors, in_form_of, leaves, tile, with_leaves
@@ -56,6 +58,8 @@ class NoiseTunnel(Attribution):
         >>> tunnel.attribute(torch.tensor([[1.0, 2.0]]), nt_samples=1000, stdevs=0.1, seed=0).round(decimals=1)
         tensor([[1., 2.]])
     """
+
+    is_random = True
 
     def __init__(self, attribution_method: Attribution) -> None:
         if not isinstance(attribution_method, Attribution):
@@ -116,12 +120,36 @@ class NoiseTunnel(Attribution):
         if "n_samples" in kwargs and "n_samples" not in self._arguments():
             warnings.warn("n_samples= is now nt_samples=", DeprecationWarning, stacklevel=2)
             nt_samples = kwargs.pop("n_samples")
-        if nt_type not in _TYPES:
-            raise UnknownName("nt_type", nt_type, _TYPES)
-        tunnel = _Tunnel.of(self, inputs, stdevs, draw_baseline_from_distrib, kwargs, Draws.of(seed))
-        samples = positive("nt_samples", nt_samples)
-        at_once = samples if nt_samples_batch_size is None else positive("nt_samples_batch_size", nt_samples_batch_size)
-        return tunnel.combined(samples, at_once, _TYPES[nt_type], inspect)
+        axis = 0 if kwargs.get("targets") is None else 1
+        attribute = self.attribution_method.attribute
+        tunnel = _Tunnel.of(self, attribute, axis, inputs, stdevs, draw_baseline_from_distrib, kwargs, Draws.of(seed))
+        return tunnel.combined(nt_type, nt_samples, nt_samples_batch_size, inspect)
+
+    def attribute_problem(
+        self,
+        problem: Problem,
+        nt_type: str = "smoothgrad",
+        nt_samples: int = 5,
+        nt_samples_batch_size: int | None = None,
+        stdevs: float | tuple[float, ...] = 1.0,
+        *,
+        seed: int | None = None,
+        inspect: Inspect | None = None,
+        **kwargs: Any,
+    ) -> Attributed:
+        """See `GradientAttribution`, around a method that explains problems; the arguments are those of `attribute`."""
+        method: Any = self.attribution_method
+
+        def attribute(points: TensorOrTensors, **options: Any) -> Any:
+            attributed = method.attribute_problem(_noisy(problem, as_tensors(points)), **options)
+            return (attributed.tensors, *attributed.more) if attributed.more else attributed.tensors
+
+        axis = 0 if problem.outputs is None else 1
+        tunnel = _Tunnel.of(self, attribute, axis, problem.inputs, stdevs, False, kwargs, Draws.of(seed))
+        found = tunnel.combined(nt_type, nt_samples, nt_samples_batch_size, inspect)
+        tensors, *more = found if kwargs.get("return_convergence_delta") else (found,)
+        dtypes = tuple(x.dtype for x in problem.inputs)
+        return Attributed(tensors, problem.slots, dtypes, axis, tuple(more))
 
     def _arguments(self) -> set[str]:
         return set(signature(self.attribution_method.attribute).parameters)
@@ -144,9 +172,24 @@ class _Copies:
 
 @dataclass(frozen=True)
 class _Tunnel:
-    """One call of `NoiseTunnel.attribute`."""
+    """One call of `NoiseTunnel.attribute`.
+
+    Attributes:
+        method: The wrapped method.
+        attribute: Calls it with noisy copies, `(batch * copies, *features)` for each input, and options.
+        axis: The axis of the examples in its attributions.
+        name: What progress and errors call it.
+        inputs: What noise is put on, in the caller's form.
+        stdevs: The standard deviation of the noise on each input.
+        states: The baselines to draw from, `(states, *features)` for each input; None if they are not drawn.
+        options: Arguments of `attribute`.
+        draws: Where the noise comes from.
+        takes_seed: Whether the method takes a seed.
+    """
 
     method: Attribution
+    attribute: Callable[..., Any]
+    axis: int
     name: str
     inputs: TensorOrTensors
     stdevs: tuple[float, ...]
@@ -159,6 +202,8 @@ class _Tunnel:
     def of(
         cls,
         tunnel: NoiseTunnel,
+        attribute: Callable[..., Any],
+        axis: int,
         inputs: TensorOrTensors,
         stdevs: float | tuple[float, ...],
         draw_baselines: bool,
@@ -169,6 +214,11 @@ class _Tunnel:
             raise UnsupportedMethod(
                 "NoiseTunnel combines attributions and convergence deltas only; call the method itself with return_info"
             )
+        if options.get("return_convergence_delta") and getattr(tunnel.attribution_method, "by_position", False):
+            raise UnsupportedMethod(
+                f"NoiseTunnel combines one convergence delta per example, and {tunnel.attribution_method.get_name()} "
+                "has one per position; leave return_convergence_delta out"
+            )
         deviations = as_stdevs(stdevs, as_tensors(inputs))
         states = None
         if draw_baselines:
@@ -176,7 +226,7 @@ class _Tunnel:
             options = {name: value for name, value in options.items() if name != "baselines"}
         method, name = tunnel.attribution_method, f"{tunnel.get_name()} attribution"
         takes_seed = "seed" in tunnel._arguments()
-        return cls(method, name, inputs, deviations, states, options, draws, takes_seed)
+        return cls(method, attribute, axis, name, inputs, deviations, states, options, draws, takes_seed)
 
     @property
     def tensors(self) -> Tensors:
@@ -186,15 +236,12 @@ class _Tunnel:
     def batch(self) -> int:
         return len(self.tensors[0])
 
-    @property
-    def _axis(self) -> int:
-        """That of the examples in attributions."""
-        return 0 if self.options.get("targets") is None else 1
-
-    def combined(
-        self, samples: int, at_once: int, combine: Callable[[Moments], Tensor], inspect: Inspect | None
-    ) -> Any:
+    def combined(self, nt_type: str, nt_samples: int, batch_size: int | None, inspect: Inspect | None) -> Any:
         """The combined attributions, followed by the deltas of all copies if requested."""
+        if nt_type not in _TYPES:
+            raise UnknownName("nt_type", nt_type, _TYPES)
+        samples, combine = positive("nt_samples", nt_samples), _TYPES[nt_type]
+        at_once = samples if batch_size is None else positive("nt_samples_batch_size", batch_size)
         with_delta = bool(self.options.get("return_convergence_delta"))
         moments: list[Moments] = []
         deltas: list[Tensor] = []
@@ -203,7 +250,7 @@ class _Tunnel:
             rows = self._rows(attributions, copies)
             if inspect is not None:
                 inspect(tuple(rows))
-            new = [Moments.of(row, self._axis + 1) for row in rows]
+            new = [Moments.of(row, self.axis + 1) for row in rows]
             moments = [old.joined(more) for old, more in zip(moments, new, strict=True)] if moments else new
             deltas += [answer[1].unflatten(-1, (self.batch, copies, -1))] if with_delta else []
         combined = [combine(one).to(_result_type(row)) for one, row in zip(moments, rows, strict=True)]
@@ -239,7 +286,7 @@ class _Tunnel:
             options["baselines"] = form(copies.baselines)
         if copies.seed is not None:
             options["seed"] = copies.seed + start
-        return self.method.attribute(form(copies.points), **options)
+        return self.attribute(form(copies.points), **options)
 
     def _repeated(self, name: str, value: Any, copies: int) -> Any:
         """An argument of the method, with each example's row repeated."""
@@ -262,7 +309,7 @@ class _Tunnel:
     def _rows(self, attributions: Any, copies: int) -> list[Tensor]:
         """`(batch, copies, ...)` for each tensor of the method's result."""
         tensors = leaves(attributions)
-        axis, rows = self._axis, self.batch * copies
+        axis, rows = self.axis, self.batch * copies
         if not tensors or any(x.dim() <= axis or x.shape[axis] != rows for x in tensors):
             given = [tuple(x.shape) for x in tensors] or type(attributions).__name__
             raise UnsupportedMethod(
@@ -270,6 +317,18 @@ class _Tunnel:
                 f"{self.method.get_name()} returned {given}"
             )
         return [x.unflatten(axis, (self.batch, copies)) for x in tensors]
+
+
+def _noisy(problem: Problem, points: Tensors) -> Problem:
+    """The problem at noisy copies of its inputs, with those of an example next to each other."""
+    copies = len(points[0]) // problem.batch
+
+    def repeated(value: Any) -> Any:
+        return tile(value, copies, problem.batch, by_example=True)
+
+    target, extras = tile_target(problem.target, copies, by_example=True), repeated(problem.extras)
+    baselines = tuple(low if len(low) == 1 else repeated(low) for low in problem.baselines)
+    return replace(problem, inputs=points, baselines=baselines, batch=len(points[0]), extras=extras, target=target)
 
 
 def _result_type(tensor: Tensor) -> torch.dtype:

@@ -2,34 +2,24 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Sequence
+from dataclasses import replace
 from typing import Any
 
-import torch
 from torch import Tensor, nn
 
 from llm_attr.attr.base import GradientAttribution
 from llm_attr.attr.baselines import vocabulary as vocabulary_of
 from llm_attr.attr.forms import keeps_form
-from llm_attr.core.path.walk import (
-    Attributed,
-    Change,
-    Points,
-    Quadrature,
-    Walk,
-    by_point,
-    per_example,
-    quadrature,
-    weighted_sum,
-)
+from llm_attr.core.path.token_path import PiecewisePath, PositionPaths, along
+from llm_attr.core.path.walk import Attributed, Change, per_example, quadrature
 from llm_attr.core.path.word_path import WordPaths
-from llm_attr.core.problem import Gradients, Problem
+from llm_attr.core.problem import Problem
 from llm_attr.core.registry import registered
 from llm_attr.core.site import Site
-from llm_attr.core.tensors import at_least_fp32, in_slots
-from llm_attr.errors import InvalidShape, InvalidValue, UnknownName
-from llm_attr.typing import Baselines, ForwardFunction, Target, TensorOrTensors, Tensors
+from llm_attr.core.tensors import in_slots
+from llm_attr.errors import InvalidValue, UnknownName
+from llm_attr.typing import Baselines, ForwardFunction, Target, TensorOrTensors
 
 
 class TokenPathAttribution(GradientAttribution):
@@ -41,6 +31,7 @@ class TokenPathAttribution(GradientAttribution):
     """
 
     multiplies_by_inputs = True
+    starts_at_baseline = True
 
     def __init__(self, forward_func: ForwardFunction, layer: nn.Module | Site | None = None) -> None:
         super().__init__(forward_func)
@@ -74,6 +65,8 @@ class SequentialIntegratedGradients(TokenPathAttribution):
         tensor([[[6.],
                  [6.]]])
     """
+
+    by_position = True
 
     @keeps_form
     def attribute(
@@ -109,12 +102,24 @@ class SequentialIntegratedGradients(TokenPathAttribution):
             InvalidShape: an input has no axis of positions.
         """
         problem = self._problem(inputs, baselines, target, targets, additional_forward_args)
-        paths = _PositionPaths.of(problem, quadrature(method, n_steps))
+        asked = (n_steps, method, internal_batch_size, return_convergence_delta)
+        return self._in_form(self.attribute_problem(problem, *asked))
+
+    def attribute_problem(
+        self,
+        problem: Problem,
+        n_steps: int = 50,
+        method: str = "gausslegendre",
+        internal_batch_size: int | None = None,
+        return_convergence_delta: bool = False,
+    ) -> Attributed:
+        """See `GradientAttribution`."""
+        paths = PositionPaths.of(problem, quadrature(method, n_steps))
         walk = self._walk(problem, paths.count, internal_batch_size)
-        attributed = _along(walk, paths.points, paths.lengths, paths.count)
+        attributed = along(walk, paths.points, paths.lengths, paths.count)
         if not return_convergence_delta:
-            return self._in_form(attributed)
-        return self._in_form(attributed), in_slots(paths.deltas(walk, attributed), attributed.slots)[0]
+            return attributed
+        return replace(attributed, more=tuple(in_slots(paths.deltas(walk, attributed), attributed.slots)))
 
 
 @registered
@@ -197,18 +202,43 @@ class DiscretizedIntegratedGradients(TokenPathAttribution):
         Raises:
             InvalidShape: the vocabulary has vectors of another length than the inputs.
         """
+        problem = self._problem(inputs, baselines, target, targets, additional_forward_args)
+        asked = (n_steps, method, internal_batch_size, return_convergence_delta)
+        return self._in_form(self.attribute_problem(problem, *asked, factor=factor))
+
+    def attribute_problem(
+        self,
+        problem: Problem,
+        n_steps: int = 30,
+        method: str = "riemann_left",
+        internal_batch_size: int | None = None,
+        return_convergence_delta: bool = False,
+        *,
+        factor: int = 0,
+        words: int | None = None,
+    ) -> Attributed:
+        """See `GradientAttribution`.
+
+        Args:
+            problem: What is explained.
+            n_steps: See `attribute`, also for the arguments that follow.
+            method: Where on each segment the gradient is taken.
+            internal_batch_size: The maximum number of rows per call of the model.
+            return_convergence_delta: Whether to also return the delta.
+            factor: How many times each segment is halved.
+            words: How many words of the vocabulary to search; None: all. The number of points does not depend on it.
+        """
         if method not in _PIECES:
             raise UnknownName("method", method, _PIECES)
-        problem = self._problem(inputs, baselines, target, targets, additional_forward_args)
-        path = _PiecewisePath.of(problem, self._tables(), WordPaths(n_steps, self.n_neighbors, self.strategy), factor)
+        tables = [table[:words] for table in self._tables()]
+        path = PiecewisePath.of(problem, tables, WordPaths(n_steps, self.n_neighbors, self.strategy), factor)
         path = replace(path, shift=0.5 if method == "riemann_middle" else 0.0)
         walk = self._walk(problem, path.count, internal_batch_size)
-        attributed = _along(walk, path.points, path.lengths(*_PIECES[method]), path.count)
+        attributed = along(walk, path.points, path.lengths(*_PIECES[method]), path.count)
         if not return_convergence_delta:
-            return self._in_form(attributed)
-        return self._in_form(attributed), Change.of(problem).delta(
-            per_example(attributed.tensors, problem.batch, attributed.axis)
-        )
+            return attributed
+        total = per_example(attributed.tensors, problem.batch, attributed.axis)
+        return replace(attributed, more=(Change.of(problem).delta(total),))
 
     def _tables(self) -> list[Tensor]:
         if self.vocabulary is not None:
@@ -223,169 +253,3 @@ _PIECES = {
     "riemann_middle": (0.0, 1.0),
 }
 """The weights of the segments before and after a point."""
-
-
-def _along(walk: Walk, points: Points, lengths: Points, count: int) -> Attributed:
-    """`sum_k gradient(points_k) lengths_k`, `(batch, *features)` for each tensor."""
-
-    def products() -> Iterator[tuple[int, Gradients]]:
-        done = 0
-        for copies, part in walk.gradients(points, count):
-            steps = lengths(done, done + copies)
-            done += copies
-            products = (at_least_fp32(g) * step for g, step in zip(part.gradients, steps, strict=True))
-            yield copies, replace(part, gradients=tuple(products))
-
-    return weighted_sum(products(), torch.ones(count, dtype=torch.float64, device="cpu"))
-
-
-@dataclass(frozen=True)
-class _PositionPaths:
-    """The straight paths of all positions, one after the other.
-
-    Attributes:
-        problem: What is explained.
-        places: The input and position that each path moves.
-        rule: The quadrature on each path.
-    """
-
-    problem: Problem
-    places: list[tuple[int, int]]
-    rule: Quadrature
-
-    @classmethod
-    def of(cls, problem: Problem, rule: Quadrature) -> _PositionPaths:
-        places = []
-        for i, (x, low) in enumerate(zip(problem.inputs, problem.baselines, strict=True)):
-            if x.dim() < 2:
-                raise InvalidShape(f"input {i} must be a sequence (batch, positions, *features); got {tuple(x.shape)}")
-            moving = (x != low).transpose(0, 1).flatten(1).any(1)
-            places += [(i, position) for position in moving.nonzero().flatten().tolist()]
-        return cls(problem, places or [(0, 0)], rule)
-
-    @property
-    def count(self) -> int:
-        return len(self.places) * len(self.rule.alphas)
-
-    def points(self, start: int, stop: int) -> Tensors:
-        """The inputs, with one position interpolated in each copy."""
-        turns = [(*self._place(k), self.rule.alphas[k % len(self.rule.alphas)].item()) for k in range(start, stop)]
-        return self._with(turns)
-
-    def lengths(self, start: int, stop: int) -> Tensors:
-        """The weight of each point times `x - b` at its position, zero elsewhere."""
-        sizes = [(stop - start, *x.shape) for x in self.problem.inputs]
-        pairs = zip(sizes, self.problem.inputs, strict=True)
-        stacked = [
-            torch.zeros(size, dtype=torch.promote_types(x.dtype, torch.float32), device=x.device) for size, x in pairs
-        ]
-        for copy, k in enumerate(range(start, stop)):
-            i, position = self._place(k)
-            weight = self.rule.weights[k % len(self.rule.weights)].item()
-            high, low = self._ends(i, position)
-            stacked[i][copy, :, position] = weight * (high - low)
-        return tuple(tensor.flatten(0, 1) for tensor in stacked)
-
-    def deltas(self, walk: Walk, attributed: Attributed) -> Tensors:
-        """`(batch, positions)` for each tensor: the sum of the attributions minus the change of the output."""
-        high = self.problem.number_each(self.problem.inputs)
-        absent = walk.scores(lambda a, b: self._with([(*place, 0.0) for place in self.places[a:b]]), len(self.places))
-        sums = tuple(part.unsqueeze(-1).flatten(attributed.axis + 2).sum(-1) for part in attributed.tensors)
-        lows = by_point(absent, len(self.places), -1).unbind(-2)
-        for (i, position), low in zip(self.places, lows, strict=True):
-            sums[i][..., position] -= (high - low).to(sums[i])
-        return sums
-
-    def _place(self, k: int) -> tuple[int, int]:
-        return self.places[k // len(self.rule.alphas)]
-
-    def _ends(self, i: int, position: int) -> tuple[Tensor, Tensor]:
-        """Input and baseline of a position, `(batch, *features)`, in at least fp32."""
-        x = self.problem.inputs[i].detach()
-        low = self.problem.baselines[i].detach().expand_as(x)
-        return at_least_fp32(x[:, position]), at_least_fp32(low[:, position])
-
-    def _with(self, turns: list[tuple[int, int, float]]) -> Tensors:
-        """A copy of the inputs for each turn, with input i at `b + share (x - b)` at a position."""
-        stacked = [x.detach().repeat(len(turns), *(1,) * x.dim()).view(-1, *x.shape) for x in self.problem.inputs]
-        for copy, (i, position, share) in enumerate(turns):
-            high, low = self._ends(i, position)
-            stacked[i][copy, :, position] = (low + share * (high - low)).to(stacked[i].dtype)
-        return tuple(tensor.flatten(0, 1) for tensor in stacked)
-
-
-@dataclass(frozen=True)
-class _PiecewisePath:
-    """A path of straight segments.
-
-    Attributes:
-        corners: `(corners, batch, *features)` for each input, from baseline to input, in at least fp32.
-        dtypes: The dtypes of the inputs.
-        pieces: The number of equal pieces into which each segment is cut.
-        shift: The position of a point within its piece, from 0 (start) to 1 (end).
-    """
-
-    corners: Tensors
-    dtypes: tuple[torch.dtype, ...]
-    pieces: int
-    shift: float = 0.0
-
-    @classmethod
-    def of(cls, problem: Problem, tables: list[Tensor], words: WordPaths, factor: int) -> _PiecewisePath:
-        if isinstance(factor, bool) or not isinstance(factor, int) or factor < 0:
-            raise InvalidValue(f"factor must be a non-negative integer; got {factor!r}")
-        pairs = zip(problem.inputs, problem.baselines, strict=True)
-        with torch.no_grad():
-            corners = tuple(_corners(x, low.expand_as(x), _of_width(tables, x.shape[-1]), words) for x, low in pairs)
-        return cls(corners, tuple(x.dtype for x in problem.inputs), 2**factor)
-
-    @property
-    def count(self) -> int:
-        return self._last + (not self.shift)
-
-    @property
-    def _last(self) -> int:
-        return (len(self.corners[0]) - 1) * self.pieces
-
-    def points(self, start: int, stop: int) -> Tensors:
-        points = self._at(torch.arange(start, stop, device="cpu") + self.shift)
-        return tuple(point.to(dtype) for point, dtype in zip(points, self.dtypes, strict=True))
-
-    def lengths(self, before: float, after: float) -> Points:
-        """The length of path that each point represents: these fractions of the pieces before and after it."""
-
-        def lengths(start: int, stop: int) -> Tensors:
-            k = torch.arange(start, stop, device="cpu")
-            around = zip(self._at(k - 1), self._at(k), self._at(k + 1), strict=True)
-            return tuple(before * (here - last) + after * (following - here) for last, here, following in around)
-
-        return lengths
-
-    def _at(self, numbers: Tensor) -> Tensors:
-        """The points with these numbers, clamped to the ends of the path."""
-        places = numbers.clamp(0, self._last).double() / self.pieces
-        corner = places.floor().long()
-        share = places - corner
-
-        def at(path: Tensor) -> Tensor:
-            low, high = path[corner], path[(corner + 1).clamp(max=len(path) - 1)]
-            return low.lerp(high, share.to(path).view(-1, *(1,) * (path.dim() - 1))).flatten(0, 1)
-
-        return tuple(at(path) for path in self.corners)
-
-
-def _of_width(tables: list[Tensor], width: int) -> Tensor:
-    """The vocabulary with vectors of this length."""
-    fitting = [table for table in tables if table.dim() == 2 and table.shape[1] == width and len(table)]
-    if len(fitting) != 1:
-        raise InvalidShape(
-            f"vocabulary must have one table (words, {width}) for inputs (batch, *positions, {width}); got tables of "
-            f"shapes {[tuple(table.shape) for table in tables]}"
-        )
-    return fitting[0]
-
-
-def _corners(x: Tensor, low: Tensor, vocabulary: Tensor, words: WordPaths) -> Tensor:
-    baseline, word = (at_least_fp32(part.detach(), like=x).reshape(-1, x.shape[-1]) for part in (low, x))
-    path = words.between(baseline, word, at_least_fp32(vocabulary.to(x.device), like=x))
-    return path.view(len(path), *x.shape)

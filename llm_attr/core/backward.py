@@ -18,7 +18,7 @@ _passes: dict[int, ExitStack] = {}
 
 
 @contextmanager
-def held() -> Iterator[None]:
+def keep_hooks_for_backward() -> Iterator[None]:
     """Keeps the hooks of all sites inside until the end, for layers that are recomputed in the backward pass."""
     with ExitStack() as stack:
         token = _holding.set(stack)

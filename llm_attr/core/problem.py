@@ -10,7 +10,7 @@ from typing import Any, TypeAlias, TypeGuard
 import torch
 from torch import Tensor
 
-from llm_attr.core.backward import held, inference_tensors_named
+from llm_attr.core.backward import inference_tensors_named, keep_hooks_for_backward
 from llm_attr.core.jacobian import ONE_BY_ONE, Jacobian
 from llm_attr.core.neuron import chosen_neurons, neuron
 from llm_attr.core.site import Site, differentiable, joined, reading, replaced
@@ -186,7 +186,7 @@ class Problem:
             NoGradient: the score does not depend on what it is differentiated by.
         """
         jacobian = self.jacobian.for_pass(copies * self.batch, self.outputs or 1)
-        with torch.inference_mode(False), torch.enable_grad(), held(), inference_tensors_named():
+        with torch.inference_mode(False), torch.enable_grad(), keep_hooks_for_backward(), inference_tensors_named():
             with jacobian.kernels():
                 found, scores, groups = self._observed(points, copies)
             gradients = tuple(gradient.detach() for gradient in self._derivatives(jacobian, scores, groups))
@@ -194,7 +194,7 @@ class Problem:
 
     def at(self, points: Tensors, copies: int) -> Gradients:
         """As `gradients`, of which there are none: only the scores, and what they would be differentiated by."""
-        with torch.inference_mode(False), torch.enable_grad(), held(), inference_tensors_named():
+        with torch.inference_mode(False), torch.enable_grad(), keep_hooks_for_backward(), inference_tensors_named():
             return self._observed(points, copies)[0]
 
     def read(

@@ -4,39 +4,34 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from contextlib import nullcontext
-from inspect import signature
 from itertools import zip_longest
 from typing import Any, TypeAlias
 
 import torch
 
 from llm_attr.attr.base import Attribution
-from llm_attr.attr.noise_tunnel import NoiseTunnel
-from llm_attr.attr.token_paths import SequentialIntegratedGradients
 from llm_attr.core.evaluator import priced, shown
 from llm_attr.core.shared_context import uncompiled
 from llm_attr.errors import InvalidType, UnsupportedMethod, about_prompt
-from llm_attr.llm.gradients.answer_score import LOG_PROB
+from llm_attr.llm.gradients.answer_score import LOG_PROB, AnswerScore
 from llm_attr.llm.gradients.checkpointing import recomputing
-from llm_attr.llm.gradients.checks import refuse_broken_graph
-from llm_attr.llm.gradients.contrast import ContrastRun
+from llm_attr.llm.gradients.checks import refuse_broken_graph, warn_of_rounding
 from llm_attr.llm.gradients.explained import Explained
 from llm_attr.llm.gradients.methods import (
-    TEXT_DEFAULTS,
-    inside,
+    GradientMethod,
+    MethodCall,
+    defaults_of,
     is_embedding,
-    is_linear,
     names,
     refuse_unknown_options,
     sites_of,
     supported,
 )
-from llm_attr.llm.gradients.precision import warn_of_rounding
-from llm_attr.llm.gradients.run import GradientRun
+from llm_attr.llm.gradients.run import ContrastRun, GradientRun
 from llm_attr.llm.model.fingerprint import identity
 from llm_attr.llm.model.language_model import LanguageModel
 from llm_attr.llm.model.tokenizer import TokenizerLike
-from llm_attr.llm.prompt.interpretable import InterpretableInput, Placed
+from llm_attr.llm.prompt.interpretable import InterpretableInput, TokenMap
 from llm_attr.llm.prompt.prompt import Prompt
 from llm_attr.llm.results.result import LLMAttributionResult
 from llm_attr.llm.target.answer import Answer, answer_ids, answers_of
@@ -48,9 +43,6 @@ Run: TypeAlias = GradientRun | ContrastRun
 
 OF_CALL = {"baseline", "token_rows", "gradient_checkpointing", "show_progress"}
 """Arguments of `attribute` that are not the method's own."""
-
-FEW = 5
-"""Numbers of steps or samples up to this are not worth reducing."""
 
 _PLAIN = (bool, int, float, str)
 """Types of options that are stored in a result."""
@@ -77,6 +69,8 @@ class LLMGradientAttribution(TextAttribution):
         >>> method = LayerIntegratedGradients(model, model.get_input_embeddings())  # doctest: +SKIP
         >>> LLMGradientAttribution(method, tokenizer).attribute(inp, target=" Paris")  # doctest: +SKIP
     """
+
+    attr_method: GradientMethod
 
     def __init__(self, attr_method: Attribution, tokenizer: TokenizerLike | LanguageModel) -> None:
         if not supported(attr_method):
@@ -145,12 +139,12 @@ class LLMGradientAttribution(TextAttribution):
         refuse_unknown_options(self.attr_method, options)
         check_call(of_call)
         inp = self.bound(inp)
-        placed = inp.placed(self.language_model)
-        answer = answer_ids(self.language_model, placed.ids, target, gen_args)
+        tokens = inp.placed(self.language_model)
+        answer = answer_ids(self.language_model, tokens.ids, target, gen_args)
         results: dict[int, Any] = {}
         with torch.inference_mode(False):
             for group in together(scalars):
-                run = self.run_for(placed, answer, [scalars[i] for i in group], of_call.get("baseline"), options)
+                run = self.run_for(tokens, answer, [scalars[i] for i in group], of_call.get("baseline"), options)
                 results |= zip(group, self._explained(inp, run, of_call, options), strict=True)
         return [results[i] for i in range(len(scalars))]
 
@@ -159,11 +153,11 @@ class LLMGradientAttribution(TextAttribution):
     ) -> list[Any]:
         """For each quantity of a run its result, for a list of layers a list of them."""
         warn_of_rounding(self.attr_method, self.language_model.dtype)
-        recompute = run.recomputes(of_call.get("gradient_checkpointing"))
+        recompute = run.strategy.recomputes(of_call.get("gradient_checkpointing"))
         memory = recomputing(self.language_model) if recompute else nullcontext()
         bar = shown(self.title) if of_call.get("show_progress") else nullcontext()
         token_rows = bool(of_call.get("token_rows", True))
-        price = priced(self.title, lambda _: ", or ".join(self._quicker(run, token_rows, options)))
+        price = priced(self.title, lambda _: ", or ".join(quicker(run, token_rows)))
         with uncompiled(), self.language_model.evaluating(), memory, bar, price:
             refuse_broken_graph(self.language_model)
             explained = run.explained(token_rows, recompute)
@@ -172,58 +166,50 @@ class LLMGradientAttribution(TextAttribution):
         each = [self._results(inp, run, *pair, options, known_by) for pair in zip(run.scalars, explained, strict=True)]
         return each if several else [results[0] for results in each]
 
-    def _quicker(self, run: Run, token_rows: bool, options: Mapping[str, Any]) -> list[str]:
-        """Suggests quicker options."""
-        inner = inside(self.attr_method)
-        known = signature(inner.attribute).parameters.items()
-        defaults = {name: parameter.default for name, parameter in known} | TEXT_DEFAULTS.get(type(inner), {})
-        chosen = {**defaults, **options}
-        numbers: dict[str, int] = {name: chosen[name] for name in ("n_steps", "n_samples") if name in defaults}
-        if isinstance(self.attr_method, NoiseTunnel):
-            numbers["nt_samples"] = options.get("nt_samples", 5)
-        rows = token_rows and len(run.answer) > 1
-        units = rows and run.forward_rule(len(run.scalars)) is not None
-        sequential = isinstance(inner, SequentialIntegratedGradients)
-        many = [f"a smaller {name} (it is {number})" for name, number in numbers.items() if number > FEW]
-        return [
-            *(["token_rows=False, which leaves out the row of each token"] if rows else []),
-            *(["larger units"] if units else []),
-            *(["a larger until"] if chosen.get("until") is not None else many),
-            *(["integrated_gradients, one path for all tokens"] if sequential else []),
-            *(["input_x_gradient, of one pass"] if numbers else []),
-        ] or ["a shorter prompt or answer"]
-
     def run_for(
         self,
-        placed: Placed,
+        tokens: TokenMap,
         answer: tuple[int, ...],
         scalars: Sequence[Scalar],
         baseline: int | str | None,
         options: Mapping[str, Any],
-        **how: Any,
+        score: type[AnswerScore] = AnswerScore,
+        forward_mode: bool = True,
+        **more: Any,
     ) -> Run:
-        """What is asked of the model for one prompt and answer; see `GradientRun`, also for what `how` may be.
+        """What explains one answer to one prompt.
+
+        Args:
+            tokens: The tokens of the prompt and their units.
+            answer: Token ids of the answer.
+            scalars: Quantities of it that share their forward passes.
+            baseline: The token that replaces absent ones.
+            options: The method's own arguments.
+            score: The class of the scores: of the model, or of counts.
+            forward_mode: Whether forward mode may be used where it is quicker.
+            **more: Further arguments of the method's `attribute_problem`.
 
         Raises:
             LlmAttrError: as in `attribute`.
         """
         refuse_unknown_options(self.attr_method, options)
         lm = self.language_model
-        lm.check_length(len(placed.ids), len(answer))
-        bound = [scalar.bound(lm, answer, placed.ids) for scalar in scalars]
+        lm.check_length(len(tokens.ids), len(answer))
+        bound = [scalar.bound(lm, answer, tokens.ids) for scalar in scalars]
+        call = MethodCall.of(self.attr_method, options, **more)
 
-        def run(tokens: tuple[int, ...], quantities: Sequence[Scalar]) -> GradientRun:
-            return GradientRun(self.attr_method, lm, placed, tokens, baseline, quantities, options, **how)
+        def run(answer: tuple[int, ...], quantities: Sequence[Scalar]) -> GradientRun:
+            return GradientRun(call, lm, tokens, answer, baseline, quantities, score, forward_mode)
 
         contrast = bound[0].contrast
         if contrast is None or is_embedding(sites_of(self.attr_method, lm), lm):
             return run(answer, bound)
-        if not is_linear(self.attr_method, options):
+        if not call.is_linear:
             raise UnsupportedMethod(
                 f"{self.attr_method.get_name()} is not linear in what it explains, so a contrast with a foil can be "
                 "explained only at the embedding layer: leave the layer out"
             )
-        lm.check_length(len(placed.ids), len(contrast.foil))
+        lm.check_length(len(tokens.ids), len(contrast.foil))
         return ContrastRun(run(answer, [LOG_PROB]), run(contrast.foil, [LOG_PROB]), bound[0])
 
     def attribute_scalars(
@@ -261,7 +247,7 @@ class LLMGradientAttribution(TextAttribution):
         return [
             self.result(
                 inp,
-                run.placed.ids,
+                run.tokens.ids,
                 run.answer,
                 run.log_probs,
                 {**about, "layer": layer},
@@ -283,8 +269,8 @@ class LLMGradientAttribution(TextAttribution):
     def _about(self, inp: InterpretableInput, run: Run, scalar: Scalar) -> dict[str, Any]:
         return self.provenance(inp, scalar, run.counter) | {
             "per_input": not self.attr_method.multiplies_by_inputs,
-            "method_seed": run.seed,
-            "baseline": self.language_model.decode([run.baseline]) if run.uses_baseline else None,
+            "method_seed": run.call.seed,
+            "baseline": self.language_model.decode([run.baseline]) if run.call.inner.starts_at_baseline else None,
         }
 
 
@@ -305,3 +291,23 @@ def together(scalars: Sequence[Scalar]) -> list[list[int]]:
     shared = [place for place, scalar in enumerate(scalars) if scalar.foil is None]
     alone = [[place] for place, scalar in enumerate(scalars) if scalar.foil is not None]
     return [shared, *alone] if shared else alone
+
+
+FEW = 5
+"""Numbers of steps or samples up to this are not worth reducing."""
+
+
+def quicker(run: Run, token_rows: bool) -> list[str]:
+    """Suggests options with which a run takes less time."""
+    call, rows = run.call, token_rows and len(run.answer) > 1
+    chosen = defaults_of(call.method) | call.options
+    numbers = {name: chosen[name] for name in ("n_steps", "n_samples", "nt_samples") if name in chosen}
+    many = [f"a smaller {name} (it is {number})" for name, number in numbers.items() if number > FEW]
+    units = rows and run.strategy.forward_rule(len(run.scalars)) is not None
+    return [
+        *(["token_rows=False, which leaves out the row of each token"] if rows else []),
+        *(["larger units"] if units else []),
+        *(["a larger until"] if chosen.get("until") is not None else many),
+        *(["integrated_gradients, one path for all tokens"] if call.inner.by_position else []),
+        *(["input_x_gradient, of one pass"] if numbers else []),
+    ] or ["a shorter prompt or answer"]

@@ -46,7 +46,7 @@ def lm() -> LanguageModel:
 def change_of(lm: LanguageModel, result: LLMAttributionResult, baseline: int) -> Tensor:
     """`(tokens,)`: the log-probabilities after the prompt less those after nothing but baselines."""
     placed = result.inp.placed(lm)
-    absent = [baseline if moves else token for token, moves in zip(placed.ids, placed.moves, strict=True)]
+    absent = [baseline if moves else token for token, moves in zip(placed.ids, placed.moved, strict=True)]
     ends = [slow.embeddings(lm.model, ids) for ids in (placed.ids, absent)]
     tokens = range(len(result.output_ids))
     with torch.no_grad():
@@ -158,7 +158,7 @@ def test_sequential_paths_have_the_gap_of_their_positions(lm: LanguageModel) -> 
     placed = fine.inp.placed(lm)
     whole = explain(lm, TEXT, n_steps=60, unit="token", **kw)
     changes = []
-    for place, moves in enumerate(placed.moves):
+    for place, moves in enumerate(placed.moved):
         if moves:
             ids = [1 if k == place else token for k, token in enumerate(placed.ids)]
             points = [slow.embeddings(lm.model, each) for each in (placed.ids, ids)]

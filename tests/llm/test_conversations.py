@@ -196,8 +196,8 @@ def test_what_is_pinned_does_not_move_under_gradients() -> None:
     start, end = pinned.text.index("Be brief."), pinned.text.index("Be kind.") + len("Be kind.")
     whole = llm_attr.explain(lm, Prompt(CHAT, pinned=["system"]), target=" Violins.", method="input_x_gradient")
     assert len(whole.input_tokens) == 4
-    system = lm.decode([token for token, moves in zip(free.ids, free.moves, strict=True) if moves])
-    rest = lm.decode([token for token, moves in zip(held.ids, held.moves, strict=True) if moves])
+    system = lm.decode([token for token, moves in zip(free.ids, free.moved, strict=True) if moves])
+    rest = lm.decode([token for token, moves in zip(held.ids, held.moved, strict=True) if moves])
     assert system == pinned.text[start:end] + rest
 
 

@@ -14,9 +14,8 @@ from torch.utils.checkpoint import checkpoint
 from llm_attr import Prompt, explain
 from llm_attr.attr import InputXGradient
 from llm_attr.core.jacobian import lacks_a_rule
-from llm_attr.llm.gradients import run as gradient_run
-from llm_attr.llm.gradients.forward_mode import has_forward_mode
-from llm_attr.llm.gradients.jacobian import takes_batches
+from llm_attr.llm.gradients import jacobian as strategies
+from llm_attr.llm.gradients.jacobian import has_forward_mode, takes_batches
 from llm_attr.llm.model.language_model import LanguageModel
 from tests.contract.models import assert_same, state
 from tests.llm.generations import TARGET, TEXT, assert_close, explained
@@ -34,7 +33,7 @@ def lm() -> LanguageModel:
 @pytest.fixture
 def at_cost(monkeypatch: pytest.MonkeyPatch) -> Callable[..., Any]:
     def found(lm: LanguageModel, cost: float, **options: Any) -> Any:
-        monkeypatch.setattr(gradient_run, "ROW_COST", cost)
+        monkeypatch.setattr(strategies, "ROW_COST", cost)
         return explained(lm, InputXGradient(lm.model), Prompt(TEXT, unit="sentence"), **options)
 
     return found

@@ -26,7 +26,7 @@ from llm_attr.attr import (
 )
 from llm_attr.errors import EmptyTarget, InvalidType, NoGradient, UnknownKeyword, UnsupportedMethod
 from llm_attr.llm.gradient import LLMGradientAttribution
-from llm_attr.llm.gradients import run as gradient_run
+from llm_attr.llm.gradients import jacobian as strategies
 from llm_attr.llm.model.language_model import LanguageModel
 from tests.contract.models import assert_same, state
 from tests.llm.generations import EXACT, TARGET, TEXT, assert_close, expected_integrated, explained
@@ -83,11 +83,11 @@ def test_slots_of_a_template(lm: LanguageModel) -> None:
     placed = template.placed(lm)
     low = [
         token if owner < 0 else lm.tokenizer.eos_token_id
-        for token, owner in zip(placed.ids, placed.owners, strict=True)
+        for token, owner in zip(placed.ids, placed.unit_of_token, strict=True)
     ]
     answer = range(len(result.output_ids))
     rows = torch.stack([slow.integrated(lm.model, placed.ids, low, result.output_ids, t, 3) for t in answer])
-    owners = torch.tensor(placed.owners)
+    owners = torch.tensor(placed.unit_of_token)
     assert result.input_tokens == ["Dave", "boats"]
     assert_close(result.token_attr, torch.stack([rows[:, owners == i].sum(1) for i in (0, 1)], 1))
     function = TextTemplateInput(lambda a, b: f"{a} sails {b}. Who sails?", ["Dave", "boats"])
@@ -152,7 +152,7 @@ def test_one_forward_and_one_backward_for_the_whole_answer(lm: LanguageModel) ->
 def test_several_quantities_share_their_forward_passes(
     lm: LanguageModel, forward_mode: bool, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(gradient_run, "ROW_COST", 0.0 if forward_mode else 1e9)
+    monkeypatch.setattr(strategies, "ROW_COST", 0.0 if forward_mode else 1e9)
     options: dict[str, Any] = {"n_steps": 3, "target": TARGET, "method": "integrated_gradients"}
     options |= {"return_convergence_delta": True, "unit": "sentence"}
     scalars = ["log_prob", "prob", "entropy", lambda logits, ids: logits.logsumexp(-1).max(), "contrast"]
@@ -237,7 +237,7 @@ def plain_scalar(lm: LanguageModel, name: str, foil: str) -> Any:
 @pytest.mark.parametrize("name", ["logit", "margin", "entropy", "kl", "contrast", "prob", "callable"])
 @pytest.mark.parametrize("forward_mode", [False, True])
 def test_every_scalar(lm: LanguageModel, name: str, forward_mode: bool, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(gradient_run, "ROW_COST", 0.0 if forward_mode else 1e9)
+    monkeypatch.setattr(strategies, "ROW_COST", 0.0 if forward_mode else 1e9)
     units = Prompt(TEXT, unit="sentence")
     options: dict[str, Any] = {"foil": " Mira bakes."} if name == "contrast" else {"scalar": name}
     if name == "callable":
@@ -249,7 +249,7 @@ def test_every_scalar(lm: LanguageModel, name: str, forward_mode: bool, monkeypa
     if name == "kl":  # at the prompt it has its minimum, where every derivative is 0
         method = IntegratedGradients(lm.model)
         options |= {"n_steps": 2, "baseline": 1}
-        absent = [1 if moves else token for token, moves in zip(placed.ids, placed.moves, strict=True)]
+        absent = [1 if moves else token for token, moves in zip(placed.ids, placed.moved, strict=True)]
         moved = prompt - slow.embeddings(lm.model, absent)
         points = [prompt - (1 + sign * 3**-0.5) / 2 * moved for sign in (-1, 1)]
     result = explained(lm, method, units, **options)
@@ -270,7 +270,7 @@ def test_every_scalar(lm: LanguageModel, name: str, forward_mode: bool, monkeypa
 
     gradients = [torch.autograd.grad(whole(point), point)[0] for point in (p.clone().requires_grad_() for p in points)]
     each = (torch.stack(gradients).mean(0) * moved).sum(-1)[0]
-    owners = torch.tensor(placed.owners)
+    owners = torch.tensor(placed.unit_of_token)
     expected = torch.stack([each[owners == unit].sum() for unit in range(3)])
     assert expected.abs().max() > 1e-3 * whole(prompt).abs()  # far above what rounding makes of 0
     assert_close(result.seq_attr, expected)

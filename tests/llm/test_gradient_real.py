@@ -29,9 +29,9 @@ WHOLE: dict[str, Any] = {"token_rows": False}
 
 def by_message(lm: LanguageModel, result: LLMAttributionResult) -> Tensor:
     """`(messages,)`: what the units of each message have together."""
-    message_of = Prompt(CHAT, unit="message").bind(lm).placed(lm).owners
+    message_of = Prompt(CHAT, unit="message").bind(lm).placed(lm).unit_of_token
     sums = torch.zeros(len(CHAT))
-    pairs = zip(result.inp.placed(lm).owners, message_of, strict=True)
+    pairs = zip(result.inp.placed(lm).unit_of_token, message_of, strict=True)
     for unit, message in {pair for pair in pairs if pair[0] >= 0}:
         sums[message] += result.seq_attr[unit]
     return sums

@@ -17,9 +17,8 @@ from llm_attr.core import jacobian
 from llm_attr.core.jacobian import BatchedJacobian, Jacobian
 from llm_attr.errors import InvalidType, NoGradient, UnsupportedMethod
 from llm_attr.llm.gradient import LLMGradientAttribution
-from llm_attr.llm.gradients import run as gradient_run
-from llm_attr.llm.gradients.forward_mode import has_forward_mode
-from llm_attr.llm.gradients.jacobian import takes_batches
+from llm_attr.llm.gradients import jacobian as strategies
+from llm_attr.llm.gradients.jacobian import has_forward_mode, takes_batches
 from llm_attr.llm.model.language_model import LanguageModel
 from tests.contract.models import assert_same, state
 from tests.llm.generations import (
@@ -42,7 +41,7 @@ def lm() -> LanguageModel:
 
 @pytest.mark.parametrize("size", [1, 2, 100])
 def test_groups_of_tokens_change_nothing(lm: LanguageModel, size: int, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(gradient_run.GradientRun, "_group_size", lambda self: size)
+    monkeypatch.setattr(strategies, "group_size", lambda *_: size)
     result = explained(lm, IntegratedGradients(lm.model), n_steps=3)
     assert_close(result.token_attr, expected_integrated(lm, result, 3))
 
@@ -93,9 +92,9 @@ def test_rows_that_do_not_fit_go_back_in_parts(lm: LanguageModel, monkeypatch: p
 def test_forward_mode_gives_the_same(lm: LanguageModel, method: Any, monkeypatch: pytest.MonkeyPatch) -> None:
     options = {"n_steps": 3} if method is IntegratedGradients else {}
     units = Prompt(TEXT, unit="sentence")
-    monkeypatch.setattr(gradient_run, "ROW_COST", 1e9)
+    monkeypatch.setattr(strategies, "ROW_COST", 1e9)
     backward = explained(lm, method(lm.model), units, **options)
-    monkeypatch.setattr(gradient_run, "ROW_COST", 0.0)
+    monkeypatch.setattr(strategies, "ROW_COST", 0.0)
     forward = explained(lm, method(lm.model), units, **options)
     assert_close(forward.token_attr, backward.token_attr)
     assert_close(forward.seq_attr, backward.seq_attr)
@@ -143,7 +142,7 @@ def in_threads(work: Callable[[], None], count: int = 4) -> list[BaseException]:
 def test_threads_get_the_same_and_leave_the_process_as_it_was(
     cost: float, checkpointing: bool, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(gradient_run, "ROW_COST", cost)
+    monkeypatch.setattr(strategies, "ROW_COST", cost)
     lm = tiny("llama", "byte_bos")
     lm.model.train()
     method, units = IntegratedGradients(lm.model), Prompt(TEXT, unit="word")
@@ -178,7 +177,7 @@ def test_a_thread_that_computes_activations_again_does_not_disturb_one_that_cach
 def test_a_stop_in_the_middle_leaves_everything_as_it_was(
     cost: float, stop: type[BaseException], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(gradient_run, "ROW_COST", cost)
+    monkeypatch.setattr(strategies, "ROW_COST", cost)
     lm, calls = tiny("llama", "byte_bos"), []
 
     def stopping(*_: Any) -> None:

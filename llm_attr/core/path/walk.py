@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from functools import lru_cache
-from typing import TypeAlias, TypeVar
+from typing import Any, TypeAlias, TypeVar
 
 import numpy as np
 import torch
@@ -126,12 +126,14 @@ class Attributed:
         slots: Which of them belong together, and in what form.
         dtypes: The dtypes in which they are returned.
         axis: The axis of the examples.
+        more: What is returned after the attributions: the convergence delta and the like, as requested.
     """
 
     tensors: Tensors
     slots: tuple[Slot, ...]
     dtypes: tuple[torch.dtype, ...]
     axis: int = 0
+    more: tuple[Any, ...] = ()
 
     @classmethod
     def of(cls, tensors: Sequence[Tensor], slots: tuple[Slot, ...], axis: int = 0) -> Attributed:
@@ -147,6 +149,10 @@ class Attributed:
     def times(self, factors: Sequence[Tensor]) -> Attributed:
         """Each tensor multiplied by its factor."""
         return replace(self, tensors=tuple(x * factor for x, factor in zip(self.tensors, factors, strict=True)))
+
+    def sizes(self) -> Attributed:
+        """The absolute value of each entry."""
+        return replace(self, tensors=tuple(tensor.abs() for tensor in self.tensors))
 
     def forms(self) -> list[TensorOrTensors]:
         """The tensors of each slot in the caller's dtype and form.

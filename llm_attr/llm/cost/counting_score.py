@@ -24,6 +24,8 @@ class CountingScore(AnswerScore):
     Activations of other layers are taken to have the layer's own width where it states one, or the model's.
     """
 
+    runs_model = False
+
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         self._last = NOTHING
         super().__init__(*args, **kwargs)

@@ -6,7 +6,6 @@ import pickle
 import random
 from collections.abc import Callable, Hashable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from copy import copy
 from dataclasses import dataclass, replace
 from functools import partial, reduce
 from math import ceil
@@ -14,11 +13,7 @@ from operator import add, or_
 from typing import Any
 
 import numpy as np
-from torch import Tensor
 
-from llm_attr.attr.base import Attribution
-from llm_attr.attr.baselines import vocabulary
-from llm_attr.attr.noise_tunnel import NoiseTunnel
 from llm_attr.attr.token_paths import DiscretizedIntegratedGradients
 from llm_attr.core.evaluator import Evaluator
 from llm_attr.core.game.coalitions import each_left_out
@@ -27,12 +22,12 @@ from llm_attr.core.random_state import Streams
 from llm_attr.llm.attribution import LLMAttribution
 from llm_attr.llm.cost.counting_score import CountingScore
 from llm_attr.llm.gradient import OF_CALL, LLMGradientAttribution, check_call, together
-from llm_attr.llm.gradients.forward_mode import has_forward_mode
-from llm_attr.llm.gradients.methods import RANDOM, is_embedding, sites_of
+from llm_attr.llm.gradients.jacobian import has_forward_mode
+from llm_attr.llm.gradients.methods import inside, is_embedding, sites_of
 from llm_attr.llm.gradients.run import GradientRun
 from llm_attr.llm.model.cost import Call, Cost
 from llm_attr.llm.model.language_model import LanguageModel
-from llm_attr.llm.prompt.interpretable import Placed
+from llm_attr.llm.prompt.interpretable import TokenMap
 from llm_attr.llm.prompt.prompt import Prompt
 from llm_attr.llm.request import Request
 from llm_attr.llm.scoring.batch import PromptJob, score_prompts
@@ -158,21 +153,21 @@ def of_gradients(request: Request, explainer: LLMGradientAttribution) -> CostEst
     gen_args = options.pop("gen_args", None)
     of_call = {name: options.pop(name) for name in OF_CALL & options.keys()}
     check_call(of_call)
-    if isinstance(explainer.attr_method, RANDOM) and options.get("seed") is None:
+    if explainer.attr_method.is_random and options.get("seed") is None:
         options["seed"] = 0
     token_rows, ask = of_call.get("token_rows", True), partial(_one, explainer, options, of_call)
     language_model, estimates = explainer.language_model, []
     for inp, target in zip(request.inputs, answers_of(request.target, len(request.inputs)), strict=True):
         bound = inp.bind(language_model) if isinstance(inp, Prompt) else inp
-        placed = bound.placed(language_model)
-        answer = _answer(language_model, placed.ids, target, gen_args, token=0)
+        prompt = bound.placed(language_model)
+        answer = _answer(language_model, prompt.ids, target, gen_args, token=0)
         for group in together(request.scalars):
             scalars = [request.scalars[place] for place in group]
-            tried = partial(_grouping, explainer, options, of_call, placed, answer, scalars)
+            tried = partial(_grouping, explainer, options, of_call, prompt, answer, scalars)
             lengths = [len(answer)] if target is not None else _lengths(len(answer), tried)
             rows = [False, True] if token_rows and any(scalar.waits for scalar in scalars) else [token_rows]
             both = add if len(scalars) > 1 else or_
-            estimate = partial(_one_or_two, ask, language_model, placed)
+            estimate = partial(_one_or_two, ask, language_model, prompt)
             ways = [[estimate(answer[:n], scalars, row) for row in rows] for n in lengths]
             each = [replace(reduce(both, way), answer_tokens=way[0].answer_tokens) for way in ways]
             estimates.append(replace(reduce(or_, each), exact=each[-1].exact and target is not None))
@@ -191,7 +186,7 @@ def _one(
     explainer: LLMGradientAttribution,
     options: Mapping[str, Any],
     of_call: Mapping[str, Any],
-    placed: Placed,
+    prompt: TokenMap,
     answer: tuple[int, ...],
     scalars: Sequence[Scalar],
     token_rows: bool,
@@ -199,26 +194,17 @@ def _one(
 ) -> CostEstimate:
     """Of one prompt, answer and the quantities that share passes."""
     lm = explainer.language_model
-    asked = LLMGradientAttribution(_without_search(explainer.attr_method), lm.tokenizer)
-    run = asked.run_for(
-        placed, answer, scalars, of_call.get("baseline"), options, score=CountingScore, forward_mode=forward_mode
+    by_words = isinstance(inside(explainer.attr_method), DiscretizedIntegratedGradients)
+    # the search for a path is slow; how long the path is does not depend on the vocabulary
+    words: dict[str, Any] = {"words": 1} if by_words else {}
+    run = explainer.run_for(
+        prompt, answer, scalars, of_call.get("baseline"), options, CountingScore, forward_mode, **words
     )
     run.explained(token_rows)
     known = is_embedding(sites_of(explainer.attr_method, lm), lm) and options.get("until") is None
-    recompute = run.recomputes(of_call.get("gradient_checkpointing"))
+    recompute = run.strategy.recomputes(of_call.get("gradient_checkpointing"))
     exact = known and not any(scalar.waits for scalar in scalars)
     return CostEstimate(run.counter, exact, len(answer), recompute=recompute)
-
-
-def _without_search(method: Attribution) -> Attribution:
-    """The method without the search for a path through the vocabulary, which does not affect its length."""
-    if isinstance(method, NoiseTunnel):
-        return NoiseTunnel(_without_search(method.attribution_method))
-    if isinstance(method, DiscretizedIntegratedGradients) and method.layer is not None:
-        made, words = copy(method), vocabulary(method.layer.layer)
-        made.vocabulary = words[:1] if isinstance(words, Tensor) else words
-        return made
-    return method
 
 
 def _answer(
@@ -239,17 +225,17 @@ def _grouping(
     explainer: LLMGradientAttribution,
     options: Mapping[str, Any],
     of_call: Mapping[str, Any],
-    placed: Placed,
+    prompt: TokenMap,
     answer: tuple[int, ...],
     scalars: Sequence[Scalar],
     length: int,
 ) -> Hashable:
     """How the tokens of an answer of this length are grouped; with equal grouping a longer answer costs no less."""
-    run = explainer.run_for(placed, answer[:length], scalars, of_call.get("baseline"), options, score=CountingScore)
+    run = explainer.run_for(prompt, answer[:length], scalars, of_call.get("baseline"), options, score=CountingScore)
     if not isinstance(run, GradientRun):
         return length
-    groups = [len(passage.scored) for passage in run.passages()]
-    return run.forward_rule(len(scalars)) is not None, len(groups), groups[0] if len(groups) > 1 else 0
+    groups = [len(passage.scored) for passage in run.strategy.passages()]
+    return run.strategy.forward_rule(len(scalars)) is not None, len(groups), groups[0] if len(groups) > 1 else 0
 
 
 def _lengths(most: int, grouping: Callable[[int], Hashable]) -> list[int]:

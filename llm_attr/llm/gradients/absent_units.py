@@ -12,7 +12,7 @@ from llm_attr.errors import InvalidValue
 from llm_attr.llm.gradients.answer_score import AnswerScore, ContrastScore
 from llm_attr.llm.model.language_model import LanguageModel
 from llm_attr.llm.model.tokenizer import special_id
-from llm_attr.llm.prompt.interpretable import Placed, token_id
+from llm_attr.llm.prompt.interpretable import TokenMap, token_id
 from llm_attr.typing import Tensors
 
 
@@ -21,7 +21,7 @@ class AbsentUnits:
 
     Args:
         language_model: Model and tokenizer.
-        placed: The tokens of the prompt in their features.
+        tokens: The tokens of the prompt and their units.
         token: The token that stands for an absent one; None: that of the input, else pad or EOS.
         baselines: Which features are present: a number for all, or `(states, features)` of 0 and 1.
         several: Whether there may be several states, out of which a method draws.
@@ -31,10 +31,10 @@ class AbsentUnits:
     """
 
     def __init__(
-        self, language_model: LanguageModel, placed: Placed, token: int | str | None, baselines: Any, several: bool
+        self, language_model: LanguageModel, tokens: TokenMap, token: int | str | None, baselines: Any, several: bool
     ) -> None:
-        self.token = _absent(language_model, placed.absent if token is None else token)
-        self._placed, self._present = placed, _presence(baselines, max(placed.owners) + 1, several)
+        self.token = _absent(language_model, tokens.absent if token is None else token)
+        self._tokens, self._present = tokens, _presence(baselines, tokens.units, several)
         self._read: tuple[Any, Tensors] | None = None
 
     def passing(self, score: AnswerScore | ContrastScore) -> Tensors:
@@ -47,9 +47,9 @@ class AbsentUnits:
     def _ids(self, present: Sequence[bool]) -> list[int]:
         """One of the prompts; tokens of no unit stay where any unit does."""
         some = any(present)
-        each = zip(self._placed.moves, self._placed.owners, strict=True)
-        gone = [moves and not (some and (owner < 0 or present[owner])) for moves, owner in each]
-        return [self.token if absent else token for token, absent in zip(self._placed.ids, gone, strict=True)]
+        each = zip(self._tokens.moved, self._tokens.unit_of_token, strict=True)
+        gone = [moved and not (some and (unit < 0 or present[unit])) for moved, unit in each]
+        return [self.token if absent else token for token, absent in zip(self._tokens.ids, gone, strict=True)]
 
 
 def _presence(baselines: Any, units: int, several: bool) -> list[list[bool]]:

@@ -4,17 +4,18 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from contextlib import ExitStack
-from dataclasses import dataclass
+from dataclasses import replace
 
 import torch
 from torch import Tensor
 
-from llm_attr.core.backward import held
+from llm_attr.core.backward import keep_hooks_for_backward
 from llm_attr.core.jacobian import Jacobian
 from llm_attr.core.problem import ManyOutputs
 from llm_attr.core.site import Site, reading, replaced
 from llm_attr.core.tensors import Slot, at_least_fp32, split_by
 from llm_attr.errors import NoGradient
+from llm_attr.llm.gradients.passages import Passage
 from llm_attr.llm.model.backend import forward_logits
 from llm_attr.llm.model.cost import Cost
 from llm_attr.llm.model.fingerprint import is_part
@@ -24,41 +25,6 @@ from llm_attr.llm.target.scalar import Contrast, Scalar
 from llm_attr.typing import Tensors
 
 LOG_PROB = Scalar("log_prob")
-
-
-@dataclass(frozen=True)
-class Passage:
-    """The part of an answer whose tokens are scored in one pass, behind the prompt and what comes before it.
-
-    Attributes:
-        prompt: Token ids of the prompt.
-        answer: Token ids of the answer up to the last one that is scored.
-        first: The first token of the answer that is scored.
-    """
-
-    prompt: tuple[int, ...]
-    answer: tuple[int, ...]
-    first: int = 0
-
-    @property
-    def ids(self) -> tuple[int, ...]:
-        """What the model reads."""
-        return (*self.prompt, *self.answer[:-1])
-
-    @property
-    def rows(self) -> range:
-        """The positions whose outputs predict the scored tokens."""
-        return range(len(self.prompt) - 1 + self.first, len(self.prompt) - 1 + len(self.answer))
-
-    @property
-    def places(self) -> Tensor:
-        """The places in the answer of the scored tokens."""
-        return torch.arange(self.first, len(self.answer), device="cpu")
-
-    @property
-    def scored(self) -> tuple[int, ...]:
-        """The tokens that are scored."""
-        return self.answer[self.first :]
 
 
 class AnswerScore:
@@ -81,6 +47,9 @@ class AnswerScore:
         slots: Which of the moved tensors belong to which layer.
         log_probs: `(scored tokens,)` in nats after the whole prompt, once a pass has shown them.
     """
+
+    runs_model = True
+    """Whether the model is run; otherwise its calls are only counted."""
 
     def __init__(
         self,
@@ -116,7 +85,7 @@ class AnswerScore:
         put = tuple(self._put(part, whole) for part, whole in zip(parts, self._whole, strict=True))
         with ExitStack() as stack:
             if self._places is not None:
-                stack.enter_context(held())
+                stack.enter_context(keep_hooks_for_backward())
             for site, part in zip(self.sites, split_by(put, self.slots), strict=True):
                 stack.enter_context(replaced(site, part, passing=self._passing))
             logits = self._logits(ids).float()
@@ -190,7 +159,8 @@ class ContrastScore:
 
     def __init__(self, answer: AnswerScore, foil: AnswerScore, contrast: Contrast) -> None:
         self._foil, self._contrast, self._answer = foil, contrast, answer
-        self.passage, self.slots, self.counter = answer.passage, answer.slots, answer.counter
+        self.passage, self.slots, self.runs_model = answer.passage, answer.slots, answer.runs_model
+        self.language_model = answer.language_model
         self.scalars, self.activations, self.activations_of = answer.scalars, answer.activations, answer.activations_of
 
     @property
@@ -212,6 +182,87 @@ class ContrastScore:
         """`(rows, answer tokens)` in nats."""
         (own,), (other,) = self._answer(*moved), self._foil(*moved)
         return (self._contrast.rows(own, other),)
+
+
+class AnswerScores:
+    """The scores of an answer and of parts of it, and what they have in common.
+
+    Args:
+        language_model: Model and tokenizer, in evaluation mode.
+        answer: Token ids of the answer.
+        sites: The layers whose tensors are moved.
+        places: See `AnswerScore`.
+        scalars: The quantities, bound to the answer.
+        at_prompt: Whether the scores are asked for at the prompt only.
+        make: The class of a score.
+
+    Attributes:
+        counter: Passes, positions and backward passes so far.
+        log_probs: `(answer tokens,)` in nats, after the whole prompt, as far as they were shown.
+    """
+
+    def __init__(
+        self,
+        language_model: LanguageModel,
+        answer: tuple[int, ...],
+        sites: Sequence[Site],
+        places: Sequence[int] | None,
+        scalars: Sequence[Scalar],
+        at_prompt: bool,
+        make: type[AnswerScore] = AnswerScore,
+    ) -> None:
+        self.language_model, self.sites, self.places, self.scalars = language_model, sites, places, tuple(scalars)
+        self.at_prompt, self.make, self.counter = at_prompt, make, Cost()
+        self.log_probs = torch.full((len(answer),), torch.nan, dtype=torch.float32, device="cpu")
+
+    @property
+    def waits(self) -> bool:
+        """Whether a quantity needs the full answer."""
+        return any(scalar.waits for scalar in self.scalars)
+
+    @property
+    def contrast(self) -> Contrast | None:
+        """The contrast with a foil, which stands alone."""
+        return self.scalars[0].contrast
+
+    def of(self, passage: Passage) -> AnswerScore | ContrastScore:
+        """The score of a passage, less that of a foil if there is one."""
+        if self.contrast is None:
+            return self.of_answer(passage)
+        foil = Passage(passage.prompt, self.contrast.foil)
+        return ContrastScore(self.of_answer(passage), self.of_answer(foil), self.contrast)
+
+    def of_answer(self, passage: Passage) -> AnswerScore:
+        """The score of a passage without a foil."""
+        unseen, together = bool(self.log_probs.isnan().any()), len(self.sites) > 1
+        flags = self.at_prompt and unseen, self.at_prompt and together
+        return self.make(self.language_model, passage, self.sites, self.places, self.scalars, self.counter, *flags)
+
+    def look_at(self, prompt: Passage) -> list[Tensor]:
+        """Reads what the model says of the answer after the full prompt, and binds references of divergences to it.
+
+        Returns the quantities there, see `worth`; none of a contrast, whose foil has other logits.
+        """
+        score = self.of_answer(prompt)
+        logits = score.logits()
+        self.note(score)
+        reference = logits[0].log_softmax(-1) if any(scalar.needs_reference for scalar in self.scalars) else None
+        self.scalars = tuple(
+            replace(scalar, reference=reference) if scalar.needs_reference else scalar for scalar in self.scalars
+        )
+        if self.contrast is not None:
+            return []
+        ids = torch.tensor(prompt.answer, device=logits.device)
+        return self.worth([scalar.read(logits, ids, prompt.places) for scalar in self.scalars])
+
+    def worth(self, values: Sequence[Tensor]) -> list[Tensor]:
+        """What is attributed of each quantity at a single point: `(1 + tokens,)`, or `(1,)` of one number."""
+        return [worth_of(scalar, each)[0].float().cpu() for scalar, each in zip(self.scalars, values, strict=True)]
+
+    def note(self, score: AnswerScore | ContrastScore) -> None:
+        """Keeps the log-probabilities that a score has shown."""
+        if score.log_probs is not None:
+            self.log_probs[score.passage.places] = score.log_probs
 
 
 class Entries:

@@ -1,72 +1,64 @@
-"""Which gradient methods explain a generation, and how: as methods whose inputs are what passes a layer."""
+"""Which gradient methods explain a generation, and what a call of one asks for."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from difflib import get_close_matches
 from inspect import signature
-from typing import Any
+from typing import Any, TypeAlias
 
-from torch import nn
+from torch import Tensor, nn
 
 from llm_attr.attr.base import Attribution, GradientAttribution, InternalAttribution
-from llm_attr.attr.baselines import vocabulary
 from llm_attr.attr.deep_lift import DeepLift
 from llm_attr.attr.deep_lift_internal import LayerDeepLift
 from llm_attr.attr.gradient import InputXGradient, LayerGradientXActivation, Saliency
 from llm_attr.attr.gradient_shap import GradientShap, LayerGradientShap
 from llm_attr.attr.guided import Deconvolution, GuidedBackprop
-from llm_attr.attr.integrated import IntegratedGradients, LayerIntegratedGradients
+from llm_attr.attr.integrated import IntegralAttribution, IntegratedGradients, LayerIntegratedGradients
 from llm_attr.attr.lrp import LRP, LayerLRP
 from llm_attr.attr.noise_tunnel import NoiseTunnel
-from llm_attr.attr.token_paths import DiscretizedIntegratedGradients, SequentialIntegratedGradients
+from llm_attr.attr.token_paths import (
+    DiscretizedIntegratedGradients,
+    SequentialIntegratedGradients,
+    TokenPathAttribution,
+)
+from llm_attr.core.path.expectation import Inspect
+from llm_attr.core.path.walk import Quadrature
+from llm_attr.core.problem import ManyOutputs, Problem
 from llm_attr.core.registry import snake_case
 from llm_attr.core.site import Site
-from llm_attr.core.tensors import as_tensors, in_form_of
+from llm_attr.core.tensors import as_tensors, leaves
 from llm_attr.errors import InvalidType, UnknownName, UnsupportedMethod
 from llm_attr.llm.model.language_model import LanguageModel
 from llm_attr.llm.prompt.keywords import refuse_unknown
-from llm_attr.typing import TensorOrTensors
+from llm_attr.typing import Tensors
 
-AT_INPUTS = (
-    Saliency,
-    InputXGradient,
-    IntegratedGradients,
-    GradientShap,
-    DeepLift,
-    LRP,
-    GuidedBackprop,
-    Deconvolution,
-    DiscretizedIntegratedGradients,
-    SequentialIntegratedGradients,
-)
-"""Methods of inputs: those of a generation are what its embedding layer gives."""
+GradientMethod: TypeAlias = GradientAttribution | NoiseTunnel
+"""A method with `attribute_problem`, or a noise tunnel around one."""
 
-AT_LAYERS = (LayerIntegratedGradients, LayerGradientXActivation, LayerGradientShap, LayerDeepLift, LayerLRP)
-"""Captum's methods for generations, and those whose rules follow a transformer."""
-
-LAYER_TWINS: dict[type, type] = {
+LAYER_TWINS: dict[type[Any], type[Any] | None] = {
+    Saliency: None,
     IntegratedGradients: LayerIntegratedGradients,
     InputXGradient: LayerGradientXActivation,
     GradientShap: LayerGradientShap,
     DeepLift: LayerDeepLift,
     LRP: LayerLRP,
+    GuidedBackprop: None,
+    Deconvolution: None,
+    DiscretizedIntegratedGradients: None,
+    SequentialIntegratedGradients: None,
 }
-"""What a method of inputs is at a layer that a user names."""
+"""The methods of inputs that explain generations, by what the embedding layer gives, and what each is at a layer."""
 
-TOKEN_PATHS = (DiscretizedIntegratedGradients, SequentialIntegratedGradients)
+AT_LAYERS = [twin for twin in LAYER_TWINS.values() if twin is not None]
+"""The methods of layers that explain generations."""
 
-GUIDED = (GuidedBackprop, Deconvolution)
-"""Gradients without what is negative at a ReLU: of a generation their sizes; not linear in what is explained."""
+KINDS: list[type[Attribution]] = [*LAYER_TWINS, *AT_LAYERS]
+"""All of them; each may stand in a noise tunnel too."""
 
-BY_RULES = (DeepLift, LRP, LayerDeepLift, LayerLRP, *GUIDED)
-"""Methods whose rules see every operation once, and so none that is computed again."""
-
-RANDOM = (GradientShap, LayerGradientShap, NoiseTunnel)
-
-MANY_POINTS = (IntegratedGradients, LayerIntegratedGradients, *TOKEN_PATHS, *RANDOM)
-"""Methods that take gradients at many points."""
-
+WITH_TUNNEL: list[type] = [*KINDS, NoiseTunnel]
 
 TEXT_DEFAULTS: dict[type, dict[str, Any]] = {
     SequentialIntegratedGradients: {"n_steps": 5},
@@ -74,25 +66,8 @@ TEXT_DEFAULTS: dict[type, dict[str, Any]] = {
 }
 """Options that generations need otherwise than tensors: each position has a path of its own; baselines may be zero."""
 
-
 STEPS: dict[str, Any] = {"n_steps": 64, "method": "riemann_middle"}
 """Of integrated gradients that are asked for by name: what is complete to 2 % for chats, see docs/completeness.md."""
-
-
-class _Sizes(GradientAttribution):
-    """The absolute values of another method's attributions, as `Saliency` gives them.
-
-    The sum of a gradient over the entries of a vector says nothing: behind a layer norm it is zero.
-    """
-
-    def __init__(self, method: GradientAttribution) -> None:
-        super().__init__(method.forward_func)
-        self._method = method
-
-    def attribute(self, inputs: TensorOrTensors) -> TensorOrTensors:
-        """As the other method's."""
-        found = as_tensors(self._method.attribute(inputs))
-        return in_form_of(inputs, tuple(tensor.abs() for tensor in found))
 
 
 def inside(method: Any) -> Any:
@@ -103,58 +78,127 @@ def inside(method: Any) -> Any:
 def supported(method: Any) -> bool:
     """Whether a method explains generations; a subclass with an `attribute` of its own does not."""
     inner = inside(method)
-    kinds: tuple[Any, ...] = (*AT_INPUTS, *AT_LAYERS)
-    return any(isinstance(inner, kind) and type(inner).attribute is kind.attribute for kind in kinds)
+    return any(isinstance(inner, kind) and type(inner).attribute is kind.attribute for kind in KINDS)
 
 
 def names() -> list[str]:
     """The classes of methods that explain generations."""
-    return [kind.__name__ for kind in (*AT_INPUTS, *AT_LAYERS, NoiseTunnel)]
+    return [kind.__name__ for kind in WITH_TUNNEL]
 
 
-def at_activations(method: Attribution, score: Callable[..., Any]) -> Attribution:
-    """The method of the same kind and settings for a function of what passes the layers.
+@dataclass(frozen=True)
+class MethodCall:
+    """A method and what one call of it asks for.
 
-    Raises:
-        UnsupportedMethod: it is none that explains generations.
+    Attributes:
+        method: The method, made for the model.
+        options: Arguments of its `attribute_problem`.
+        baselines: Which features are present in the baseline, see `AbsentUnits`.
+        to_layer_input: Whether the inputs of its layers are explained instead of the outputs.
+        wants_deltas: Whether convergence deltas are requested.
     """
-    if isinstance(method, NoiseTunnel):
-        return NoiseTunnel(at_activations(method.attribution_method, score))
-    for kinds, make in _AT_ACTIVATIONS.items():
-        if isinstance(method, kinds):
-            made = make(method, score)
-            if isinstance(method, BY_RULES):
-                made.model = method.model
-            return _Sizes(made) if isinstance(method, GUIDED) else made
-    raise UnsupportedMethod(
-        f"LLMGradientAttribution does not support {type(method).__name__}; supported: {', '.join(names())}"
-    )
+
+    method: GradientMethod
+    options: dict[str, Any]
+    baselines: Any = 0
+    to_layer_input: bool = False
+    wants_deltas: bool = False
+
+    @classmethod
+    def of(cls, method: GradientMethod, options: Mapping[str, Any], **more: Any) -> MethodCall:
+        """From the arguments of the method's `attribute`, and more arguments of `attribute_problem`."""
+        inner = inside(method)
+        defaults = dict(TEXT_DEFAULTS.get(type(inner), {}))
+        if method.is_random:
+            defaults["seed"] = 0
+        if not inner.starts_at_baseline and not inner.multiplies_by_inputs:
+            defaults["abs"] = True  # the sum of a gradient over a vector says nothing: behind a layer norm it is zero
+        chosen = defaults | dict(options) | more
+        call = chosen.pop("baselines", 0), chosen.pop("attribute_to_layer_input", False)
+        wants_deltas = bool(chosen.pop("return_convergence_delta", False))
+        return cls(method, chosen, *call, wants_deltas)
+
+    @property
+    def inner(self) -> GradientAttribution:
+        """The method itself, without a noise tunnel around it."""
+        method: GradientAttribution = inside(self.method)
+        return method
+
+    @property
+    def is_random(self) -> bool:
+        """Whether attributions are means over random samples."""
+        return self.method.is_random
+
+    @property
+    def seed(self) -> int | None:
+        """Of a random method; None: of the global streams, or the method draws nothing."""
+        return self.options.get("seed") if self.is_random else None
+
+    @property
+    def at_prompt(self) -> bool:
+        """Whether the method looks at the prompt alone."""
+        return not (self.is_random or self.inner.starts_at_baseline)
+
+    @property
+    def squares(self) -> bool:
+        """Whether attributions are means of squares."""
+        return bool(self.options.get("nt_type") == "smoothgrad_sq")
+
+    @property
+    def is_mean(self) -> bool:
+        """Whether attributions are means of what is found for samples, or of their squares."""
+        return self.is_random and self.options.get("nt_type") != "vargrad"
+
+    @property
+    def is_linear(self) -> bool:
+        """Whether the attributions of a sum of two quantities are the sum of theirs."""
+        by_size = not self.inner.starts_at_baseline and not self.inner.multiplies_by_inputs
+        return not (self.is_random or by_size) and self.options.get("until") is None
+
+    @property
+    def divides(self) -> bool:
+        """Whether the attributions divide a change of the quantity from a baseline to the prompt."""
+        one_path = self.inner is self.method or not self.inner.by_position
+        means = self.options.get("nt_type", "smoothgrad") == "smoothgrad"
+        return self.inner.starts_at_baseline and self.method.multiplies_by_inputs and one_path and means
+
+    @property
+    def knows_deltas(self) -> bool:
+        """Whether the method finds its deltas on the way, or has other changes than that of the whole prompt."""
+        return self.inner is self.method and self.divides and (self.inner.by_rules or self.inner.by_position)
+
+    def line_quadrature(self) -> Quadrature | None:
+        """See `GradientAttribution`."""
+        return self.inner.line_quadrature(**self.options) if self.inner is self.method else None
+
+    def attribute(
+        self, score: ManyOutputs, inputs: Tensors, states: Tensors | None, inspect: Inspect | None
+    ) -> tuple[Tensors, Tensor | None]:
+        """The attributions of what a score depends on, `([numbers,] 1, *shape)`, and the deltas if it gives them.
+
+        Args:
+            score: What is explained.
+            inputs: Where, `(1, *shape)` each.
+            states: The baselines, `(states, *shape)` each; None: the method has none.
+            inspect: Called with what is found for samples.
+        """
+        options = dict(self.options)
+        if self.inner.is_random:
+            options["baselines"], states = states, None
+        if inspect is not None:
+            options["inspect"] = inspect
+        asks = self.knows_deltas or (self.wants_deltas and not self.divides)
+        if asks:
+            options["return_convergence_delta"] = True
+        attributed = self.method.attribute_problem(Problem.of(score, inputs, states), **options)
+        (tensors,) = attributed.forms()
+        return as_tensors(tensors), leaves(attributed.more)[0] if asks else None
 
 
-def _discretized(method: Any, score: Callable[..., Any]) -> DiscretizedIntegratedGradients:
-    words = vocabulary(method.layer.layer) if method.vocabulary is None else method.vocabulary
-    return DiscretizedIntegratedGradients(
-        score, vocabulary=words, strategy=method.strategy, n_neighbors=method.n_neighbors
-    )
-
-
-_AT_ACTIVATIONS: dict[tuple[type, ...], Callable[[Any, Callable[..., Any]], Any]] = {
-    (Saliency,): lambda method, score: Saliency(score),
-    (InputXGradient,): lambda method, score: InputXGradient(score),
-    (LayerGradientXActivation,): lambda m, score: (InputXGradient if m.multiplies_by_inputs else Saliency)(score),
-    (IntegratedGradients, LayerIntegratedGradients): lambda m, score: IntegratedGradients(
-        score, m.multiplies_by_inputs
-    ),
-    (GradientShap, LayerGradientShap): lambda m, score: GradientShap(score, m.multiplies_by_inputs),
-    (DeepLift,): lambda m, score: DeepLift(score, m.multiplies_by_inputs, m.eps),
-    (LayerDeepLift,): lambda m, score: DeepLift(score, m.multiplies_by_inputs),
-    (LRP, LayerLRP): lambda m, score: LRP(score, rules=m.rules),
-    (GuidedBackprop,): lambda m, score: GuidedBackprop(score),
-    (Deconvolution,): lambda m, score: Deconvolution(score),
-    (SequentialIntegratedGradients,): lambda m, score: SequentialIntegratedGradients(score),
-    (DiscretizedIntegratedGradients,): _discretized,
-}
-"""The method of activations for each kind, from the user's method and the function."""
+def defaults_of(method: Attribution) -> dict[str, Any]:
+    """The arguments of a method's own `attribute`, and of the method inside a noise tunnel, with their defaults."""
+    both = {**signature(inside(method).attribute).parameters, **signature(method.attribute).parameters}
+    return {name: parameter.default for name, parameter in both.items() if name not in _SET_HERE}
 
 
 def named(name: str, language_model: LanguageModel, layer: Any = None, around: str | None = None) -> Attribution:
@@ -178,22 +222,23 @@ def named(name: str, language_model: LanguageModel, layer: Any = None, around: s
     if name not in kinds:
         raise UnknownName("attribution_method", name, sorted(kinds))
     model, kind = language_model.model, kinds[name]
-    if issubclass(kind, TOKEN_PATHS) and layer is None:
+    if issubclass(kind, TokenPathAttribution) and layer is None:
         return kind(model, language_model.embedding)
     if kind not in AT_LAYERS and layer is None:
         return kind(model)
     at_layer = kind if kind in AT_LAYERS else LAYER_TWINS.get(kind)
     if at_layer is None:
+        with_layers = [each for each, twin in LAYER_TWINS.items() if twin is not None]
         raise UnsupportedMethod(
             f"{name} explains at the embedding layer alone; methods of any layer: "
-            f"{', '.join(snake_case(twin.__name__) for twin in (*LAYER_TWINS, *AT_LAYERS))}"
+            f"{', '.join(snake_case(each.__name__) for each in (*with_layers, *AT_LAYERS))}"
         )
     layer = language_model.embedding if layer is None else layer
     layers = [layer_named(language_model, one) for one in layer] if isinstance(layer, list | tuple) else None
     return at_layer(model, layer_named(language_model, layer) if layers is None else layers)
 
 
-def by_name(method: Attribution, options: Mapping[str, Any], in_part: bool) -> dict[str, Any]:
+def by_name(method: Any, options: Mapping[str, Any], in_part: bool) -> dict[str, Any]:
     """The options of a method that was asked for by name: those of an answer that comes soon, and complete if it can.
 
     Each of many points would take a backward pass for each token, whose rows are left out unless they are asked for.
@@ -203,16 +248,17 @@ def by_name(method: Attribution, options: Mapping[str, Any], in_part: bool) -> d
         options: What was said.
         in_part: Whether a part of the answer is explained, which its tokens make up.
     """
-    by_steps = isinstance(method, IntegratedGradients | LayerIntegratedGradients)
+    by_steps = isinstance(method, IntegralAttribution)
     chosen = options.keys() & {"n_steps", "until", "method"}
     steps = STEPS if by_steps and not chosen else {}
-    rows = {"token_rows": in_part} if isinstance(method, MANY_POINTS) else {}
+    many_points = method.is_random or (method.starts_at_baseline and not method.by_rules)
+    rows = {"token_rows": in_part} if many_points else {}
     return steps | rows | dict(options)
 
 
 def gradient_methods() -> dict[str, type]:
     """The methods of gradients that explain a language model, by name."""
-    return {snake_case(kind.__name__): kind for kind in (*AT_INPUTS, *AT_LAYERS, NoiseTunnel)}
+    return {snake_case(kind.__name__): kind for kind in WITH_TUNNEL}
 
 
 def sites_of(method: Attribution, language_model: LanguageModel, to_input: bool = False) -> list[Site]:
@@ -247,23 +293,13 @@ def is_embedding(sites: Sequence[Site], language_model: LanguageModel) -> bool:
     return list(sites) == [Site(language_model.embedding)]
 
 
-def is_linear(method: Attribution, options: Mapping[str, Any]) -> bool:
-    """Whether the attributions of a sum of two quantities are the sum of theirs."""
-    inner = inside(method)
-    gradients_alone = isinstance(inner, LayerGradientXActivation) and not inner.multiplies_by_inputs
-    sized = gradients_alone or isinstance(inner, (Saliency, *GUIDED))
-    return not isinstance(method, RANDOM) and not sized and options.get("until") is None
-
-
 def refuse_unknown_options(method: Attribution, options: Mapping[str, Any]) -> None:
     """Refuses options that the method does not take.
 
     Raises:
         UnknownKeyword: there is one.
     """
-    inner = inside(method)
-    accepted = {*signature(inner.attribute).parameters, *signature(method.attribute).parameters} - _SET_HERE
-    refuse_unknown(f"LLMGradientAttribution with {method.get_name()}", options, accepted)
+    refuse_unknown(f"LLMGradientAttribution with {method.get_name()}", options, defaults_of(method).keys())
 
 
 _SET_HERE = {

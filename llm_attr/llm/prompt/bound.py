@@ -16,7 +16,7 @@ from llm_attr.errors import EmptyPrompt, InvalidValue
 from llm_attr.llm.model.language_model import LanguageModel
 from llm_attr.llm.model.tokenizer import special_id
 from llm_attr.llm.prompt.alignment import Alignment, align, first_character, owners
-from llm_attr.llm.prompt.interpretable import InterpretableInput, Placed, check_width, token_id
+from llm_attr.llm.prompt.interpretable import InterpretableInput, TokenMap, check_width, token_id
 from llm_attr.llm.prompt.units import SPLITTERS, Span
 from llm_attr.llm.prompt.variant import Variant
 from llm_attr.viz.text.groups import Group
@@ -127,7 +127,7 @@ class BoundPrompt(PickledWithout, InterpretableInput):
             present = (perturbed_tensor[0] != 0).tolist()
         return torch.tensor([self.variant(present).tokens], dtype=torch.long, device="cpu")
 
-    def placed(self, language_model: LanguageModel) -> Placed:
+    def placed(self, language_model: LanguageModel) -> TokenMap:
         """The tokens of the full prompt and the unit of each.
 
         A baseline replaces all of the user's content that is not pinned, whatever the units are, so that attributions
@@ -135,7 +135,7 @@ class BoundPrompt(PickledWithout, InterpretableInput):
         """
         spans = self._alignment.spans
         moving = tuple(_touches(span, self.contents) and not _touches(span, self._pinned) for span in spans)
-        return Placed(self._alignment.ids, tuple(self._owners), self._replacement, moving)
+        return TokenMap(self._alignment.ids, tuple(self._owners), self._replacement, moving)
 
     def variant(self, present: Sequence[bool]) -> Variant:
         """The tokens and positions of the prompt with only these units present."""

@@ -34,25 +34,30 @@ Texts = Sequence[str] | Mapping[str, str]
 
 
 @dataclass(frozen=True)
-class Placed:
-    """The tokens of a prompt and their features.
+class TokenMap:
+    """The tokens of a prompt and the features (units) that they belong to.
 
     Attributes:
         ids: Token ids.
-        owners: The feature of each token; -1 for tokens without one.
+        unit_of_token: The feature of each token; -1 for tokens without one.
         absent: The token that replaces absent ones; None: the tokenizer's pad or EOS token.
-        moving: Whether a baseline replaces each token; None: those with a feature.
+        replaced: Whether a baseline replaces each token; None: those with a feature.
     """
 
     ids: tuple[int, ...]
-    owners: tuple[int, ...]
+    unit_of_token: tuple[int, ...]
     absent: int | None = None
-    moving: tuple[bool, ...] | None = None
+    replaced: tuple[bool, ...] | None = None
 
     @property
-    def moves(self) -> tuple[bool, ...]:
+    def moved(self) -> tuple[bool, ...]:
         """Whether a baseline replaces each token."""
-        return tuple(owner >= 0 for owner in self.owners) if self.moving is None else self.moving
+        return tuple(unit >= 0 for unit in self.unit_of_token) if self.replaced is None else self.replaced
+
+    @property
+    def units(self) -> int:
+        """The number of features."""
+        return max(self.unit_of_token) + 1
 
 
 class InterpretableInput(ABC):
@@ -95,7 +100,7 @@ class InterpretableInput(ABC):
         """What a result's provenance says about the input."""
         return {"unit": "feature"}
 
-    def placed(self, language_model: LanguageModel) -> Placed:
+    def placed(self, language_model: LanguageModel) -> TokenMap:
         """The tokens of the full prompt and the feature of each; gradient methods need it.
 
         Raises:
@@ -202,7 +207,7 @@ class TextTemplateInput(InterpretableInput):
         """Assigns the attribution of its group to each slot."""
         return itp_attr[..., self._group.to(itp_attr.device)]
 
-    def placed(self, language_model: LanguageModel) -> Placed:
+    def placed(self, language_model: LanguageModel) -> TokenMap:
         """The tokens of the filled template; those of a slot belong to its group.
 
         Raises:
@@ -219,7 +224,7 @@ class TextTemplateInput(InterpretableInput):
             return super().placed(language_model)
         alignment = align(language_model.tokenizer, text, special_tokens=True)
         slots = owners(text, alignment.spans, [span for span, _ in spans])
-        return Placed(alignment.ids, tuple(-1 if owner < 0 else spans[owner][1] for owner in slots))
+        return TokenMap(alignment.ids, tuple(-1 if owner < 0 else spans[owner][1] for owner in slots))
 
     def sampled(self) -> TextTemplateInput:
         """The same template with one sample of its baselines."""
@@ -293,12 +298,12 @@ class TextTokenInput(InterpretableInput):
         self.n_itp_features = len(self._kept)
         self.baselines = token_id(tokenizer, baselines)
 
-    def placed(self, language_model: LanguageModel) -> Placed:
+    def placed(self, language_model: LanguageModel) -> TokenMap:
         """All tokens; skipped ones have no feature."""
         ids = self.inp_tensor[0].tolist()
         features = torch.full((len(ids),), -1, dtype=torch.int64, device="cpu")
         features[self._kept] = torch.arange(self.n_itp_features, device="cpu")
-        return Placed(tuple(ids), tuple(features.tolist()), self.baselines)
+        return TokenMap(tuple(ids), tuple(features.tolist()), self.baselines)
 
     def token_texts(self) -> list[str]:
         """The readable text of each token that is a feature."""
