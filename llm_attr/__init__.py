@@ -10,6 +10,8 @@ if TYPE_CHECKING:
     from llm_attr.core.parallel.region import parallel
     from llm_attr.llm.cost.plan import Plan, plan
     from llm_attr.llm.explain import explain
+    from llm_attr.llm.jobs.dataset_run import DatasetRun
+    from llm_attr.llm.jobs.explain_dataset import explain_dataset
     from llm_attr.llm.model.language_model import LanguageModel, load_model
     from llm_attr.llm.prompt.prompt import Prompt
     from llm_attr.llm.request import methods
@@ -21,6 +23,7 @@ __version__ = "0.1.0"
 
 _WHERE = {
     "Comparison": "llm_attr.llm.results.comparison",
+    "DatasetRun": "llm_attr.llm.jobs.dataset_run",
     "LLMAttributionResult": "llm_attr.llm.results.result",
     "LanguageModel": "llm_attr.llm.model.language_model",
     "Plan": "llm_attr.llm.cost.plan",
@@ -29,6 +32,7 @@ _WHERE = {
     "Region": "llm_attr.llm.target.region",
     "compare": "llm_attr.llm.results.comparison",
     "explain": "llm_attr.llm.explain",
+    "explain_dataset": "llm_attr.llm.jobs.explain_dataset",
     "load_model": "llm_attr.llm.model.language_model",
     "methods": "llm_attr.llm.request",
     "parallel": "llm_attr.core.parallel.region",
@@ -39,6 +43,7 @@ _SUBPACKAGES = {"attr", "core", "errors", "influence", "llm", "module", "robust"
 
 __all__ = [
     "Comparison",
+    "DatasetRun",
     "LLMAttributionResult",
     "LanguageModel",
     "Plan",
@@ -48,6 +53,7 @@ __all__ = [
     "__version__",
     "compare",
     "explain",
+    "explain_dataset",
     "load_model",
     "methods",
     "parallel",

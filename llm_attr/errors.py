@@ -19,6 +19,7 @@
     │   ├── ContextTooLong           prompt + answer exceed the model's context
     │   ├── UnalignedTokenizer       tokens cannot be mapped to characters reliably
     │   ├── NonFiniteScore           the model's output is NaN or infinite
+    │   ├── OtherRun                 a folder with a run of other arguments, another model or another data set
     │   ├── BrokenFile               a stored file that is damaged or of another kind
     │   ├── NewerFile                a stored file that a newer version of llm_attr wrote
     │   └── OutOfStep                processes that share an explanation and make different calls
@@ -30,7 +31,9 @@
     │   ├── FetchFailed              an embedded model could not be fetched
     │   ├── OutOfMemory              even the smallest chunk does not fit
     │   ├── ProcessFailed            another process of a shared explanation raised an error
-    │   └── ProcessLost              another process of a shared explanation was killed
+    │   ├── ProcessLost              another process of a shared explanation was killed
+    │   ├── NotStored                results that could not be written
+    │   └── InUse                    a folder in which another process is at work
     ├── MissingExtra (ImportError)   an optional package is not installed; names the extra
     └── Cancelled                    the caller asked to stop
 
@@ -123,6 +126,10 @@ class NonFiniteScore(InvalidValue):
     """The model's output is NaN or infinite."""
 
 
+class OtherRun(InvalidValue):
+    """A folder holds a run with other arguments, another model or another data set."""
+
+
 class BrokenFile(InvalidValue):
     """A stored file is damaged or of another kind."""
 
@@ -177,6 +184,14 @@ class ProcessFailed(Unavailable):
 
 class ProcessLost(Unavailable):
     """Another process of a shared explanation ended without an error that it could tell."""
+
+
+class NotStored(Unavailable):
+    """Results could not be written; those written before are intact."""
+
+
+class InUse(Unavailable):
+    """Another process is at work in a folder."""
 
 
 class MissingExtra(LlmAttrError, ImportError):

@@ -56,8 +56,11 @@ def test_every_notebook_is_in_a_table_of_contents() -> None:
 
 
 @pytest.mark.real
-@pytest.mark.parametrize("page", ["index.md", "captum.md", "completeness.md", "influence.md", "robust.md", "gates.md"])
-def test_the_python_of_the_pages_runs(page: str, smollm: Any, capsys: pytest.CaptureFixture[str]) -> None:
+@pytest.mark.parametrize(
+    "page", ["index.md", "captum.md", "completeness.md", "influence.md", "robust.md", "gates.md", "datasets.md"]
+)
+def test_the_python_of_the_pages_runs(page: str, smollm: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
     blocks = re.findall(r"```python\n(.*?)```", (DOCS / page).read_text(encoding="utf-8"), re.DOTALL)
     assert blocks
     names: dict[str, Any] = {"lm": smollm}

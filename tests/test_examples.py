@@ -103,6 +103,16 @@ def test_retrieval(tmp_path: Path) -> None:
     check_picture("retrieval", tmp_path / "retrieval.png")
 
 
+def test_many_prompts(tmp_path: Path) -> None:
+    printed = run("many_prompts", tmp_path / "many_prompts.png")
+    assert "200 rows, 0 failed" in printed
+    mean = {name: float(value) for name, value in re.findall(r"^(\w+(?: \d)?) +([+-][\d.]+) ", printed, re.MULTILINE)}
+    assert len(mean) == 8
+    assert mean["city"] > 3 * max(value for name, value in mean.items() if name != "city")
+    assert "the city carries least in row" in printed
+    check_picture("many_prompts", tmp_path / "many_prompts.png")
+
+
 def test_tabular(tmp_path: Path) -> None:
     printed = run("tabular", tmp_path / "tabular.png")
     change, total = map(

@@ -12,9 +12,11 @@ import typer
 
 from llm_attr.cli import models
 from llm_attr.cli.compare import compare
+from llm_attr.cli.dataset import merge, summary
 from llm_attr.cli.doctor import doctor
 from llm_attr.cli.explain import explain, methods, view
 from llm_attr.cli.launch import is_first
+from llm_attr.cli.run import run
 from llm_attr.errors import LlmAttrError, Unavailable
 
 app = typer.Typer(
@@ -26,6 +28,9 @@ app = typer.Typer(
 app.command()(explain)
 app.command()(view)
 app.command()(compare)
+app.command()(run)
+app.command()(merge)
+app.command()(summary)
 app.command()(methods)
 app.command()(doctor)
 app.add_typer(models.app, name="models")

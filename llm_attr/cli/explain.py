@@ -109,16 +109,16 @@ def explain(
 
     method_named(method)
     rows = {"token_rows": True} if region is not None and method in gradient_methods() else {}
-    options = rows | named(option) | _given(until=_number(until), budget=budget)
-    pinned = [_number(name) for name in pin] if pin and documents is None else pin
-    how = _given(unit=unit, pinned=pinned, absence=absence, template_kwargs=named(template) or None)
+    options = rows | named(option) | without_none(until=parsed(until), budget=budget)
+    pinned = [parsed(name) for name in pin] if pin and documents is None else pin
+    how = without_none(unit=unit, pinned=pinned, absence=absence, template_kwargs=named(template) or None)
     prompt = _prompt(prompt_file, messages, documents, chat, system, how)
     request: dict[str, Any] = {
         "method": method, "target": target, "scalar": scalar, "foil": foil, "gen_args": gen_args,
         "precision": precision, **options,
     }  # fmt: skip
     shared = not plan and launch(num_processes)
-    loaded = load_model(model, **_given(dtype=dtype), **(own_device() if shared else {}))
+    loaded = load_model(model, **without_none(dtype=dtype), **(own_device() if shared else {}))
     if plan:
         from llm_attr.llm.cost.plan import plan as planned
 
@@ -134,16 +134,31 @@ def explain(
 
 
 def view(
-    result: Annotated[Path, typer.Argument(help="A folder written by `explain --save` or `result.save`.")],
+    result: Annotated[
+        Path, typer.Argument(help="A folder written by `explain --save` or `result.save`, or one of `llm-attr run`.")
+    ],
+    row: Annotated[
+        int | None,
+        typer.Argument(help="The number of a row of `llm-attr run` (default: the first that was explained)."),
+    ] = None,
     region: Region = None,
     html: Html = None,
     json: Json = None,
 ) -> None:
-    """Show a saved result, or a part of its answer. Needs no model."""
+    """Show a saved result, or a row of a data-set run, or a part of its answer. Needs no model."""
     check_outputs(html, json)
     from llm_attr.llm.results.result import LLMAttributionResult
 
-    _show(LLMAttributionResult.load(result), region, html, json)
+    if row is None and not (result / "manifest.json").exists():
+        _show(LLMAttributionResult.load(result), region, html, json)
+        return
+    from llm_attr.llm.jobs.dataset_run import DatasetRun
+
+    run = DatasetRun(result)
+    number = run.first if row is None else row
+    carried = ", ".join(f"{name}: {value}" for name, value in run.row(number).items())
+    typer.echo(f"row {number} of {len(run):,}" + (f" ({carried})" if carried else ""))
+    _show(run.result(number), region, html, json)
 
 
 def methods() -> None:
@@ -181,8 +196,8 @@ def _prompt(
     if not chat and messages is None and (system is not None or "template_kwargs" in options):
         raise typer.BadParameter("--system and --template apply to a chat: add --chat")
     if messages is not None:
-        return Prompt(_json(_read(str(messages)), str(messages)), **options)
-    text = _read(str(prompt_file)).rstrip("\n")
+        return Prompt(_json(read_text(str(messages)), str(messages)), **options)
+    text = read_text(str(prompt_file)).rstrip("\n")
     if documents is not None:
         return Prompt.from_documents(text, dict(_documents(documents)), chat=chat, system=system, **options)
     before = [] if system is None else [{"role": "system", "content": system}]
@@ -200,7 +215,7 @@ def named(given: list[str] | None) -> dict[str, Any]:
         name, equals, value = text.partition("=")
         if not (equals and name.isidentifier()):
             raise InvalidValue(f"an option is written name=value; got {text!r}")
-        options[name] = _number(value)
+        options[name] = parsed(value)
     return options
 
 
@@ -211,10 +226,10 @@ def generation(sample: bool, seed: int | None, more: list[str] | None, **given: 
         BadParameter: a sampling option without `--sample`.
     """
     of_samples = {name: value for name, value in given.items() if name != "max_new_tokens"} | {"seed": seed}
-    if not sample and (wrong := _given(**of_samples)):
+    if not sample and (wrong := without_none(**of_samples)):
         names = ", ".join(f"--{name.replace('_', '-')}" for name in wrong)
         raise typer.BadParameter(f"{names}: only where the answer is sampled; add --sample")
-    options = _given(**given, seed=seed) | named(more)
+    options = without_none(**given, seed=seed) | named(more)
     if not (sample or options):
         return None
     from llm_attr.llm.target.generation import DEFAULT_GENERATION
@@ -249,7 +264,7 @@ def check_outputs(html: Path | None, json: Path | None, save: Path | None = None
         replaceable(save)
 
 
-def _number(text: str | None) -> Any:
+def parsed(text: str | None) -> Any:
     """The string parsed as JSON, or otherwise the string."""
     try:
         return None if text is None else json_text.loads(text)
@@ -257,16 +272,17 @@ def _number(text: str | None) -> Any:
         return text
 
 
-def _given(**options: Any) -> dict[str, Any]:
+def without_none(**options: Any) -> dict[str, Any]:
+    """The options that are not None."""
     return {name: value for name, value in options.items() if value is not None}
 
 
 def _documents(source: Path) -> Iterator[tuple[str, str]]:
     if source.is_dir():
         files = sorted(path for path in source.iterdir() if path.is_file() and not path.name.startswith("."))
-        yield from ((path.name, _read(str(path)).rstrip("\n")) for path in files)
+        yield from ((path.name, read_text(str(path)).rstrip("\n")) for path in files)
         return
-    for number, line in enumerate(_read(str(source)).splitlines(), 1):
+    for number, line in enumerate(read_text(str(source)).splitlines(), 1):
         if line.strip():
             entry = _json(line, f"{source}, line {number}")
             if not isinstance(entry, dict) or not isinstance(entry.get("text"), str):
@@ -281,7 +297,12 @@ def _json(text: str, where: str) -> Any:
         raise InvalidValue(f"{where} is not JSON: {error}") from error
 
 
-def _read(path: str) -> str:
+def read_text(path: str) -> str:
+    """The text of a file; `-` is standard input.
+
+    Raises:
+        InvalidValue: it cannot be read as UTF-8.
+    """
     try:
         return sys.stdin.read() if path == "-" else Path(path).read_text(encoding="utf-8")
     except (OSError, UnicodeDecodeError) as error:

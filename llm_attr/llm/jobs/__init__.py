@@ -1,0 +1,1 @@
+"""Explanations of whole data sets: rows, shards, a manifest, and launchers."""

@@ -1,0 +1,1 @@
+"""Rows of data sets, and the prompts that are made of them."""
