@@ -29,7 +29,7 @@ from llm_attr.llm.scoring.passes import positions_that_fit
 from llm_attr.llm.scoring.scorer import Scorer
 from llm_attr.llm.scoring.shared_engine import SharedEngine
 from llm_attr.llm.scoring.text_game import Inspector, empty_prompt_id, model_input_ids
-from llm_attr.llm.target.answer import Answer, answer_ids, answers_of, share_answers
+from llm_attr.llm.target.answer import Answer, answers_of
 from llm_attr.llm.target.generation import GenArgs, arguments_of
 from llm_attr.llm.target.scalar import Scalar, ScalarLike, scalar_of
 from llm_attr.llm.text_attribution import TextAttribution
@@ -262,22 +262,12 @@ class LLMAttribution(TextAttribution):
         self, jobs: Sequence[PromptJob], targets: Sequence[Answer], options: Options, evaluator: Evaluator
     ) -> list[PromptJob]:
         """The jobs with their answers; given answers are checked before others are generated."""
-        lm, given = self.language_model, [i for i, target in enumerate(targets) if target is not None]
-
-        def answer(i: int) -> tuple[int, ...]:
-            evaluator.check()
-            with about_prompt(jobs[i].number):
-                return answer_ids(lm, jobs[i].prompt, targets[i], options.gen_args)
-
-        def answered(i: int, ids: tuple[int, ...]) -> PromptJob:
-            with about_prompt(jobs[i].number):
-                return jobs[i].answered(lm, ids, options.scalars)
-
-        known = {i: answered(i, answer(i)) for i in given}
-        open_ = [i for i in range(len(jobs)) if i not in known]
-        generated = share_answers(lm, len(open_), options.gen_args, lambda k: answer(open_[k]))
-        known |= {i: answered(i, ids) for i, ids in zip(open_, generated, strict=True)}
-        return [known[i] for i in range(len(jobs))]
+        ids = self.answers([job.prompt for job in jobs], targets, options.gen_args, evaluator.check)
+        answered = []
+        for job, answer in zip(jobs, ids, strict=True):
+            with about_prompt(job.number):
+                answered.append(job.answered(self.language_model, answer, options.scalars))
+        return answered
 
     def _result(
         self, scores: PromptScores, scalar: Scalar, table: Table, options: Options, known_by: Mapping[str, Any]

@@ -4,13 +4,20 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from contextlib import nullcontext
+from dataclasses import dataclass
+from functools import reduce
 from itertools import zip_longest
+from operator import add
+from socket import gethostname
 from typing import Any, TypeAlias
 
 import torch
+from torch import Tensor
 
 from llm_attr.attr.base import Attribution
 from llm_attr.core.evaluator import priced, shown
+from llm_attr.core.parallel.sharing import gathered, share
+from llm_attr.core.parallel.team import current_team
 from llm_attr.core.shared_context import uncompiled
 from llm_attr.errors import InvalidType, UnsupportedMethod, about_prompt
 from llm_attr.llm.gradients.answer_score import LOG_PROB, AnswerScore
@@ -28,13 +35,14 @@ from llm_attr.llm.gradients.methods import (
     supported,
 )
 from llm_attr.llm.gradients.run import ContrastRun, GradientRun
+from llm_attr.llm.model.cost import Cost
 from llm_attr.llm.model.fingerprint import identity
 from llm_attr.llm.model.language_model import LanguageModel
 from llm_attr.llm.model.tokenizer import TokenizerLike
 from llm_attr.llm.prompt.interpretable import InterpretableInput, TokenMap
 from llm_attr.llm.prompt.prompt import Prompt
 from llm_attr.llm.results.result import LLMAttributionResult
-from llm_attr.llm.target.answer import Answer, answer_ids, answers_of
+from llm_attr.llm.target.answer import Answer, answers_of
 from llm_attr.llm.target.generation import GenArgs
 from llm_attr.llm.target.scalar import Foil, Scalar, ScalarLike, scalar_of
 from llm_attr.llm.text_attribution import TextAttribution
@@ -124,34 +132,68 @@ class LLMGradientAttribution(TextAttribution):
         """
         of_call = {"baseline": baseline, "token_rows": token_rows, "gradient_checkpointing": gradient_checkpointing}
         of_call["show_progress"] = show_progress
-        return self._each(inp, target, [scalar_of(scalar, foil)], gen_args, of_call, kwargs)[0]
+        return self._each([inp], [target], [scalar_of(scalar, foil)], gen_args, of_call, kwargs)[0][0]
+
+    def attribute_scalars(
+        self,
+        inputs: Sequence[InterpretableInput | Prompt],
+        target: Answer | Sequence[Answer],
+        scalars: Sequence[Scalar],
+        **options: Any,
+    ) -> list[list[Any]]:
+        """See `TextAttribution`."""
+        gen_args = options.pop("gen_args", None)
+        of_call = {name: options.pop(name) for name in OF_CALL & options.keys()}
+        return self._each(inputs, answers_of(target, len(inputs)), scalars, gen_args, of_call, options)
 
     def _each(
         self,
-        inp: InterpretableInput | Prompt,
-        target: Answer,
+        inputs: Sequence[InterpretableInput | Prompt],
+        targets: Sequence[Answer],
         scalars: Sequence[Scalar],
         gen_args: GenArgs | None,
         of_call: Mapping[str, Any],
         options: Mapping[str, Any],
-    ) -> list[Any]:
-        """The results for each quantity of an answer; those without a foil share their forward passes."""
+    ) -> list[list[Any]]:
+        """For each input the results for each quantity; with a team each process explains some of the inputs."""
         refuse_unknown_options(self.attr_method, options)
         check_call(of_call)
-        inp = self.bound(inp)
-        tokens = inp.placed(self.language_model)
-        answer = answer_ids(self.language_model, tokens.ids, target, gen_args)
-        results: dict[int, Any] = {}
-        with torch.inference_mode(False):
-            for group in together(scalars):
-                run = self.run_for(tokens, answer, [scalars[i] for i in group], of_call.get("baseline"), options)
-                results |= zip(group, self._explained(inp, run, of_call, options), strict=True)
-        return [results[i] for i in range(len(scalars))]
+        numbers = range(len(inputs)) if len(inputs) > 1 else [None]
+        bound, tokens = [], []
+        for number, inp in zip(numbers, inputs, strict=True):
+            with about_prompt(number):
+                bound.append(self.bound(inp))
+                tokens.append(bound[-1].placed(self.language_model))
+        prompts = [each.ids for each in tokens]
+        with self.in_step(prompts, targets, scalars, [of_call, gen_args, options]), torch.inference_mode(False):
+            answers, groups = self.answers(prompts, targets, gen_args), together(scalars)
 
-    def _explained(
-        self, inp: InterpretableInput, run: Run, of_call: Mapping[str, Any], options: Mapping[str, Any]
-    ) -> list[Any]:
-        """For each quantity of a run its result, for a list of layers a list of them."""
+            def found(i: int) -> list[Found]:
+                with about_prompt(numbers[i]):
+                    each = [[scalars[k] for k in group] for group in groups]
+                    return [self._found(tokens[i], answers[i], quantities, of_call, options) for quantities in each]
+
+            team = current_team()
+            draws = MethodCall.of(self.attr_method, options)
+            several = team is not None and len(inputs) >= team.size and not (draws.is_random and draws.seed is None)
+            of_each = share("prompts", len(inputs), found) if several else list(map(found, range(len(inputs))))
+        about: dict[str, Any] = {**identity(self.language_model), **({"processes": None} if team is None else {})}
+        about["options"] = {name: value for name, value in options.items() if isinstance(value, _PLAIN)}
+        return [
+            self._results(inp, prompt, answer, scalars, found, about)
+            for inp, prompt, answer, found in zip(bound, prompts, answers, of_each, strict=True)
+        ]
+
+    def _found(
+        self,
+        tokens: TokenMap,
+        answer: tuple[int, ...],
+        scalars: Sequence[Scalar],
+        of_call: Mapping[str, Any],
+        options: Mapping[str, Any],
+    ) -> Found:
+        """What is found of quantities that share their forward passes."""
+        run = self.run_for(tokens, answer, scalars, of_call.get("baseline"), options)
         warn_of_rounding(self.attr_method, self.language_model.dtype)
         recompute = run.strategy.recomputes(of_call.get("gradient_checkpointing"))
         memory = recomputing(self.language_model) if recompute else nullcontext()
@@ -161,10 +203,7 @@ class LLMGradientAttribution(TextAttribution):
         with uncompiled(), self.language_model.evaluating(), memory, bar, price:
             refuse_broken_graph(self.language_model)
             explained = run.explained(token_rows, recompute)
-        several = isinstance(getattr(self.attr_method, "layer", None), list | tuple)
-        known_by = identity(self.language_model)
-        each = [self._results(inp, run, *pair, options, known_by) for pair in zip(run.scalars, explained, strict=True)]
-        return each if several else [results[0] for results in each]
+        return Found.gathered(run, explained)
 
     def run_for(
         self,
@@ -212,44 +251,44 @@ class LLMGradientAttribution(TextAttribution):
         lm.check_length(len(tokens.ids), len(contrast.foil))
         return ContrastRun(run(answer, [LOG_PROB]), run(contrast.foil, [LOG_PROB]), bound[0])
 
-    def attribute_scalars(
-        self,
-        inputs: Sequence[InterpretableInput | Prompt],
-        target: Answer | Sequence[Answer],
-        scalars: Sequence[Scalar],
-        **options: Any,
-    ) -> list[list[Any]]:
-        """See `TextAttribution`."""
-        gen_args = options.pop("gen_args", None)
-        of_call = {name: options.pop(name) for name in OF_CALL & options.keys()}
-        refuse_unknown_options(self.attr_method, options)
-
-        results = []
-        for number, (inp, answer) in enumerate(zip(inputs, answers_of(target, len(inputs)), strict=True)):
-            with about_prompt(number):
-                results.append(self._each(inp, answer, scalars, gen_args, of_call, options))
-        return results
-
     def _results(
         self,
         inp: InterpretableInput,
-        run: Run,
-        scalar: Scalar,
+        prompt: Sequence[int],
+        answer: tuple[int, ...],
+        scalars: Sequence[Scalar],
+        found: Sequence[Found],
+        about: Mapping[str, Any],
+    ) -> list[Any]:
+        """For each quantity its result; for a list of layers a list of them."""
+        results: dict[int, Any] = {}
+        several = isinstance(getattr(self.attr_method, "layer", None), list | tuple)
+        for group, each in zip(together(scalars), found, strict=True):
+            for place, explained in zip(group, each.explained, strict=True):
+                scalar = scalars[place].bound(self.language_model, answer, prompt)
+                known = {**self._about(inp, each, scalar), **about, **explained.deltas}
+                of_layers = self._of_layers(inp, prompt, answer, each.log_probs, explained, known)
+                results[place] = of_layers if several else of_layers[0]
+        return [results[place] for place in range(len(scalars))]
+
+    def _of_layers(
+        self,
+        inp: InterpretableInput,
+        prompt: Sequence[int],
+        answer: tuple[int, ...],
+        log_probs: Tensor,
         explained: Explained,
-        options: Mapping[str, Any],
-        known_by: dict[str, Any],
+        about: dict[str, Any],
     ) -> list[LLMAttributionResult]:
         """A result per layer."""
-        about = self._about(inp, run, scalar) | known_by | explained.deltas
         if explained.completeness is not None:
             about["completeness"] = explained.completeness.to_dict()
-        about["options"] = {name: value for name, value in options.items() if isinstance(value, _PLAIN)}
         return [
             self.result(
                 inp,
-                run.tokens.ids,
-                run.answer,
-                run.log_probs,
+                prompt,
+                answer,
+                log_probs,
                 {**about, "layer": layer},
                 seq_attr=inp.format_attr(whole[None])[0],
                 token_attr=None if tokens is None else inp.format_attr(tokens),
@@ -266,12 +305,44 @@ class LLMGradientAttribution(TextAttribution):
         names = {module: name for name, module in self.language_model.layers.items()}
         return [names.get(site.layer, str(site)) for site in sites_of(self.attr_method, self.language_model)]
 
-    def _about(self, inp: InterpretableInput, run: Run, scalar: Scalar) -> dict[str, Any]:
-        return self.provenance(inp, scalar, run.counter) | {
+    def _about(self, inp: InterpretableInput, found: Found, scalar: Scalar) -> dict[str, Any]:
+        return self.provenance(inp, scalar, found.cost) | {
             "per_input": not self.attr_method.multiplies_by_inputs,
-            "method_seed": run.call.seed,
-            "baseline": self.language_model.decode([run.baseline]) if run.call.inner.starts_at_baseline else None,
+            "method_seed": found.seed,
+            "baseline": None if found.baseline is None else self.language_model.decode([found.baseline]),
+            "processes": found.processes,
         }
+
+
+@dataclass(frozen=True)
+class Found:
+    """What a run found, by all processes that took part in it.
+
+    Attributes:
+        explained: The attributions of each quantity.
+        log_probs: `(answer tokens,)` in nats.
+        cost: What it cost.
+        seed: Of a random method, or None.
+        baseline: The token that stood for absent ones, or None.
+        processes: Host and positions of each process.
+    """
+
+    explained: list[Explained]
+    log_probs: Tensor
+    cost: Cost
+    seed: int | None
+    baseline: int | None
+    processes: list[dict[str, Any]]
+
+    @classmethod
+    def gathered(cls, run: Run, explained: list[Explained]) -> Found:
+        """The same in all processes that shared the run."""
+        of_each = gathered("cost", (run.counter, run.log_probs, gethostname()))
+        costs, log_probs, hosts = zip(*of_each, strict=True)
+        known = reduce(lambda one, other: torch.where(one.isnan(), other, one), log_probs)
+        baseline = run.baseline if run.call.inner.starts_at_baseline else None
+        processes = [{"host": host, "positions": cost.positions} for host, cost in zip(hosts, costs, strict=True)]
+        return cls(explained, known, reduce(add, costs), run.call.seed, baseline, processes)
 
 
 def check_call(of_call: Mapping[str, Any]) -> None:

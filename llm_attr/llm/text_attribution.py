@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import Any
 
@@ -14,7 +14,7 @@ from llm_attr.core.parallel.region import in_step
 from llm_attr.core.parallel.sharing import fingerprint
 from llm_attr.core.parallel.team import current_team
 from llm_attr.core.registry import snake_case
-from llm_attr.errors import InvalidType
+from llm_attr.errors import InvalidType, about_prompt
 from llm_attr.llm.model.cost import Cost
 from llm_attr.llm.model.fingerprint import holders, identity
 from llm_attr.llm.model.language_model import LanguageModel
@@ -24,7 +24,8 @@ from llm_attr.llm.prompt.alignment import pieces, token_spans
 from llm_attr.llm.prompt.interpretable import InterpretableInput, TextTokenInput
 from llm_attr.llm.prompt.prompt import Prompt
 from llm_attr.llm.results.result import LLMAttributionResult
-from llm_attr.llm.target.answer import Answer
+from llm_attr.llm.target.answer import Answer, answer_ids, share_answers
+from llm_attr.llm.target.generation import GenArgs
 from llm_attr.llm.target.scalar import Scalar
 
 
@@ -117,6 +118,34 @@ class TextAttribution(Attribution, ABC):
                 }
                 team.refuse_differences(self.title, parts)
             yield
+
+    def answers(
+        self,
+        prompts: Sequence[Sequence[int]],
+        targets: Sequence[Answer],
+        gen_args: GenArgs | None,
+        check: Callable[[], None] = lambda: None,
+    ) -> list[tuple[int, ...]]:
+        """The token ids of each prompt's answer; given ones are checked before others are generated.
+
+        Args:
+            prompts: Token ids of each prompt.
+            targets: The answers.
+            gen_args: Arguments of `generate`.
+            check: Called before each answer.
+        """
+        lm = self.language_model
+
+        def answer(i: int) -> tuple[int, ...]:
+            check()
+            with about_prompt(i if len(prompts) > 1 else None):
+                return answer_ids(lm, prompts[i], targets[i], gen_args)
+
+        known = {i: answer(i) for i, target in enumerate(targets) if target is not None}
+        rest = [i for i in range(len(prompts)) if i not in known]
+        generated = share_answers(lm, len(rest), gen_args, lambda k: answer(rest[k]))
+        known |= zip(rest, generated, strict=True)
+        return [known[i] for i in range(len(prompts))]
 
     def provenance(self, inp: InterpretableInput, scalar: Scalar, cost: Cost) -> dict[str, Any]:
         """The provenance that every result has."""

@@ -64,6 +64,12 @@ def agreed(step: str, value: Callable[[], Value]) -> Value:
     return team.agreed(step, own)
 
 
+def gathered(step: str, value: Value) -> list[Value]:
+    """The value of each process of a team, or this one's."""
+    team = current_team()
+    return [value] if team is None else team.exchange(step, value)
+
+
 def least(number: int) -> int:
     """The least number that a process of this copy of the model gives."""
     team = current_team()

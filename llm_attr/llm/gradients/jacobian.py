@@ -15,6 +15,7 @@ from torch import Tensor
 
 from llm_attr.core.evaluator import Evaluator
 from llm_attr.core.jacobian import BatchedJacobian, Jacobian, directional, lacks_a_rule, outputs_that_fit
+from llm_attr.core.parallel.sharing import agreed, share_rows
 from llm_attr.core.path.walk import Quadrature
 from llm_attr.errors import UnsupportedMethod
 from llm_attr.llm.gradients.answer_score import AnswerScore, AnswerScores, ContrastScore, Entries
@@ -137,9 +138,10 @@ def entry_rows(entries: Entries, start: Tensors, end: Tensors, units: Units, rul
     """
     score, model = entries.score, entries.score.language_model
     together = outputs_that_fit(model.device, row_bytes(model, len(score.passage.ids)))
-    totals = torch.zeros(len(entries), units.count, dtype=torch.float32, device="cpu")
+    count = len(rule.alphas) * units.count
+    evaluator = Evaluator("forward-mode derivatives", count, device=end[0].device)
 
-    def evaluate(first: int, stop: int) -> None:
+    def add(totals: Tensor, first: int, stop: int) -> None:
         for at in range(first // units.count, (stop - 1) // units.count + 1):
             begin = at * units.count
             chosen = torch.arange(max(first, begin), min(stop, begin + units.count), device="cpu") - begin
@@ -154,12 +156,16 @@ def entry_rows(entries: Entries, start: Tensors, end: Tensors, units: Units, rul
             score.count_forward_mode(len(chosen))
             evaluator.advance(len(chosen))
 
-    count = len(rule.alphas) * units.count
-    evaluator = Evaluator("forward-mode derivatives", count, device=end[0].device)
-    with _noting_forward_mode(model if score.runs_model else None):
-        for _ in evaluator.run(count, min(units.count, together), evaluate):
+    def total(numbers: Tensor) -> Tensor:
+        totals, at = torch.zeros(len(entries), units.count, dtype=torch.float32, device="cpu"), int(numbers[0])
+        chunk = min(units.count, together)
+        for _ in evaluator.run(len(numbers), chunk, lambda start, stop: add(totals, at + start, at + stop)):
             pass
-    return totals
+        return totals
+
+    with _noting_forward_mode(model if score.runs_model else None):
+        parts = share_rows(evaluator.description, torch.arange(count, device="cpu"), total, end[0].device)
+    return torch.stack(parts).sum(0)
 
 
 class Strategy:
@@ -188,7 +194,8 @@ class Strategy:
     ) -> None:
         self._call, self._scores, self._prompt, self._answer, self._units = call, scores, prompt, answer, units
         self._model = scores.language_model
-        self.forward_mode = forward_mode and has_forward_mode(self._model) is not False
+        works = agreed("forward mode", lambda: has_forward_mode(self._model) is not False)
+        self.forward_mode = forward_mode and works
 
     def recomputes(self, wanted: bool | None) -> bool:
         """Whether activations are computed again for the backward pass: as requested, else where memory is short.
@@ -210,8 +217,8 @@ class Strategy:
         """The tokens in groups that share backward passes: all together where a quantity needs the full answer."""
         prompt, tokens = len(self._prompt), len(self._answer)
         full = self._scores.waits or self._scores.contrast is not None
-        size = tokens if full else group_size(self._model, prompt, tokens, len(self._scores.scalars))
-        return passages_of(self._prompt, self._answer, size)
+        best = agreed("group size", lambda: group_size(self._model, prompt, tokens, len(self._scores.scalars)))
+        return passages_of(self._prompt, self._answer, tokens if full else best)
 
     def forward_rule(self, quantities: int) -> Quadrature | None:
         """The points of the method, if forward mode gives the rows of tokens with less work."""

@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 
 from llm_attr.core.evaluator import share_of
+from llm_attr.core.parallel.sharing import share
 from llm_attr.core.tensors import map_tensors, split_by
 from llm_attr.errors import InvalidValue
 from llm_attr.llm.gradients.absent_units import AbsentUnits
@@ -133,8 +134,7 @@ class GradientRun:
         """The attributions of each token, of every quantity that has them."""
         parts = self._by_forward_mode(score, rows)
         if not parts:
-            scores = [score] if self.call.is_random else map(self._scores.of, self.strategy.passages())
-            parts = [self._sums(part, tokens_of(part.passage, rows)) for part in scores]
+            parts = self._by_passages(score, rows)
 
         def of(number: int) -> UnitSums:
             sizes = [len(part.totals) // len(rows) for part in parts]
@@ -142,6 +142,18 @@ class GradientRun:
             return UnitSums.joined([part.rows(slice(number * size, (number + 1) * size)) for part, size in pairs])
 
         return [of(number) for number in range(len(rows))]
+
+    def _by_passages(self, score: AnswerScore | ContrastScore, rows: Sequence[int]) -> list[UnitSums]:
+        """The tokens of each passage; with a team each process takes some passages."""
+        if self.call.is_random:
+            return [self._sums(score, tokens_of(score.passage, rows))]
+        passages = list(self.strategy.passages())
+
+        def sums(number: int) -> UnitSums:
+            part = self._scores.of(passages[number])
+            return self._sums(part, tokens_of(part.passage, rows))
+
+        return share("groups of tokens", len(passages), sums)
 
     def _by_forward_mode(self, score: AnswerScore | ContrastScore, quantities: Sequence[int]) -> list[UnitSums]:
         """All tokens at once; nothing where that is more work, or an operation of the model has no forward mode."""
