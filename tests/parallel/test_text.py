@@ -6,6 +6,7 @@ from collections.abc import Callable
 from itertools import pairwise
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 
@@ -52,6 +53,11 @@ CASES: dict[str, Callable[..., Any]] = {
 }
 
 
+def seed_streams(seed: int) -> None:
+    torch.manual_seed(seed)
+    np.random.seed(seed)
+
+
 def results(found: Any) -> list[LLMAttributionResult]:
     return [result for one in found for result in results(one)] if isinstance(found, list) else [found]
 
@@ -60,7 +66,7 @@ def results(found: Any) -> list[LLMAttributionResult]:
 def alone(lm: LanguageModel) -> dict[str, Any]:
     found = {}
     for name, case in CASES.items():
-        torch.manual_seed(5)
+        seed_streams(5)
         found[name] = results(case(lm))
     return found
 
@@ -70,7 +76,7 @@ def shared(request: pytest.FixtureRequest, lm: LanguageModel, alone: dict[str, A
     def work(rank: int) -> dict[str, Any]:
         found = {}
         for name, case in CASES.items():
-            torch.manual_seed(5 if rank == 0 else 6)
+            seed_streams(5 if rank == 0 else 6)
             found[name] = results(case(lm, parallel=True))
         return found
 
@@ -155,3 +161,68 @@ def test_shares_are_subtrees() -> None:
     sizes = [len(PrefixTree.of(part)) for part in parts]
     assert max(sizes) <= len(PrefixTree.of(queries)) / 2 + 101
     assert sum(sizes) == len(PrefixTree.of(queries)) + 100
+
+
+GRADIENTS: dict[str, Callable[..., Any]] = {
+    "path": lambda lm, **how: explain(lm, FACTS, method="integrated_gradients", n_steps=5, target=ANSWER, **how),
+    "tokens": lambda lm, **how: explain(
+        lm, FACTS, method="integrated_gradients", n_steps=3, token_rows=True, target=ANSWER, **how
+    ),
+    "one pass": lambda lm, **how: explain(lm, FACTS, method="input_x_gradient", target=ANSWER, **how),
+    "many": lambda lm, **how: explain(lm, PROMPTS, method="input_x_gradient", gen_args={"max_new_tokens": 3}, **how),
+    "two quantities": lambda lm, **how: explain(
+        lm, PROMPTS, method="integrated_gradients", n_steps=3, scalar=["kl", "log_prob"], target=" yes", **how
+    ),
+    "foil": lambda lm, **how: explain(lm, FACTS, method="saliency", foil=" No.", target=ANSWER, **how),
+    "words": lambda lm, **how: explain(lm, FACTS, method="input_x_gradient", unit="paragraph", target=ANSWER * 3, **how),
+    "drawn": lambda lm, **how: explain(
+        lm, PROMPTS, method="gradient_shap", n_samples=4, target=" yes", seed=None, **how
+    ),
+    "noise": lambda lm, **how: explain(
+        lm, FACTS, method="noise_tunnel", attribution_method="input_x_gradient", nt_samples=5, target=ANSWER, **how
+    ),
+    "rules": lambda lm, **how: explain(lm, PROMPTS, method="lrp", target=" yes", **how),
+}
+
+
+@pytest.fixture(scope="module")
+def gradients_alone(lm: LanguageModel) -> dict[str, Any]:
+    found = {}
+    for name, case in GRADIENTS.items():
+        seed_streams(5)
+        found[name] = results(case(lm))
+    return found
+
+
+@pytest.fixture(scope="module", params=[2, 3])
+def gradients(request: pytest.FixtureRequest, lm: LanguageModel, gradients_alone: Any) -> list[dict[str, Any]]:
+    def work(rank: int) -> dict[str, Any]:
+        found = {}
+        for name, case in GRADIENTS.items():
+            seed_streams(5 if rank == 0 else 6)
+            found[name] = results(case(lm, parallel=True))
+        return found
+
+    return values(work, request.param)
+
+
+@pytest.mark.parametrize("name", GRADIENTS)
+def test_gradients_equal_those_of_one_process(
+    name: str, gradients: list[dict[str, Any]], gradients_alone: dict[str, Any]
+) -> None:
+    for found in gradients:
+        for here, there in zip(gradients_alone[name], found[name], strict=True):
+            assert here.output_ids == there.output_ids
+            torch.testing.assert_close(here.seq_attr, there.seq_attr, rtol=0, atol=1e-6)
+            torch.testing.assert_close(here.token_attr, there.token_attr, rtol=0, atol=1e-6)
+            torch.testing.assert_close(here.output_probs, there.output_probs, rtol=0, atol=1e-6)
+            processes = there.provenance["processes"]
+            assert sum(each["positions"] for each in processes) == there.provenance["positions"]
+            assert here.provenance["processes"] is None
+
+
+def test_points_of_a_path_are_divided(lm: LanguageModel) -> None:
+    path: dict[str, Any] = {"method": "integrated_gradients", "n_steps": 20, "target": ANSWER}
+    one = explain(lm, FACTS, **path).provenance["positions"]
+    (found, _) = values(lambda rank: explain(lm, FACTS, parallel=True, **path).provenance, 2)
+    assert max(process["positions"] for process in found["processes"]) <= one / 1.6
