@@ -16,18 +16,21 @@ from llm_attr.robust.min_param_perturbation import (
 from llm_attr.robust.perturbation import Perturbation
 
 if TYPE_CHECKING:
-    pass
+    from llm_attr.llm.edit.edit import Edit
+    from llm_attr.llm.edit.minimal_edit import MinimalEdit
 
-_FROM_LLM: dict[str, str] = {}
+_FROM_LLM = {"Edit": "edit.edit", "MinimalEdit": "edit.minimal_edit"}
 
 __all__ = [
     "FGSM",
     "PGD",
     "AttackComparator",
     "AttackInfo",
+    "Edit",
     "GradientPerturbation",
     "MinParamPerturbation",
     "MinParamPerturbationMode",
+    "MinimalEdit",
     "Perturbation",
     "agg_metric",
     "default_correct_fn",

@@ -12,6 +12,7 @@ from torch import Tensor
 
 import llm_attr
 from llm_attr import LanguageModel, LLMAttributionResult, Prompt, attr, explain
+from llm_attr.robust import MinimalEdit
 from tests.devices.cases import Case
 from tests.devices.placement import Placement
 from tests.zoo import tiny
@@ -122,6 +123,18 @@ def planned(placement: Placement) -> Any:
     return [counts, equal(before, streams(placement))]
 
 
+def edited(placement: Placement) -> Any:
+    """The smallest edits by deletion and under a mask, and their answers."""
+    lm, found = model_at(placement), []
+    for absence in ("delete", "mask"):
+        prompt = Prompt(PROMPT, unit="word", absence=absence)
+        options: dict[str, Any] = {"gen_args": {"max_new_tokens": 2, "do_sample": False}, "most": 2}
+        edit = MinimalEdit(lm).find(prompt, **options)
+        found += [edit.found, *edit.units, edit.log_prob, edit.edited_log_prob, edit.margin, edit.variants]
+        found += [float(ord(letter)) for letter in edit.edited_answer]
+    return found
+
+
 def streams(placement: Placement) -> list[Tensor]:
     """The state of every random stream."""
     places = {placement.device, placement.rest or placement.device} - {torch.device("cpu")}
@@ -181,6 +194,7 @@ CASES = [
     case("a sample until it is sure", method="permutation_shapley", until=0.5, n_samples=8),
     Case("sampled answer", sampled),
     Case("plan", planned),
+    Case("minimal edit", edited, ("MinimalEdit", "Edit")),
     Case("stored result", stored),
     Case("Captum's classes for text", by_captums_classes, CAPTUMS),
 ]

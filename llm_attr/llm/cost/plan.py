@@ -120,13 +120,24 @@ def plan(
         estimate = (
             of_games(request, explainer) if isinstance(explainer, LLMAttribution) else of_gradients(request, explainer)
         )
+    return plan_of(asked.get("method", "feature_ablation"), language_model, estimate, measure)
+
+
+def plan_of(method: str, language_model: LanguageModel, estimate: CostEstimate, measure: bool) -> Plan:
+    """The plan of an estimate.
+
+    Args:
+        method: The name of the method.
+        language_model: Model and tokenizer.
+        estimate: What it costs.
+        measure: See `plan`.
+    """
     cost, seconds = estimate.cost, None
     if measure:
-        with computing(language_model, request.precision):
-            speed = speed_of(language_model, backward=cost.backward > 0)
+        speed = speed_of(language_model, backward=cost.backward > 0)
         seconds = min(speed.seconds(cost, estimate.recompute), estimate.max_seconds)
     return Plan(
-        method=asked.get("method", "feature_ablation"),
+        method=method,
         exact=estimate.exact,
         answer_tokens=estimate.answer_tokens,
         **cost.to_dict(),

@@ -1,0 +1,1 @@
+"""The smallest edits of prompts that change an answer."""
