@@ -9,7 +9,7 @@ if TYPE_CHECKING:
     from llm_attr.core.evaluator import Progress, watching
     from llm_attr.core.parallel.region import parallel
     from llm_attr.llm.cost.plan import Plan, plan
-    from llm_attr.llm.explain import explain
+    from llm_attr.llm.explain import explain, prompt_game
     from llm_attr.llm.jobs.dataset_run import DatasetRun
     from llm_attr.llm.jobs.explain_dataset import explain_dataset
     from llm_attr.llm.model.language_model import LanguageModel, load_model
@@ -37,9 +37,10 @@ _WHERE = {
     "methods": "llm_attr.llm.request",
     "parallel": "llm_attr.core.parallel.region",
     "plan": "llm_attr.llm.cost.plan",
+    "prompt_game": "llm_attr.llm.explain",
     "watching": "llm_attr.core.evaluator",
 }
-_SUBPACKAGES = {"attr", "core", "errors", "influence", "llm", "module", "robust", "viz"}
+_SUBPACKAGES = {"attr", "core", "errors", "influence", "llm", "metrics", "module", "robust", "viz"}
 
 __all__ = [
     "Comparison",
@@ -58,6 +59,7 @@ __all__ = [
     "methods",
     "parallel",
     "plan",
+    "prompt_game",
     "watching",
 ]
 

@@ -12,14 +12,14 @@ import torch
 from torch import Tensor
 
 from llm_attr.attr.base import Attribution
+from llm_attr.attr.repeated_options import repeated_options
 from llm_attr.core.evaluator import Evaluator, share_of
 from llm_attr.core.path.expectation import Inspect
 from llm_attr.core.path.noise import Draws, Moments, as_distributions, as_stdevs, drawn, noisy
 from llm_attr.core.path.walk import Attributed
 from llm_attr.core.problem import Problem
 from llm_attr.core.registry import registered
-from llm_attr.core.target import tile_target
-from llm_attr.core.tensors import as_tensors, in_form_of, leaves, tile, with_leaves
+from llm_attr.core.tensors import as_tensors, in_form_of, leaves, with_leaves
 from llm_attr.errors import InvalidType, UnknownName, UnsupportedMethod, positive
 from llm_attr.typing import TensorOrTensors, Tensors
 
@@ -31,9 +31,6 @@ _TYPES: dict[str, Callable[[Moments], Tensor]] = {
 
 SUPPORTED_NOISE_TUNNEL_TYPES: list[str] = list(_TYPES)
 """How the attributions of the noisy copies are combined: mean, mean square or variance."""
-
-_LIKE_INPUTS = ("baselines", "feature_mask")
-_LIKE_ROWS = ("additional_forward_args", "layer_baselines", "layer_mask")
 
 
 @registered
@@ -281,30 +278,12 @@ class _Tunnel:
         def form(tensors: Tensors) -> TensorOrTensors:
             return in_form_of(self.inputs, tuple(x[:, start:stop].flatten(0, 1) for x in tensors))
 
-        options = {name: self._repeated(name, value, stop - start) for name, value in self.options.items()}
+        options = repeated_options(self.options, self.tensors, stop - start)
         if copies.baselines is not None:
             options["baselines"] = form(copies.baselines)
         if copies.seed is not None:
             options["seed"] = copies.seed + start
         return self.attribute(form(copies.points), **options)
-
-    def _repeated(self, name: str, value: Any, copies: int) -> Any:
-        """An argument of the method, with each example's row repeated."""
-        if name == "target":
-            return tile_target(value, copies, by_example=True)
-        if name == "targets" and value is not None:
-            return [tile_target(each, copies, by_example=True) for each in value]
-        if name in _LIKE_ROWS:
-            return tile(value, copies, self.batch, by_example=True)
-        if name not in _LIKE_INPUTS or callable(value):
-            return value
-        if not isinstance(value, tuple):
-            return self._like(self.tensors[0], value, copies)
-        return tuple(self._like(x, part, copies) for x, part in zip(self.tensors, value, strict=False))
-
-    def _like(self, x: Tensor, value: Any, copies: int) -> Any:
-        has_rows = isinstance(value, Tensor) and value.dim() == x.dim() and 1 < len(value) == self.batch
-        return value.repeat_interleave(copies, 0) if has_rows else value
 
     def _rows(self, attributions: Any, copies: int) -> list[Tensor]:
         """`(batch, copies, ...)` for each tensor of the method's result."""

@@ -26,6 +26,7 @@ from llm_attr.llm.scoring.batch import PromptJob, PromptScores, score_prompts
 from llm_attr.llm.scoring.engine import ScoreEngine
 from llm_attr.llm.scoring.options import Options
 from llm_attr.llm.scoring.passes import positions_that_fit
+from llm_attr.llm.scoring.prompt_game import Asked, PromptGame
 from llm_attr.llm.scoring.scorer import Scorer
 from llm_attr.llm.scoring.shared_engine import SharedEngine
 from llm_attr.llm.scoring.text_game import Inspector, empty_prompt_id, model_input_ids
@@ -172,6 +173,29 @@ class LLMAttribution(TextAttribution):
                 jobs.append(replace(self._job(inp, shared), number=number if len(inputs) > 1 else None))
         return jobs, shared
 
+    def game(
+        self, inp: InterpretableInput | Prompt, target: Answer = None, gen_args: GenArgs | None = None
+    ) -> PromptGame:
+        """The prompt and its answer as a game that judges attributions; see `llm_attr.prompt_game`.
+
+        Raises:
+            UnsupportedMethod: the input does more than copy the attributions of its features.
+            LlmAttrError: as in `attribute`.
+        """
+        options = self._options(gen_args=gen_args)
+        job = self._job(inp, options)
+        answer = answer_ids(self.language_model, job.prompt, target, options.gen_args)
+        job = job.answered(self.language_model, answer, [self.scalar])
+        sampled = job.inp.sampled()
+        columns = sampled.feature_of_value()
+        if columns is None:
+            raise UnsupportedMethod(
+                f"format_attr of {type(sampled).__name__} does more than copy attributions, so its values cannot be "
+                "left out one by one"
+            )
+        asked = Asked(self.language_model, sampled, job.features, job.prompt, job.answer, job.scalars[0])
+        return PromptGame(asked, job.features.owner[0][0][columns])
+
     def engine(self, options: Options) -> ScoreEngine:
         """The engine that scores the prompts' variants."""
 
@@ -279,8 +303,10 @@ class LLMAttribution(TextAttribution):
             attributions = Attributions(inp.format_attr(job.features.spread(attributions.values.T)[0]), None)
         about = self._about(scores, scalar, options) | dict(known_by)
         about["errors"] = None if attributions.stderr is None else attributions.kind
+        asked = Asked(self.language_model, inp, job.features, job.prompt, job.answer, scalar)
+        game = PromptGame(asked, table.owner, table) if in_table else None
         fields = {**attributions.fields, "table": table if in_table else None}
-        return self.result(inp, job.prompt, job.answer, scores.log_probs, about, **fields)
+        return self.result(inp, job.prompt, job.answer, scores.log_probs, about, game, **fields)
 
     def _about(self, scores: PromptScores, scalar: Scalar, options: Options) -> dict[str, Any]:
         inp, engine = scores.games[0].inp, scores.games[0].engine

@@ -4,10 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from contextlib import nullcontext
-from typing import Any, overload
+from typing import Any, cast, overload
 
 from llm_attr.core.parallel.region import parallel as shared
 from llm_attr.core.parallel.team import current_team
+from llm_attr.errors import InvalidType
+from llm_attr.llm.attribution import LLMAttribution
 from llm_attr.llm.model.language_model import LanguageModel
 from llm_attr.llm.model.precision import Precision, computing
 from llm_attr.llm.model.tokenizer import TokenizerLike
@@ -15,7 +17,9 @@ from llm_attr.llm.prompt.chat import Messages
 from llm_attr.llm.prompt.prompt import Prompt
 from llm_attr.llm.request import One, is_many, parse_request
 from llm_attr.llm.results.result import LLMAttributionResult
+from llm_attr.llm.scoring.prompt_game import PromptGame
 from llm_attr.llm.target.answer import Answer
+from llm_attr.llm.target.generation import GenArgs
 from llm_attr.llm.target.region import Region, RegionName
 from llm_attr.llm.target.scalar import Foil, ScalarLike
 
@@ -164,6 +168,48 @@ def explain(
     several = isinstance(options.get("attr_target", scalar), list | tuple)
     results = each if several else [results[0] for results in each]
     return results if is_many(prompt) else results[0]
+
+
+def prompt_game(
+    model: LanguageModel | Any,
+    prompt: One,
+    *,
+    tokenizer: TokenizerLike | None = None,
+    unit: str | None = None,
+    target: Answer = None,
+    scalar: ScalarLike = "log_prob",
+    foil: Foil | None = None,
+    gen_args: GenArgs | None = None,
+) -> PromptGame:
+    """A prompt and an answer as a game of units, which judges attributions that were made elsewhere.
+
+    The metrics of `llm_attr.metrics` take it; each result of `explain` has such a `game` already. Games remember the
+    values of coalitions, so give the same game to several metrics.
+
+    Args:
+        model: See `explain`.
+        prompt: See `explain`; a single one.
+        tokenizer: See `explain`.
+        unit: See `explain`.
+        target: See `explain`.
+        scalar: See `explain`; a single one.
+        foil: See `explain`.
+        gen_args: Arguments of `model.generate`, if there is no target.
+
+    Raises:
+        InvalidType: several prompts are given.
+        LlmAttrError: as in `explain`.
+
+    Example:
+        >>> from llm_attr.metrics import deletion  # doctest: +SKIP
+        >>> game = prompt_game(lm, "Aksel repairs violins. What does Aksel do?", unit="word")  # doctest: +SKIP
+        >>> deletion(torch.rand(game.features), game)  # doctest: +SKIP
+    """
+    if is_many(prompt):
+        raise InvalidType(f"a game is made of one prompt; got a list of {len(prompt)}")
+    request = parse_request(model, prompt, tokenizer=tokenizer, unit=unit, target=target, scalar=scalar, foil=foil)
+    explainer = cast(LLMAttribution, request.explainer)
+    return explainer.game(request.inputs[0], request.target[0], gen_args)
 
 
 def _part(result: Any, part: Region) -> Any:

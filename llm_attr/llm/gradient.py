@@ -16,6 +16,7 @@ from torch import Tensor
 
 from llm_attr.attr.base import Attribution
 from llm_attr.core.evaluator import priced, shown
+from llm_attr.core.game.features import Features
 from llm_attr.core.parallel.sharing import gathered, share
 from llm_attr.core.parallel.team import current_team
 from llm_attr.core.shared_context import uncompiled
@@ -42,6 +43,7 @@ from llm_attr.llm.model.tokenizer import TokenizerLike
 from llm_attr.llm.prompt.interpretable import InterpretableInput, TokenMap
 from llm_attr.llm.prompt.prompt import Prompt
 from llm_attr.llm.results.result import LLMAttributionResult
+from llm_attr.llm.scoring.prompt_game import Asked, PromptGame
 from llm_attr.llm.target.answer import Answer, answers_of
 from llm_attr.llm.target.generation import GenArgs
 from llm_attr.llm.target.scalar import Foil, Scalar, ScalarLike, scalar_of
@@ -267,7 +269,8 @@ class LLMGradientAttribution(TextAttribution):
             for place, explained in zip(group, each.explained, strict=True):
                 scalar = scalars[place].bound(self.language_model, answer, prompt)
                 known = {**self._about(inp, each, scalar), **about, **explained.deltas}
-                of_layers = self._of_layers(inp, prompt, answer, each.log_probs, explained, known)
+                game = self._game(inp, prompt, answer, scalar)
+                of_layers = self._of_layers(inp, prompt, answer, each.log_probs, explained, known, game)
                 results[place] = of_layers if several else of_layers[0]
         return [results[place] for place in range(len(scalars))]
 
@@ -279,6 +282,7 @@ class LLMGradientAttribution(TextAttribution):
         log_probs: Tensor,
         explained: Explained,
         about: dict[str, Any],
+        game: PromptGame | None,
     ) -> list[LLMAttributionResult]:
         """A result per layer."""
         if explained.completeness is not None:
@@ -290,6 +294,7 @@ class LLMGradientAttribution(TextAttribution):
                 answer,
                 log_probs,
                 {**about, "layer": layer},
+                game,
                 seq_attr=inp.format_attr(whole[None])[0],
                 token_attr=None if tokens is None else inp.format_attr(tokens),
                 stderr=None if errors is None else inp.format_attr(errors[None])[0],
@@ -299,6 +304,16 @@ class LLMGradientAttribution(TextAttribution):
                 self._layers(), explained.whole, explained.tokens, explained.errors, explained.token_errors
             )
         ]
+
+    def _game(
+        self, inp: InterpretableInput, prompt: Sequence[int], answer: tuple[int, ...], scalar: Scalar
+    ) -> PromptGame | None:
+        """What judges the attributions; None if the input does more than copy them."""
+        columns = inp.feature_of_value()
+        if columns is None:
+            return None
+        features = Features.single((inp.to_tensor(),))
+        return PromptGame(Asked(self.language_model, inp, features, tuple(prompt), answer, scalar), columns)
 
     def _layers(self) -> list[str]:
         """The names of the layers that move, as far as they are the model's."""

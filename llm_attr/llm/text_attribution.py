@@ -24,6 +24,7 @@ from llm_attr.llm.prompt.alignment import pieces, token_spans
 from llm_attr.llm.prompt.interpretable import InterpretableInput, TextTokenInput
 from llm_attr.llm.prompt.prompt import Prompt
 from llm_attr.llm.results.result import LLMAttributionResult
+from llm_attr.llm.scoring.prompt_game import PromptGame
 from llm_attr.llm.target.answer import Answer, answer_ids, share_answers
 from llm_attr.llm.target.generation import GenArgs
 from llm_attr.llm.target.scalar import Scalar
@@ -167,6 +168,7 @@ class TextAttribution(Attribution, ABC):
         answer: tuple[int, ...],
         log_probs: Tensor,
         provenance: Mapping[str, Any],
+        game: PromptGame | None,
         **attributions: Any,
     ) -> LLMAttributionResult:
         """A result: the attributions and the texts that they belong to.
@@ -177,6 +179,7 @@ class TextAttribution(Attribution, ABC):
             answer: Token ids of the answer.
             log_probs: `(answer tokens,)` after the full prompt, in nats.
             provenance: How the result was made.
+            game: Scores further coalitions of the units.
             **attributions: Further fields of the result.
         """
         text, spans = token_spans(self.language_model.tokenizer, answer, prompt)
@@ -190,5 +193,6 @@ class TextAttribution(Attribution, ABC):
             output_text=text,
             output_spans=spans,
             provenance=provenance,
+            game=game,
             **attributions,
         )

@@ -47,6 +47,10 @@ class Ledger:
         """The keys of the stored coalitions, see `coalitions.keys`."""
         return set(self._values)
 
+    def learn(self, coalitions: Coalitions, values: Values) -> None:
+        """Stores the values of coalitions that were evaluated elsewhere."""
+        self._values.update(zip(keys(coalitions), values.unbind(), strict=True))
+
     def remembering(self, game: Game) -> Game:
         """The same game, which evaluates only coalitions that are not in the ledger, each once."""
 

@@ -16,6 +16,7 @@ from llm_attr.llm.prompt.alignment import spans_of
 from llm_attr.viz.text.groups import Group, check_groups
 
 if TYPE_CHECKING:
+    from llm_attr.core.faithfulness.feature_game import AnswerGame
     from llm_attr.llm.prompt.interpretable import InterpretableInput
     from llm_attr.llm.results.table import Table
 
@@ -34,7 +35,7 @@ class Contribution(NamedTuple):
 class ResultData(PickledWithout):
     """The fields of an `LLMAttributionResult`, documented there, and properties computed from them."""
 
-    shared = ("inp",)
+    shared = ("inp", "game")
 
     def __init__(
         self,
@@ -55,6 +56,7 @@ class ResultData(PickledWithout):
         groups: Iterable[Mapping[str, Any]] | None = None,
         provenance: Mapping[str, Any] | None = None,
         table: Table | None = None,
+        game: AnswerGame | None = None,
     ) -> None:
         units, tokens = len(input_tokens), len(output_tokens)
         _check("seq_attr", seq_attr, (units,))
@@ -85,7 +87,7 @@ class ResultData(PickledWithout):
         self.groups = tuple(getattr(inp, "groups", ()) if groups is None else (Group(**group) for group in groups))
         check_groups(self.groups, units)
         self.provenance: dict[str, Any] = dict(provenance or {})
-        self.table = table
+        self.table, self.game = table, game
 
     @property
     def seq_attr_dict(self) -> dict[str, float]:

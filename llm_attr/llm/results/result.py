@@ -58,9 +58,10 @@ class LLMAttributionResult(ResultData):
         groups: The documents or messages that units belong to.
         provenance: Method, model, precision, scoring strategy and cost, as JSON values.
         table: The coalition values from which the attributions were computed, or None.
+        game: Scores further coalitions of the units, for `llm_attr.metrics`; None for a loaded result.
 
-    Two results are equal if everything but the input object is bitwise equal. Pickles and `save` omit the input object;
-    copies share it.
+    Two results are equal if everything but the input object is bitwise equal. Pickles and `save` omit the input object
+    and the game; copies share them.
 
     Raises:
         InvalidShape: a field does not match the number of units or tokens.
@@ -141,6 +142,7 @@ class LLMAttributionResult(ResultData):
             groups=map(asdict, self.groups),
             provenance=of_part(self.provenance, tokens),
             table=table,
+            game=None if self.game is None else self.game.part(tokens),
         )
 
     def _additive_rows(self) -> Tensor:
