@@ -19,7 +19,8 @@ from llm_attr.core.path.noise import Draws, Moments, as_distributions, as_stdevs
 from llm_attr.core.path.walk import Attributed
 from llm_attr.core.problem import Problem
 from llm_attr.core.registry import registered
-from llm_attr.core.tensors import as_tensors, in_form_of, leaves, with_leaves
+from llm_attr.core.target import tile_target
+from llm_attr.core.tensors import as_tensors, in_form_of, leaves, tile, with_leaves
 from llm_attr.errors import InvalidType, UnknownName, UnsupportedMethod, positive
 from llm_attr.typing import TensorOrTensors, Tensors
 

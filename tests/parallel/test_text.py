@@ -174,7 +174,9 @@ GRADIENTS: dict[str, Callable[..., Any]] = {
         lm, PROMPTS, method="integrated_gradients", n_steps=3, scalar=["kl", "log_prob"], target=" yes", **how
     ),
     "foil": lambda lm, **how: explain(lm, FACTS, method="saliency", foil=" No.", target=ANSWER, **how),
-    "words": lambda lm, **how: explain(lm, FACTS, method="input_x_gradient", unit="paragraph", target=ANSWER * 3, **how),
+    "words": lambda lm, **how: explain(
+        lm, FACTS, method="input_x_gradient", unit="paragraph", target=ANSWER * 3, **how
+    ),
     "drawn": lambda lm, **how: explain(
         lm, PROMPTS, method="gradient_shap", n_samples=4, target=" yes", seed=None, **how
     ),
