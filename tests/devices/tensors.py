@@ -9,7 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from llm_attr import attr, module, robust
+from llm_attr import attr, metrics, module, robust
 from tests.contract.methods import ROWS, Row
 from tests.contract.models import TwoInputs, two_inputs
 from tests.devices.cases import Case
@@ -277,7 +277,57 @@ def gated(placement: Placement) -> Any:
     return found
 
 
+def judged(placement: Placement) -> Any:
+    """Metrics of attributions of tensors, and of the model with random layers."""
+    model, x = classifier(placement), rows_at(placement)
+    explain = attr.InputXGradient(model).attribute
+    attributions = explain(x, target=1)
+    game = metrics.InputGame(model, x, target=1)
+    names = (
+        "comprehensiveness", "deletion", "insertion", "linear_datamodelling_score", "mas", "monotonicity", "rise",
+        "soft_comprehensiveness", "soft_sufficiency", "sufficiency", "top_k_drop",
+    )  # fmt: skip
+    scores = [getattr(metrics, name)(attributions, game).values for name in names]
+    tested = metrics.chance(metrics.deletion, attributions, game, permutations=3)
+    alone = [metrics.sparseness(attributions).values, metrics.recovery_at_k(attributions, [1]).values]
+    agreeing = metrics.rank_agreement(attributions, x)
+    found = metrics.model_randomisation(model, lambda: explain(x, target=1))
+    return [*scores, tested.permuted, *alone, agreeing.spearman, agreeing.kendall, found.spearman]
+
+
+def perturbed(placement: Placement) -> Any:
+    """Captum's metrics: one draws on the CPU, the perturbations of the other are given."""
+    model, x = classifier(placement), rows_at(placement)
+
+    @metrics.infidelity_perturb_func_decorator()
+    def smaller(inputs: Tensor) -> Tensor:
+        return inputs * 0.5
+
+    explain = attr.InputXGradient(model).attribute
+    attributions = explain(x, target=1)
+    return [
+        metrics.infidelity(model, smaller, x, attributions, target=1, normalize=True),
+        metrics.sensitivity_max(explain, x, target=1),
+        metrics.default_perturb_func(x, 0.1),
+    ]
+
+
 CASES = [
+    Case(
+        "metrics",
+        judged,
+        (
+            "Agreement", "Chance", "CoalitionGame", "CurveScore", "FeatureGame", "InputGame", "Randomisation", "Score",
+            "chance", "comprehensiveness", "deletion", "insertion", "linear_datamodelling_score", "mas",
+            "model_randomisation", "monotonicity", "rank_agreement", "recovery_at_k", "rise", "soft_comprehensiveness",
+            "soft_sufficiency", "sparseness", "sufficiency", "top_k_drop",
+        ),
+    ),
+    Case(
+        "perturbations",
+        perturbed,
+        ("default_perturb_func", "infidelity", "infidelity_perturb_func_decorator", "sensitivity_max"),
+    ),
     Case("gradient attacks", attacked, ("FGSM", "PGD", "GradientPerturbation", "Perturbation")),
     Case(
         "searches",

@@ -17,7 +17,7 @@ import torch
 from torch import Tensor, nn
 
 import llm_attr
-from llm_attr import attr, module, robust
+from llm_attr import attr, metrics, module, robust
 from llm_attr.core.registry import METHODS, snake_case
 from tests.devices import tensors, texts
 from tests.devices.placement import CPU, Placement
@@ -49,7 +49,7 @@ def test_everything_public_has_a_case() -> None:
     covered = {name for case in (*texts.CASES, *tensors.CASES) for name in case.covers}
     methods = {name for name in attr.__all__ if isclass(getattr(attr, name)) and snake_case(name) in METHODS}
     assert set(attr.__all__) - methods - covered == set(tensors.NOT_COMPUTED)
-    assert {*robust.__all__, *module.__all__} <= covered
+    assert {*metrics.__all__, *robust.__all__, *module.__all__} <= covered
 
 
 def test_nothing_makes_tensors_when_it_is_imported() -> None:
