@@ -184,7 +184,7 @@ class LLMAttribution(TextAttribution):
         """
         options = self._options(gen_args=gen_args)
         job = self._job(inp, options)
-        answer = answer_ids(self.language_model, job.prompt, target, options.gen_args)
+        (answer,) = self.answers([job.prompt], [target], options.gen_args)
         job = job.answered(self.language_model, answer, [self.scalar])
         sampled = job.inp.sampled()
         columns = sampled.feature_of_value()
