@@ -10,7 +10,7 @@ from typing import Annotated
 
 import typer
 
-from llm_attr.cli import models
+from llm_attr.cli import influence, models
 from llm_attr.cli.compare import compare
 from llm_attr.cli.dataset import merge, summary
 from llm_attr.cli.doctor import doctor
@@ -34,6 +34,7 @@ app.command()(summary)
 app.command()(methods)
 app.command()(doctor)
 app.add_typer(models.app, name="models")
+app.add_typer(influence.app, name="influence")
 
 
 def main() -> None:

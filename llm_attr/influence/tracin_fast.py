@@ -154,9 +154,9 @@ class TracInCPFastRandProj(FinalLayerInfluence):
     """`TracInCPFast` whose training vectors are computed once, and made short by random projections.
 
     `influence(test, train) = sum over checkpoints of rate * <(g P) (a Q)^T, (h P) (b Q)^T>`, where P and Q
-    have independent normal entries, so that the expectation is the influence of `TracInCPFast`. Without `projection_dim`
-    it is that influence. Construction computes the vectors of the training data; each query then costs its own test
-    examples and a search among them.
+    have independent normal entries, so that the expectation is the influence of `TracInCPFast`. Without
+    `projection_dim` it is that influence. Construction computes the vectors of the training data; each query then costs
+    its own test examples and a search among them.
 
     Shared arguments: see `FinalLayerInfluence`, `TracInCPBase` and `GradientInfluence`.
 

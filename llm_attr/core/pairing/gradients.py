@@ -17,7 +17,7 @@ from llm_attr.core.memory import is_out_of_memory
 from llm_attr.core.pairing.blocks import Block, Dense
 from llm_attr.core.pairing.data import Batch
 from llm_attr.core.pairing.layers import Rule, Visit, rule_for
-from llm_attr.core.pairing.loss import Loss
+from llm_attr.core.pairing.loss import SummedLoss
 from llm_attr.core.pairing.recording import recorded
 from llm_attr.core.tensors import at_least_fp32
 from llm_attr.errors import InvalidValue
@@ -135,7 +135,7 @@ class PerExample:
         """The number of entries of each parameter."""
         return {name: value.numel() for name, value in self.parameters.items()}
 
-    def of(self, batch: Batch, loss: Loss) -> Embedding:
+    def of(self, batch: Batch, loss: SummedLoss) -> Embedding:
         """The gradients of a batch."""
         batch = batch.to(next(iter(self.parameters.values())).device)
         blocks = self._by_factors(batch, loss) if self._layers else []
@@ -144,7 +144,7 @@ class PerExample:
             blocks.append(Dense(self._rest, [values[name] for name in self._rest]))
         return Embedding(tuple(blocks), tuple(self.parameters))
 
-    def _by_factors(self, batch: Batch, loss: Loss) -> list[Block]:
+    def _by_factors(self, batch: Batch, loss: SummedLoss) -> list[Block]:
         with recorded([layer.module for layer in self._layers]) as record:
             total = loss.total(self.model, batch)
         visits = record.visits(total)
@@ -170,7 +170,7 @@ class PerExample:
         return layer.rule(layer.module, layer.names, visits, count)
 
     def _check(
-        self, layers: Sequence[_Layer], blocks: Mapping[int, Block | None], batch: Batch, loss: Loss
+        self, layers: Sequence[_Layer], blocks: Mapping[int, Block | None], batch: Batch, loss: SummedLoss
     ) -> set[int]:
         """Layers whose factors differ from autograd's gradient of an example alone; others are not checked again."""
         norms = torch.stack([block.squares() for block in blocks.values() if block is not None]).sum(0)
@@ -190,7 +190,7 @@ class PerExample:
         limit = torch.finfo(self.parameters[name].dtype).eps ** 0.5
         return bool((mine - alone).norm() <= limit * alone.norm().clamp(min=1e-12))
 
-    def _elsewhere(self, batch: Batch, loss: Loss, names: Sequence[str]) -> dict[str, Tensor]:
+    def _elsewhere(self, batch: Batch, loss: SummedLoss, names: Sequence[str]) -> dict[str, Tensor]:
         if not self._one_by_one:
             try:
                 return self._mapped(batch, loss, names)
@@ -201,7 +201,7 @@ class PerExample:
         each = [self._alone(batch.rows(i, i + 1), loss, names) for i in range(batch.count)]
         return {name: torch.stack([one[name] for one in each]) for name in names}
 
-    def _mapped(self, batch: Batch, loss: Loss, names: Sequence[str]) -> dict[str, Tensor]:
+    def _mapped(self, batch: Batch, loss: SummedLoss, names: Sequence[str]) -> dict[str, Tensor]:
         weights = {name: self.parameters[name].detach() for name in names}
 
         def one(weights: dict[str, Tensor], *items: Tensor) -> Tensor:
@@ -212,7 +212,7 @@ class PerExample:
             found = vmap(grad(one), (None, *(0 for _ in batch.items)))(weights, *batch.items)
         return {name: at_least_fp32(value.detach().flatten(1)) for name, value in found.items()}
 
-    def _alone(self, example: Batch, loss: Loss, names: Sequence[str]) -> dict[str, Tensor]:
+    def _alone(self, example: Batch, loss: SummedLoss, names: Sequence[str]) -> dict[str, Tensor]:
         """Autograd's gradient of one example."""
         with torch.inference_mode(False), torch.enable_grad():
             weights = {name: self.parameters[name].detach().requires_grad_() for name in names}
@@ -223,7 +223,7 @@ class PerExample:
         return {name: at_least_fp32(value).flatten() for name, value in zip(weights, found, strict=True)}
 
     def _forward(self, weights: Mapping[str, Tensor]) -> Callable[..., Any]:
-        return lambda *inputs: functional_call(self.model, dict(weights), inputs)
+        return lambda *inputs, **named: functional_call(self.model, dict(weights), inputs, named)
 
 
 def _layers(model: nn.Module, parameters: Mapping[str, nn.Parameter]) -> list[_Layer]:

@@ -27,6 +27,8 @@ Rule: TypeAlias = Callable[[nn.Module, Mapping[str, str], Sequence[Visit], int],
 
 def rule_for(layer: nn.Module) -> Rule | None:
     """The rule of a layer; None if its parameters are no plain weights, or its class has none."""
+    if type(layer).__name__ == "Conv1D" and hasattr(layer, "nf"):
+        return _flipped_linear
     for kind, rule in _RULES.items():
         if isinstance(layer, kind) and type(layer).forward is kind.forward:
             plain = all(isinstance(value, nn.Parameter) for value in layer._parameters.values() if value is not None)
@@ -37,6 +39,12 @@ def rule_for(layer: nn.Module) -> Rule | None:
 def _linear(layer: nn.Module, names: Mapping[str, str], visits: Sequence[Visit], count: int) -> Block | None:
     parts = [(_by_example(v.received, count, 1), _by_example(v.gradient, count, 1)) for v in visits]
     return _outer(names, parts)
+
+
+def _flipped_linear(layer: nn.Module, names: Mapping[str, str], visits: Sequence[Visit], count: int) -> Block | None:
+    """GPT-2's linear layer, whose weight is `(inputs, outputs)`."""
+    block = _linear(layer, names, visits, count)
+    return Outer(block.names, block.a, block.g, flipped=True) if isinstance(block, Outer) else block
 
 
 def _convolution(layer: nn.Module, names: Mapping[str, str], visits: Sequence[Visit], count: int) -> Block | None:

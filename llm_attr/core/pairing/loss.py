@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any, Literal, TypeAlias
+from typing import Any, Literal, Protocol, TypeAlias
 
 import torch
 from torch import Tensor
@@ -17,6 +17,13 @@ LossFunction: TypeAlias = Callable[[Any, Any], Tensor]
 """`(outputs, labels) -> loss`."""
 
 Reduction: TypeAlias = Literal["none", "sum", "mean"]
+
+
+class SummedLoss(Protocol):
+    """Anything that sums the losses of a batch's examples."""
+
+    def total(self, forward: Callable[..., Any], batch: Batch) -> Tensor:
+        """The sum of the examples' losses, on autograd's graph."""
 
 
 @dataclass(frozen=True)

@@ -1,0 +1,58 @@
+"""`llm-attr influence index` and `query`, on a tiny model in a folder."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+from typer.testing import CliRunner
+
+from llm_attr import cli
+from llm_attr.errors import BrokenFile, InvalidValue, LlmAttrError
+from tests.zoo import quiet, tiny
+
+pytestmark = pytest.mark.usefixtures("one_thread")
+
+
+@pytest.fixture(scope="module")
+def model(tmp_path_factory: pytest.TempPathFactory) -> str:
+    path, lm = tmp_path_factory.mktemp("model"), tiny("llama", "byte_bos")
+    with quiet():
+        lm.model.save_pretrained(path)
+        lm.tokenizer.save_pretrained(path)
+    return str(path)
+
+
+def run(*arguments: str) -> str:
+    with quiet():
+        done = CliRunner().invoke(cli.app, ["influence", *arguments], env={"COLUMNS": "100", "NO_COLOR": "1"})
+    if isinstance(done.exception, LlmAttrError):
+        raise done.exception
+    assert done.exit_code == 0, done.output
+    return done.stdout
+
+
+def test_an_index_and_a_query(model: str, tmp_path: Path) -> None:
+    data, folder, scores = tmp_path / "data.jsonl", str(tmp_path / "index"), tmp_path / "scores.npy"
+    data.write_text('{"text": "Tove paints", "answer": " boats."}\n\n"Aksel repairs violins."\n', encoding="utf-8")
+    options = ["--model", model, "--layer", "model.layers.2.mlp", "--projection-dim", "0"]
+    assert run("index", str(data), folder, *options) == f"2 texts indexed: {folder}\n"
+    asked = ["--prompt", "Tove paints", "--answer", " boats.", "--model", model, "--k", "1"]
+    shown = run("query", folder, *asked, "--scores", str(scores))
+    lines = shown.splitlines()
+    assert lines[:2] == ["Tove paints >>>  boats.", "proponents:"]
+    assert lines[2].endswith("[0] Tove paints boats.")
+    assert "speaks to: '" in lines[3]
+    assert np.load(scores).shape == (1, 2)
+
+
+def test_plain_lines_and_what_does_not_fit(model: str, tmp_path: Path) -> None:
+    data, bad = tmp_path / "data.txt", tmp_path / "bad.jsonl"
+    data.write_text("Aksel repairs violins.\n\nTove paints.\n", encoding="utf-8")
+    assert run("index", str(data), str(tmp_path / "i"), "--model", model).startswith("2 texts indexed")
+    bad.write_text('"one"\n{oops\n', encoding="utf-8")
+    with pytest.raises(InvalidValue, match=r"line 2 of .* is no JSON"):
+        run("index", str(bad), str(tmp_path / "j"), "--model", model)
+    with pytest.raises(BrokenFile, match="no influence index"):
+        run("query", str(tmp_path / "k"), "--prompt", "a", "--answer", "b", "--model", model)
