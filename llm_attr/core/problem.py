@@ -133,11 +133,11 @@ class Problem:
         Inputs that need not be `alike` may differ in their first axis; then batches of them cannot be stacked.
         """
         moved = tuple(tensor.detach() for tensor in as_tensors(inputs, alike))
-        args = additional_forward_args
+        args, call = additional_forward_args, forward.forward if isinstance(forward, ManyOutputs) else forward
         extras = () if args is None else args if isinstance(args, tuple) else (args,)
 
         def score(points: Tensors, extras: tuple[Any, ...], target: TargetOrSeveral) -> Output:
-            answer = forward(*(point.clone() for point in points), *extras)
+            answer = call(*(point.clone() for point in points), *extras)
             if is_promise(answer):
                 return answer.then(lambda done: select(as_output(done.value()), target))
             return answer if target is None else select(as_output(answer), target)
@@ -290,17 +290,11 @@ class Problem:
         if not self.observed:
             check_movable(points)
             moved = tuple(_leaf(tensor) for tensor in points)
-            return self._tensor_score(moved, copies), [[moved]], self.slots
+            return _at_hand(self._score(moved, copies)), [[moved]], self.slots
         with ExitStack() as stack:
             readings = [stack.enter_context(differentiable(site)) for site in self.observed]
-            scores = self._tensor_score(points, copies)
+            scores = _at_hand(self._score(points, copies))
         return scores, [found.parts for found in readings], tuple(found.slot for found in readings)
-
-    def _tensor_score(self, points: Tensors, copies: int) -> Tensor:
-        scores = self._score(points, copies)
-        if not isinstance(scores, Tensor):
-            raise InvalidType("gradients need a forward function that gives a tensor; got a torch.futures.Future")
-        return scores
 
     def _fits(self, scores: Tensor, rows: int) -> bool:
         if self.outputs is not None:
@@ -343,6 +337,13 @@ _INDEPENDENT = (
     "the output does not depend on the inputs (or the layer) by operations that can be differentiated; "
     "is there a detach(), an argmax or a rounding on the way, or does the target not use them?"
 )
+
+
+def _at_hand(scores: Output) -> Tensor:
+    """Scores that are no promise."""
+    if not isinstance(scores, Tensor):
+        raise InvalidType("gradients need a forward function that gives a tensor; got a torch.futures.Future")
+    return scores
 
 
 def _has_rows(tensor: Tensor, rows: int) -> bool:

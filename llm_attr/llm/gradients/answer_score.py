@@ -271,27 +271,29 @@ class Entries:
     Args:
         score: That of the tokens.
         chosen: For each number the place of its quantity, and 0 for the whole answer or 1 + t for scored token t.
+        axis: Whether the numbers have an axis; otherwise there is only one.
     """
 
-    def __init__(self, score: AnswerScore | ContrastScore, chosen: Sequence[tuple[int, int]]) -> None:
-        self._chosen, self.score = tuple(chosen), score
+    def __init__(
+        self, score: AnswerScore | ContrastScore, chosen: Sequence[tuple[int, int]], axis: bool = True
+    ) -> None:
+        self._chosen, self._axis, self.score = tuple(chosen), axis, score
 
     def __len__(self) -> int:
         return len(self._chosen)
 
     def __call__(self, *moved: Tensor) -> Tensor:
-        """`(points, numbers)`, from tensors of `(points, positions, *features)`."""
+        """`(points, numbers)`, or `(points,)` without an axis, from tensors of `(points, positions, *features)`."""
         found = list(zip(self.score.scalars, self.score(*moved), strict=True))
         if torch.is_grad_enabled() and any(tensor.requires_grad for tensor in moved):
             _refuse_independent(found)
         worth = [worth_of(scalar, values) for scalar, values in found]
-        return torch.stack([worth[scalar][:, entry] for scalar, entry in self._chosen], 1)
+        columns = [worth[scalar][:, entry] for scalar, entry in self._chosen]
+        return torch.stack(columns, 1) if self._axis else columns[0]
 
     def differentiated(self, jacobian: Jacobian) -> ManyOutputs:
-        """As a forward function; a number alone without an axis."""
-        if len(self) > 1:
-            return ManyOutputs(self, len(self), jacobian)
-        return ManyOutputs(lambda *moved: self(*moved)[:, 0], None, jacobian)
+        """As a forward function."""
+        return ManyOutputs(self, len(self) if self._axis else None, jacobian)
 
 
 def worth_of(scalar: Scalar, values: Tensor) -> Tensor:

@@ -178,7 +178,7 @@ class GradientRun:
         call = self.call
         if call.is_random and len(chosen) > 1:
             return UnitSums.joined([self._sums(score, [one]) for one in chosen])
-        entries = Entries(score, chosen).differentiated(self.strategy.jacobian(score))
+        entries = Entries(score, chosen, axis=len(chosen) > 1).differentiated(self.strategy.jacobian(score))
         states = self._absent.passing(score) if call.inner.starts_at_baseline else None
         samples = Samples(self._units, score.slots, call.is_random, call.squares)
         with self._piece():
