@@ -139,15 +139,22 @@ class _Drawing:
 
     def __init__(self, perturb: Perturbation, form: TensorOrTensors, inputs: Tensors, baselines: Baselines) -> None:
         self._perturb, self._form, self._inputs = perturb, form, inputs
-        self._baselines = baselines if takes(perturb, 2) else None
+        self._baselines = None if baselines is None or not takes(perturb, 2) else baselines
+        self._is_plain = isinstance(form, Tensor) and self._baselines is None
 
     def __call__(self, copies: int) -> tuple[Tensors, Tensors]:
+        if self._is_plain and copies == 1:
+            return self._pair(self._perturb(self._inputs[0].clone()), copies)
         rows = tuple([x.clone() if copies == 1 else x.repeat_interleave(copies, 0) for x in self._inputs])
         given = in_form_of(self._form, rows)
         if self._baselines is None:
             answer = self._perturb(given)
         else:
             answer = self._perturb(given, tile(self._baselines, copies, len(self._inputs[0]), by_example=True))
+        return self._pair(answer, copies)
+
+    def _pair(self, answer: Any, copies: int) -> tuple[Tensors, Tensors]:
+        """Perturbations and perturbed inputs, checked."""
         if not isinstance(answer, tuple | list) or len(answer) != 2:
             raise InvalidType(
                 "perturb_func must give a pair, perturbations and perturbed inputs (decorate one that gives perturbed "

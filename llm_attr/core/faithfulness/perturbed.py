@@ -204,6 +204,8 @@ def _products(perturbations: Tensors, attributions: Tensors) -> Tensor:
     """`(copies, batch)`: the scalar products of perturbations with the attributions of their example."""
     total: Tensor | float = 0.0
     for perturbation, attribution in zip(perturbations, attributions, strict=True):
-        copies = perturbation.reshape(len(attribution), -1, *attribution.shape[1:])
-        total = total + at_least_fp32(copies * attribution[:, None]).flatten(2).sum(2).T
+        rows = attribution.flatten(1)
+        copies = perturbation.reshape(len(rows), -1, rows.shape[1])
+        kind = torch.promote_types(copies.dtype, rows.dtype)
+        total = total + at_least_fp32(copies.to(kind) @ rows.to(kind)[:, :, None])[:, :, 0].T
     return torch.as_tensor(total)
