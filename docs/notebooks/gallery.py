@@ -101,6 +101,29 @@ documents
 pairs = llm_attr.explain(lm, prompt, target=answer, method="pairwise_interactions")
 figure, axes = pairs.plot_interactions(show=True)
 # %% [markdown]
+# ### Curves with their areas
+#
+# How the answer's log-probability falls while sentences are removed, those of the largest attribution first: what
+# [metrics](../metrics.md) of faithfulness are made of. The result judges other attributions of the same sentences too.
+
+# %%
+import torch
+
+from llm_attr import metrics
+from llm_attr.viz.curves import plot_curves
+
+gradient = llm_attr.explain(lm, prompt, target=answer, method="input_x_gradient", token_rows=False)
+rows = {"leave-one-out": result.seq_attr, "input × gradient": gradient.seq_attr}
+scores = {name: metrics.deletion(row, result) for name, row in rows.items()}
+figure, axes = plot_curves(
+    list(scores),
+    scores["leave-one-out"].fractions,
+    torch.cat([score.curve for score in scores.values()]),
+    value_name="log-probability of the answer (nats)",
+)
+show(figure)
+
+# %% [markdown]
 # ### Comparison
 #
 # Several methods on the same units, and how well they agree.

@@ -27,7 +27,7 @@ def plot_curves(
     title: str = "",
     ax: Axes | None = None,
 ) -> tuple[Figure, Axes]:
-    """Curves of an output while features are removed or added; the legend has the area under each.
+    """Curves of an output while features are removed or added; the legend has the area between each and zero.
 
     Args:
         names: the name of each curve.
@@ -57,20 +57,23 @@ def plot_curves(
         raise InvalidValue("fractions and values must be finite, and the fractions ascending")
     if len(rows) > len(SERIES):
         raise InvalidValue(f"at most {len(SERIES)} curves can be told apart; got {len(rows)}")
-    fig, ax = axes_of(ax, (6.4, 3.8))
-    floor = min(0.0, float(rows.min())) if float(rows.max()) > 0 else float(rows.min())
+    fig, ax = axes_of(ax, (8.4, 3.8))
     for name, row, colour in zip(names, rows, SERIES, strict=False):
         area = float(np.sum((row[1:] + row[:-1]) / 2 * np.diff(along)))
         ax.plot(along, row, color=colour, linewidth=2, label=f"{drawable(name)}: area {area:.3g}")
-        ax.fill_between(along, row, floor, color=colour, alpha=0.08, linewidth=0)
+        ax.fill_between(along, row, 0.0, color=colour, alpha=0.1, linewidth=0)
     ax.set_xlim(along[0], along[-1])
     ax.set_ylabel(drawable(value_name), fontsize=9, **font_options())
     ax.spines[["top", "right"]].set_visible(False)
     ax.tick_params(labelsize=9)
-    if floor < 0 < float(rows.max()):
-        ax.axhline(0, color=LIGHT.ink, linewidth=0.6)
+    ax.axhline(0, color=LIGHT.ink, linewidth=0.6)
     better = "a lower curve is better" if removing else "a higher curve is better"
     add_caption(ax, f"share of the features {'removed' if removing else 'added'}, strongest first; {better}")
-    ax.legend(frameon=False, prop={"family": font_options()["fontfamily"], "size": 8.5}, loc="best")
+    ax.legend(
+        frameon=False,
+        prop={"family": font_options()["fontfamily"], "size": 8.5},
+        loc="upper left",
+        bbox_to_anchor=(1.0, 1.0),
+    )
     add_title(ax, title)
     return fig, ax

@@ -30,7 +30,7 @@ def test_the_legend_has_the_areas() -> None:
     figure.draw_without_rendering()
     _, axes = plot_curves(["a", "b"], [0, 1], [[0, 1], [1, 2]], removing=False)
     assert "added" in axes.get_xlabel()
-    assert len(axes.get_lines()) == 2
+    assert len(axes.get_lines()) == 3, "two curves and the line at zero"
 
 
 @pytest.mark.parametrize(
