@@ -131,6 +131,21 @@ def test_tabular(tmp_path: Path) -> None:
     check_picture("tabular", tmp_path / "tabular.png")
 
 
+def test_gates(tmp_path: Path) -> None:
+    printed = run("gates", tmp_path / "gates.png")
+    kept = re.search(r"^kept: (.*)$", printed, re.MULTILINE)
+    assert kept
+    assert {"BMI", "blood pressure"} <= set(kept[1].split(", "))
+    share = re.search(r"explains (\d+)% of the variance of 100 patients it has not seen, by (\d+) of 10", printed)
+    assert share
+    assert int(share[1]) > 35
+    assert 2 <= int(share[2]) <= 6
+    errors = re.search(r"mean error ([\d.]+); under PGD within [\d.]+ it is ([\d.]+)", printed)
+    assert errors
+    assert float(errors[2]) > 1.3 * float(errors[1])
+    check_picture("gates", tmp_path / "gates.png")
+
+
 def test_superpixels(tmp_path: Path) -> None:
     printed = run("superpixels", tmp_path / "superpixels.png")
     peaks = re.findall(r"^(\w+) peak: \+([\d.]+) around row (\d+), column (\d+) of 224", printed, re.MULTILINE)
