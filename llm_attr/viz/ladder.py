@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
@@ -60,7 +60,7 @@ def plot_attack_ladder(
     fig, ax = axes_of(ax, size)
     if original is not None:
         ax.axhline(original, color=QUIET, linewidth=0.9, linestyle="--", zorder=1)
-        place = {"xytext": (4, -4), "textcoords": "offset points", "va": "top"}
+        place: dict[str, Any] = {"xytext": (4, -4), "textcoords": "offset points", "va": "top"}
         ax.annotate("no attack", (0, original), xycoords=("axes fraction", "data"), color=QUIET, fontsize=8, **place)
     for (name, values), colour in zip(lines.items(), _COLOURS, strict=False):
         ax.plot(places, values, color=colour, marker="o", markersize=4, linewidth=1.6, zorder=3)
