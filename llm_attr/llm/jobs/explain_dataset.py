@@ -146,8 +146,11 @@ def _launch(
     job: Job, found: Manifest | None, share: Share, processes: int, launcher: Launcher, show_progress: bool
 ) -> None:
     """Explains the rows that are missing, where they are to be explained."""
-    before = 0 if found is None else len(Index.of((job.folder, found)))
-    with RunProgress(job.total, before, show_progress, processes) as progress:
+    before = 0
+    if found is not None:
+        before = int(share.holds(Index.of((job.folder, found)).rows, job.batch_size).sum())
+    total = None if job.total is None else share.rows(job.total, job.batch_size)
+    with RunProgress(total, before, show_progress, processes) as progress:
         if launcher == "ray":
             run_ray(job, share, processes, progress.advance)
         elif processes > 1:

@@ -8,6 +8,8 @@ from contextlib import ExitStack
 from dataclasses import dataclass
 from typing import Any, TypeAlias
 
+import numpy as np
+
 from llm_attr.core.evaluator import share_of
 from llm_attr.errors import InvalidValue
 from llm_attr.llm.jobs.model_source import ModelSource, common_provenance, hashes_of, local_number
@@ -50,6 +52,16 @@ class Share:
         if len(parts) != 2 or not all(str(part).isdigit() for part in parts):
             raise InvalidValue(f"a share is written i/n, such as 0/4; got {given!r}")
         return cls(*map(int, parts))
+
+    def rows(self, total: int, size: int) -> int:
+        """How many of `total` rows in blocks of `size` belong to it."""
+        count = -(-total // size)
+        own = range(self.number, count, self.of)
+        return len(own) * size - (count * size - total if count - 1 in own else 0)
+
+    def holds(self, rows: np.ndarray, size: int) -> np.ndarray:
+        """Which of these rows belong to it, in blocks of `size`."""
+        return (rows // size) % self.of == self.number
 
     def divided(self, processes: int) -> list[Share]:
         """This share, divided among processes."""

@@ -32,7 +32,7 @@ class RowActor:
         """The records of the rows whose numbers are in the batch, as an arrow table."""
         import pyarrow as pa
 
-        numbers = [number for block in batch["numbers"].to_pylist() for number in block]
+        numbers = [number for block in batch["numbers"].to_pylist() for number in json.loads(block)]
         table = table_of(self._function(self._cursor.take(numbers)), self._schema)
         about = json.dumps({"hashes": self._hashes, "common": self._common})
         return table.append_column(MODEL, pa.array([about] * len(table), pa.string()))
@@ -68,10 +68,11 @@ def run_ray(job: Job, share: Share, actors: int, report: Report) -> None:
         open_blocks = [numbers for numbers in _blocks(job, share, index) if numbers]
         if not open_blocks:
             return
-        sent = ray.data.from_items([{"numbers": numbers} for numbers in open_blocks])
+        sent = ray.data.from_items([{"numbers": json.dumps(numbers)} for numbers in open_blocks])
+        pool = ray.data.ActorPoolStrategy(size=actors)
         gpus = {"num_gpus": 1} if ray.cluster_resources().get("GPU") else {}
         explained = sent.map_batches(
-            RowActor, fn_constructor_args=(job,), batch_size=1, batch_format="pyarrow", concurrency=actors, **gpus
+            RowActor, fn_constructor_args=(job,), batch_size=1, batch_format="pyarrow", compute=pool, **gpus
         )
         _written(job, share, explained, report)
 

@@ -7,6 +7,7 @@ import threading
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 
@@ -23,6 +24,7 @@ from llm_attr.errors import (
     UnknownKeyword,
     UnknownName,
 )
+from llm_attr.llm.jobs.job import Share
 from llm_attr.llm.jobs.storage.folder import Folder
 from tests.llm.jobs.runs import TEMPLATE, chatting, load, numbers_of, some_rows
 from tests.zoo import quiet
@@ -230,6 +232,15 @@ def test_shares_make_up_the_whole(lm: LanguageModel, tmp_path: Path, monkeypatch
     for wrong in ("2/2", "1", "a/b", (1,)):
         with pytest.raises(InvalidValue, match="a share is"):
             explain_dataset(lm, some_rows(11), tmp_path / "x", **asked, shard=wrong)
+
+
+def test_the_rows_of_shares_are_counted() -> None:
+    for total in range(12):
+        for of in (1, 2, 3):
+            rows = np.arange(total)
+            shares = [Share(number, of) for number in range(of)]
+            assert [share.rows(total, 4) for share in shares] == [share.holds(rows, 4).sum() for share in shares]
+            assert sum(share.rows(total, 4) for share in shares) == total
 
 
 def test_merging_refuses_what_is_not_one_run(lm: LanguageModel, tmp_path: Path) -> None:

@@ -28,12 +28,11 @@ from tests.llm.jobs.runs import TEMPLATE, load, some_rows
 if __name__ == "__main__":
     lm = load()
     print("loaded", flush=True)
-    began = time.monotonic()
+    began, busy = time.monotonic(), time.process_time()
     from llm_attr.llm.jobs import row_function
     real = row_function.RowFunction.__call__
     def told(self, rows):
-        print(f"after {time.monotonic() - began:.3f}", flush=True)
-        row_function.RowFunction.__call__ = real
+        print(time.process_time() - busy, time.monotonic() - began, flush=True)
         return real(self, rows)
     row_function.RowFunction.__call__ = told
     explain_dataset(lm, some_rows(int(sys.argv[2])), sys.argv[1], template=TEMPLATE, batch_size=4, rows_per_shard=8)
@@ -61,25 +60,26 @@ def check_shards(out: Path) -> list[int]:
 @pytest.mark.slow
 def test_ten_kills(tmp_path: Path) -> None:
     whole = numbers_of(explain_dataset(load(), some_rows(ROWS), tmp_path / "whole", **ASKED))
-    draw, out, killed, resumed = random.Random(0), tmp_path / "run", 0, []
+    draw, out, killed, resumed = random.Random(0), tmp_path / "run", 0, list[list[float]]()
     while killed < 10:
         process = started(out)
         assert process.stdout is not None
         assert process.stdout.readline() == "loaded\n"
-        line = process.stdout.readline()
-        resumed.append(float(line.split()[1]))
-        time.sleep(draw.uniform(0, 0.25))
+        lines = [process.stdout.readline() for _ in range(draw.randint(1, 3))]
+        time.sleep(draw.uniform(0, 0.01))
         process.kill()
         process.communicate()
+        resumed.append([float(number) for number in lines[0].split()])
         killed += process.returncode == -signal.SIGKILL
-        assert len(check_shards(out)) < ROWS, "the run must last for ten kills"
+        assert len(check_shards(out)) < ROWS
     process = started(out)
     process.communicate()
     assert process.returncode == 0
     assert check_shards(out) == list(range(ROWS))
     assert not [path for path in (out / "rows").iterdir() if path.suffix == ".tmp"]
     assert numbers_of(DatasetRun(out)) == whole
-    print(f"10 kills; from the loaded model to the first row {max(resumed):.2f} s at most")
+    busy, took = map(max, zip(*resumed, strict=True))
+    print(f"10 kills; from the loaded model to the next row at most {busy:.2f} s of CPU, {took:.2f} s")
 
 
 @pytest.mark.slow
@@ -141,12 +141,12 @@ def test_ctrl_c_ends_all_processes(tmp_path: Path) -> None:
     code = CODE.replace('"__main__"', '"__main__" and not explain_dataset(load, some_rows(3000), sys.argv[1], '
                         "template=TEMPLATE, batch_size=4, rows_per_shard=8, num_processes=2)")  # fmt: skip
     process = started(tmp_path, code)
-    for _ in range(300):
+    for _ in range(3000):
         time.sleep(0.1)
         if len(list((tmp_path / "rows").glob("*.parquet"))) >= 6:
             break
     process.send_signal(signal.SIGINT)
-    _, errors = process.communicate(timeout=60)
+    _, errors = process.communicate(timeout=300)
     assert errors.rstrip().endswith("KeyboardInterrupt")
     done = check_shards(tmp_path)
     assert 48 <= len(done) < 3000

@@ -29,8 +29,7 @@ def lm() -> Any:
     return load()
 
 
-@pytest.mark.parametrize("code", [errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EIO])
-@pytest.mark.parametrize("call", ["fsync", "replace"])
+@pytest.mark.parametrize(("code", "call"), [(errno.ENOSPC, "fsync"), (errno.EDQUOT, "fsync"), (errno.EROFS, "replace")])
 def test_a_failed_write_leaves_what_was_there(
     lm: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, code: int, call: str
 ) -> None:
