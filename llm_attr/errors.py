@@ -30,6 +30,7 @@
     ├── Unavailable (RuntimeError)
     │   ├── FetchFailed              an embedded model could not be fetched
     │   ├── OutOfMemory              even the smallest chunk does not fit
+    │   ├── LedgerFailed             a ledger's file that cannot be read or written, and why
     │   ├── ProcessFailed            another process of a shared explanation raised an error
     │   ├── ProcessLost              another process of a shared explanation was killed
     │   ├── NotStored                results that could not be written
@@ -176,6 +177,10 @@ class FetchFailed(Unavailable):
 
 class OutOfMemory(Unavailable):
     """Even the smallest chunk does not fit into memory."""
+
+
+class LedgerFailed(Unavailable):
+    """A ledger's file cannot be read or written: its folder is read-only or on a network, or the disk is full."""
 
 
 class ProcessFailed(Unavailable):

@@ -33,7 +33,7 @@ class PerturbationAttribution(Attribution):
     * `perturbations_per_eval`: coalitions per call of the model. None: if one call with a doubled batch gives doubled
       and equal outputs, calls are as large as memory allows; otherwise one coalition per call.
     * `ledger`: a `Ledger` that stores the value of every coalition, so that another method (or a larger sample) for the
-      same inputs, target and features reuses them.
+      same inputs, target and features reuses them; `Ledger(path, name)` keeps them in a file.
 
     Sampled methods also take:
 
@@ -144,7 +144,10 @@ class FeatureGame:
         stopping = Stopping.of(until, budget)
         game = self._tensor_game(estimator, per_call, show_progress, stopping)
         if ledger is not None:
-            ledger.claim((self.problem.forward, self._fingerprint()))
+            fingerprint = self._fingerprint()
+            ledger.claim(
+                (self.problem.forward, fingerprint), fingerprint, self.problem.inputs[0].device, lambda: game.shape
+            )
             game.shape = ledger.shape
         with game.evaluator as evaluator:
             played = play(game, estimator, self.features.count, stopping, ledger=ledger)

@@ -10,7 +10,7 @@ from typing import Annotated
 
 import typer
 
-from llm_attr.cli import influence, models
+from llm_attr.cli import influence, ledger, models
 from llm_attr.cli.compare import compare
 from llm_attr.cli.dataset import merge, summary
 from llm_attr.cli.doctor import doctor
@@ -35,6 +35,7 @@ app.command()(methods)
 app.command()(doctor)
 app.add_typer(models.app, name="models")
 app.add_typer(influence.app, name="influence")
+app.add_typer(ledger.app, name="ledger")
 
 
 def main() -> None:

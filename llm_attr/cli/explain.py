@@ -89,6 +89,9 @@ def explain(
     html: Html = None,
     json: Json = None,
     save: Annotated[Path | None, typer.Option(help="Save the result to a folder, for `llm-attr view`.")] = None,
+    ledger: Annotated[
+        Path | None, typer.Option(help="A file that keeps every score, so that none is computed twice.")
+    ] = None,
     progress: Annotated[bool, typer.Option("--progress", help="Show a progress bar.")] = False,
     plan: Annotated[bool, typer.Option("--plan", help="Print the estimated cost and exit.")] = False,
     num_processes: NumProcesses = 1,
@@ -115,7 +118,7 @@ def explain(
     prompt = _prompt(prompt_file, messages, documents, chat, system, how)
     request: dict[str, Any] = {
         "method": method, "target": target, "scalar": scalar, "foil": foil, "gen_args": gen_args,
-        "precision": precision, **options,
+        "precision": precision, **options, **without_none(ledger=ledger),
     }  # fmt: skip
     shared = not plan and launch(num_processes)
     loaded = load_model(model, **without_none(dtype=dtype), **(own_device() if shared else {}))

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import replace
+from os import PathLike
 from typing import Any
 
 from llm_attr.attr.base import Attribution
@@ -29,6 +30,7 @@ from llm_attr.llm.scoring.passes import positions_that_fit
 from llm_attr.llm.scoring.prompt_game import Asked, PromptGame
 from llm_attr.llm.scoring.scorer import Scorer
 from llm_attr.llm.scoring.shared_engine import SharedEngine
+from llm_attr.llm.scoring.stored import StoredReadings
 from llm_attr.llm.scoring.text_game import Inspector, empty_prompt_id, model_input_ids
 from llm_attr.llm.target.answer import Answer, answers_of
 from llm_attr.llm.target.generation import GenArgs, arguments_of
@@ -91,6 +93,8 @@ class LLMAttribution(TextAttribution):
         use_cached_outputs: bool = True,
         _inspect_forward: Inspector | None = None,
         forward_in_tokens: bool = True,
+        *,
+        ledger: str | PathLike[str] | None = None,
         **kwargs: Any,
     ) -> LLMAttributionResult:
         """The attribution of the full answer and of each of its tokens to the features of the input.
@@ -107,6 +111,8 @@ class LLMAttribution(TextAttribution):
             _inspect_forward: Called once per variant with its text, the answer's text, and the probabilities of the
                 full answer and of each token.
             forward_in_tokens: Ignored; accepted for compatibility with Captum.
+            ledger: A file that keeps every score, so that none is computed again: not by another method, for another
+                region or a larger sample, by another process, or after a restart; see docs/ledger.md.
             **kwargs: `feature_mask` (integers `(1, features)`; features with equal ones are left out together),
                 `perturbations_per_eval` (the most variants per pass), `show_progress`, and the method's own options.
 
@@ -119,8 +125,10 @@ class LLMAttribution(TextAttribution):
             NonFiniteScore: the model's output is NaN or infinite.
             InvalidTarget: the foil of a contrast is the answer.
             UnknownKeyword: neither this call nor the method accepts a keyword.
+            LedgerFailed: the ledger cannot be read or written.
+            BrokenFile: the ledger is damaged, or another kind of file.
         """
-        options = self._options(num_trials, gen_args, use_cached_outputs, _inspect_forward, **kwargs)
+        options = self._options(num_trials, gen_args, use_cached_outputs, _inspect_forward, ledger=ledger, **kwargs)
         return self._attributed([self._job(inp, options)], [target], options)[0][0]
 
     def attribute_each(
@@ -196,11 +204,21 @@ class LLMAttribution(TextAttribution):
         asked = Asked(self.language_model, sampled, job.features, job.prompt, job.answer, job.scalars[0])
         return PromptGame(asked, job.features.owner[0][0][columns])
 
-    def engine(self, options: Options) -> ScoreEngine:
-        """The engine that scores the prompts' variants."""
+    def stored(self, options: Options) -> StoredReadings | None:
+        """The readings of the model in the ledger, if there is one.
+
+        Raises:
+            LlmAttrError: as in `StoredReadings.of`.
+        """
+        if options.ledger is None:
+            return None
+        return StoredReadings.of(options.ledger, self.language_model, options.cached, options.scalars)
+
+    def engine(self, options: Options, stored: StoredReadings | None = None) -> ScoreEngine:
+        """The engine that scores the prompts' variants, as far as the ledger does not have them."""
 
         def local() -> ScoreEngine:
-            return Scorer(self.language_model, options.cached, options.perturbations_per_eval)
+            return Scorer(self.language_model, options.cached, options.perturbations_per_eval, stored)
 
         team = current_team()
         return local() if team is None else SharedEngine(local, team)
@@ -212,6 +230,7 @@ class LLMAttribution(TextAttribution):
         use_cached_outputs: bool = True,
         _inspect_forward: Inspector | None = None,
         forward_in_tokens: bool = True,
+        ledger: str | PathLike[str] | None = None,
         **keywords: Any,
     ) -> Options:
         return Options.split(
@@ -222,6 +241,7 @@ class LLMAttribution(TextAttribution):
             cached=use_cached_outputs,
             inspect=_inspect_forward,
             scalars=(self.scalar,),
+            ledger=ledger,
         )
 
     def _job(self, inp: InterpretableInput | Prompt, options: Options) -> PromptJob:
@@ -249,8 +269,8 @@ class LLMAttribution(TextAttribution):
         ):
             if total > UNSEEN and not options.stopping.adaptive:
                 price.tell(self._seconds(answered, options), f"{total:,} variants of the prompt")
-            known_by = identity(self.language_model)
-            groups = score_prompts(lambda: self.engine(options), answered, options, evaluator)
+            known_by, stored = identity(self.language_model), self.stored(options)
+            groups = score_prompts(lambda: self.engine(options, stored), answered, options, evaluator)
             scored = [scores for group in groups for scores in group]
             return [
                 [
@@ -314,10 +334,11 @@ class LLMAttribution(TextAttribution):
             (game.empty_prompt_token for game in scores.games if game.empty_prompt_token is not None), None
         )
         return self.provenance(inp, scalar, engine.cost) | {
-            "scoring": engine.how,
+            "scoring": engine.how or ("read from the ledger" if engine.from_ledger else None),
             "empty_prompt": None if empty_prompt_token is None else self.language_model.decode([empty_prompt_token]),
             "prompts": scores.prompts,
             "variants": engine.variants,
+            "from_ledger": engine.from_ledger if engine.stored is not None else None,
             "processes": engine.processes,
             "seed": arguments_of(options.gen_args).get("seed"),
             "method_seed": options.method_seed(self.attr_method),

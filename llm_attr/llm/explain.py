@@ -132,14 +132,14 @@ def explain(
             makes the same call and gets the same results.
         precision: `fp32`, `bf16` or `fp16`: the type in which the model's products of matrices are computed, by torch's
             autocast; the residual stream and the logits stay in fp32. None computes in the type of the weights.
-        **options: Arguments of `LLMAttribution.attribute` (`gen_args`, `num_trials`, `use_cached_outputs`,
+        **options: Arguments of `LLMAttribution.attribute` (`gen_args`, `num_trials`, `use_cached_outputs`, `ledger`,
             `show_progress`, ...) and the method's own options. `attr_target` is Captum's name for `scalar`. Gradient
             methods take the arguments of `LLMGradientAttribution.attribute`, and `layer`: the name of a layer (or a
             module, a Site, or a list of them for a list of results), by default the embedding layer; `noise_tunnel`
             takes the name of the inner `attribution_method`. Methods with many points (`integrated_gradients`,
-            `gradient_shap`, ...) explain only the full answer unless `token_rows=True` requests each token, or
-            `region` a part. Paths start from line breaks in place of the tokens, if the tokenizer has a line-break
-            token and neither `baseline` nor the prompt specifies another; `integrated_gradients` uses 64 points of
+            `gradient_shap`, ...) explain only the full answer unless `token_rows=True` requests each token, or `region`
+            a part. Paths start from line breaks in place of the tokens, if the tokenizer has a line-break token and
+            neither `baseline` nor the prompt specifies another; `integrated_gradients` uses 64 points of
             `riemann_middle` unless `n_steps`, `method` or `until` is given.
 
     Returns:

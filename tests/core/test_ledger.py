@@ -1,8 +1,13 @@
+from pathlib import Path
+
 import pytest
 import torch
+from torch import Tensor, nn
 
+from llm_attr.attr import FeatureAblation, ShapleyValues
 from llm_attr.core.game.coalitions import each_left_out
 from llm_attr.core.game.ledger import Ledger
+from llm_attr.errors import InvalidValue
 from llm_attr.typing import Coalitions, Values
 
 
@@ -57,3 +62,38 @@ def test_a_failure_leaves_nothing_behind() -> None:
         ledger.remembering(broken)(torch.ones(1, 3).bool())
     assert len(ledger) == ledger.asked == ledger.evaluated == 0
     assert ledger.remembering(Additive(3))(torch.ones(1, 3).bool()).item() == 7
+
+
+class Counted(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.rows = 0
+
+    def forward(self, x: Tensor) -> Tensor:
+        self.rows += len(x)
+        return torch.stack([x.sum(1) ** 2, x[:, 0] * x[:, 1]], 1)[:, None]
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64, torch.bfloat16])
+def test_a_file_keeps_values_beyond_the_process(dtype: torch.dtype, tmp_path: Path) -> None:
+    x, path = torch.arange(8.0).view(2, 4).to(dtype), tmp_path / "values"
+    expected = ShapleyValues(Counted()).attribute(x)
+    for asked in range(2):
+        model, ledger = Counted(), Ledger(path, "model 1")
+        found = ShapleyValues(model).attribute(x, ledger=ledger)
+        assert torch.equal(found, expected)
+        assert (found.shape, found.dtype) == (expected.shape, expected.dtype)
+        assert (model.rows == 0, ledger.evaluated) == [(False, 16), (True, 0)][asked]
+    other = Counted()
+    FeatureAblation(other).attribute(x, ledger=Ledger(path, "model 1"))
+    assert other.rows == 0
+    for name, inputs in (("model 2", x), ("model 1", x + 1)):
+        ledger = Ledger(path, name)
+        FeatureAblation(other).attribute(inputs, ledger=ledger)
+        assert ledger.evaluated == 5
+
+
+def test_a_file_needs_a_name(tmp_path: Path) -> None:
+    for bad in ({"path": tmp_path / "values"}, {"name": "model"}):
+        with pytest.raises(InvalidValue, match="needs the path and a name of the model"):
+            Ledger(**bad)  # type: ignore[arg-type]

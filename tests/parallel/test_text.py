@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from itertools import pairwise
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -228,3 +229,23 @@ def test_points_of_a_path_are_divided(lm: LanguageModel) -> None:
     one = explain(lm, FACTS, **path).provenance["positions"]
     (found, _) = values(lambda rank: explain(lm, FACTS, parallel=True, **path).provenance, 2)
     assert max(process["positions"] for process in found["processes"]) <= one / 1.6
+
+
+def test_the_first_process_has_the_ledger(lm: LanguageModel, tmp_path: Path) -> None:
+    asked: dict[str, Any] = {
+        "method": "kernel_shap", "n_samples": 16, "seed": 1, "target": ANSWER, "scalar": ["log_prob", "kl"],
+        "ledger": tmp_path / "f",
+    }  # fmt: skip
+
+    def work(rank: int) -> list[list[LLMAttributionResult]]:
+        explain(lm, FACTS, target=ANSWER, ledger=tmp_path / "f", parallel=True)
+        return [explain(lm, FACTS, parallel=True, **asked) for _ in range(2)]
+
+    expected = explain(lm, FACTS, **{**asked, "ledger": None})
+    for first, again in values(work, 2):
+        assert first[0].provenance["passes"] > 0
+        assert again[0].provenance["passes"] == 0
+        assert again[0].provenance["from_ledger"] == again[0].provenance["variants"]
+        for one, other, alone in zip(first, again, expected, strict=True):
+            torch.testing.assert_close(one.seq_attr, other.seq_attr, rtol=0, atol=1e-6)
+            torch.testing.assert_close(one.seq_attr, alone.seq_attr, rtol=0, atol=1e-6)

@@ -59,6 +59,7 @@ class CostEstimate:
         exact: Whether the counts are exact (otherwise upper bounds).
         answer_tokens: See `Plan`.
         evaluations: See `Plan`.
+        from_ledger: How many of the evaluations the ledger has.
         recompute: Whether activations are recomputed in the backward pass.
         max_seconds: The time limit.
     """
@@ -69,6 +70,7 @@ class CostEstimate:
     evaluations: int = 0
     recompute: bool = False
     max_seconds: float = float("inf")
+    from_ledger: int = 0
 
     def __add__(self, other: CostEstimate) -> CostEstimate:
         """The cost of both, run sequentially."""
@@ -98,9 +100,10 @@ def of_games(request: Request, explainer: LLMAttribution) -> CostEstimate:
     if stopping.seconds is not None or (stopping.wants_certainty and not _limited(stopping)):
         return _bounded(language_model, jobs, fixed, stopping, tokens)
     engines: list[ScoreEngine] = []
+    stored = explainer.stored(options)
 
     def counting() -> ScoreEngine:
-        engines.append(CountingEngine(explainer.engine(options)))
+        engines.append(CountingEngine(explainer.engine(options, stored)))
         return engines[-1]
 
     with _random_streams() as drawn:
@@ -109,7 +112,7 @@ def of_games(request: Request, explainer: LLMAttribution) -> CostEstimate:
         return _bounded(language_model, jobs, fixed, stopping, tokens)
     cost, variants = reduce(add, (engine.cost for engine in engines)), sum(engine.variants for engine in engines)
     certain = all(target is not None for target in targets) and not stopping.wants_certainty
-    return CostEstimate(cost, certain, tokens, variants)
+    return CostEstimate(cost, certain, tokens, variants, from_ledger=sum(engine.from_ledger for engine in engines))
 
 
 def _limited(stopping: Stopping) -> bool:

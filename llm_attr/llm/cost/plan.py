@@ -38,6 +38,7 @@ class Plan:
         head_rows: Positions that also go through the output head.
         check_positions: The most positions spent on verifying a new model's prefix trees against full sequences.
         evaluations: Variants of prompts that are scored, counted once per answer or foil; 0 for gradients.
+        from_ledger: Those of them that the ledger has already, which cost nothing.
         peak_bytes: The approximate peak memory besides the weights.
         seconds: The approximate time on this machine; None if not measured.
 
@@ -56,6 +57,7 @@ class Plan:
     head_rows: int = 0
     check_positions: int = 0
     evaluations: int = 0
+    from_ledger: int = 0
     peak_bytes: int = 0
     seconds: float | None = None
 
@@ -77,6 +79,7 @@ class Plan:
             ("check positions", f"at most {_number(self.check_positions)}"),
             ("head rows", f"{most}{_number(self.head_rows)}"),
             ("evaluations", f"{most}{_number(self.evaluations)}"),
+            *([("from ledger", _number(self.from_ledger))] if self.from_ledger else []),
             ("memory", f"about {self.peak_bytes / 1e6:,.0f} MB beside the weights"),
             ("time", time),
         ]
@@ -142,6 +145,7 @@ def plan_of(method: str, language_model: LanguageModel, estimate: CostEstimate, 
         answer_tokens=estimate.answer_tokens,
         **cost.to_dict(),
         evaluations=estimate.evaluations,
+        from_ledger=estimate.from_ledger,
         peak_bytes=_peak(language_model, estimate),
         seconds=seconds,
     )

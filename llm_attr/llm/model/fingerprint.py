@@ -34,7 +34,14 @@ UNKNOWN = {None, OFFLOADED, SHARDED, UNREADABLE}
 SHARD_ATTRIBUTES = ("device_mesh", "ds_tensor", "_fsdp_flattened")
 """Attributes of weights that may be sharded over processes: DTensor, ZeRO-3 and FSDP."""
 
+_NOT_COMPUTED = {"_name_or_path", "dtype", "torch_dtype", "transformers_version", "use_cache"}
+"""Entries of a configuration that do not change what is computed; types are known otherwise."""
+
+CHUNK = 1 << 17
+"""Numbers of eight bytes that are summed at once for a checksum."""
+
 _tokenizers: WeakKeyDictionary[Any, tuple[list[Any], str]] = WeakKeyDictionary()
+_checksums: WeakKeyDictionary[Any, tuple[list[Any], str]] = WeakKeyDictionary()
 
 
 def identity(language_model: LanguageModel) -> dict[str, Any]:
@@ -51,6 +58,52 @@ def identity(language_model: LanguageModel) -> dict[str, Any]:
             "tokenizers": tokenizers.__version__,
         },
     }
+
+
+def computation(language_model: LanguageModel) -> dict[str, Any]:
+    """What a model's scores depend on: every byte of its weights, and how they are used.
+
+    Code counts by its name: the model's class, its hooks, and the versions of torch and transformers.
+    """
+    model = language_model.model
+    config: dict[str, Any] = getattr(model.config, "to_dict", dict)() if hasattr(model, "config") else {}
+    kept = {name: value for name, value in config.items() if name not in _NOT_COMPUTED}
+    hooks = [
+        f"{place} {getattr(hook, '__qualname__', type(hook).__qualname__)}"
+        for place, module in model.named_modules()
+        for hook in (*module._forward_pre_hooks.values(), *module._forward_hooks.values())
+    ]
+    known = identity(language_model)
+    return {
+        "weights": checksum(model),
+        **{name: known[name] for name in ("tokenizer", "template", "attention_kernel")},
+        "versions": {name: known["versions"][name] for name in ("torch", "transformers")},
+        "class": f"{type(model).__module__}.{type(model).__qualname__}",
+        "config": hashlib.sha256(json.dumps(kept, sort_keys=True, default=str).encode()).hexdigest(),
+        "hooks": hooks,
+        "matmul": torch.get_float32_matmul_precision(),
+    }
+
+
+def checksum(model: nn.Module) -> str:
+    """As `weights_hash`, over every byte; summed where the weights are, and kept until one of them changes.
+
+    A weight that is changed in place through `.data` is noticed only where `weights_hash` looks.
+    """
+    sampled, weights = weights_hash(model), _weights(model)
+    if sampled in UNKNOWN:
+        return sampled
+    places = [(name, weight.data_ptr(), _version(weight)) for name, weight in sorted(weights.items())]
+    signature = [sampled, places]
+    before, known = _checksums.get(model, ([], ""))
+    if before == signature and all(version is not None for *_, version in places):
+        return known
+    digest, draws = hashlib.sha256(sampled.encode()), torch.Generator().manual_seed(0)
+    factors = torch.randint(-(1 << 62), 1 << 62, (CHUNK,), generator=draws, device="cpu") * 2 + 1
+    for _, weight in sorted(weights.items()):
+        digest.update(_summed(weight.detach(), factors))
+    _checksums[model] = signature, digest.hexdigest()
+    return digest.hexdigest()
 
 
 def weights_hash(model: nn.Module) -> str:
@@ -145,6 +198,22 @@ def _sampled(weight: Tensor) -> bytes:
         run = len(flat) // SAMPLES
         flat = torch.cat([flat[start : start + SAMPLE] for start in range(0, run * SAMPLES, run)])
     return flat.cpu().numpy().tobytes()
+
+
+@torch.no_grad()
+def _summed(weight: Tensor, factors: Tensor) -> bytes:
+    """A sum, modulo 2^64, of all bytes in runs, each number times one of its own; any single change shows."""
+    flat, factors = weight.reshape(-1).view(torch.uint8), factors.to(weight.device)
+    full = len(flat) // 8 * 8
+    runs = (flat[start : min(full, start + 8 * CHUNK)].clone().view(torch.int64) for start in range(0, full, 8 * CHUNK))
+    sums = [(run * factors[: len(run)]).sum() for run in runs]
+    ends = torch.stack(sums).cpu().numpy().tobytes() if sums else b""
+    return ends + flat[full:].cpu().numpy().tobytes()
+
+
+def _version(weight: Tensor) -> int | None:
+    """How often a weight was changed in place; None where torch does not count."""
+    return None if weight.is_inference() else weight._version
 
 
 def _state(tokenizer: Any) -> str:

@@ -143,7 +143,7 @@ class _Batch:
         if not any(scalar.needs_reference for scalar in job.scalars):
             return job
         with about_prompt(job.number):
-            reference = self._engine.distributions(Query(job.whole, job.answer), self._evaluator)
+            reference = self._engine.reference(Query(job.whole, job.answer), self._evaluator)
         scalars = [replace(s, reference=reference) if s.needs_reference else s for s in job.scalars]
         return replace(job, scalars=tuple(scalars))
 

@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from functools import reduce
 from operator import add
-from typing import Any
+from typing import Any, TypeVar
 
 import torch
 from torch import Tensor
@@ -18,6 +18,9 @@ from llm_attr.llm.model.language_model import LanguageModel
 from llm_attr.llm.prompt.variant import Variant
 from llm_attr.llm.scoring.prefix_tree import Query
 from llm_attr.llm.scoring.readout import Reading
+from llm_attr.llm.scoring.stored import StoredReadings
+
+Result = TypeVar("Result")
 
 
 class ScoreEngine(ABC):
@@ -28,13 +31,18 @@ class ScoreEngine(ABC):
     Args:
         language_model: Model and tokenizer.
         most: The most variants that are scored together; None for as many as fit.
+        stored: The readings of this model in a ledger: what it has is not scored, and what is new is added.
 
     Attributes:
         cost: The cost so far.
+        from_ledger: How many variants the ledger had, counted once per answer or foil.
     """
 
-    def __init__(self, language_model: LanguageModel, most: int | None = None) -> None:
-        self.language_model, self.most, self.cost = language_model, most, Cost()
+    def __init__(
+        self, language_model: LanguageModel, most: int | None = None, stored: StoredReadings | None = None
+    ) -> None:
+        self.language_model, self.most, self.stored, self.cost = language_model, most, stored, Cost()
+        self.from_ledger = 0
         self._known: dict[Query, Reading] = {}
 
     @abstractmethod
@@ -99,8 +107,11 @@ class ScoreEngine(ABC):
             ContextTooLong: a variant and its answer do not fit into the model's context.
         """
         self.check_lengths(queries)
+        self._recall(queries)
         for part in self._parts(queries):
-            self._known.update(zip(part, self.score_new(part, evaluator), strict=True))
+            readings = self.score_new(part, evaluator)
+            self._store(part, readings)
+            self._known.update(zip(part, readings, strict=True))
 
     def price(self, queries: Sequence[Query]) -> Cost:
         """What scoring these queries together would add to the cost.
@@ -109,6 +120,7 @@ class ScoreEngine(ABC):
             ContextTooLong: a variant and its answer do not fit into the model's context.
         """
         self.check_lengths(queries)
+        self._recall(queries)
         return reduce(add, map(self.price_new, self._parts(queries)), Cost())
 
     def check_lengths(self, queries: Sequence[Query]) -> None:
@@ -119,6 +131,39 @@ class ScoreEngine(ABC):
         """
         for query in queries:
             self.language_model.check_length(query.variant.end, len(query.answer))
+
+    def reference(self, query: Query, evaluator: Evaluator) -> Tensor:
+        """`distributions`, from the ledger if it has them."""
+        self.check_lengths([query])
+        stored = self.stored
+        known = None if stored is None else self.on_ledger(lambda: stored.read_distributions(query))
+        if known is not None:
+            return known.to(self.language_model.device)
+        found = self.distributions(query, evaluator)
+        if stored is not None:
+            self.on_ledger(lambda: stored.write_distributions(query, found))
+        return found
+
+    def on_ledger(self, act: Callable[[], Result]) -> Result:
+        """Reads the ledger or writes to it; an engine of several processes has one of them do so."""
+        return act()
+
+    def _recall(self, queries: Sequence[Query]) -> None:
+        """Takes from the ledger what is not known yet."""
+        stored = self.stored
+        if stored is None:
+            return
+        unknown = [query for query in dict.fromkeys(queries) if query not in self._known]
+        found = self.on_ledger(lambda: stored.read(unknown)) if unknown else []
+        readings = {query: reading for query, reading in zip(unknown, found, strict=True) if reading is not None}
+        self.from_ledger += len(readings)
+        self._known.update(readings)
+
+    def _store(self, queries: list[Query], readings: list[Reading]) -> None:
+        """Adds new readings to the ledger."""
+        stored = self.stored
+        if stored is not None:
+            self.on_ledger(lambda: stored.write(queries, readings))
 
     def _parts(self, queries: Sequence[Query]) -> Iterator[list[Query]]:
         """The unknown queries, in parts of at most `most` variants."""
@@ -145,14 +190,14 @@ class ScoreEngine(ABC):
 
 
 class CountingEngine(ScoreEngine):
-    """Counts what another engine would cost without running the model; all scores are 0.
+    """Counts what another engine would cost without running the model; scores are 0, except those of its ledger.
 
     Args:
         engine: The engine whose cost is counted; its own state does not change.
     """
 
     def __init__(self, engine: ScoreEngine) -> None:
-        super().__init__(engine.language_model, engine.most)
+        super().__init__(engine.language_model, engine.most, engine.stored and engine.stored.reading_only())
         self._engine = engine
 
     def score_new(self, queries: list[Query], evaluator: Evaluator) -> list[Reading]:
@@ -170,6 +215,10 @@ class CountingEngine(ScoreEngine):
         self.check_lengths([query])
         self.cost += self.price_distributions(query)
         return torch.zeros(len(query.answer), 1, dtype=torch.float32, device="cpu")
+
+    def on_ledger(self, act: Callable[[], Result]) -> Result:
+        """As the other engine does."""
+        return self._engine.on_ledger(act)
 
     def price_distributions(self, query: Query) -> Cost:
         """The cost of the other engine."""

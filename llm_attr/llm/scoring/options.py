@@ -7,6 +7,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from inspect import signature
 from math import inf
+from os import PathLike
 from typing import Any
 
 from torch import Tensor
@@ -42,6 +43,7 @@ class Options:
         cached: False scores every variant in full, without cache.
         inspect: Called with every variant.
         scalars: The quantities that are attributed.
+        ledger: The file of a ledger on disk.
         feature_mask: Which features are left out together, `(1, features)`.
         perturbations_per_eval: The most variants per pass.
         show_progress: Whether to show a progress bar.
@@ -58,6 +60,7 @@ class Options:
     cached: bool
     inspect: Inspector | None
     scalars: tuple[Scalar, ...]
+    ledger: str | PathLike[str] | None = None
     feature_mask: Tensor | None = None
     perturbations_per_eval: int | None = None
     show_progress: bool = False

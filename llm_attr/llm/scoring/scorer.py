@@ -18,6 +18,7 @@ from llm_attr.llm.scoring.engine import ScoreEngine
 from llm_attr.llm.scoring.passes import TreePass, TreeRefused, WholePass
 from llm_attr.llm.scoring.prefix_tree import Query
 from llm_attr.llm.scoring.readout import Reading
+from llm_attr.llm.scoring.stored import StoredReadings
 from llm_attr.llm.scoring.strategy import (
     BatchCheck,
     Strategy,
@@ -43,13 +44,20 @@ class Scorer(ScoreEngine):
         language_model: Model and tokenizer.
         cached: False scores every query in full, without cache.
         most: The most variants per pass; None for as many as fit.
+        stored: See `ScoreEngine`.
 
     Attributes:
         strategy: How queries were scored, and why; None before the first one.
     """
 
-    def __init__(self, language_model: LanguageModel, cached: bool = True, most: int | None = None) -> None:
-        super().__init__(language_model, most)
+    def __init__(
+        self,
+        language_model: LanguageModel,
+        cached: bool = True,
+        most: int | None = None,
+        stored: StoredReadings | None = None,
+    ) -> None:
+        super().__init__(language_model, most, stored)
         self._cached = cached
         self.strategy: Strategy | None = None
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import socket
 from collections.abc import Callable, Sequence
 from itertools import pairwise
-from typing import Any
+from typing import Any, cast
 
 import torch
 from torch import Tensor
@@ -14,7 +14,7 @@ from llm_attr.core.evaluator import Evaluator
 from llm_attr.core.parallel.sharing import announcing, cuts
 from llm_attr.core.parallel.team import Team, joined
 from llm_attr.llm.model.cost import Cost
-from llm_attr.llm.scoring.engine import ScoreEngine
+from llm_attr.llm.scoring.engine import Result, ScoreEngine
 from llm_attr.llm.scoring.prefix_tree import Query
 from llm_attr.llm.scoring.readout import Reading
 
@@ -35,7 +35,7 @@ class SharedEngine(ScoreEngine):
 
     def __init__(self, make_engine: Callable[[], ScoreEngine], team: Team) -> None:
         self._engine, self._team = make_engine(), team
-        super().__init__(self._engine.language_model, self._engine.most)
+        super().__init__(self._engine.language_model, self._engine.most, self._engine.stored)
         self._positions, self._hosts = [0] * team.size, [socket.gethostname()] * team.size
         self._how: str | None = None
 
@@ -70,6 +70,12 @@ class SharedEngine(ScoreEngine):
             self._positions[rank] += cost.positions
         readings = [reading for found, *_ in replies for reading in found]
         return [reading for _, reading in sorted(zip(order, readings, strict=True), key=lambda pair: pair[0])]
+
+    def on_ledger(self, act: Callable[[], Result]) -> Result:
+        """See `ScoreEngine`; the first process does, and tells the others what it found."""
+        with announcing(self._team):
+            own = act() if self._team.process == 0 else None
+        return self._team.agreed("ledger", cast(Result, own))
 
     def price_new(self, queries: list[Query]) -> Cost:
         """The cost in one process, as the first one sees it."""
