@@ -4,12 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from contextlib import nullcontext
-from dataclasses import dataclass
-from functools import reduce
 from itertools import zip_longest
-from operator import add
-from socket import gethostname
-from typing import Any, TypeAlias
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -17,7 +13,7 @@ from torch import Tensor
 from llm_attr.attr.base import Attribution
 from llm_attr.core.evaluator import priced, shown
 from llm_attr.core.game.features import Features
-from llm_attr.core.parallel.sharing import gathered, share
+from llm_attr.core.parallel.sharing import share
 from llm_attr.core.parallel.team import current_team
 from llm_attr.core.shared_context import uncompiled
 from llm_attr.errors import InvalidType, UnsupportedMethod, about_prompt
@@ -35,8 +31,7 @@ from llm_attr.llm.gradients.methods import (
     sites_of,
     supported,
 )
-from llm_attr.llm.gradients.run import ContrastRun, GradientRun
-from llm_attr.llm.model.cost import Cost
+from llm_attr.llm.gradients.run import ContrastRun, Found, GradientRun, Run
 from llm_attr.llm.model.fingerprint import identity
 from llm_attr.llm.model.language_model import LanguageModel
 from llm_attr.llm.model.tokenizer import TokenizerLike
@@ -48,8 +43,6 @@ from llm_attr.llm.target.answer import Answer, answers_of
 from llm_attr.llm.target.generation import GenArgs
 from llm_attr.llm.target.scalar import Foil, Scalar, ScalarLike, scalar_of
 from llm_attr.llm.text_attribution import TextAttribution
-
-Run: TypeAlias = GradientRun | ContrastRun
 
 OF_CALL = {"baseline", "token_rows", "gradient_checkpointing", "show_progress"}
 """Arguments of `attribute` that are not the method's own."""
@@ -327,37 +320,6 @@ class LLMGradientAttribution(TextAttribution):
             "baseline": None if found.baseline is None else self.language_model.decode([found.baseline]),
             "processes": found.processes,
         }
-
-
-@dataclass(frozen=True)
-class Found:
-    """What a run found, by all processes that took part in it.
-
-    Attributes:
-        explained: The attributions of each quantity.
-        log_probs: `(answer tokens,)` in nats.
-        cost: What it cost.
-        seed: Of a random method, or None.
-        baseline: The token that stood for absent ones, or None.
-        processes: Host and positions of each process.
-    """
-
-    explained: list[Explained]
-    log_probs: Tensor
-    cost: Cost
-    seed: int | None
-    baseline: int | None
-    processes: list[dict[str, Any]]
-
-    @classmethod
-    def gathered(cls, run: Run, explained: list[Explained]) -> Found:
-        """The same in all processes that shared the run."""
-        of_each = gathered("cost", (run.counter, run.log_probs, gethostname()))
-        costs, log_probs, hosts = zip(*of_each, strict=True)
-        known = reduce(lambda one, other: torch.where(one.isnan(), other, one), log_probs)
-        baseline = run.baseline if run.call.inner.starts_at_baseline else None
-        processes = [{"host": host, "positions": cost.positions} for host, cost in zip(hosts, costs, strict=True)]
-        return cls(explained, known, reduce(add, costs), run.call.seed, baseline, processes)
 
 
 def check_call(of_call: Mapping[str, Any]) -> None:

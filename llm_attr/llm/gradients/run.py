@@ -4,12 +4,17 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from dataclasses import dataclass
+from functools import reduce
+from operator import add
+from socket import gethostname
+from typing import Any, TypeAlias
 
 import torch
 from torch import Tensor
 
 from llm_attr.core.evaluator import share_of
-from llm_attr.core.parallel.sharing import share
+from llm_attr.core.parallel.sharing import gathered, share
 from llm_attr.core.tensors import map_tensors, split_by
 from llm_attr.errors import InvalidValue
 from llm_attr.llm.gradients.absent_units import AbsentUnits
@@ -254,3 +259,37 @@ class ContrastRun:
             raise InvalidValue("a contrast must be bound to an answer")
         [own], [other] = (run.explained(token_rows, recomputed) for run in (self._answer, self._foil))
         return [own.less(other, contrast)]
+
+
+Run: TypeAlias = GradientRun | ContrastRun
+
+
+@dataclass(frozen=True)
+class Found:
+    """What a run found, by all processes that took part in it.
+
+    Attributes:
+        explained: The attributions of each quantity.
+        log_probs: `(answer tokens,)` in nats.
+        cost: What it cost.
+        seed: Of a random method, or None.
+        baseline: The token that stood for absent ones, or None.
+        processes: Host and positions of each process.
+    """
+
+    explained: list[Explained]
+    log_probs: Tensor
+    cost: Cost
+    seed: int | None
+    baseline: int | None
+    processes: list[dict[str, Any]]
+
+    @classmethod
+    def gathered(cls, run: Run, explained: list[Explained]) -> Found:
+        """The same in all processes that shared the run."""
+        of_each = gathered("cost", (run.counter, run.log_probs, gethostname()))
+        costs, log_probs, hosts = zip(*of_each, strict=True)
+        known = reduce(lambda one, other: torch.where(one.isnan(), other, one), log_probs)
+        baseline = run.baseline if run.call.inner.starts_at_baseline else None
+        processes = [{"host": host, "positions": cost.positions} for host, cost in zip(hosts, costs, strict=True)]
+        return cls(explained, known, reduce(add, costs), run.call.seed, baseline, processes)
