@@ -19,7 +19,11 @@ from llm_attr.errors import NoRule
 from tests.parallel.processes import needs_gloo, values
 from tests.zoo import tiny_model, tokenizer_of
 
-pytestmark = [needs_gloo, pytest.mark.usefixtures("one_thread")]
+pytestmark = [
+    needs_gloo,
+    pytest.mark.usefixtures("one_thread"),
+    pytest.mark.filterwarnings("ignore:.* will take (at most )?about"),  # on a busy machine
+]
 
 FACTS = "Aksel repairs violins. Berit paints boats. Carl sings. What does Aksel do?"
 ANSWER = " He repairs."

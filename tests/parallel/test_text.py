@@ -20,7 +20,11 @@ from llm_attr.llm.scoring.shared_engine import shares
 from tests.parallel.processes import launch, needs_gloo, values
 from tests.zoo import tiny, tiny_model, tokenizer_of
 
-pytestmark = [needs_gloo, pytest.mark.usefixtures("one_thread")]
+pytestmark = [
+    needs_gloo,
+    pytest.mark.usefixtures("one_thread"),
+    pytest.mark.filterwarnings("ignore:.* will take (at most )?about"),  # on a busy machine
+]
 
 FACTS = "Aksel repairs violins. Berit paints boats. Carl sings. Dora cooks fish. What does Aksel do?"
 SHORT = ["One two three. Four five. Seven. What next?", "Rain falls. Snow melts. Who knows?"]
