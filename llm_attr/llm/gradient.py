@@ -31,6 +31,7 @@ from llm_attr.llm.gradients.methods import (
     sites_of,
     supported,
 )
+from llm_attr.llm.gradients.noise import gradient_noise, measure_noise, per_token
 from llm_attr.llm.gradients.run import ContrastRun, Found, GradientRun, Run
 from llm_attr.llm.model.fingerprint import identity
 from llm_attr.llm.model.language_model import LanguageModel
@@ -197,6 +198,7 @@ class LLMGradientAttribution(TextAttribution):
         price = priced(self.title, lambda _: ", or ".join(quicker(run, token_rows)))
         with uncompiled(), self.language_model.evaluating(), memory, bar, price:
             refuse_broken_graph(self.language_model)
+            measure_noise(self.language_model, run.tokens.ids, run.answer)
             explained = run.explained(token_rows, recompute)
         return Found.gathered(run, explained)
 
@@ -286,7 +288,7 @@ class LLMGradientAttribution(TextAttribution):
                 prompt,
                 answer,
                 log_probs,
-                {**about, "layer": layer},
+                {**about, "layer": layer, "noise": per_token(about["noise"], whole, len(answer))},
                 game,
                 seq_attr=inp.format_attr(whole[None])[0],
                 token_attr=None if tokens is None else inp.format_attr(tokens),
@@ -307,6 +309,10 @@ class LLMGradientAttribution(TextAttribution):
             return None
         features = Features.single((inp.to_tensor(),))
         return PromptGame(Asked(self.language_model, inp, features, tuple(prompt), answer, scalar), columns)
+
+    def noise(self, scalar: Scalar) -> float | None:
+        """Relative to the attributions, see `measure_noise`; None in fp32."""
+        return gradient_noise(self.language_model)
 
     def _layers(self) -> list[str]:
         """The names of the layers that move, as far as they are the model's."""

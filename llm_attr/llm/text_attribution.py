@@ -25,9 +25,13 @@ from llm_attr.llm.prompt.interpretable import InterpretableInput, TextTokenInput
 from llm_attr.llm.prompt.prompt import Prompt
 from llm_attr.llm.results.result import LLMAttributionResult
 from llm_attr.llm.scoring.prompt_game import PromptGame
+from llm_attr.llm.scoring.strategy import noise_of
 from llm_attr.llm.target.answer import Answer, answer_ids, share_answers
 from llm_attr.llm.target.generation import GenArgs
 from llm_attr.llm.target.scalar import Scalar
+
+NOISY = {"log_prob": 1.0, "contrast": 2**0.5}
+"""The quantities whose rounding is known, in multiples of that of a log-probability."""
 
 
 class TextAttribution(Attribution, ABC):
@@ -116,6 +120,7 @@ class TextAttribution(Attribution, ABC):
                     "target": fingerprint(target),
                     "scalars": fingerprint([scalar.name for scalar in scalars]),
                     "options": fingerprint(self.method_name, options),
+                    "precision": described(self.language_model),
                 }
                 team.refuse_differences(self.title, parts)
             yield
@@ -158,8 +163,20 @@ class TextAttribution(Attribution, ABC):
             "model": self.language_model.name,
             "dtype": str(self.language_model.dtype).removeprefix("torch."),
             "precision": described(self.language_model),
+            "noise": self._agreed_noise(scalar),
             **cost.to_dict(),
         }
+
+    def noise(self, scalar: Scalar) -> float | None:
+        """Nats by which rounding moves the score of a token; None where that is unknown."""
+        known = noise_of(self.language_model)
+        return None if known is None or scalar.name not in NOISY else known.per_token * NOISY[scalar.name]
+
+    def _agreed_noise(self, scalar: Scalar) -> float | None:
+        """The largest that a process has measured."""
+        own, team = self.noise(scalar), current_team()
+        found = [each for each in ([own] if team is None else team.exchange("noise", own)) if each is not None]
+        return max(found, default=None)
 
     def result(
         self,

@@ -13,6 +13,7 @@ from llm_attr import LanguageModel, explain, plan
 from llm_attr.errors import InvalidValue, UnknownName
 from llm_attr.llm.model.backend import forward_logits
 from llm_attr.llm.model.precision import GradientScale, computing, described, dtype_of
+from llm_attr.llm.scoring.strategy import Noise
 from tests.zoo import FAMILIES, need_attention_in, tiny, tiny_model, tokenizer_of
 
 PROMPT = "Red fox. Blue sky. Old man."
@@ -173,3 +174,45 @@ def test_rows_of_tokens_are_scaled_each_by_itself() -> None:
     weights = torch.tensor([[[1e-12, 0.0]], [[0.0, 1e9]], [[0.0, 0.0]]])
     (found,) = torch.autograd.grad(y, x, weights, is_grads_batched=True)
     torch.testing.assert_close(found, weights * torch.tensor([3.0, 5.0]), rtol=1e-3, atol=0)
+
+
+def test_a_result_carries_the_noise_of_its_precision() -> None:
+    need_attention_in(torch.bfloat16)
+    exact = explain(tiny("llama"), PROMPT, unit="word", target=" cat")
+    rounded = explain(model(torch.bfloat16), PROMPT, unit="word", target=" cat")
+    assert exact.noise is not None
+    assert rounded.noise is not None
+    assert 0 <= exact.noise < 1e-4 < rounded.noise
+    assert torch.equal(rounded.within_noise, rounded.seq_attr.abs() < 2 * rounded.noise)
+    part = rounded.for_output(slice(0, 1))
+    assert part.noise == pytest.approx(rounded.noise / len(rounded.output_tokens) ** 0.5)
+    assert explain(tiny("llama"), PROMPT, unit="word", target=" cat", scalar="prob").noise is None
+
+
+def test_gradients_carry_a_noise_in_half_precision() -> None:
+    need_attention_in(torch.bfloat16)
+    options = {"method": "input_x_gradient", "baseline": 3, "token_rows": False}
+    for lm, precision in ((model(torch.bfloat16), None), (model(torch.bfloat16), "bf16")):
+        result = explain(lm, PROMPT, unit="word", target=" cat", precision=precision, **options)
+        assert result.noise is not None
+        assert 0 <= result.noise < 0.05 * result.seq_attr.abs().max()
+    assert explain(model(), PROMPT, unit="word", target=" cat", **options).noise is None
+
+
+def test_units_within_the_noise_are_marked(capsys: pytest.CaptureFixture[str]) -> None:
+    result = explain(tiny("llama"), PROMPT, unit="word", target=" cat")
+    values = sorted(result.seq_attr.abs().tolist())
+    result.provenance |= {"noise": (values[1] + values[2]) / 4 / len(result.output_tokens) ** 0.5, "precision": "bf16"}
+    assert int(result.within_noise.sum()) == 2
+    result.show(width=100)
+    printed = capsys.readouterr().out
+    assert printed.count(" ~ ") == 3  # two units and the note
+    assert "~ marks units below twice that" in printed
+    page = result.to_html()
+    assert page.count('title="within the rounding of this precision"') == 2
+
+
+def test_noise_adds_up_over_answers() -> None:
+    noise = Noise().seen(torch.tensor([0.3, -0.3])).seen(torch.tensor([0.1, 0.1]))
+    assert noise.per_token == pytest.approx((0.2 / 4) ** 0.5)
+    assert Noise().seen(torch.tensor([0.2, 0.2])).per_token == pytest.approx((0.16 / 2) ** 0.5)

@@ -27,7 +27,7 @@ HALVES = (torch.bfloat16, torch.float16)
 Precision: TypeAlias = str | torch.dtype
 """`fp32`, `bf16` or `fp16`, also spelled as torch does."""
 
-HEAD_BYTES = 1 << 26
+HEAD_BYTES = 1 << 24
 """Bytes of the output head's weights that are converted to fp32 at once."""
 
 LARGEST = 1.0

@@ -101,6 +101,21 @@ class ResultData(PickledWithout):
         return None if completeness is None else float(completeness["gap"])
 
     @property
+    def noise(self) -> float | None:
+        """How far rounding moves the score of this answer, in nats; None where that was not measured.
+
+        The same variant of the prompt was scored in different company, in a tree or batch and alone; the differences of
+        its tokens add up as independent ones do.
+        """
+        per_token = self.provenance.get("noise")
+        return None if per_token is None else float(per_token) * len(self.output_tokens) ** 0.5
+
+    @property
+    def within_noise(self) -> Tensor:
+        """Bool `(units,)`: whose attributions are smaller than twice the noise; none where that was not measured."""
+        return self.seq_attr.abs() < 2 * (self.noise or 0.0)
+
+    @property
     def interactions(self) -> Tensor:
         """Symmetric `(units, units)`: what two units add together beyond their sum; the diagonal has the units.
 

@@ -9,6 +9,9 @@ from llm_attr.llm.results.labels import method, quantity
 from llm_attr.viz.text.levels import Levels
 from llm_attr.viz.text.view import AttributionView
 
+VISIBLE = 1e-3
+"""Noise below this share of the largest attribution is not drawn."""
+
 _FIELDS = {"model", "dtype", "scoring", "variants", "passes", "positions", "empty_prompt"}
 _FIELDS_OF_GRADIENTS = {"model", "dtype", "baseline", "passes", "positions", "backward", "forward_mode", "per_input"}
 
@@ -30,6 +33,7 @@ def view(result: ResultData) -> AttributionView:
         error_name="bootstrap error" if result.provenance.get("errors") == "bootstrap" else "standard error",
         unit_name=str(result.provenance.get("unit", "unit")),
         interactions=_interactions(result),
+        doubtful=tuple(result.within_noise.tolist()) if _shows_noise(result) else None,
         warnings=tuple(filter(None, (warning(result.provenance), _template_warning(result)))),
     )
 
@@ -50,6 +54,19 @@ def _template_warning(result: ResultData) -> str | None:
     """How the chat template changed the messages, if it did."""
     changes = result.provenance.get("template_changes")
     return f"The chat template does not show all messages as they are: {'; '.join(changes)}." if changes else None
+
+
+def _shows_noise(result: ResultData) -> bool:
+    """Whether the noise of the precision is large enough to be seen beside the largest attribution."""
+    largest = result.seq_attr.nan_to_num(0.0, 0.0, 0.0).abs().max().item() if len(result.seq_attr) else 0.0
+    return result.noise is not None and result.noise > VISIBLE * largest
+
+
+def _noise_note(result: ResultData) -> list[tuple[str, str]]:
+    about = result.provenance
+    if not _shows_noise(result):
+        return []
+    return [("rounding", f"about {result.noise:.2g} nats in {about['precision']}; ~ marks units below twice that")]
 
 
 def _interactions(result: ResultData) -> tuple[tuple[float, ...], ...] | None:
@@ -90,7 +107,9 @@ def _notes_of_gradients(result: ResultData) -> tuple[tuple[str, str], ...]:
 
 
 def _notes_of_target(result: ResultData) -> list[tuple[str, str]]:
-    notes = [("foil", str(result.provenance["foil"]))] if "foil" in result.provenance else []
+    notes = _noise_note(result)
+    if "foil" in result.provenance:
+        notes.append(("foil", str(result.provenance["foil"])))
     if result.region:
         notes.append(("part", f"tokens {result.region[0]} to {result.region[1] - 1} of the answer"))
     return notes

@@ -1,10 +1,12 @@
-"""Which scoring strategy is exact for a model, and what has been verified so far."""
+"""Which scoring strategy is exact for a model, what has been verified so far, and what rounding does to scores."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
 from typing import Any, Literal
 from weakref import WeakKeyDictionary
+
+from torch import Tensor
 
 from llm_attr.llm.model.attention import Setting, kernel, setting
 from llm_attr.llm.model.language_model import LanguageModel
@@ -70,8 +72,40 @@ class BatchCheck:
         )
 
 
+@dataclass(frozen=True)
+class Noise:
+    """How far the scores of one variant in different company are apart: in a tree, in a batch and alone.
+
+    Attributes:
+        answers: How many answers were compared.
+        tokens: How many tokens they have.
+        of_tokens: The sum of the squared differences of the tokens, in nats.
+        of_answers: The sum of the squared differences of the answers, each divided by its number of tokens.
+    """
+
+    answers: int = 0
+    tokens: int = 0
+    of_tokens: float = 0.0
+    of_answers: float = 0.0
+
+    def seen(self, differences: Tensor) -> Noise:
+        """With another answer, `(answer tokens,)` in nats."""
+        each, count = differences.double(), len(differences)
+        squares, total = float(each.square().sum()), float(each.sum().square()) / count
+        return Noise(self.answers + 1, self.tokens + count, self.of_tokens + squares, self.of_answers + total)
+
+    @property
+    def per_token(self) -> float:
+        """Nats by which the score of T tokens is uncertain, divided by the root of T.
+
+        The larger of the root mean squares of tokens and of answers, as rounding of a shared prefix moves all tokens.
+        """
+        return max(self.of_tokens / self.tokens, self.of_answers / self.answers) ** 0.5
+
+
 _strategies: WeakKeyDictionary[Any, dict[Setting, Strategy]] = WeakKeyDictionary()
 _batch_checks: WeakKeyDictionary[Any, dict[Setting, BatchCheck]] = WeakKeyDictionary()
+_noises: WeakKeyDictionary[Any, dict[Setting, Noise]] = WeakKeyDictionary()
 
 
 def strategy_for(language_model: LanguageModel, gaps: bool = False) -> Strategy:
@@ -95,6 +129,17 @@ def remember_batch_check(language_model: LanguageModel, gaps: bool, check: Batch
     """Remembers the check for later explanations with the same model."""
     _batch_checks.setdefault(language_model.model, {})[setting(language_model, gaps)] = check
     return check
+
+
+def noise_of(language_model: LanguageModel) -> Noise | None:
+    """The noise of the model's scores in its current configuration; None before anything was compared."""
+    return _noises.get(language_model.model, {}).get(setting(language_model))
+
+
+def remember_noise(language_model: LanguageModel, differences: Tensor) -> None:
+    """Adds an answer that was scored twice, `(answer tokens,)` in nats."""
+    known = noise_of(language_model) or Noise()
+    _noises.setdefault(language_model.model, {})[setting(language_model)] = known.seen(differences)
 
 
 def _first_strategy(language_model: LanguageModel, gaps: bool) -> Strategy:

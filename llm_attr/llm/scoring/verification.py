@@ -15,6 +15,7 @@ from llm_attr.llm.model.language_model import LanguageModel, has_unusual_weights
 from llm_attr.llm.model.precision import computed_in
 from llm_attr.llm.scoring.passes import WholePass
 from llm_attr.llm.scoring.prefix_tree import Query
+from llm_attr.llm.scoring.strategy import remember_noise
 
 NEGLIGIBLE = {torch.float64: 1e-6, torch.float32: 1e-3, torch.bfloat16: 0.05, torch.float16: 0.01}
 """Nats per token below which rounding noise is not measured."""
@@ -83,11 +84,15 @@ class Verification:
         """The largest difference from the sequence alone; None if it is only rounding."""
         expected = self._log_probs(query, fill)
         difference = (log_probs - expected).abs()
-        if not torch.isfinite(expected).all() or bool((difference <= NEGLIGIBLE.get(dtype, 0.01)).all()):
+        if not torch.isfinite(expected).all():
             return None
-        if difference.isfinite().all() and _rms(difference) <= MULTIPLE * self._noise(expected, query, dtype, fill):
-            return None
-        return difference.max().item()
+        is_rounding = bool((difference <= NEGLIGIBLE.get(dtype, 0.01)).all()) or (
+            difference.isfinite().all() and _rms(difference) <= MULTIPLE * self._noise(expected, query, dtype, fill)
+        )
+        if not is_rounding:
+            return difference.max().item()
+        remember_noise(self._lm, log_probs - expected)
+        return None
 
     def _noise(self, expected: Tensor, query: Query, dtype: torch.dtype, fill: int) -> float:
         """How much the log-probabilities change when each entry of the embeddings is rounded up or down."""

@@ -66,12 +66,13 @@ def unit_value(view: AttributionView, unit: int) -> Value:
 
 @dataclass(frozen=True)
 class Row:
-    """A unit in a list or table, with a value for each of n columns."""
+    """A unit in a list or table, with a value for each of n columns, and whether the first is within the noise."""
 
     text: str
     position: int
     group: str
     values: tuple[Value, ...]
+    doubtful: bool = False
 
 
 def rows_of(columns: Sequence[AttributionView], units: Iterable[int]) -> list[Row]:
@@ -82,7 +83,8 @@ def rows_of(columns: Sequence[AttributionView], units: Iterable[int]) -> list[Ro
 def _row(columns: Sequence[AttributionView], unit: int) -> Row:
     group = columns[0].unit_groups[unit]
     label = shortened_label(group.label) if group else ""
-    return Row(shortened_label(columns[0].units[unit]), unit, label, tuple(unit_value(view, unit) for view in columns))
+    values, doubtful = tuple(unit_value(view, unit) for view in columns), columns[0].doubtful
+    return Row(shortened_label(columns[0].units[unit]), unit, label, values, bool(doubtful and doubtful[unit]))
 
 
 @dataclass(frozen=True)

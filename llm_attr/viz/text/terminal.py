@@ -161,6 +161,8 @@ class _ExplanationLines(Lines):
         width = len(str(len(view.units)))
         lines = self.barred(numbers, [shares[unit] for unit in shown], [f"{unit + 1:>{width}}" for unit in shown])
         for unit, line in zip(shown, lines, strict=True):
+            if view.doubtful is not None:
+                line.append("~ " if view.doubtful[unit] else "  ", "dim")
             if group := view.unit_groups[unit]:
                 line.append(f"{truncate(escape_line(group.label), self.width // 5)}: ", "dim")
             line.append(truncate(unit_label(view.units[unit]), self.width - line.cell_len))

@@ -46,6 +46,7 @@ class AttributionView:
         interactions: symmetric `(units, units)`: what two units add together beyond their sum; the diagonal has the
             values of single units. NaN if there is none.
         warnings: what to know before reading the values; printed first.
+        doubtful: which unit values are within the noise of the computation, and so marked.
     """
 
     title: str
@@ -64,12 +65,15 @@ class AttributionView:
     unit_name: str = "unit"
     interactions: tuple[tuple[float, ...], ...] | None = None
     warnings: tuple[str, ...] = ()
+    doubtful: tuple[bool, ...] | None = None
 
     def __post_init__(self) -> None:
         units, tokens = len(self.units), len(self.output_tokens)
         _check("unit_values", len(self.unit_values), units)
         if self.unit_errors is not None:
             _check("unit_errors", len(self.unit_errors), units)
+        if self.doubtful is not None:
+            _check("doubtful", len(self.doubtful), units)
         if self.output_probs is not None:
             _check("output_probs", len(self.output_probs), tokens)
         if self.context is not None:
