@@ -51,17 +51,23 @@ def synchronize(device: torch.device) -> None:
         module.synchronize() if device.type == "mps" else module.synchronize(device)
 
 
+def allocated_bytes(device: torch.device) -> int | None:
+    """The bytes that tensors take on the device; None where the device does not tell."""
+    module = _module(device)
+    return int(module.memory_allocated(device)) if hasattr(module, "memory_allocated") else None
+
+
 def peak_bytes(device: torch.device) -> int | None:
-    """The most bytes that tensors took on the device since `forget_peak`; None where the device does not tell."""
+    """The most bytes that tensors took on the device; None where the device does not tell."""
     module = _module(device)
     return int(module.max_memory_allocated(device)) if hasattr(module, "max_memory_allocated") else None
 
 
-def forget_peak(device: torch.device) -> None:
-    """Starts the measurement of `peak_bytes` anew."""
-    module = _module(device)
-    if hasattr(module, "reset_peak_memory_stats"):
-        module.reset_peak_memory_stats(device)
+def sent(tensor: torch.Tensor, device: torch.device) -> torch.Tensor:
+    """A tensor of the CPU on a device; the program does not wait for the copy where the device can fetch it itself."""
+    if device.type in ("cuda", "xpu"):
+        return tensor.pin_memory(device).to(device, non_blocking=True)
+    return tensor.to(device)
 
 
 def is_out_of_memory(error: BaseException) -> bool:

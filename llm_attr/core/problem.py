@@ -73,11 +73,13 @@ class ManyOutputs:
         forward: From inputs and additional arguments to `(batch, outputs)`.
         outputs: How many they are; None: one, `(batch,)`.
         jacobian: How they are differentiated.
+        most: How many examples fit into one call that is differentiated; None: that is not known.
     """
 
     forward: ForwardFunction
     outputs: int | None
     jacobian: Jacobian
+    most: Callable[[], int | None] = lambda: None
 
     def __call__(self, *args: Any) -> Any:
         """What the forward function gives."""

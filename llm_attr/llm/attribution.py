@@ -17,6 +17,7 @@ from llm_attr.errors import UnsupportedMethod, about_prompt
 from llm_attr.llm.model.cost import Call, Cost
 from llm_attr.llm.model.fingerprint import identity
 from llm_attr.llm.model.language_model import LanguageModel
+from llm_attr.llm.model.memory import positions_that_fit
 from llm_attr.llm.model.speed import speed_of
 from llm_attr.llm.model.tokenizer import TokenizerLike
 from llm_attr.llm.prompt.interpretable import InterpretableInput
@@ -26,7 +27,6 @@ from llm_attr.llm.results.table import Attributions, Table
 from llm_attr.llm.scoring.batch import PromptJob, PromptScores, score_prompts
 from llm_attr.llm.scoring.engine import ScoreEngine
 from llm_attr.llm.scoring.options import Options
-from llm_attr.llm.scoring.passes import positions_that_fit
 from llm_attr.llm.scoring.prompt_game import Asked, PromptGame
 from llm_attr.llm.scoring.scorer import Scorer
 from llm_attr.llm.scoring.shared_engine import SharedEngine

@@ -35,6 +35,7 @@ from llm_attr.llm.gradients.noise import gradient_noise, measure_noise, per_toke
 from llm_attr.llm.gradients.run import ContrastRun, Found, GradientRun, Run
 from llm_attr.llm.model.fingerprint import identity
 from llm_attr.llm.model.language_model import LanguageModel
+from llm_attr.llm.model.precision import computing, default_for_gradients
 from llm_attr.llm.model.tokenizer import TokenizerLike
 from llm_attr.llm.prompt.interpretable import InterpretableInput, TokenMap
 from llm_attr.llm.prompt.prompt import Prompt
@@ -160,12 +161,12 @@ class LLMGradientAttribution(TextAttribution):
             with about_prompt(number):
                 bound.append(self.bound(inp))
                 tokens.append(bound[-1].placed(self.language_model))
-        prompts = [each.ids for each in tokens]
+        prompts, precision = [each.ids for each in tokens], default_for_gradients(self.language_model)
         with self.in_step(prompts, targets, scalars, [of_call, gen_args, options]), torch.inference_mode(False):
             answers, groups = self.answers(prompts, targets, gen_args), together(scalars)
 
             def found(i: int) -> list[Found]:
-                with about_prompt(numbers[i]):
+                with about_prompt(numbers[i]), computing(self.language_model, precision):
                     each = [[scalars[k] for k in group] for group in groups]
                     return [self._found(tokens[i], answers[i], quantities, of_call, options) for quantities in each]
 
@@ -175,10 +176,11 @@ class LLMGradientAttribution(TextAttribution):
             of_each = share("prompts", len(inputs), found) if several else list(map(found, range(len(inputs))))
         about: dict[str, Any] = {**identity(self.language_model), **({"processes": None} if team is None else {})}
         about["options"] = {name: value for name, value in options.items() if isinstance(value, _PLAIN)}
-        return [
-            self._results(inp, prompt, answer, scalars, found, about)
-            for inp, prompt, answer, found in zip(bound, prompts, answers, of_each, strict=True)
-        ]
+        with computing(self.language_model, precision):
+            return [
+                self._results(inp, prompt, answer, scalars, found, about)
+                for inp, prompt, answer, found in zip(bound, prompts, answers, of_each, strict=True)
+            ]
 
     def _found(
         self,

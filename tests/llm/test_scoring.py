@@ -14,6 +14,7 @@ import torch
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from torch import Tensor
+from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS
 
 from llm_attr import LanguageModel, Progress, watching
 from llm_attr.core.evaluator import Evaluator
@@ -87,7 +88,6 @@ def counted(lm: LanguageModel) -> Iterator[Seen]:
 @pytest.mark.parametrize(("family", "kernel"), SETUPS)
 @pytest.mark.parametrize("positions", [3, 16, 512])
 def test_exact(family: str, kernel: str, positions: int, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(passes, "CPU_POSITIONS", positions)
     monkeypatch.setattr(passes, "positions_that_fit", lambda _: positions)
     lm = shared(family, kernel)
     scorer = Scorer(lm)
@@ -233,15 +233,15 @@ def test_a_new_model_is_checked_once() -> None:
     assert second.cost.check_positions == len(longer[-1].tokens) + len(ANSWER) - 1
 
 
-def no_order(self: PrefixTree, queries: Any, keys: Any, window: int | None = None) -> Tensor:
+def no_order(self: PrefixTree, queries: Any, keys: Any, *_: Any) -> Tensor:
     return torch.from_numpy(keys[None] <= queries[:, None])
 
 
-def no_window(self: PrefixTree, queries: Any, keys: Any, window: int | None = None) -> Tensor:
+def no_window(self: PrefixTree, queries: Any, keys: Any, *_: Any) -> Tensor:
     return torch.from_numpy((keys[None] <= queries[:, None]) & (queries[:, None] < self.end[keys][None]))
 
 
-def the_future_too(self: PrefixTree, queries: Any, keys: Any, window: int | None = None) -> Tensor:
+def the_future_too(self: PrefixTree, queries: Any, keys: Any, *_: Any) -> Tensor:
     return torch.ones(len(queries), len(keys), dtype=torch.bool)
 
 
@@ -451,10 +451,25 @@ def test_other_precisions(dtype: torch.dtype) -> None:
     assert (found - expected(lm, VARIANTS)).abs().max() < tolerance
 
 
-def test_a_prefix_tree_needs_a_kernel_that_takes_masks() -> None:
+def flash(module: Any, query: Tensor, key: Tensor, value: Tensor, mask: Tensor | None, **options: Any) -> Any:
+    """As flash attention: causal, and without a mask of its own."""
+    assert mask is None or mask.dim() == 2
+    return ALL_ATTENTION_FUNCTIONS["sdpa"](module, query, key, value, None, **options)
+
+
+def test_a_kernel_that_takes_no_mask_of_a_tree_is_stood_in_for(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(ALL_ATTENTION_FUNCTIONS._global_mapping, "flash_attention_2", flash)
     lm = language_model("llama")
     lm.model.config._attn_implementation = "flash_attention_2"
-    assert strategy_for(lm).reason == "its attention kernel 'flash_attention_2' takes no mask of its own"
+    found = score(Scorer(lm), VARIANTS[:3])
+    assert lm.model.config._attn_implementation == "flash_attention_2"
+    assert strategy_for(lm).kind == "prefix tree"
+    assert strategy_for(lm).reason == "attention by explicit positions, by sdpa in place of flash_attention_2"
+    assert strategy_for(lm).verified
+    lm.model.config._attn_implementation = "sdpa"
+    assert (found - expected(lm, VARIANTS[:3])).abs().max() < TOLERANCE
+    lm.model.config._attn_implementation = "paged|sdpa"
+    assert strategy_for(lm).reason == "its attention kernel 'paged|sdpa' takes no mask of its own"
 
 
 def test_why_whole_sequences_are_needed() -> None:

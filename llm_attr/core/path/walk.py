@@ -15,7 +15,7 @@ from llm_attr.core.batching import BATCH_ERRORS, copies_that_fit, uses_batch_sta
 from llm_attr.core.evaluator import Evaluator
 from llm_attr.core.parallel.sharing import fingerprint
 from llm_attr.core.parallel.team import current_team
-from llm_attr.core.problem import Gradients, Problem, check_movable
+from llm_attr.core.problem import Gradients, ManyOutputs, Problem, check_movable
 from llm_attr.core.tensors import Slot, at_least_fp32, in_slots, leaves
 from llm_attr.errors import InvalidShape, InvalidValue, NonFiniteGradient, OutOfMemory, UnknownName
 from llm_attr.typing import TensorOrTensors, Tensors
@@ -247,7 +247,9 @@ class Walk:
             if uses_batch_statistics(self.problem.forward):
                 return 1
             extras = tuple(leaves(self.problem.extras))
-            fit = copies_that_fit(self.problem.inputs, self.problem.outputs or 1)
+            forward = self.problem.forward
+            known = forward.most() if isinstance(forward, ManyOutputs) else None
+            fit = copies_that_fit(self.problem.inputs, self.problem.outputs or 1) if known is None else known
             return min(fit, copies_that_fit(extras)) if extras else fit
         if isinstance(self.rows, bool) or not isinstance(self.rows, int) or self.rows < 1:
             raise InvalidValue(f"internal_batch_size must be a whole number of at least 1, or None; got {self.rows!r}")

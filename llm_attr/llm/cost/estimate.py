@@ -27,13 +27,13 @@ from llm_attr.llm.gradients.methods import inside, is_embedding, sites_of
 from llm_attr.llm.gradients.run import GradientRun
 from llm_attr.llm.model.cost import Call, Cost
 from llm_attr.llm.model.language_model import LanguageModel
+from llm_attr.llm.model.memory import positions_that_fit
 from llm_attr.llm.prompt.interpretable import TokenMap
 from llm_attr.llm.prompt.prompt import Prompt
 from llm_attr.llm.request import Request
 from llm_attr.llm.scoring.batch import PromptJob, score_prompts
 from llm_attr.llm.scoring.engine import CountingEngine, ScoreEngine
 from llm_attr.llm.scoring.options import Options
-from llm_attr.llm.scoring.passes import positions_that_fit
 from llm_attr.llm.scoring.scorer import Scorer
 from llm_attr.llm.scoring.text_game import TextGame
 from llm_attr.llm.target.answer import Answer, answer_ids, answers_of

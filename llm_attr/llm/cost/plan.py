@@ -10,17 +10,13 @@ from typing import Any
 from llm_attr.core.evaluator import watching
 from llm_attr.llm.attribution import LLMAttribution
 from llm_attr.llm.cost.estimate import CostEstimate, of_games, of_gradients
-from llm_attr.llm.gradients.checkpointing import kept_bytes
 from llm_attr.llm.model.cost import Call
 from llm_attr.llm.model.language_model import LanguageModel
-from llm_attr.llm.model.precision import computing
+from llm_attr.llm.model.memory import call_bytes, kept_bytes, loss_bytes
+from llm_attr.llm.model.precision import computing, default_for_gradients
 from llm_attr.llm.model.speed import speed_of
 from llm_attr.llm.request import One, parse_request
-from llm_attr.llm.scoring.passes import call_bytes
 from llm_attr.llm.target.region import Region, RegionName
-
-LOSS_COPIES = 4
-"""Logit-sized tensors in a backward pass: the logits, their fp32 copy, their softmax, and their gradient."""
 
 
 @dataclass(frozen=True)
@@ -116,14 +112,17 @@ def plan(
         >>> print(plan(load_model("smollm2-135m"), "Aksel repairs violins. Who?", target=" Aksel"))  # doctest: +SKIP
     """
     request = parse_request(model, prompt, region=None if region is None else Region.of(region), **asked)
-    language_model = request.explainer.language_model
-    with computing(language_model, request.precision), warnings.catch_warnings(), watching():
+    language_model, precision = request.explainer.language_model, request.precision
+    if precision is None and not isinstance(request.explainer, LLMAttribution):
+        precision = default_for_gradients(language_model)
+    with computing(language_model, precision), warnings.catch_warnings(), watching():
         warnings.simplefilter("ignore")
         explainer = request.explainer
         estimate = (
             of_games(request, explainer) if isinstance(explainer, LLMAttribution) else of_gradients(request, explainer)
         )
-    return plan_of(asked.get("method", "feature_ablation"), language_model, estimate, measure)
+    with computing(language_model, precision):
+        return plan_of(asked.get("method", "feature_ablation"), language_model, estimate, measure)
 
 
 def plan_of(method: str, language_model: LanguageModel, estimate: CostEstimate, measure: bool) -> Plan:
@@ -153,14 +152,13 @@ def plan_of(method: str, language_model: LanguageModel, estimate: CostEstimate, 
 
 def _peak(language_model: LanguageModel, estimate: CostEstimate) -> int:
     """The approximate peak memory in bytes."""
-    cost, config = estimate.cost, language_model.text_config
+    cost = estimate.cost
     positions, rows = cost.forward.largest
     most = call_bytes(language_model, Call(positions + cost.context, rows))
     if cost.forward_mode:
         most += call_bytes(language_model, cost.forward_mode_load.largest)
     positions, rows = cost.backward_load.largest
-    logits = LOSS_COPIES * 4 * rows * config.vocab_size
-    return max(most, kept_bytes(language_model, positions, estimate.recompute) + logits)
+    return max(most, kept_bytes(language_model, positions, estimate.recompute) + loss_bytes(language_model, rows))
 
 
 def _number(value: int) -> str:

@@ -20,6 +20,7 @@ from llm_attr.llm.model.backend import forward_logits
 from llm_attr.llm.model.cost import Cost
 from llm_attr.llm.model.fingerprint import is_part
 from llm_attr.llm.model.language_model import LanguageModel
+from llm_attr.llm.model.memory import rows_that_fit
 from llm_attr.llm.model.precision import GradientScale, computed_in
 from llm_attr.llm.target.scalar import Contrast, Scalar
 from llm_attr.typing import Tensors
@@ -293,7 +294,12 @@ class Entries:
 
     def differentiated(self, jacobian: Jacobian) -> ManyOutputs:
         """As a forward function."""
-        return ManyOutputs(self, len(self) if self._axis else None, jacobian)
+        return ManyOutputs(self, len(self) if self._axis else None, jacobian, self.most)
+
+    def most(self) -> int | None:
+        """How many points fit into one call; None on a CPU."""
+        passage = self.score.passage
+        return rows_that_fit(self.score.language_model, len(passage.ids), len(passage.scored))
 
 
 def worth_of(scalar: Scalar, values: Tensor) -> Tensor:

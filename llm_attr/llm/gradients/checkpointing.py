@@ -11,9 +11,9 @@ from typing import Any
 import torch
 from torch.utils.checkpoint import checkpoint
 
-from llm_attr.core.memory import free_bytes
 from llm_attr.core.shared_context import reference_counted
 from llm_attr.llm.model.language_model import LanguageModel
+from llm_attr.llm.model.memory import free_for, kept_bytes
 
 MEMORY_SHARE = 2
 """Activations may take this part of the free memory before they are computed again instead."""
@@ -64,19 +64,4 @@ def _asking(forward: Callable[..., Any]) -> Callable[..., Any]:
 
 def is_short_of_memory(language_model: LanguageModel, positions: int) -> bool:
     """Whether what a backward pass over so many positions keeps would take too much of the free memory."""
-    return kept_bytes(language_model, positions) > free_bytes(language_model.device) // MEMORY_SHARE
-
-
-def kept_bytes(language_model: LanguageModel, positions: int, recompute: bool = False) -> int:
-    """What a backward pass over so many positions needs of the forward pass, about.
-
-    Args:
-        language_model: The model.
-        positions: Of all rows.
-        recompute: Whether the blocks keep only their inputs.
-    """
-    config, width = language_model.text_config, language_model.dtype.itemsize
-    inner = getattr(config, "intermediate_size", 0) or 4 * config.hidden_size
-    block = (12 * config.hidden_size + 4 * inner) * width
-    inputs = config.num_hidden_layers * config.hidden_size * width
-    return int(positions * (block + inputs if recompute else block * config.num_hidden_layers))
+    return kept_bytes(language_model, positions) > free_for(language_model) // MEMORY_SHARE

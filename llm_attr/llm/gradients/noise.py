@@ -10,7 +10,8 @@ from torch import Tensor
 
 from llm_attr.core.memory import is_out_of_memory
 from llm_attr.core.site import Site
-from llm_attr.llm.gradients.answer_score import LOG_PROB, AnswerScore, Passage
+from llm_attr.llm.gradients.answer_score import LOG_PROB, AnswerScore
+from llm_attr.llm.gradients.passages import Passage
 from llm_attr.llm.model.attention import Setting, setting
 from llm_attr.llm.model.cost import Cost
 from llm_attr.llm.model.language_model import LanguageModel

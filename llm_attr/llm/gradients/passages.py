@@ -8,8 +8,8 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from llm_attr.core.memory import free_bytes
 from llm_attr.llm.model.language_model import LanguageModel
+from llm_attr.llm.model.memory import free_for
 
 MEMORY_SHARE = 32
 """The rows of the tokens that are explained together may take this part of the free memory."""
@@ -65,7 +65,7 @@ def group_size(language_model: LanguageModel, prompt: int, tokens: int, quantiti
         tokens: The length of the answer.
         quantities: How many quantities each token has.
     """
-    room = free_bytes(language_model.device) // MEMORY_SHARE
+    room = free_for(language_model) // MEMORY_SHARE
     token_bytes = 4 * language_model.text_config.hidden_size * (prompt + tokens) * quantities
     most = max(1, min(tokens, room // token_bytes))
 

@@ -2,8 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any
+
 import torch
 
+from llm_attr.core.shared_context import reference_counted
 from llm_attr.llm.model.language_model import LanguageModel
 from llm_attr.llm.model.precision import computed_in, keeps_sums
 
@@ -14,6 +19,39 @@ Setting = tuple[str, torch.dtype, torch.dtype, bool, bool]
 def setting(language_model: LanguageModel, gaps: bool = False) -> Setting:
     """What the model's forward pass depends on besides its weights."""
     return kernel(language_model), language_model.dtype, computed_in(language_model), keeps_sums(), gaps
+
+
+MASKED = {"sdpa", "eager"}
+"""The kernels that take a mask of any form."""
+
+
+def masked_kernel(language_model: LanguageModel) -> str:
+    """The kernel for passes with a mask of any form: the model's own if it takes one, else sdpa, else eager."""
+    own = kernel(language_model)
+    if own in MASKED:
+        return own
+    return "sdpa" if getattr(language_model.model, "_supports_sdpa", False) else "eager"
+
+
+@contextmanager
+def with_masks(language_model: LanguageModel) -> Iterator[None]:
+    """The model attends by `masked_kernel` inside, in all threads; its own kernel is put back at the end."""
+    if masked_kernel(language_model) == kernel(language_model):
+        yield
+        return
+    with _switched(language_model.text_config, masked_kernel(language_model)):
+        yield
+
+
+@reference_counted
+@contextmanager
+def _switched(config: Any, name: str) -> Iterator[None]:
+    before = config._attn_implementation
+    config._attn_implementation = name
+    try:
+        yield
+    finally:
+        config._attn_implementation = before
 
 
 def kernel(language_model: LanguageModel) -> str:

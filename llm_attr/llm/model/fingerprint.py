@@ -117,13 +117,15 @@ def weights_hash(model: nn.Module) -> str:
         return SHARDED
     if any(weight.is_meta for weight in weights.values()):
         return OFFLOADED
+    named = sorted(weights.items())
+    try:
+        samples = _on_the_cpu([_sampled(weight.detach()) for _, weight in named])
+    except RuntimeError:  # a packed format that torch cannot read
+        return UNREADABLE
     digest = hashlib.sha256()
-    for name, weight in sorted(weights.items()):
+    for (name, weight), sample in zip(named, samples, strict=True):
         digest.update(f"{name} {tuple(weight.shape)} {weight.dtype}\n".encode())
-        try:
-            digest.update(_sampled(weight.detach()))
-        except RuntimeError:  # a packed format that torch cannot read
-            return UNREADABLE
+        digest.update(sample.numpy().tobytes())
     return digest.hexdigest()
 
 
@@ -192,12 +194,23 @@ def _is_sharded(model: nn.Module, weights: Iterable[Tensor]) -> bool:
     return wrapped or any(hasattr(weight, name) for weight in weights for name in SHARD_ATTRIBUTES)
 
 
-def _sampled(weight: Tensor) -> bytes:
+def _sampled(weight: Tensor) -> Tensor:
     flat = weight.reshape(-1).view(torch.uint8)
     if len(flat) > SAMPLES * SAMPLE:
         run = len(flat) // SAMPLES
         flat = torch.cat([flat[start : start + SAMPLE] for start in range(0, run * SAMPLES, run)])
-    return flat.cpu().numpy().tobytes()
+    return flat
+
+
+def _on_the_cpu(samples: list[Tensor]) -> list[Tensor]:
+    """The samples, with one copy for each device."""
+    found = list(samples)
+    for device in {sample.device for sample in samples} - {torch.device("cpu")}:
+        own = [number for number, sample in enumerate(samples) if sample.device == device]
+        parts = torch.cat([samples[number] for number in own]).cpu().split([len(samples[number]) for number in own])
+        for number, part in zip(own, parts, strict=True):
+            found[number] = part
+    return found
 
 
 @torch.no_grad()

@@ -72,6 +72,13 @@ class LanguageModel:
         return torch.device("cpu") if weight.is_meta else weight.device
 
     @property
+    def devices(self) -> tuple[torch.device, ...]:
+        """Those on which a divided model computes, that of token ids first; a part on CPU or disk computes on that."""
+        places = (getattr(self.model, "hf_device_map", None) or {}).values()
+        others = [torch.device(place) for place in places if place not in ("cpu", "disk")]
+        return tuple(dict.fromkeys([self.device, *others]))
+
+    @property
     def dtype(self) -> torch.dtype:
         """The precision of the weights."""
         dtype = getattr(self.model, "dtype", None)

@@ -73,6 +73,16 @@ def described(language_model: LanguageModel) -> str:
     return f"{name_of(dtype)}, sums in fp32" if dtype in HALVES and keeps_sums() else name_of(dtype)
 
 
+def default_for_gradients(language_model: LanguageModel) -> torch.dtype | None:
+    """The precision of gradient methods where none is asked for: sums in fp32 if the weights are in less.
+
+    None for weights in fp32, under autocast of the caller's, and on a device without autocast.
+    """
+    dtype, kinds = language_model.dtype, _kinds(language_model)
+    free = not keeps_sums() and not any(torch.is_autocast_enabled(kind) for kind in kinds)
+    return dtype if dtype in HALVES and free and all(map(torch.amp.is_autocast_available, kinds)) else None
+
+
 @contextmanager
 def computing(language_model: LanguageModel, precision: Precision | None) -> Iterator[None]:
     """The model's forward passes inside, in this thread, are computed in a precision; its weights stay as they are.

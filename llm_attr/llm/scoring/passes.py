@@ -13,23 +13,17 @@ from torch import Tensor
 from transformers import DynamicCache
 
 from llm_attr.core.evaluator import Evaluator
-from llm_attr.core.memory import free_bytes, is_out_of_memory
-from llm_attr.llm.model.attention import kernel
+from llm_attr.core.memory import is_out_of_memory, sent
+from llm_attr.llm.model.attention import masked_kernel, with_masks
 from llm_attr.llm.model.backend import forward_logits
 from llm_attr.llm.model.cost import Call, Cost
 from llm_attr.llm.model.language_model import LanguageModel
+from llm_attr.llm.model.memory import learning, positions_that_fit
 from llm_attr.llm.scoring.prefix_tree import Ints, PrefixTree, Query
 from llm_attr.llm.scoring.readout import Reading, Readout
 from llm_attr.llm.scoring.strategy import Strategy
 
-CPU_POSITIONS = 256
-CUDA_POSITIONS = 8192
-"""New token positions per pass; beyond these a larger pass is no faster."""
-
 HALVES = (torch.bfloat16, torch.float16)
-
-MEMORY_SHARE = 4
-"""One pass may use a quarter of the free memory."""
 
 
 class TreeRefused(Exception):
@@ -123,7 +117,9 @@ class TreePass:
             "attention_mask": self._masks(nodes, seen),
         }
         try:
-            logits = forward_logits(self._lm, (rows - start).tolist(), **inputs, past_key_values=cache, use_cache=True)
+            with with_masks(self._lm), learning(self._lm, Call(len(nodes), len(rows))):
+                kept = (rows - start).tolist()
+                logits = forward_logits(self._lm, kept, **inputs, past_key_values=cache, use_cache=True)
         except (TypeError, ValueError, RuntimeError, IndexError, KeyError) as error:
             if is_out_of_memory(error):
                 raise
@@ -142,17 +138,17 @@ class TreePass:
         return cache
 
     def _masks(self, nodes: Ints, seen: Ints) -> Any:
-        dtype = self._lm.dtype
+        dtype, device = self._lm.dtype, self._lm.device
         masks: dict[str | None, Tensor] = {}
         for kind, window in self._strategy.windows:
-            mask = self._tree.visible(nodes, seen, window)
-            if kernel(self._lm) == "eager":
-                mask = torch.zeros(mask.shape, dtype=dtype, device="cpu").masked_fill_(~mask, torch.finfo(dtype).min)
-            masks[kind] = mask[None, None].to(self._lm.device)
+            mask = self._tree.visible(nodes, seen, window, device)
+            if masked_kernel(self._lm) == "eager":
+                mask = torch.zeros(mask.shape, dtype=dtype, device=device).masked_fill_(~mask, torch.finfo(dtype).min)
+            masks[kind] = mask[None, None]
         return masks.get(None, masks)
 
     def _on_device(self, values: Ints) -> Tensor:
-        return torch.from_numpy(values)[None].to(self._lm.device)
+        return sent(torch.from_numpy(values)[None], self._lm.device)
 
 
 class WholePass:
@@ -224,7 +220,7 @@ class WholePass:
         counts = torch.tensor([len(query.answer) for query in queries], device="cpu")
         places = [place for query in queries for place in query.positions[-len(query.answer) :]]
         kept, columns = torch.tensor(places, device="cpu").unique(return_inverse=True)
-        inputs = {"input_ids": ids.to(device), "attention_mask": mask.to(device), "use_cache": False}
+        inputs = {"input_ids": sent(ids, device), "attention_mask": sent(mask, device), "use_cache": False}
         if "position_ids" in self._lm.forward_keywords and any(query.variant.has_gaps for query in queries):
             inputs["position_ids"] = torch.arange(ids.shape[1], device=device).expand(len(ids), -1)
         logits = forward_logits(self._lm, kept.tolist(), self._plain, **inputs)
@@ -246,18 +242,3 @@ class WholePass:
                 groups.append([i])
                 shortest = size
         return groups
-
-
-def positions_that_fit(language_model: LanguageModel) -> int:
-    """How many token positions one pass may have, given the device and its free memory."""
-    device = language_model.device
-    most = CUDA_POSITIONS if device.type == "cuda" else CPU_POSITIONS
-    return max(16, min(most, free_bytes(device) // MEMORY_SHARE // call_bytes(language_model, Call(1, 1))))
-
-
-def call_bytes(language_model: LanguageModel, call: Call) -> int:
-    """The approximate bytes of a call without gradients, besides the weights."""
-    config, width = language_model.text_config, language_model.dtype.itemsize
-    head = config.vocab_size * (width + 8)
-    body = config.hidden_size * width * (2 * config.num_hidden_layers + 24)
-    return int(call.positions * body + call.head_rows * head)

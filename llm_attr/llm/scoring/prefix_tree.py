@@ -15,6 +15,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from llm_attr.core.memory import sent
 from llm_attr.llm.prompt.variant import Variant
 from llm_attr.llm.target.scalar import Scalar
 
@@ -112,12 +113,19 @@ class PrefixTree:
             path.append(node)
         return np.array(path[::-1], dtype=np.int64)
 
-    def visible(self, queries: Ints, keys: Ints, window: int | None = None) -> Tensor:
-        """Bool `(queries, keys)`: which keys are the query node or its ancestors, within the window."""
-        seen = (keys[None] <= queries[:, None]) & (queries[:, None] < self.end[keys][None])
+    def visible(
+        self, queries: Ints, keys: Ints, window: int | None = None, device: torch.device | str = "cpu"
+    ) -> Tensor:
+        """Bool `(queries, keys)` on a device: which keys are the query node or its ancestors, within the window."""
+
+        def there(values: Ints) -> Tensor:
+            return sent(torch.from_numpy(values), torch.device(device))
+
+        own, others = there(queries)[:, None], there(keys)[None]
+        seen = (others <= own) & (own < there(self.end[keys])[None])
         if window is not None:
-            seen &= self.positions[keys][None] > self.positions[queries][:, None] - window
-        return torch.from_numpy(seen)
+            seen &= there(self.positions[keys])[None] > there(self.positions[queries])[:, None] - window
+        return seen
 
 
 class _Nodes:

@@ -8,14 +8,15 @@ from weakref import WeakKeyDictionary
 
 from torch import Tensor
 
-from llm_attr.llm.model.attention import Setting, kernel, setting
+from llm_attr.llm.model.attention import Setting, kernel, masked_kernel, setting
 from llm_attr.llm.model.language_model import LanguageModel
 
 Kind = Literal["prefix tree", "whole sequences"]
 
 TREE_KEYWORDS = {"position_ids", "past_key_values", "attention_mask"}
 TREE_LAYERS = {"full_attention", "sliding_attention"}
-TREE_KERNELS = {"sdpa", "eager"}
+TREE_KERNELS = {"sdpa", "eager", "flash_attention_2", "flash_attention_3", "flex_attention"}
+"""Those that take the mask of a tree, and those that sdpa stands in for."""
 LENGTH_DEPENDENT_ROPES = {"dynamic", "longrope"}
 
 
@@ -149,7 +150,9 @@ def _first_strategy(language_model: LanguageModel, gaps: bool) -> Strategy:
         return Strategy(
             "whole sequences", f"{reason}; positions under its mask are its own" if own else reason, gaps=gaps
         )
-    return Strategy("prefix tree", "attention by explicit positions", _windows(language_model.text_config), gaps)
+    usual, used = kernel(language_model), masked_kernel(language_model)
+    how = "attention by explicit positions" + ("" if usual == used else f", by {used} in place of {usual}")
+    return Strategy("prefix tree", how, _windows(language_model.text_config), gaps)
 
 
 def uses_alibi(language_model: LanguageModel) -> bool:
