@@ -83,14 +83,22 @@ def test_every_kind_of_method(method: str, options: dict[str, Any], precision: s
 
 
 def test_sums_in_fp32_are_nearer_than_weights_in_bf16() -> None:
-    """Over several prompts, for a perturbation and a gradient method."""
     need_attention_in(torch.bfloat16)
-    for method in ("feature_ablation", "input_x_gradient"):
-        exact, short = model(model(torch.bfloat16).dtype), model(torch.bfloat16)
-        exact = LanguageModel(exact.model.float(), exact.tokenizer)  # the same weights, rounded
-        wanted = attributed(exact, None, method)
-        plain, wide = ((attributed(short, each, method) - wanted).norm() for each in (None, "bf16"))
-        assert wide < plain, method
+    short = model(torch.bfloat16)
+    exact = LanguageModel(model(torch.bfloat16).model.float(), short.tokenizer)  # the same weights, rounded
+    wanted = attributed(exact)
+    plain, wide = ((attributed(short, each) - wanted).norm() for each in (None, "bf16"))
+    assert wide < plain
+
+
+def test_gradients_of_weights_in_bf16_keep_their_sums_in_fp32() -> None:
+    need_attention_in(torch.bfloat16)
+    lm, options = model(torch.bfloat16), {"method": "input_x_gradient", "baseline": 3, "target": " cat"}
+    found = explain(lm, PROMPT, **options)
+    assert found.provenance["precision"] == "bf16, sums in fp32"
+    assert torch.equal(found.seq_attr, explain(lm, PROMPT, precision="bf16", **options).seq_attr)
+    with torch.autocast("cpu", torch.bfloat16):  # the caller's own
+        assert explain(lm, PROMPT, **options).provenance["precision"] == "bf16"
 
 
 def test_the_model_stays_as_it_was() -> None:
