@@ -9,8 +9,9 @@ import pytest
 import torch
 from torch import Tensor
 
-from llm_attr import LanguageModel, explain, plan
+from llm_attr import LanguageModel, explain, load_model, plan
 from llm_attr.errors import InvalidValue, UnknownName
+from llm_attr.llm.model import quantisation
 from llm_attr.llm.model.backend import forward_logits
 from llm_attr.llm.model.precision import GradientScale, computing, described, dtype_of
 from llm_attr.llm.scoring.strategy import Noise
@@ -224,3 +225,15 @@ def test_noise_adds_up_over_answers() -> None:
     noise = Noise().seen(torch.tensor([0.3, -0.3])).seen(torch.tensor([0.1, 0.1]))
     assert noise.per_token == pytest.approx((0.2 / 4) ** 0.5)
     assert Noise().seen(torch.tensor([0.2, 0.2])).per_token == pytest.approx((0.16 / 2) ** 0.5)
+
+
+def test_quantised_weights_need_a_package(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(quantisation, "find_spec", lambda name: None)
+    with pytest.raises(InvalidValue, match=r"dtype='int8' needs torchao or bitsandbytes.*pip install.*'bfloat16'"):
+        load_model("nowhere", dtype="int8")
+    with pytest.raises(InvalidValue, match=r"dtype='int4' needs bitsandbytes"):
+        load_model("nowhere", dtype="int4")
+    with pytest.raises(InvalidValue, match="give one of them"):
+        load_model("nowhere", dtype="int8", quantization_config=object())
+    with pytest.raises(UnknownName, match="int8"):
+        load_model("nowhere", dtype="int9")

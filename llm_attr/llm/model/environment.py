@@ -16,6 +16,7 @@ import torch
 from torch.nn import functional as F
 
 from llm_attr.core.memory import free_bytes, total_bytes
+from llm_attr.llm.model.quantisation import BITS, packages_for
 from llm_attr.models.catalogue import CATALOGUE, is_fetched
 
 PACKAGES = ("llm_attr", "torch", "transformers", "tokenizers", "accelerate", "numpy", "safetensors")
@@ -201,12 +202,12 @@ def _attention(devices: tuple[Device, ...]) -> Iterator[Check]:
 
 
 def _uses(devices: tuple[Device, ...]) -> Iterator[Check]:
-    best, gpus = devices[0], [device for device in devices if device.name != "cpu"]
+    best = devices[0]
     yield Check("uses", "perturbation and gradient methods", True, f"on {best.name}, in {', '.join(best.dtypes)}")
     halves = ", ".join(best.autocast)
     yield Check("uses", "precision= of explain", bool(halves), halves or f"torch has no autocast for {best.name}")
-    yield _quantised("8-bit", gpus)
-    yield _quantised("4-bit", gpus)
+    yield _quantised("int8")
+    yield _quantised("int4")
     why = _missing("accelerate")
     many = f"device_map over {', '.join(device.name for device in devices)} and disk"
     yield Check("uses", "a model over several devices", why is None, why or many, why and "pip install accelerate")
@@ -215,17 +216,14 @@ def _uses(devices: tuple[Device, ...]) -> Iterator[Check]:
     yield Check("uses", "models from the hub", *_hub())
 
 
-def _quantised(bits: str, gpus: list[Device]) -> Check:
-    found = [name for name in ("bitsandbytes", "torchao") if find_spec(name)]
-    broken = {name: why for name in found if (why := _fails(partial(__import__, name)))}
-    working = [name for name in found if name not in broken]
-    name = f"{bits} weights"
+def _quantised(name: str) -> Check:
+    packages, bits = packages_for(name), f"{BITS[name]}-bit weights"
+    found = [package for package in packages if find_spec(package)]
     if not found:
-        helps = "pip install bitsandbytes" if gpus else "pip install torchao"
-        return Check("uses", name, False, "neither bitsandbytes nor torchao is installed", helps)
-    if not working:
-        return Check("uses", name, False, "; ".join(f"{name}: {why}" for name, why in broken.items()))
-    return Check("uses", name, True, f'load_model(..., dtype="int{bits[0]}") by {working[0]}')
+        why = f"{' and '.join(packages)} {'is' if len(packages) == 1 else 'are'} not installed"
+        return Check("uses", bits, False, why, f"pip install {packages[0]}")
+    broken = _fails(partial(__import__, found[0]))
+    return Check("uses", bits, broken is None, broken or f'load_model(..., dtype="{name}") by {found[0]}')
 
 
 def _backends() -> str:

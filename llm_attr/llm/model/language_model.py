@@ -20,6 +20,7 @@ from transformers import AutoModelForCausalLM, AutoTokenizer, PreTrainedTokenize
 from llm_attr.core.random_state import streams_kept
 from llm_attr.core.shared_context import reference_counted
 from llm_attr.errors import ContextTooLong, InvalidType, InvalidValue, NotALanguageModel, UnknownName
+from llm_attr.llm.model.quantisation import BITS, quantised
 from llm_attr.llm.model.tokenizer import PlainTokenizer, TokenizerLike, decode, encode, special_id
 from llm_attr.models.catalogue import CATALOGUE, LANGUAGE_MODEL, model_folder
 
@@ -207,7 +208,8 @@ def load_model(name: str | Path, **from_pretrained: Any) -> LanguageModel:
     Args:
         name: An embedded model (`smollm2-135m`: SmolLM2-135M-Instruct, Q4_1 weights dequantised to fp32), fetched and
             converted on first use; a local folder; or the name of a model on the hub.
-        **from_pretrained: Passed on to transformers' `from_pretrained` (`dtype`, `device_map`, `revision`, ...).
+        **from_pretrained: Passed on to transformers' `from_pretrained` (`dtype`, `device_map`, `revision`, ...). A
+            `dtype` of `int8` or `int4` quantises the weights, by bitsandbytes or torchao where they are installed.
 
     Returns:
         A `LanguageModel` with `.model`, `.tokenizer` and `.name`.
@@ -227,8 +229,10 @@ def load_model(name: str | Path, **from_pretrained: Any) -> LanguageModel:
         raise NotALanguageModel(f"{name} is an embedded {entry.kind}; load_model takes language models ({language})")
     source = str(name) if entry is None else str(model_folder(entry.name))
     dtype = from_pretrained.get("dtype")
-    if isinstance(dtype, str) and dtype != "auto" and not isinstance(getattr(torch, dtype, None), torch.dtype):
-        raise UnknownName("dtype", dtype, ["auto", "float32", "bfloat16", "float16"])
+    if dtype in BITS:
+        from_pretrained = quantised(dtype, from_pretrained)
+    elif isinstance(dtype, str) and dtype != "auto" and not isinstance(getattr(torch, dtype, None), torch.dtype):
+        raise UnknownName("dtype", dtype, ["auto", "float32", "bfloat16", "float16", *BITS])
     shared = {key: from_pretrained[key] for key in ("revision", "token", "trust_remote_code") if key in from_pretrained}
     try:
         tokenizer = AutoTokenizer.from_pretrained(source, **shared)
