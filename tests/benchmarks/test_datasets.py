@@ -36,14 +36,14 @@ import resource, sys
 from time import perf_counter
 from llm_attr import explain_dataset
 from llm_attr.llm.jobs.progress import RunProgress
-from tests.llm.jobs.runs import TEMPLATE, some_rows
+from examples.many_prompts import TEMPLATE, rows
 if __name__ == "__main__":
     stamps, real = [], RunProgress.advance
     def advance(self, done, failed):
         stamps.append((perf_counter(), done))
         real(self, done, failed)
     RunProgress.advance = advance
-    explain_dataset("smollm2-135m", some_rows(64), sys.argv[2], template=TEMPLATE, num_processes=int(sys.argv[1]))
+    explain_dataset("smollm2-135m", rows(64), sys.argv[2], template=TEMPLATE, num_processes=int(sys.argv[1]))
     used = [resource.getrusage(who).ru_utime for who in (resource.RUSAGE_SELF, resource.RUSAGE_CHILDREN)]
     print(sum(done for _, done in stamps[1:]) / (stamps[-1][0] - stamps[0][0]), sum(used))
 """
@@ -88,7 +88,7 @@ def test_resuming(tmp_path: Path) -> None:
 
 
 def test_two_processes(tmp_path: Path) -> None:
-    """64 prompts of SmolLM2, one thread a process: rows per second after the first batch, and processor time of all."""
+    """64 prompts of an example, one thread a process: rows per second after the first batch, and CPU time of all."""
     for processes in (1, 2):
         done = subprocess.run(
             [sys.executable, "-c", PROCESSES, str(processes), str(tmp_path / str(processes))],

@@ -90,7 +90,7 @@ def record_of(number: int, result: LLMAttributionResult, common: Mapping[str, An
         "attr_tokens": _numbers(result.token_attr),
         "attr_tokens_stderr": _numbers(result.token_stderr),
         "attr_region": plain["region"],
-        PROVENANCE: without_common(json.dumps(plain["provenance"], default=repr), common),
+        PROVENANCE: json.dumps(_beside(plain["provenance"], common), default=repr),
     }
 
 
@@ -128,9 +128,7 @@ def without_common(provenance: str | None, common: Mapping[str, Any]) -> str | N
     """A stored provenance without what all rows have."""
     if provenance is None:
         return None
-    own = json.loads(provenance)
-    kept = {name: value for name, value in own.items() if name not in common or common[name] != value}
-    return json.dumps(kept)
+    return json.dumps(_beside(json.loads(provenance), common))
 
 
 def result_of(record: Mapping[str, Any], common: Mapping[str, Any]) -> LLMAttributionResult:
@@ -163,6 +161,10 @@ def result_of(record: Mapping[str, Any], common: Mapping[str, Any]) -> LLMAttrib
 def carried_of(record: Mapping[str, Any]) -> dict[str, Any]:
     """The data set's own columns of a record."""
     return {name: value for name, value in record.items() if not name.startswith(PREFIX)}
+
+
+def _beside(provenance: Mapping[str, Any], common: Mapping[str, Any]) -> dict[str, Any]:
+    return {name: value for name, value in provenance.items() if name not in common or common[name] != value}
 
 
 def _fitted(field: Any, values: list[Any], others: list[dict[str, Any]]) -> Any:
