@@ -62,7 +62,7 @@ def chance(
         InvalidType: the metric does not return a score, or not one number per output.
         InvalidValue: fewer than 2 permutations.
 
-    Source: B. Phipson and G. K. Smyth, Permutation P-values Should Never Be Zero, 2010, section 2.
+    Source: B. Phipson and G. K. Smyth, Permutation P-values Should Never Be Zero, 2010.
 
     Example:
         >>> import torch

@@ -49,8 +49,8 @@ def sparseness(attributions: Any) -> Score:
     Raises:
         InvalidType: the attributions are not tensors.
 
-    Source: P. Chalasani et al., Concise Explanations of Neural Networks using Adversarial Training, ICML 2020,
-    section 4.1; N. Hurley and S. Rickard, Comparing Measures of Sparsity, 2009.
+    Source: P. Chalasani et al., Concise Explanations of Neural Networks using Adversarial Training, ICML 2020; N.
+    Hurley and S. Rickard, Comparing Measures of Sparsity, 2009.
 
     Example:
         >>> import torch
@@ -77,8 +77,7 @@ def recovery_at_k(attributions: Any, relevant: Any, k: int | None = None) -> Sco
     Raises:
         InvalidValue: no feature is relevant, an index or `k` is out of range.
 
-    Source: the planted-fact test of retrieval, as in P. Lewis et al., Retrieval-Augmented Generation for
-    Knowledge-Intensive NLP Tasks, NeurIPS 2020 (recall at k).
+    Source: recall at k of information retrieval, with planted facts as the relevant ones.
 
     Example:
         >>> import torch
@@ -113,7 +112,7 @@ def rank_agreement(*attributions: Any, k: int = 5) -> Agreement:
         InvalidShape: they differ in their number of features.
 
     Source: Spearman 1904; Kendall 1945 (tau-b); S. Krishna et al., The Disagreement Problem in Explainable Machine
-    Learning, 2022, section 3 (feature agreement).
+    Learning, 2022 (feature agreement).
 
     Example:
         >>> import torch

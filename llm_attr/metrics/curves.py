@@ -46,8 +46,8 @@ def deletion(
         InvalidShape: the attributions do not fit the game.
         NonFiniteValue: attributions or values are NaN or infinite.
 
-    Source: V. Petsiuk et al., RISE: Randomized Input Sampling for Explanation of Black-box Models, BMVC 2018, section
-    4.1 (causal metric).
+    Source: V. Petsiuk et al., RISE: Randomized Input Sampling for Explanation of Black-box Models, BMVC 2018
+    (deletion metric).
 
     Example:
         >>> import torch
@@ -90,7 +90,7 @@ def insertion(
         InvalidShape: the attributions do not fit the game.
         NonFiniteValue: attributions or values are NaN or infinite.
 
-    Source: V. Petsiuk et al., RISE, BMVC 2018, section 4.1 (causal metric).
+    Source: V. Petsiuk et al., RISE, BMVC 2018 (insertion metric).
 
     Example:
         >>> import torch
@@ -130,7 +130,7 @@ def rise(
         UnknownName: there is no such mode.
         InvalidShape: the attributions do not fit the game.
 
-    Source: V. Petsiuk et al., RISE, BMVC 2018, section 4.1.
+    Source: V. Petsiuk et al., RISE, BMVC 2018 (causal metrics).
 
     Example:
         >>> import torch
@@ -222,8 +222,8 @@ def comprehensiveness(
         InvalidValue: a fraction is not between 0 and 1.
         InvalidShape: the attributions do not fit the game.
 
-    Source: J. DeYoung et al., ERASER: A Benchmark to Evaluate Rationalized NLP Models, ACL 2020, equation 1 and the
-    aggregation of section 4.2.
+    Source: J. DeYoung et al., ERASER: A Benchmark to Evaluate Rationalized NLP Models, ACL 2020 (comprehensiveness,
+    and its average over bins).
 
     Example:
         >>> import torch
@@ -260,7 +260,7 @@ def sufficiency(
         InvalidValue: a fraction is not between 0 and 1.
         InvalidShape: the attributions do not fit the game.
 
-    Source: J. DeYoung et al., ERASER, ACL 2020, equation 2 and the aggregation of section 4.2.
+    Source: J. DeYoung et al., ERASER, ACL 2020 (sufficiency, and its average over bins).
 
     Example:
         >>> import torch
@@ -292,7 +292,7 @@ def top_k_drop(
         InvalidValue: a number is not between 1 and the number of features.
         InvalidShape: the attributions do not fit the game.
 
-    Source: B. Cohen-Wang et al., ContextCite: Attributing Model Generation to Context, NeurIPS 2024, section 2 (top-k
+    Source: B. Cohen-Wang et al., ContextCite: Attributing Model Generation to Context, NeurIPS 2024 (top-k
     log-probability drop).
 
     Example:

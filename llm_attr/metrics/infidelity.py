@@ -62,7 +62,7 @@ def infidelity(
         InvalidTarget: the output is not one number per example.
 
     Source: C.-K. Yeh et al., On the (In)fidelity and Sensitivity of Explanations, NeurIPS 2019, definition 2.1; the
-    scaling is the one in its section 5.
+    scaling is the one that Captum documents.
 
     Example:
         >>> import torch

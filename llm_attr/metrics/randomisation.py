@@ -63,8 +63,7 @@ def model_randomisation(
         NonFiniteValue: attributions are NaN or infinite.
         UnsupportedMethod: parameters are offloaded.
 
-    Source: J. Adebayo et al., Sanity Checks for Saliency Maps, NeurIPS 2018, section 3 (model parameter randomization
-    test).
+    Source: J. Adebayo et al., Sanity Checks for Saliency Maps, NeurIPS 2018 (model parameter randomization test).
 
     Example:
         >>> import torch

@@ -34,8 +34,8 @@ def linear_datamodelling_score(
         InvalidValue: `keep` is not between 0 and 1, there are fewer than 3 ablations, or fewer than 2 features.
         InvalidShape: the attributions do not fit the game.
 
-    Source: S. M. Park et al., TRAK: Attributing Model Behavior at Scale, ICML 2023, definition 2.2; B. Cohen-Wang et
-    al., ContextCite, NeurIPS 2024, section 2.
+    Source: S. M. Park et al., TRAK: Attributing Model Behavior at Scale, ICML 2023; B. Cohen-Wang et al., ContextCite,
+    NeurIPS 2024, which uses it for context.
 
     Example:
         >>> import torch
@@ -67,7 +67,7 @@ def monotonicity(attributions: Any, game: Any, *, signed: bool = False) -> Score
     Raises:
         InvalidShape: the attributions do not fit the game.
 
-    Source: A. Nguyen and M. R. Martínez, On quantitative aspects of model interpretability, 2020, section 3.3
+    Source: A. Nguyen and M. R. Martínez, On quantitative aspects of model interpretability, 2020
     (monotonicity), with the model's change in place of the expected loss.
 
     Example:

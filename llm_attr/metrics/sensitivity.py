@@ -79,7 +79,8 @@ def sensitivity_max(
         InvalidType: the explanation is not made of tensors.
         InvalidValue: there is no such norm.
 
-    Source: C.-K. Yeh et al., On the (In)fidelity and Sensitivity of Explanations, NeurIPS 2019, definition 2.2.
+    Source: C.-K. Yeh et al., On the (In)fidelity and Sensitivity of Explanations, NeurIPS 2019
+    (max-sensitivity), relative to the norm of the explanation as in Captum.
 
     Example:
         >>> import torch

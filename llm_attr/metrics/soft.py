@@ -39,7 +39,7 @@ def soft_comprehensiveness(
         InvalidShape: the attributions do not fit the game.
 
     Source: Z. Zhao and N. Aletras, Incorporating Attribution Importance for Improving Faithfulness Metrics, ACL 2023,
-    section 3, for whole features in place of entries of embeddings; X. Huang and A. B. Chan, Faithfulness Evaluation
+    for whole features in place of entries of embeddings; X. Huang and A. B. Chan, Faithfulness Evaluation
     for Decoder-only LLM Attributions with Controlled Retained Information, 2026 (equal expected retention). How
     probabilities are scaled to the same mean is this library's choice, see `soft_sufficiency`.
 

@@ -28,7 +28,7 @@ def infidelity(
 def sensitivity(
     explain: Callable[[list[float]], list[float]], x: Sequence[float], moved: Sequence[Sequence[float]]
 ) -> float:
-    """Yeh et al. 2019, definition 2.2, relative to the norm of the explanation."""
+    """Yeh et al. 2019 (max-sensitivity), relative to the norm of the explanation."""
     first = explain(list(x))
     norm = sum(a * a for a in first) ** 0.5 or 1.0
     far = [sum((a - b) ** 2 for a, b in zip(explain(list(y)), first, strict=True)) ** 0.5 for y in moved]
@@ -40,7 +40,7 @@ def ranked(attribution: Sequence[float]) -> list[int]:
 
 
 def curve(value: Value, order: Sequence[int], removing: bool) -> list[float]:
-    """Petsiuk et al. 2018, section 4.1: one feature at a time."""
+    """Petsiuk et al. 2018: one feature at a time."""
     n = len(order)
     return [value(set(order[k:]) if removing else set(order[:k])) for k in range(n + 1)]
 
@@ -71,7 +71,7 @@ def mas(value: Value, attribution: Sequence[float], removing: bool) -> float:
 
 
 def aopc(value: Value, attribution: Sequence[float], fractions: Sequence[float], removing: bool) -> float:
-    """DeYoung et al. 2020, equations 1 and 2, averaged over the bins and the empty rationale."""
+    """DeYoung et al. 2020: the falls, averaged over the bins and the empty rationale."""
     n, order = len(attribution), ranked(attribution)
     full = value(set(range(n)))
     falls = []
@@ -114,7 +114,7 @@ def kendall(first: Sequence[float], second: Sequence[float]) -> float:
 
 
 def lds(value: Value, attribution: Sequence[float], sets: Sequence[set[int]]) -> float:
-    """Park et al. 2023, definition 2.2."""
+    """Park et al. 2023."""
     return spearman([value(kept) for kept in sets], [sum(attribution[i] for i in kept) for kept in sets])
 
 
