@@ -23,12 +23,12 @@ def loss_problem(
     target: Any,
     additional_forward_args: Any = None,
 ) -> Problem:
-    """The problem whose score has the gradient of the loss.
+    """The problem whose score has the gradient of the loss, up to a positive factor for each example.
 
     Args:
         forward: The model.
-        loss: None: `-log` of the output at the target. Outputs that are not positive are no probabilities, and `-log`
-            would move them the wrong way; there the loss falls as they rise.
+        loss: None: minus the output at the target, whose gradient has the direction of that of `-log`, also where the
+            output is not positive and has no logarithm.
         inputs: What is moved.
         target: An entry of the output, or whatever the loss takes.
         additional_forward_args: See `Problem.of`.
@@ -49,7 +49,7 @@ def loss_problem(
     if loss is None:
 
         def negative(points: Tensors, extras: tuple[Any, ...], entry: Any) -> Tensor:
-            return _negative_log(as_output(inner(points, extras, entry)))
+            return -as_output(inner(points, extras, entry))
 
         return replace(problem, score=negative)
     of_rows = isinstance(target, Tensor) and target.dim() > 0
@@ -62,9 +62,3 @@ def loss_problem(
     if of_rows:
         return replace(problem, score=of_loss, extras=(target, *problem.extras))
     return replace(problem, score=of_loss, target=target)
-
-
-def _negative_log(outputs: Tensor) -> Tensor:
-    """Minus the outputs over their magnitudes, which has the gradient of `-log` where they are positive."""
-    magnitude = outputs.detach().abs()
-    return -outputs / magnitude.masked_fill(magnitude == 0, 1)
