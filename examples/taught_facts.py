@@ -1,6 +1,6 @@
 """Which sentence taught a model a fact? An adapter of SmolLM2 is trained on 200 sentences, then asked for ten of them.
 
-Run: python examples/taught_facts.py --out taught_facts.txt   (needs the extra demo, and peft; some minutes)
+Run: python examples/taught_facts.py --out taught_facts.txt   (needs the extras demo and adapters; some minutes)
 """
 
 from __future__ import annotations

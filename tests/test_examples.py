@@ -22,7 +22,7 @@ pytestmark = [pytest.mark.real, pytest.mark.site]
 
 def run(name: str, out: Path) -> str:
     """What the command of the README prints, with another name of the picture."""
-    command = re.search(rf"^python (examples/{name}\.py --out )\S+", README, re.MULTILINE)
+    command = re.search(rf"^(?:.*`)?python (examples/{name}\.py --out )\S+", README, re.MULTILINE)
     assert command, f"the README does not say how {name} is run"
     done = subprocess.run(
         [sys.executable, *command[1].split(), str(out)],
@@ -175,6 +175,15 @@ def test_flipped_labels(tmp_path: Path) -> None:
     assert found
     assert int(found[1]) >= 0.8 * int(found[2])
     check_picture("flipped_labels", tmp_path / "flipped.png")
+
+
+@pytest.mark.slow
+def test_taught_facts(tmp_path: Path) -> None:
+    printed = run("taught_facts", tmp_path / "facts.txt")
+    found = re.search(r"in the top 3: (\d+) of 10 facts", printed)
+    assert found
+    assert int(found[1]) >= 8
+    assert "speaks to: '" in (tmp_path / "facts.txt").read_text(encoding="utf-8")
 
 
 def test_the_python_of_the_guide_runs(capsys: pytest.CaptureFixture[str]) -> None:

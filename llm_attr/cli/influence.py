@@ -82,7 +82,7 @@ def _loaded(model: str, adapter: Path | None) -> LanguageModel:
     try:
         from peft import PeftModel
     except ImportError as error:
-        raise MissingExtra("peft", "test") from error
+        raise MissingExtra("peft", "adapters") from error
     return LanguageModel(PeftModel.from_pretrained(lm.model, adapter, is_trainable=True).eval(), lm.tokenizer)
 
 

@@ -323,5 +323,6 @@ class ArnoldiInfluenceFunction(IntermediateQuantitiesInfluenceFunction):
 
     def _eigenpairs(self, hessian: Operator) -> Eigenpairs:
         parameters = self._gradients.parameters.values()
-        start = torch.cat([torch.randn_like(value).flatten().to(hessian.dtype) for value in parameters])
-        return arnoldi(hessian, start.to(hessian.device), self.arnoldi_dim, self.arnoldi_tol)
+        drawn = (torch.randn_like(value).flatten() for value in parameters)
+        start = torch.cat([each.to(hessian.device, hessian.dtype) for each in drawn])
+        return arnoldi(hessian, start, self.arnoldi_dim, self.arnoldi_tol)

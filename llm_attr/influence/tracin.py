@@ -116,7 +116,8 @@ class TracInCP(TracInCPBase):
             inputs: The examples, as in `influence`; None: the training data.
             show_progress: Whether to show a progress bar.
             outer_loop_by_checkpoints: Whether each checkpoint is loaded once and the data read once for each of them;
-                else the data is read once, in rounds of 256 MB, and checkpoints are loaded once for each round.
+                else the data is read once, in rounds of at most 4,096 examples and 256 MB, and checkpoints are loaded
+                once for each round.
 
         Returns:
             `(examples,)`, never negative.

@@ -5,7 +5,8 @@ Run: pytest tests/benchmarks/test_influence.py -m benchmark -s
 
 from __future__ import annotations
 
-import tracemalloc
+import subprocess
+import sys
 from typing import Any
 
 import captum.influence
@@ -16,7 +17,6 @@ from torch import Tensor, nn
 from torch.utils.data import TensorDataset
 
 from llm_attr import influence
-from llm_attr.core.pairing import data as pairing_data
 from tests.benchmarks.measure import Side, compare, report
 from tests.benchmarks.test_feature_ablation import relative_difference
 from tests.influence.models import load
@@ -108,43 +108,36 @@ def test_influence_functions(method: str) -> None:
     print("\n" + report(f"{method} influence function, made and asked, goal 2 x", sides))
 
 
-def test_memory_is_flat(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Bytes that torch and Python hold at most during a query of the ten most influential."""
-    monkeypatch.setattr(pairing_data, "ROUND_BYTES", 1 << 18)
-    for count in (1_000, 20_000):
-        model, train, tests = mlp(count)
-        mine = influence.TracInCP(
-            model, train, states(model), load, loss_fn=nn.CrossEntropyLoss(reduction="none"), batch_size=100
-        )
-        mine.influence(tests, k=10)
-        held = Held()
-        tracemalloc.start()
-        with held:
-            mine.influence(tests, k=10)
-        python = tracemalloc.get_traced_memory()[1]
-        tracemalloc.stop()
-        print(f"\n{count:>6} training examples: {held.most / 1e6:.1f} MB of tensors, {python / 1e6:.1f} MB of objects")
+MEMORY = """
+import resource, sys, torch
+from torch import nn
+from torch.utils.data import Dataset
+from llm_attr.influence import TracInCP
+from tests.benchmarks.test_influence import mlp, states
+from tests.influence.models import load
+
+class Made(Dataset):
+    def __init__(self, count):
+        self.count = count
+    def __len__(self):
+        return self.count
+    def __getitem__(self, i):
+        return torch.randn(64, generator=torch.Generator().manual_seed(i)), i % 10
+
+torch.set_num_threads(1)
+model, _, tests = mlp()
+place = [states(model), load]
+options = {"loss_fn": nn.CrossEntropyLoss(reduction="none"), "batch_size": 100}
+TracInCP(model, Made(200), *place, **options).influence(tests, k=10)
+before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+TracInCP(model, Made(int(sys.argv[1])), *place, **options).influence(tests, k=10)
+after = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+print(f"{sys.argv[1]:>6} training examples: {(after - before) / 1e3:.1f} MB more than before the query")
+"""
 
 
-class Held(torch.utils._python_dispatch.TorchDispatchMode):
-    """The most bytes of new tensors alive at a time."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.now = self.most = 0
-
-    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
-        import weakref
-
-        found = func(*args, **(kwargs or {}))
-        given = {each.untyped_storage().data_ptr() for each in args if isinstance(each, Tensor)}
-        for each in found if isinstance(found, tuple | list) else (found,):
-            if isinstance(each, Tensor) and each.untyped_storage().data_ptr() not in given:
-                size = each.untyped_storage().nbytes()
-                self.now += size
-                weakref.finalize(each.untyped_storage(), self.free, size)
-        self.most = max(self.most, self.now)
-        return found
-
-    def free(self, size: int) -> None:
-        self.now -= size
+def test_memory_is_flat() -> None:
+    """The growth of the process's peak during a query of the ten most influential; examples are made when asked for."""
+    for count in (1_000, 5_000, 20_000):
+        command = [sys.executable, "-c", MEMORY, str(count)]
+        print("\n" + subprocess.run(command, capture_output=True, text=True, check=True).stdout.strip())

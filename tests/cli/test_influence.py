@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
 from typer.testing import CliRunner
 
-from llm_attr import cli
+from llm_attr import cli, load_model
 from llm_attr.errors import BrokenFile, InvalidValue, LlmAttrError
 from tests.zoo import quiet, tiny
 
@@ -56,3 +58,24 @@ def test_plain_lines_and_what_does_not_fit(model: str, tmp_path: Path) -> None:
         run("index", str(bad), str(tmp_path / "j"), "--model", model)
     with pytest.raises(BrokenFile, match="no influence index"):
         run("query", str(tmp_path / "k"), "--prompt", "a", "--answer", "b", "--model", model)
+
+
+@pytest.mark.filterwarnings("ignore:`is_gradient_checkpointing`:FutureWarning")  # of peft beside transformers
+def test_an_adapter(model: str, tmp_path: Path) -> None:
+    peft = pytest.importorskip("peft")
+    with quiet():
+        lm = load_model(model)
+        adapted = peft.get_peft_model(lm.model, peft.LoraConfig(r=2, target_modules=["down_proj"]))
+        torch.nn.init.normal_(
+            adapted.get_submodule("base_model.model.model.layers.0.mlp.down_proj.lora_B.default").weight
+        )
+        adapted.save_pretrained(tmp_path / "adapter")
+    data, folder = tmp_path / "data.txt", tmp_path / "index"
+    data.write_text("Aksel repairs violins.\nTove paints boats.\n", encoding="utf-8")
+    options = ["--model", model, "--adapter", str(tmp_path / "adapter")]
+    run("index", str(data), str(folder), *options)
+    layers = json.loads((folder / "manifest.json").read_text(encoding="utf-8"))["layers"]
+    assert len(layers) == 6
+    assert all(".lora_" in name for name in layers)
+    shown = run("query", str(folder), "--prompt", "Tove paints", "--answer", " boats.", *options)
+    assert "[1] Tove paints boats." in shown.splitlines()[2]

@@ -8,8 +8,9 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.utils.data import TensorDataset
 
-from llm_attr import attr, metrics, module, robust
+from llm_attr import attr, influence, metrics, module, robust
 from tests.contract.methods import ROWS, Row
 from tests.contract.models import TwoInputs, two_inputs
 from tests.devices.cases import Case
@@ -45,6 +46,27 @@ def asked(row: Row, placement: Placement) -> Any:
         if row.face != "input":
             found.append(row.ask(row.of(model, model.first[3]), x, target=1))
     return found
+
+
+def influences(placement: Placement) -> Any:
+    """Every method that needs no disk, with training data on the CPU."""
+    model, generator = classifier(placement), torch.Generator().manual_seed(3)
+    labels = torch.arange(8) % 3
+    train = TensorDataset(torch.randn(8, 4, generator=generator), labels)
+    tests = (placement.tensor(torch.randn(3, 4, generator=generator)), placement.tensor(labels[:3]))
+    options: dict[str, Any] = {"loss_fn": nn.CrossEntropyLoss(reduction="none"), "batch_size": 4}
+    last = {**options, "loss_fn": nn.CrossEntropyLoss(reduction="sum")}
+    place = (train, ["now"], lambda *_: 1.0)
+    curvature = {**options, "hessian_reg": 3.0, "hessian_inverse_tol": 1.0}
+    methods = [
+        influence.TracInCP(model, *place, **options),
+        influence.TracInCPFast(model, model[2], *place, **last),
+        influence.TracInCPFastRandProj(model, model[2], *place, **last),
+        influence.NaiveInfluenceFunction(model, train, "now", place[2], **curvature),
+        influence.ArnoldiInfluenceFunction(model, train, "now", place[2], **curvature, arnoldi_tol=1e-5),
+    ]
+    found = [method.influence(tests, k=None) for method in methods]
+    return [*found, methods[0].influence(tests, k=2), *(method.self_influence() for method in methods)]
 
 
 def kept(row: Row, placement: Placement) -> Any:
@@ -340,6 +362,7 @@ CASES = [
     Case("gates", gated, ("BinaryConcreteStochasticGates", "GaussianStochasticGates", "StochasticGatesBase")),
     *(Case(row.name, partial(asked, row)) for row in ROWS),
     *(Case(f"{row.name}: precision and device", partial(kept, row), everywhere=False) for row in ROWS),
+    Case("influence", influences),
     Case("several layers", several_layers, ("Site",)),
     Case("every noise", noisy, ("SUPPORTED_NOISE_TUNNEL_TYPES",)),
     Case("convergence deltas", with_deltas, ("PathInfo",)),

@@ -76,7 +76,7 @@ class Hessian(Operator):
             return
         kept, used = list[Tensor](), 0
         for batch in self._examples:
-            gradient, size = self._gradient(batch.to(self.device))
+            gradient, size = self._gradient(batch.to(next(self._model.parameters()).device))
             used += size
             if used <= self._room:
                 kept.append(gradient)
@@ -91,7 +91,7 @@ class Hessian(Operator):
 
         def count(tensor: Tensor) -> Tensor:
             storage = tensor.untyped_storage()
-            storages[storage.data_ptr()] = storage.nbytes()
+            storages[storage._cdata] = storage.nbytes()
             return tensor
 
         with torch.inference_mode(False), torch.enable_grad(), math_attention():
@@ -104,7 +104,7 @@ class Hessian(Operator):
                     if total.requires_grad
                     else [torch.zeros_like(value) for value in self._leaves.values()]
                 )
-            return torch.cat([part.flatten() for part in parts]), sum(storages.values())
+            return torch.cat([part.flatten().to(self.device) for part in parts]), sum(storages.values())
 
     def _derivatives(self, gradient: Tensor, rows: Tensor) -> Tensor:
         """`(rows, size)`: each row times the derivative of the gradient."""
@@ -129,9 +129,8 @@ class Hessian(Operator):
             **options,
         )
 
-    @staticmethod
-    def _flat(parts: tuple[Tensor, ...], rows: int) -> Tensor:
-        return torch.cat([part.reshape(rows, -1) for part in parts], 1)
+    def _flat(self, parts: tuple[Tensor, ...], rows: int) -> Tensor:
+        return torch.cat([part.reshape(rows, -1).to(self.device) for part in parts], 1)
 
     @property
     def _forward(self) -> Callable[..., Any]:

@@ -16,6 +16,9 @@ from llm_attr.errors import InvalidType, InvalidValue, positive
 ROUND_BYTES = 1 << 28
 """Bytes of examples that are kept while all checkpoints look at them."""
 
+ROUND_EXAMPLES = 4096
+"""How many these are at most, as each has a column of scores."""
+
 
 @dataclass(frozen=True)
 class Batch:
@@ -133,13 +136,14 @@ class Examples:
             return DataLoader(source, self._size, generator=torch.Generator())
         return source
 
-    def rounds(self, most: int = ROUND_BYTES) -> Iterator[list[Batch]]:
-        """Its batches, as many at a time as have `most` bytes together, at least one."""
-        held, size = list[Batch](), 0
+    def rounds(self) -> Iterator[list[Batch]]:
+        """Its batches, some at a time: at least one, and at most so many bytes and examples."""
+        held, size, count = list[Batch](), 0, 0
         for batch in self:
-            if held and size + batch.bytes > most:
+            if held and (size + batch.bytes > ROUND_BYTES or count + batch.count > ROUND_EXAMPLES):
                 yield held
-                held, size = [], 0
+                held, size, count = [], 0, 0
             held.append(batch)
             size += batch.bytes
+            count += batch.count
         yield held

@@ -49,16 +49,14 @@ class Embedding:
         """The inner products: `(examples, other examples)`."""
         if not self._is_like(other):
             return self.written_out() @ other.written_out().T
-        first, *rest = (mine.product(its) for mine, its in zip(self.blocks, other.blocks, strict=True))
-        return sum(rest, first)
+        return _summed([mine.product(its) for mine, its in zip(self.blocks, other.blocks, strict=True)])
 
     def _is_like(self, other: Embedding) -> bool:
         return [block.names for block in self.blocks] == [block.names for block in other.blocks]
 
     def squares(self) -> Tensor:
         """The squared norms."""
-        first, *rest = (block.squares() for block in self.blocks)
-        return sum(rest, first)
+        return _summed([block.squares() for block in self.blocks])
 
     def total(self) -> Embedding:
         """The sum over the examples, as one example."""
@@ -77,12 +75,12 @@ class Embedding:
     def written_out(self) -> Tensor:
         """`(examples, entries)`."""
         found = {name: piece for block in self.blocks for name, piece in zip(block.names, block.pieces(), strict=True)}
-        return torch.cat([found[name] for name in self.order], 1)
+        device = found[self.order[0]].device
+        return torch.cat([found[name].to(device) for name in self.order], 1)
 
     def against(self, rows: Mapping[str, Tensor]) -> Tensor:
         """The inner products with vectors, `(vectors, entries)` for each parameter: `(examples, vectors)`."""
-        first, *rest = (block.against([rows[name] for name in block.names]) for block in self.blocks)
-        return sum(rest, first).T
+        return _summed([block.against([rows[name] for name in block.names]) for block in self.blocks]).T
 
 
 @dataclass
@@ -137,7 +135,7 @@ class PerExample:
 
     def of(self, batch: Batch, loss: SummedLoss) -> Embedding:
         """The gradients of a batch."""
-        batch = batch.to(next(iter(self.parameters.values())).device)
+        batch = batch.to(next(self.model.parameters()).device)
         blocks = self._by_factors(batch, loss) if self._layers else []
         if self._rest:
             values = self._elsewhere(batch, loss, self._rest)
@@ -173,7 +171,7 @@ class PerExample:
         self, layers: Sequence[_Layer], blocks: Mapping[int, Block | None], batch: Batch, loss: SummedLoss
     ) -> set[int]:
         """Layers whose factors differ from autograd's gradient of an example alone; others are not checked again."""
-        norms = torch.stack([block.squares() for block in blocks.values() if block is not None]).sum(0)
+        norms = _summed([block.squares() for block in blocks.values() if block is not None])
         number = int(norms.argmax())
         names = [name for layer in layers for name in layer.names.values()]
         alone = self._alone(batch.rows(number, number + 1), loss, names)
@@ -241,6 +239,11 @@ def _layers(model: nn.Module, parameters: Mapping[str, nn.Parameter]) -> list[_L
         if own and rule is not None and all(owners[id(module._parameters[key])] == 1 for key in own):
             found.append(_Layer(module, own, rule))
     return found
+
+
+def _summed(parts: Sequence[Tensor]) -> Tensor:
+    """The sum, on the device of the first: the layers of a divided model lie on several."""
+    return sum((part.to(parts[0].device) for part in parts[1:]), parts[0])
 
 
 def _drops(module: nn.Module) -> bool:

@@ -112,8 +112,8 @@ class CurvaturePairing(GradientPairing):
 
     def embed(self, batch: Batch, test: bool) -> Embedding:
         gradients = super().embed(batch, test)
-        device = gradients.blocks[0].pieces()[0].device
-        if device != self._first.device:
+        devices = {value.device for value in self.gradients.parameters.values()}
+        if devices != {self._first.device}:
             flat = torch.cat([self._root[name] for name in gradients.order], 1)
             return Embedding.of(gradients.written_out().to(flat) @ flat.T)
         return Embedding.of(gradients.against(self._root))
