@@ -21,7 +21,7 @@ from transformers import LlamaConfig, LlamaForCausalLM
 
 from llm_attr import LanguageModel, Prompt, explain, parallel
 from llm_attr.core.memory import allocated_bytes, is_out_of_memory, peak_bytes, release, synchronize
-from llm_attr.llm.prompt.interpretable import Placed
+from llm_attr.llm.prompt.interpretable import TokenMap
 from tests.devices.table import full_precision
 from tests.zoo import tokenizer_of
 
@@ -217,7 +217,7 @@ class Plain:
     """What a user would write: whole sequences in batches, logits at the answer alone."""
 
     lm: LanguageModel
-    placed: Placed
+    placed: TokenMap
     answer: list[int]
 
     def forward(self, rows: int) -> Tensor:
