@@ -112,7 +112,9 @@ import torch
 from llm_attr import metrics
 from llm_attr.viz.curves import plot_curves
 
-gradient = llm_attr.explain(lm, prompt, target=answer, method="input_x_gradient", token_rows=False)
+gradient = llm_attr.explain(
+    lm, prompt, target=answer, method="input_x_gradient", token_rows=False
+)
 rows = {"leave-one-out": result.seq_attr, "input × gradient": gradient.seq_attr}
 scores = {name: metrics.deletion(row, result) for name, row in rows.items()}
 figure, axes = plot_curves(

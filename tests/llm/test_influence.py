@@ -127,6 +127,13 @@ def test_queries(lm: LanguageModel, tmp_path: Path) -> None:
     assert all(isinstance(shard, np.memmap) for shard in opened.shards)
 
 
+def test_only_texts_that_oppose_are_opponents() -> None:
+    shown = TextInfluence("a", ("b", "c"), np.array([[1.0, -3.0], [0.5, 1.0]]), ("one", "two")).to_text()
+    assert [line for line in shown.splitlines() if "[" in line] == ["        +1.5  [0] one", "          -2  [1] two"]
+    assert "speaks to: 'b' 67%, 'c' 33%" in shown
+    assert TextInfluence("a", ("b",), np.ones((1, 1)), ("one",)).to_text().endswith("opponents: none")
+
+
 def test_a_projection_keeps_the_order(lm: LanguageModel, tmp_path: Path) -> None:
     exact = InfluenceIndex(build(lm, tmp_path / "a", projection_dim=None)).query(lm, "Tove paints", " boats.")
     few = InfluenceIndex(build(lm, tmp_path / "b", projection_dim=12)).query(lm, "Tove paints", " boats.")

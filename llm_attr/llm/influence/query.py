@@ -56,10 +56,11 @@ class TextInfluence:
         return [int(i) for i in np.argsort(self.total, kind="stable")[: positive("k", k)]]
 
     def to_text(self, k: int = 5) -> str:
-        """Proponents and opponents, each with the tokens of the answer that it speaks to."""
+        """Proponents and opponents, at most k each, with the tokens of the answer that each speaks to."""
         lines = [f"{self.prompt} >>> {''.join(self.tokens)}"]
-        for title, numbers, sign in (("proponents", self.proponents(k), 1), ("opponents", self.opponents(k), -1)):
-            lines.append(f"{title}:")
+        for title, best, sign in (("proponents", self.proponents(k), 1), ("opponents", self.opponents(k), -1)):
+            numbers = [number for number in best if sign * self.total[number] > 0]
+            lines.append(f"{title}:" if numbers else f"{title}: none")
             for number in numbers:
                 lines.append(f"  {self.total[number]:+10.4g}  [{number}] {self.texts[number]}")
                 lines.append(f"              speaks to: {self._spoken_to(number, sign)}")
