@@ -40,7 +40,7 @@ _WHERE = {
     "prompt_game": "llm_attr.llm.explain",
     "watching": "llm_attr.core.evaluator",
 }
-_SUBPACKAGES = {"attr", "core", "errors", "influence", "llm", "metrics", "module", "robust", "viz"}
+_SUBPACKAGES = {"attr", "concept", "core", "errors", "influence", "llm", "metrics", "module", "robust", "viz"}
 
 __all__ = [
     "Comparison",

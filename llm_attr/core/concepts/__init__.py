@@ -1,0 +1,1 @@
+"""Directions of concepts in activations: reading, fitting, judging."""
