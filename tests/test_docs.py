@@ -33,7 +33,15 @@ def listed(page: Path) -> set[str]:
 
 @pytest.mark.parametrize(
     "module",
-    ["llm_attr", "llm_attr.attr", "llm_attr.influence", "llm_attr.metrics", "llm_attr.robust", "llm_attr.module"],
+    [
+        "llm_attr",
+        "llm_attr.attr",
+        "llm_attr.concept",
+        "llm_attr.influence",
+        "llm_attr.metrics",
+        "llm_attr.robust",
+        "llm_attr.module",
+    ],
 )
 def test_every_public_name_is_in_the_reference(module: str) -> None:
     pages = set().union(*map(listed, (DOCS / "reference").glob("*.md")))
@@ -59,7 +67,17 @@ def test_every_notebook_is_in_a_table_of_contents() -> None:
 @pytest.mark.real
 @pytest.mark.parametrize(
     "page",
-    ["index.md", "captum.md", "completeness.md", "influence.md", "metrics.md", "robust.md", "gates.md", "datasets.md"],
+    [
+        "index.md",
+        "captum.md",
+        "completeness.md",
+        "concepts.md",
+        "influence.md",
+        "metrics.md",
+        "robust.md",
+        "gates.md",
+        "datasets.md",
+    ],
 )
 def test_the_python_of_the_pages_runs(page: str, smollm: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)

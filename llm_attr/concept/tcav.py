@@ -226,15 +226,15 @@ class TCAV(ConceptInterpreter):
         chance. A permutation test compares their means; p-values hold for all layers and concepts together (Holm).
 
         Args:
-            inputs: See `interpret`.
+            inputs: A tensor or tuple of tensors `(batch, *features)`.
             concepts: What is tested.
             random_concepts: At least 3, better 10 or more, of random examples each.
-            target: See `interpret`.
-            additional_forward_args: See `interpret`.
-            processes: See `interpret`.
+            target: The output entry, as of `LayerAttribution`.
+            additional_forward_args: What the model receives after the inputs.
+            processes: How many processes train the CAVs that are not stored.
             score: `sign_count` or `magnitude`.
             level: The coverage of the intervals.
-            **kwargs: See `interpret`.
+            **kwargs: Further arguments of the attribution method's `attribute`.
 
         Raises:
             InvalidValue: fewer than 3 random concepts, or none to test; see also `compute_cavs`.

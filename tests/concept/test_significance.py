@@ -56,8 +56,8 @@ def test_the_logistic_probe_is_scikit_learns() -> None:
     scale = float((rows - rows.mean(0)).square().sum(1).mean().sqrt())
     plain = LogisticRegression(C=1 / (40 * 0.05 * scale**2), tol=1e-10, max_iter=10_000)
     plain.fit(rows.numpy(), [1] * 20 + [0] * 20)
-    torch.testing.assert_close(found.weights, torch.from_numpy(plain.coef_[0]), rtol=1e-4, atol=1e-6)
-    assert found.bias == pytest.approx(float(plain.intercept_[0]), rel=1e-4, abs=1e-5)
+    torch.testing.assert_close(found.weights, torch.from_numpy(plain.coef_[0]), rtol=1e-3, atol=2e-5)
+    assert found.bias == pytest.approx(float(plain.intercept_[0]), rel=1e-3, abs=2e-5)
 
 
 class OneFeature(nn.Module):

@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 
-from llm_attr import attr, influence, metrics, module, robust
+from llm_attr import attr, concept, influence, metrics, module, robust
 
 PATH = Path(__file__).parents[2] / "docs" / "shared_arguments.py"
 SPEC = importlib.util.spec_from_file_location("shared_arguments", PATH)
@@ -27,7 +27,7 @@ def documented() -> dict[str, Any]:
     """The public classes, and the functions and methods that describe arguments."""
     named = {
         name: getattr(package, name)
-        for package in (attr, influence, metrics, robust, module)
+        for package in (attr, concept, influence, metrics, robust, module)
         for name in package.__all__
     }
     found = {

@@ -42,6 +42,7 @@ def test_arguments_are_those_of_captum(name: str, member: str) -> None:
 
 
 OTHERS = {
+    "concept": ["CAV", "Concept", "ConceptInterpreter", "TCAV", "Classifier", "DefaultClassifier"],
     "robust": ["FGSM", "PGD", "MinParamPerturbation", "AttackComparator"],
     "module": ["StochasticGatesBase", "BinaryConcreteStochasticGates", "GaussianStochasticGates"],
 }
