@@ -38,7 +38,8 @@ def explain(
         str | None, typer.Option(help="Precision of the weights, e.g. bfloat16 or auto (default: set by the model).")
     ] = None,
     precision: Annotated[
-        str | None, typer.Option(help="Precision of the computation: fp32, bf16 or fp16 (default: as the weights).")
+        str | None,
+        typer.Option(help="Type of the computation: fp32, bf16, fp16 or weights (default: see docs/precision.md)."),
     ] = None,
     chat: Annotated[bool, typer.Option("--chat", help="Send the prompt as a user message of a chat.")] = False,
     system: Annotated[str | None, typer.Option(help="A system message before the prompt; needs --chat.")] = None,

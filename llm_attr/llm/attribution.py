@@ -18,6 +18,7 @@ from llm_attr.llm.model.cost import Call, Cost
 from llm_attr.llm.model.fingerprint import identity
 from llm_attr.llm.model.language_model import LanguageModel
 from llm_attr.llm.model.memory import positions_that_fit
+from llm_attr.llm.model.precision import Precision, computing
 from llm_attr.llm.model.speed import speed_of
 from llm_attr.llm.model.tokenizer import TokenizerLike
 from llm_attr.llm.prompt.interpretable import InterpretableInput
@@ -95,6 +96,7 @@ class LLMAttribution(TextAttribution):
         forward_in_tokens: bool = True,
         *,
         ledger: str | PathLike[str] | None = None,
+        precision: Precision | None = None,
         **kwargs: Any,
     ) -> LLMAttributionResult:
         """The attribution of the full answer and of each of its tokens to the features of the input.
@@ -113,6 +115,9 @@ class LLMAttribution(TextAttribution):
             forward_in_tokens: Ignored; accepted for compatibility with Captum.
             ledger: A file that keeps every score, so that none is computed again: not by another method, for another
                 region or a larger sample, by another process, or after a restart; see docs/ledger.md.
+            precision: `fp32`, `bf16` or `fp16`: the type of the model's products of matrices, by autocast, with the
+                residual stream and the logits in fp32; `weights`: the type of the weights throughout; None: that of the
+                weights, or of your own autocast.
             **kwargs: `feature_mask` (integers `(1, features)`; features with equal ones are left out together),
                 `perturbations_per_eval` (the most variants per pass), `show_progress`, and the method's own options.
 
@@ -125,11 +130,14 @@ class LLMAttribution(TextAttribution):
             NonFiniteScore: the model's output is NaN or infinite.
             InvalidTarget: the foil of a contrast is the answer.
             UnknownKeyword: neither this call nor the method accepts a keyword.
+            UnknownName: there is no such precision.
+            InvalidValue: the model cannot compute in the precision.
             LedgerFailed: the ledger cannot be read or written.
             BrokenFile: the ledger is damaged, or another kind of file.
         """
         options = self._options(num_trials, gen_args, use_cached_outputs, _inspect_forward, ledger=ledger, **kwargs)
-        return self._attributed([self._job(inp, options)], [target], options)[0][0]
+        with computing(self.language_model, precision):
+            return self._attributed([self._job(inp, options)], [target], options)[0][0]
 
     def attribute_each(
         self,
@@ -159,12 +167,15 @@ class LLMAttribution(TextAttribution):
         inputs: Sequence[InterpretableInput | Prompt],
         target: Answer | Sequence[Answer],
         scalars: Sequence[Scalar],
+        *,
+        precision: Precision | None = None,
         **options: Any,
     ) -> list[list[LLMAttributionResult]]:
         """See `TextAttribution`; all quantities share the passes, and `until` applies to each of them."""
         answers = answers_of(target, len(inputs))
         jobs, shared = self.jobs(inputs, scalars, **options)
-        return self._attributed(jobs, answers, shared)
+        with computing(self.language_model, precision):
+            return self._attributed(jobs, answers, shared)
 
     def jobs(
         self, inputs: Sequence[InterpretableInput | Prompt], scalars: Sequence[Scalar], **options: Any

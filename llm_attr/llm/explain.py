@@ -11,7 +11,7 @@ from llm_attr.core.parallel.team import current_team
 from llm_attr.errors import InvalidType
 from llm_attr.llm.attribution import LLMAttribution
 from llm_attr.llm.model.language_model import LanguageModel
-from llm_attr.llm.model.precision import Precision, computing
+from llm_attr.llm.model.precision import Precision
 from llm_attr.llm.model.tokenizer import TokenizerLike
 from llm_attr.llm.prompt.chat import Messages
 from llm_attr.llm.prompt.prompt import Prompt
@@ -131,7 +131,9 @@ def explain(
         parallel: Shares the explanation out over all processes of the program, see `llm_attr.parallel`; every process
             makes the same call and gets the same results.
         precision: `fp32`, `bf16` or `fp16`: the type in which the model's products of matrices are computed, by torch's
-            autocast; the residual stream and the logits stay in fp32. None computes in the type of the weights.
+            autocast; the residual stream and the logits stay in fp32. `weights` computes in the type of the weights
+            throughout. None does so for perturbation methods, or as your own autocast says; gradient methods keep their
+            sums in fp32.
         **options: Arguments of `LLMAttribution.attribute` (`gen_args`, `num_trials`, `use_cached_outputs`, `ledger`,
             `show_progress`, ...) and the method's own options. `attr_target` is Captum's name for `scalar`. Gradient
             methods take the arguments of `LLMGradientAttribution.attribute`, and `layer`: the name of a layer (or a
@@ -161,8 +163,10 @@ def explain(
     asked: dict[str, Any] = {"unit": unit, "method": method, "target": target, "scalar": scalar, "foil": foil}
     request = parse_request(model, prompt, tokenizer=tokenizer, region=part, precision=precision, **asked, **options)
     whole = shared() if parallel and current_team() is None else nullcontext()
-    with whole, computing(request.explainer.language_model, request.precision):
-        each = request.explainer.attribute_scalars(request.inputs, request.target, request.scalars, **request.options)
+    with whole:
+        each = request.explainer.attribute_scalars(
+            request.inputs, request.target, request.scalars, precision=request.precision, **request.options
+        )
     if part is not None:
         each = [[_part(result, part) for result in results] for results in each]
     several = isinstance(options.get("attr_target", scalar), list | tuple)

@@ -35,7 +35,7 @@ from llm_attr.llm.gradients.noise import gradient_noise, measure_noise, per_toke
 from llm_attr.llm.gradients.run import ContrastRun, Found, GradientRun, Run
 from llm_attr.llm.model.fingerprint import identity
 from llm_attr.llm.model.language_model import LanguageModel
-from llm_attr.llm.model.precision import computing, default_for_gradients
+from llm_attr.llm.model.precision import Precision, computing, default_for_gradients
 from llm_attr.llm.model.tokenizer import TokenizerLike
 from llm_attr.llm.prompt.interpretable import InterpretableInput, TokenMap
 from llm_attr.llm.prompt.prompt import Prompt
@@ -96,6 +96,7 @@ class LLMGradientAttribution(TextAttribution):
         token_rows: bool = True,
         gradient_checkpointing: bool | None = None,
         show_progress: bool = False,
+        precision: Precision | None = None,
         **kwargs: Any,
     ) -> LLMAttributionResult | list[LLMAttributionResult]:
         """The attribution of the full answer and of each of its tokens to the features of the input.
@@ -112,6 +113,9 @@ class LLMGradientAttribution(TextAttribution):
             gradient_checkpointing: Whether the model's blocks keep only their inputs for the backward pass and
                 recompute the rest, for less memory and a third more time; None: only if memory is short.
             show_progress: Whether to show a progress bar on standard error.
+            precision: `fp32`, `bf16` or `fp16`: the type of the model's products of matrices, by autocast, with the
+                residual stream and the logits in fp32; `weights`: the type of the weights throughout. None: products in
+                the type of the weights and sums in fp32, or as your own autocast says.
             **kwargs: The method's own arguments (`n_steps`, `method`, `stdevs`, `internal_batch_size`, ...), with its
                 own defaults, except that `sequential_integrated_gradients` takes 5 steps per token and
                 `discretized_integrated_gradients` the midpoint of each piece. `baselines` as in Captum: which features
@@ -126,22 +130,28 @@ class LLMGradientAttribution(TextAttribution):
             EmptyTarget: there is no answer to explain.
             ContextTooLong: prompt and answer do not fit into the model's context.
             UnsupportedMethod: the input does not tell which token belongs to which feature.
+            UnknownName: there is no such precision.
+            InvalidValue: the model cannot compute in the precision.
         """
         of_call = {"baseline": baseline, "token_rows": token_rows, "gradient_checkpointing": gradient_checkpointing}
         of_call["show_progress"] = show_progress
-        return self._each([inp], [target], [scalar_of(scalar, foil)], gen_args, of_call, kwargs)[0][0]
+        with computing(self.language_model, precision):
+            return self._each([inp], [target], [scalar_of(scalar, foil)], gen_args, of_call, kwargs)[0][0]
 
     def attribute_scalars(
         self,
         inputs: Sequence[InterpretableInput | Prompt],
         target: Answer | Sequence[Answer],
         scalars: Sequence[Scalar],
+        *,
+        precision: Precision | None = None,
         **options: Any,
     ) -> list[list[Any]]:
         """See `TextAttribution`."""
         gen_args = options.pop("gen_args", None)
         of_call = {name: options.pop(name) for name in OF_CALL & options.keys()}
-        return self._each(inputs, answers_of(target, len(inputs)), scalars, gen_args, of_call, options)
+        with computing(self.language_model, precision):
+            return self._each(inputs, answers_of(target, len(inputs)), scalars, gen_args, of_call, options)
 
     def _each(
         self,

@@ -16,7 +16,7 @@ from llm_attr.llm.gradient import LLMGradientAttribution
 from llm_attr.llm.gradients.absent_units import line_break
 from llm_attr.llm.gradients.methods import by_name, gradient_methods, named
 from llm_attr.llm.model.language_model import LanguageModel, as_language_model
-from llm_attr.llm.model.precision import Precision, dtype_of
+from llm_attr.llm.model.precision import Precision, check_precision
 from llm_attr.llm.model.tokenizer import TokenizerLike
 from llm_attr.llm.prompt.chat import Messages
 from llm_attr.llm.prompt.interpretable import InterpretableInput
@@ -67,7 +67,7 @@ class Request:
         target: A common target, or a list with one per prompt.
         scalars: The quantities that are explained.
         options: The other arguments of the explainer.
-        precision: In which the model computes; None: as its weights are.
+        precision: In which the model computes, see `explain`.
     """
 
     explainer: LLMAttribution | LLMGradientAttribution
@@ -98,8 +98,7 @@ def parse_request(
         LlmAttrError: as in `explain`.
     """
     language_model = as_language_model(model, tokenizer)
-    if precision is not None:
-        dtype_of(precision)
+    check_precision(precision)
     asked = options.pop("attr_target", scalar)
     if asked is not scalar and scalar != "log_prob":
         raise InvalidValue(f"attr_target is another name for scalar; got both {asked!r} and {scalar!r}")

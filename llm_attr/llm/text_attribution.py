@@ -18,7 +18,7 @@ from llm_attr.errors import InvalidType, about_prompt
 from llm_attr.llm.model.cost import Cost
 from llm_attr.llm.model.fingerprint import holders, identity
 from llm_attr.llm.model.language_model import LanguageModel
-from llm_attr.llm.model.precision import described
+from llm_attr.llm.model.precision import Precision, described
 from llm_attr.llm.model.tokenizer import TokenizerLike
 from llm_attr.llm.prompt.alignment import pieces, token_spans
 from llm_attr.llm.prompt.interpretable import InterpretableInput, TextTokenInput
@@ -58,6 +58,8 @@ class TextAttribution(Attribution, ABC):
         inputs: Sequence[InterpretableInput | Prompt],
         target: Answer | Sequence[Answer],
         scalars: Sequence[Scalar],
+        *,
+        precision: Precision | None = None,
         **options: Any,
     ) -> list[list[Any]]:
         """For each input, the attributions of several quantities of its answer.
@@ -66,6 +68,7 @@ class TextAttribution(Attribution, ABC):
             inputs: Each as in `attribute`.
             target: A common target, or a list with one per input.
             scalars: The quantities that are explained.
+            precision: In which the model computes, see `explain`.
             **options: The other arguments of `attribute`, common to all inputs.
 
         Raises:

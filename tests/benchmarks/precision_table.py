@@ -1,14 +1,14 @@
-"""How far half precision ranks as fp32 does: `python -m tests.benchmarks.precision_table [METHOD ...]`.
+"""How far half precision ranks as fp32 does: `python -m tests.benchmarks.precision_table [METHOD ...] [--prompts 20]`.
 
 For each method and precision the Spearman rank correlation of the words' attributions with those in fp32, the mean and
-the lowest of 20 prompts; the largest difference relative to the largest attribution; and the most bytes that tensors
+the lowest of the prompts; the largest difference relative to the largest attribution; and the most bytes that tensors
 took beside the weights, for one prompt. Each answer is what SmolLM2-135M says in fp32, eight tokens.
 """
 
 from __future__ import annotations
 
+import argparse
 import copy
-import sys
 import warnings
 from collections.abc import Iterator
 from typing import Any
@@ -43,32 +43,40 @@ PROMPTS = [
     "The recipe needs flour, eggs and milk. What does the recipe need?",
 ]
 
+MIDDLE = "model.layers.14"
+"""The layer of the methods for layers: half of the model's 30 layers come after it."""
+
 METHODS: dict[str, dict[str, Any]] = {
     "feature_ablation": {},
     "input_x_gradient": {"token_rows": False},
     "integrated_gradients": {"n_steps": 8, "token_rows": False},
     "lrp": {"token_rows": False},
     "kernel_shap": {"n_samples": 40, "seed": 0},
-    "gradient_shap": {"n_samples": 8, "token_rows": False},
+    "gradient_shap": {"n_samples": 4, "token_rows": False},
     "saliency": {"token_rows": False},
     "deep_lift": {"token_rows": False},
-    "discretized_integrated_gradients": {"n_steps": 8, "token_rows": False},
+    "discretized_integrated_gradients": {"n_steps": 4, "token_rows": False},
     "context_cite": {"n_samples": 40, "seed": 0},
     "shapley_value_sampling": {"n_samples": 2, "seed": 0},
     "lime": {"n_samples": 40, "seed": 0},
     "noise_tunnel": {"attribution_method": "input_x_gradient", "nt_samples": 4, "token_rows": False},
-    "sequential_integrated_gradients": {"n_steps": 2, "token_rows": False},
+    "sequential_integrated_gradients": {"n_steps": 1, "token_rows": False},
+    "layer_gradient_x_activation": {"layer": MIDDLE, "token_rows": False},
+    "layer_integrated_gradients": {"layer": MIDDLE, "n_steps": 4, "token_rows": False},
+    "layer_gradient_shap": {"layer": MIDDLE, "n_samples": 4, "token_rows": False},
+    "layer_deep_lift": {"layer": MIDDLE, "token_rows": False},
+    "layer_lrp": {"layer": MIDDLE, "token_rows": False},
 }
 
 WAYS = {
-    "bf16 weights": (torch.bfloat16, None),
+    "bf16 weights": (torch.bfloat16, "weights"),
     "bf16, sums in fp32": (torch.bfloat16, "bf16"),
-    "fp16 weights": (torch.float16, None),
+    "fp16 weights": (torch.float16, "weights"),
     "fp16, sums in fp32": (torch.float16, "fp16"),
 }
 
 
-def main(chosen: list[str]) -> None:
+def main(chosen: list[str], prompts: list[str], only: str = "") -> None:
     torch.set_num_threads(1)
     warnings.simplefilter("ignore")
     with quiet():
@@ -76,16 +84,16 @@ def main(chosen: list[str]) -> None:
     models = {torch.float32: full}
     for dtype in (torch.bfloat16, torch.float16):
         models[dtype] = LanguageModel(copy.deepcopy(full.model).to(dtype), full.tokenizer, full.name)
-    answers = [answer(full, prompt) for prompt in PROMPTS]
+    answers = [answer(full, prompt) for prompt in prompts]
     print("| method | precision | mean | lowest | difference | MB |\n|---|---|---|---|---|---|", flush=True)
     for name in chosen or METHODS:
-        wanted = [run(full, name, *pair) for pair in zip(PROMPTS, answers, strict=True)]
-        most = peak(lambda name=name: run(full, name, PROMPTS[0], answers[0]))
+        wanted = [run(full, name, *pair) for pair in zip(prompts, answers, strict=True)]
+        most = peak(lambda name=name: run(full, name, prompts[0], answers[0]))
         print(f"| `{name}` | fp32 | | | | {most / 1e6:.0f} |", flush=True)
-        for way, (dtype, precision) in WAYS.items():
+        for way, (dtype, precision) in ((way, WAYS[way]) for way in WAYS if way.startswith(only)):
             lm = models[dtype]
-            found = [run(lm, name, *pair, precision) for pair in zip(PROMPTS, answers, strict=True)]
-            most = peak(lambda name=name, lm=lm, p=precision: run(lm, name, PROMPTS[0], answers[0], p))
+            found = [run(lm, name, *pair, precision) for pair in zip(prompts, answers, strict=True)]
+            most = peak(lambda name=name, lm=lm, p=precision: run(lm, name, prompts[0], answers[0], p))
             ranks = [spearman(*pair) for pair in zip(found, wanted, strict=True)]
             apart = [float((a - b).abs().max() / b.abs().max()) for a, b in zip(found, wanted, strict=True)]
             numbers = f"{sum(ranks) / len(ranks):.3f} | {min(ranks):.3f} | {sum(apart) / len(apart):.1%}"
@@ -133,4 +141,9 @@ def spearman(found: Tensor, expected: Tensor) -> float:
 
 
 if __name__ == "__main__":
-    main(sys.argv[1:])
+    parser = argparse.ArgumentParser()
+    parser.add_argument("methods", nargs="*", metavar="METHOD", help=", ".join(METHODS))
+    parser.add_argument("--prompts", type=int, default=len(PROMPTS))
+    parser.add_argument("--only", default="", help="bf16 or fp16")
+    given = parser.parse_args()
+    main(given.methods, PROMPTS[: given.prompts], given.only)

@@ -9,7 +9,8 @@ import pytest
 import torch
 from torch import Tensor
 
-from llm_attr import LanguageModel, explain, load_model, plan
+from llm_attr import LanguageModel, Prompt, explain, load_model, plan
+from llm_attr.attr import FeatureAblation, InputXGradient, LLMAttribution, LLMGradientAttribution
 from llm_attr.errors import InvalidValue, UnknownName
 from llm_attr.llm.model import quantisation
 from llm_attr.llm.model.backend import forward_logits
@@ -100,6 +101,41 @@ def test_gradients_of_weights_in_bf16_keep_their_sums_in_fp32() -> None:
     assert torch.equal(found.seq_attr, explain(lm, PROMPT, precision="bf16", **options).seq_attr)
     with torch.autocast("cpu", torch.bfloat16):  # the caller's own
         assert explain(lm, PROMPT, **options).provenance["precision"] == "bf16"
+
+
+def test_weights_is_the_precision_of_the_weights_for_every_method() -> None:
+    need_attention_in(torch.bfloat16)
+    lm, options = model(torch.bfloat16), {"unit": "word", "target": " cat", "precision": "weights"}
+    gradients = {"method": "input_x_gradient", "baseline": 3}
+    found = explain(lm, PROMPT, **options, **gradients)
+    assert found.provenance["precision"] == "bf16"
+    assert not torch.equal(found.seq_attr, explain(lm, PROMPT, **(options | gradients | {"precision": None})).seq_attr)
+    with torch.autocast("cpu", torch.float16):  # the caller's own, which a precision overrides
+        again = explain(lm, PROMPT, **options, **gradients)
+        ablated = explain(lm, PROMPT, **options)
+    assert torch.equal(again.seq_attr, found.seq_attr)
+    assert ablated.provenance["precision"] == "bf16"
+    assert torch.equal(ablated.seq_attr, explain(lm, PROMPT, **(options | {"precision": None})).seq_attr)
+    priced = plan(lm, PROMPT, measure=False, **options, **gradients)
+    assert priced.backward == found.provenance["backward"]
+
+
+@pytest.mark.parametrize("precision", ["bf16", "weights", None])
+def test_the_classes_take_a_precision(precision: Any) -> None:
+    need_attention_in(torch.bfloat16)
+    lm, prompt = model(torch.bfloat16), Prompt(PROMPT, unit="word")
+    ablation = LLMAttribution(FeatureAblation(lm.model), lm)
+    gradient = LLMGradientAttribution(InputXGradient(lm.model), lm)
+    for explainer, options in ((ablation, {}), (gradient, {"method": "input_x_gradient", "baseline": 3})):
+        own = {name: value for name, value in options.items() if name != "method"}
+        found = explainer.attribute(prompt, " cat", precision=precision, **own)
+        expected = explain(lm, prompt, target=" cat", precision=precision, **options)
+        assert found.provenance["precision"] == expected.provenance["precision"]
+        assert torch.equal(found.seq_attr, expected.seq_attr)
+        with pytest.raises(UnknownName, match="accepted: fp32, bf16, fp16, weights"):
+            explainer.attribute(prompt, " cat", precision="half")
+    (each,) = ablation.attribute_each([prompt], " cat", precision=precision)
+    assert torch.equal(each.seq_attr, ablation.attribute(prompt, " cat", precision=precision).seq_attr)
 
 
 def test_the_model_stays_as_it_was() -> None:

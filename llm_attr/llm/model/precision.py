@@ -24,8 +24,11 @@ from llm_attr.llm.model.language_model import LanguageModel, has_unusual_weights
 PRECISIONS = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
 HALVES = (torch.bfloat16, torch.float16)
 
+AS_WEIGHTS = "weights"
+"""The precision that is the weights' own: no autocast, and sums in their type too."""
+
 Precision: TypeAlias = str | torch.dtype
-"""`fp32`, `bf16` or `fp16`, also spelled as torch does."""
+"""`fp32`, `bf16` or `fp16`, also spelled as torch does; or `weights`."""
 
 HEAD_BYTES = 1 << 24
 """Bytes of the output head's weights that are converted to fp32 at once."""
@@ -34,6 +37,8 @@ LARGEST = 1.0
 """What the largest entry of the gradient at the logits is scaled to in fp16, whose smallest number is 6e-8."""
 
 _wide: ContextVar[bool] = ContextVar("llm_attr_sums_in_fp32", default=False)
+
+_chosen: ContextVar[bool] = ContextVar("llm_attr_chosen_precision", default=False)
 
 
 def dtype_of(precision: Precision) -> torch.dtype:
@@ -46,8 +51,18 @@ def dtype_of(precision: Precision) -> torch.dtype:
     if isinstance(precision, torch.dtype) and precision in PRECISIONS.values():
         return precision
     if not isinstance(precision, str) or precision not in named:
-        raise UnknownName("precision", precision, PRECISIONS)
+        raise UnknownName("precision", precision, [*PRECISIONS, AS_WEIGHTS])
     return named[precision]
+
+
+def check_precision(precision: Precision | None) -> None:
+    """Checks that a precision exists.
+
+    Raises:
+        UnknownName: it is none of fp32, bf16, fp16, weights and None.
+    """
+    if precision is not None and precision != AS_WEIGHTS:
+        dtype_of(precision)
 
 
 def name_of(dtype: torch.dtype) -> str:
@@ -76,10 +91,11 @@ def described(language_model: LanguageModel) -> str:
 def default_for_gradients(language_model: LanguageModel) -> torch.dtype | None:
     """The precision of gradient methods where none is asked for: sums in fp32 if the weights are in less.
 
-    None for weights in fp32, under autocast of the caller's, and on a device without autocast.
+    None for weights in fp32, under autocast of the caller's, inside `computing` with a precision, and on a device
+    without autocast.
     """
     dtype, kinds = language_model.dtype, _kinds(language_model)
-    free = not keeps_sums() and not any(torch.is_autocast_enabled(kind) for kind in kinds)
+    free = not _chosen.get() and not any(torch.is_autocast_enabled(kind) for kind in kinds)
     return dtype if dtype in HALVES and free and all(map(torch.amp.is_autocast_available, kinds)) else None
 
 
@@ -89,7 +105,8 @@ def computing(language_model: LanguageModel, precision: Precision | None) -> Ite
 
     Args:
         language_model: The model.
-        precision: `fp32`, `bf16` or `fp16`; None: as the weights are, or as autocast outside says.
+        precision: `fp32`, `bf16` or `fp16`; `weights`: as the weights are; None: as they are, or as autocast outside
+            says.
 
     Raises:
         UnknownName: there is no such precision.
@@ -98,23 +115,35 @@ def computing(language_model: LanguageModel, precision: Precision | None) -> Ite
     if precision is None:
         yield
         return
-    dtype = dtype_of(precision)
     kinds = _kinds(language_model)
-    _check(language_model, dtype, kinds)
+    half = None if precision == AS_WEIGHTS else _half(language_model, dtype_of(precision), kinds)
     with ExitStack() as stack:
         for kind in kinds:
             if torch.amp.is_autocast_available(kind):
-                stack.enter_context(
-                    torch.autocast(kind, dtype, enabled=True)
-                    if dtype in HALVES
-                    else torch.autocast(kind, enabled=False)
-                )
-        if dtype in HALVES:
-            stack.enter_context(_sums_in_fp32(language_model))
+                stack.enter_context(torch.autocast(kind, half, enabled=half is not None))
+        stack.enter_context(_set(_chosen, True))
+        stack.enter_context(_set(_wide, half is not None))
+        if half is not None:
+            stack.enter_context(uncompiled())
+            stack.enter_context(_hooked(language_model.model, language_model.embedding))
         yield
 
 
-def _check(language_model: LanguageModel, dtype: torch.dtype, kinds: list[str]) -> None:
+@contextmanager
+def _set(variable: ContextVar[bool], value: bool) -> Iterator[None]:
+    token = variable.set(value)
+    try:
+        yield
+    finally:
+        variable.reset(token)
+
+
+def _half(language_model: LanguageModel, dtype: torch.dtype, kinds: list[str]) -> torch.dtype | None:
+    """The type for autocast; None: autocast is off.
+
+    Raises:
+        InvalidValue: the model cannot compute in this type.
+    """
     weights, name = language_model.dtype, name_of(dtype)
     if dtype == torch.float32 and weights in HALVES:
         raise InvalidValue(
@@ -127,22 +156,13 @@ def _check(language_model: LanguageModel, dtype: torch.dtype, kinds: list[str]) 
             f"precision={name!r} needs torch's autocast, which {', '.join(without)} has not; load the model with "
             f"dtype={str(dtype).removeprefix('torch.')!r} instead"
         )
+    return dtype if dtype in HALVES else None
 
 
 def _kinds(language_model: LanguageModel) -> list[str]:
     """The kinds of devices that the model computes on."""
     kinds = {language_model.device.type, *(weight.device.type for weight in language_model.model.parameters())}
     return sorted(kinds - {"meta"})
-
-
-@contextmanager
-def _sums_in_fp32(language_model: LanguageModel) -> Iterator[None]:
-    token = _wide.set(True)
-    try:
-        with uncompiled(), _hooked(language_model.model, language_model.embedding):
-            yield
-    finally:
-        _wide.reset(token)
 
 
 @reference_counted
