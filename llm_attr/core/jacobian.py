@@ -12,11 +12,11 @@ from typing import Any, TypeAlias
 
 import torch
 from torch import Tensor
+from torch.nn import functional as F
 from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.overrides import TorchFunctionMode
 
 from llm_attr.core.backward import derivatives
-from llm_attr.core.memory import free_bytes
 from llm_attr.core.shared_context import reference_counted
 from llm_attr.typing import Tensors
 
@@ -98,14 +98,14 @@ class BatchedJacobian(Jacobian):
     Falls back to one pass for each output where an operation cannot be batched.
 
     Attributes:
-        device: Where the memory is.
+        free: The bytes of memory that are free.
         row_bytes: What passes through a layer for one output and row.
         kept_bytes: What the forward pass of one row keeps beyond what it would otherwise.
         refused: Called where an operation cannot be batched.
         works: False once that has come up.
     """
 
-    device: torch.device
+    free: Callable[[], int]
     row_bytes: int
     kept_bytes: int
     refused: Callable[[], None]
@@ -113,7 +113,7 @@ class BatchedJacobian(Jacobian):
 
     def for_pass(self, rows: int, outputs: int) -> Jacobian:
         """The strategy for a forward pass of this many rows and outputs."""
-        fits = self.kept_bytes * rows < free_bytes(self.device) // MEMORY_SHARE
+        fits = self.kept_bytes * rows < self.free() // MEMORY_SHARE
         return self if self.works and outputs > 1 and fits else Jacobian(self.count)
 
     def kernels(self) -> AbstractContextManager[Any]:
@@ -124,7 +124,7 @@ class BatchedJacobian(Jacobian):
         """See `Jacobian.of`."""
         outputs = scores.shape[1]
         directions = torch.eye(outputs, dtype=scores.dtype, device=scores.device)[:, None].expand(-1, *scores.shape)
-        size = outputs_that_fit(self.device, self.row_bytes * len(scores))
+        size = outputs_that_fit(self.free(), self.row_bytes * len(scores))
         batched = {**options, "retain_graph": True, "is_grads_batched": True}
         try:
             with no_vmap_fallback():
@@ -139,9 +139,9 @@ class BatchedJacobian(Jacobian):
         return tuple(None if pieces[0] is None else torch.cat(pieces) for pieces in zip(*parts, strict=True))
 
 
-def outputs_that_fit(device: torch.device, bytes_each: int) -> int:
-    """How many derivatives of this size may pass through a layer together."""
-    return max(1, free_bytes(device) // (MEMORY_SHARE * bytes_each))
+def outputs_that_fit(free: int, bytes_each: int) -> int:
+    """How many derivatives of this size may pass through a layer together, with so many bytes free."""
+    return max(1, free // (MEMORY_SHARE * bytes_each))
 
 
 def directional(score: Callable[..., Tensor], point: Tensors, directions: Tensors) -> Tensor:
@@ -185,10 +185,54 @@ class _NoGraph(TorchFunctionMode):
 _OPERATIONS = (type(torch.ops.aten.add), type(torch.ops.aten.add.Tensor))
 
 
+def math_attention() -> AbstractContextManager[Any]:
+    """Attention by the kernel that is made of plain operations, in this thread."""
+    return _MathAttention()
+
+
+class _MathAttention(TorchFunctionMode):
+    """Attention by plain operations. Torch's own switch of kernels, `sdpa_kernel`, is one for all threads.
+
+    That switch is used for as long as a call takes whose attention is out of sight.
+    """
+
+    def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        kwargs = kwargs or {}
+        if func is F.scaled_dot_product_attention:
+            return _attention(*args, **kwargs)
+        if func is F.multi_head_attention_forward:
+            with _math_in_all_threads():
+                return func(*args, **kwargs)
+        return func(*args, **kwargs)
+
+
+def _attention(
+    query: Tensor,
+    key: Tensor,
+    value: Tensor,
+    attn_mask: Tensor | None = None,
+    dropout_p: float = 0.0,
+    is_causal: bool = False,
+    **options: Any,
+) -> Tensor:
+    """What `scaled_dot_product_attention` gives with the kernel of plain operations, under autocast too."""
+    kind, mask = query.device.type, attn_mask
+    autocast = torch.is_autocast_enabled(kind) and query.dtype != torch.float64
+    dtype = torch.get_autocast_dtype(kind) if autocast else query.dtype
+    if autocast:
+        query, key, value = query.to(dtype), key.to(dtype), value.to(dtype)
+    if mask is not None and mask.dtype == torch.bool:
+        mask = torch.zeros_like(mask, dtype=dtype).masked_fill(~mask, float("-inf"))
+    elif mask is not None and autocast:
+        mask = mask.to(dtype)
+    with torch.autocast(kind, enabled=False) if autocast else nullcontext():
+        found = torch._scaled_dot_product_attention_math(query, key, value, mask, dropout_p, is_causal, **options)
+    return found[0]
+
+
 @reference_counted
 @contextmanager
-def math_attention() -> Iterator[None]:
-    """Attention by the kernel that is made of plain operations."""
+def _math_in_all_threads() -> Iterator[None]:
     with sdpa_kernel(SDPBackend.MATH):
         yield
 

@@ -11,6 +11,7 @@ import argparse
 import copy
 import warnings
 from collections.abc import Iterator
+from functools import partial
 from typing import Any
 
 import torch
@@ -76,7 +77,7 @@ WAYS = {
 }
 
 
-def main(chosen: list[str], prompts: list[str], only: str = "") -> None:
+def main(chosen: list[str], prompts: list[str], only: str, asked: dict[str, Any]) -> None:
     torch.set_num_threads(1)
     warnings.simplefilter("ignore")
     with quiet():
@@ -87,17 +88,22 @@ def main(chosen: list[str], prompts: list[str], only: str = "") -> None:
     answers = [answer(full, prompt) for prompt in prompts]
     print("| method | precision | mean | lowest | difference | MB |\n|---|---|---|---|---|---|", flush=True)
     for name in chosen or METHODS:
-        wanted = [run(full, name, *pair) for pair in zip(prompts, answers, strict=True)]
-        most = peak(lambda name=name: run(full, name, prompts[0], answers[0]))
+        options = METHODS[name] | asked | {"method": name}
+        wanted = [run(full, options, *pair) for pair in zip(prompts, answers, strict=True)]
+        most = peak(partial(run, full, options, prompts[0], answers[0]))
         print(f"| `{name}` | fp32 | | | | {most / 1e6:.0f} |", flush=True)
-        for way, (dtype, precision) in ((way, WAYS[way]) for way in WAYS if way.startswith(only)):
-            lm = models[dtype]
-            found = [run(lm, name, *pair, precision) for pair in zip(prompts, answers, strict=True)]
-            most = peak(lambda name=name, lm=lm, p=precision: run(lm, name, prompts[0], answers[0], p))
-            ranks = [spearman(*pair) for pair in zip(found, wanted, strict=True)]
-            apart = [float((a - b).abs().max() / b.abs().max()) for a, b in zip(found, wanted, strict=True)]
-            numbers = f"{sum(ranks) / len(ranks):.3f} | {min(ranks):.3f} | {sum(apart) / len(apart):.1%}"
-            print(f"| `{name}` | {way} | {numbers} | {most / 1e6:.0f} |", flush=True)
+        for way, (dtype, precision) in WAYS.items():
+            if way.startswith(only):
+                found = [run(models[dtype], options, *pair, precision) for pair in zip(prompts, answers, strict=True)]
+                most = peak(partial(run, models[dtype], options, prompts[0], answers[0], precision))
+                print(f"| `{name}` | {way} | {compared(found, wanted)} | {most / 1e6:.0f} |", flush=True)
+
+
+def compared(found: list[Tensor], wanted: list[Tensor]) -> str:
+    """Mean and lowest rank correlation, and the mean of the largest differences."""
+    ranks = [spearman(*pair) for pair in zip(found, wanted, strict=True)]
+    apart = [float((a - b).abs().max() / b.abs().max()) for a, b in zip(found, wanted, strict=True)]
+    return f"{sum(ranks) / len(ranks):.3f} | {min(ranks):.3f} | {sum(apart) / len(apart):.1%}"
 
 
 def chat(text: str) -> list[dict[str, str]]:
@@ -110,10 +116,10 @@ def answer(lm: LanguageModel, prompt: str) -> list[int]:
     return list(found.output_ids or ())
 
 
-def run(lm: LanguageModel, name: str, prompt: str, target: list[int], precision: str | None = None) -> Tensor:
-    found: Any = llm_attr.explain(
-        lm, chat(prompt), unit="word", method=name, target=target, precision=precision, **METHODS[name]
-    )
+def run(
+    lm: LanguageModel, options: dict[str, Any], prompt: str, target: list[int], precision: str | None = None
+) -> Tensor:
+    found: Any = llm_attr.explain(lm, chat(prompt), target=target, precision=precision, **options)
     return found.seq_attr
 
 
@@ -145,5 +151,8 @@ if __name__ == "__main__":
     parser.add_argument("methods", nargs="*", metavar="METHOD", help=", ".join(METHODS))
     parser.add_argument("--prompts", type=int, default=len(PROMPTS))
     parser.add_argument("--only", default="", help="bf16 or fp16")
+    parser.add_argument("--unit", default="word")
+    parser.add_argument("--baseline", help="the token that replaces absent ones (default: a line break)")
     given = parser.parse_args()
-    main(given.methods, PROMPTS[: given.prompts], given.only)
+    asked = {"unit": given.unit, **({"baseline": given.baseline} if given.baseline else {})}
+    main(given.methods, PROMPTS[: given.prompts], given.only, asked)

@@ -1,9 +1,11 @@
 import re
+from typing import Any
 
 import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from torch.utils._python_dispatch import TorchDispatchMode
 
 from llm_attr.core.game.features import Features
 from llm_attr.errors import InvalidShape, InvalidType
@@ -53,6 +55,23 @@ def test_a_position_is_present_with_its_feature_and_gets_its_value(batch: int, p
             feature = numbers.index(int(mask.expand(x.shape)[tuple(place)]))
             assert torch.equal(present[(slice(None), *place)], coalitions[:, feature])
             assert spread[which][tuple(place)] == values[feature, place[0]]
+
+
+def test_a_mask_is_copied_to_a_device_once() -> None:
+    features, device = Features.of(None, (torch.zeros(1, 5, 7),)), torch.device("meta")
+    copied = list[torch.Size]()
+
+    class Copies(TorchDispatchMode):
+        def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+            if func is torch.ops.aten._to_copy.default:
+                copied.append(args[0].shape)
+            return func(*args, **(kwargs or {}))
+
+    with Copies():
+        for _ in range(2):
+            found = features.present(torch.ones(2, 35, dtype=torch.bool), 0, device)
+    assert (found.device, found.shape) == (device, (2, 1, 5, 7))
+    assert copied == [(2, 35), (1, 5, 7), (2, 35)]
 
 
 def test_outputs_in_a_row_where_there_is_not_one_for_each_example() -> None:

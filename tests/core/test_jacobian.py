@@ -9,9 +9,11 @@ from typing import Any
 import pytest
 import torch
 from torch import Tensor, nn
+from torch.nn import functional as F
+from torch.nn.attention import SDPBackend, sdpa_kernel
 
 from llm_attr.core.evaluator import Evaluator
-from llm_attr.core.jacobian import BatchedJacobian, Jacobian, directional, lacks_a_rule
+from llm_attr.core.jacobian import BatchedJacobian, Jacobian, directional, lacks_a_rule, math_attention
 from llm_attr.core.path.walk import Change, Walk, quadrature
 from llm_attr.core.problem import DoesNotGrow, Problem
 from llm_attr.core.site import Site
@@ -36,7 +38,7 @@ class Net(nn.Module):
 
 
 def batched(refused: Callable[[], None] = lambda: None, **options: Any) -> BatchedJacobian:
-    given = {"device": torch.device("cpu"), "row_bytes": 1, "kept_bytes": 0} | options
+    given = {"free": lambda: 1 << 30, "row_bytes": 1, "kept_bytes": 0} | options
     return BatchedJacobian(refused=refused, **given)
 
 
@@ -123,6 +125,42 @@ def test_directions_of_forward_mode() -> None:
     with pytest.raises(RuntimeError) as caught:
         directional(lambda x: Read.apply(x), (X,), (directions,))
     assert lacks_a_rule(caught.value)
+
+
+MASKS: dict[str, dict[str, Any]] = {
+    "none": {},
+    "causal": {"is_causal": True},
+    "true": {"attn_mask": torch.arange(7)[:, None] + 2 > torch.arange(7)},
+    "added": {"attn_mask": torch.linspace(-2, 2, 49).view(7, 7), "scale": 0.3},
+}
+
+
+@pytest.mark.parametrize("mask", MASKS)
+@pytest.mark.parametrize("half", [None, torch.bfloat16])
+def test_attention_of_plain_operations_is_that_of_torch(mask: str, half: torch.dtype | None) -> None:
+    generator = torch.Generator().manual_seed(0)
+    query, key, value = (torch.randn(2, heads, 7, 8, generator=generator) for heads in (4, 2, 2))
+    with torch.autocast("cpu", half, enabled=half is not None):
+        with sdpa_kernel(SDPBackend.MATH):
+            expected = F.scaled_dot_product_attention(query, key, value, enable_gqa=True, **MASKS[mask])
+        with math_attention():
+            found = F.scaled_dot_product_attention(query, key, value, enable_gqa=True, **MASKS[mask])
+    assert torch.equal(found, expected)
+
+
+def test_other_threads_keep_their_kernels() -> None:
+    """Inside the function that multi-head attention is in, torch's own switch takes the place of ours."""
+    attention, x = nn.MultiheadAttention(4, 2, batch_first=True), X[None].float()
+    before = torch.backends.cuda.flash_sdp_enabled()
+    with math_attention():
+        assert torch.backends.cuda.flash_sdp_enabled() == before
+        found = directional(lambda x: attention(x, x, x, need_weights=False)[0][:, 0], (x,), (torch.ones(1, *x.shape),))
+        assert torch.backends.cuda.flash_sdp_enabled() == before
+    step = 1e-2
+    numbers = [
+        attention(x + way * step, x + way * step, x + way * step, need_weights=False)[0][:, 0] for way in (1, -1)
+    ]
+    torch.testing.assert_close(found[0], (numbers[0] - numbers[1]) / (2 * step), rtol=0, atol=1e-3)
 
 
 def test_what_does_not_fit() -> None:

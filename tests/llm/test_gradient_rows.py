@@ -73,7 +73,7 @@ def test_rows_go_back_together_or_one_by_one(family: str, method: Any, monkeypat
 
 def test_rows_that_do_not_fit_go_back_in_parts(lm: LanguageModel, monkeypatch: pytest.MonkeyPatch) -> None:
     whole = explained(lm, IntegratedGradients(lm.model), n_steps=3)
-    monkeypatch.setattr(jacobian, "free_bytes", lambda device: 1 << 21)
+    monkeypatch.setattr(strategies, "free_for", lambda language_model: 1 << 21)
     monkeypatch.setattr(BatchedJacobian, "for_pass", lambda self, rows, outputs: self)
     sizes: list[int] = []
     plain = jacobian.derivatives

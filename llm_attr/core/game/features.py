@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Protocol
 
 import torch
@@ -81,7 +82,7 @@ class Features:
 
     def present(self, coalitions: Coalitions, which: int, device: torch.device) -> Tensor:
         """`(coalitions, 1 or batch, *features)`: True where the input `which` keeps its value."""
-        return coalitions.to(device)[:, self.owner[which].to(device)]
+        return coalitions.to(device)[:, self._owner_on(which, device)]
 
     def spread(self, values: Values) -> Tensors:
         """The value of each position's feature: `(features, outputs) -> (outputs, *features)` for each input.
@@ -89,6 +90,19 @@ class Features:
         If the mask differs between examples, the outputs are those of the examples in turn.
         """
         return tuple(self._spread_one(values, owner.to(values.device)) for owner in self.owner)
+
+    def _owner_on(self, which: int, device: torch.device) -> Tensor:
+        """The map of an input on a device, to which it is copied once."""
+        if self.owner[which].device == device:
+            return self.owner[which]
+        if (which, device) not in self._copies:
+            self._copies[which, device] = self.owner[which].to(device)
+        return self._copies[which, device]
+
+    @cached_property
+    def _copies(self) -> dict[tuple[int, torch.device], Tensor]:
+        """The maps on other devices, by the number of the input."""
+        return {}
 
     def check_outputs(self, shape: torch.Size) -> None:
         """Raises InvalidShape if the mask differs between examples and the model does not have outputs for each."""

@@ -11,6 +11,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from llm_attr.core.memory import sent
 from llm_attr.core.tensors import as_baselines, as_tensors, at_least_fp32, can_move
 from llm_attr.errors import InvalidShape, InvalidType, InvalidValue
 from llm_attr.typing import BaselineDistribution, TensorOrTensors, Tensors
@@ -44,11 +45,8 @@ class Draws:
         """Normally distributed numbers with mean 0."""
         if self.generator is None:
             return torch.normal(0.0, torch.full(tuple(shape), stdev, device=device, dtype=torch.float32))
-        return (
-            torch.randn(tuple(shape), generator=self.generator, dtype=torch.float32, device="cpu")
-            .mul_(stdev)
-            .to(device)
-        )
+        drawn = torch.randn(tuple(shape), generator=self.generator, dtype=torch.float32, device="cpu")
+        return sent(drawn.mul_(stdev), device)
 
     def choice(self, among: int, count: int) -> Tensor:
         """`(count,)` uniformly distributed whole numbers below `among`."""

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from functools import partial
 from typing import Any
 from weakref import WeakKeyDictionary
 
@@ -25,6 +26,7 @@ from llm_attr.llm.gradients.methods import MethodCall
 from llm_attr.llm.gradients.passages import Passage, group_size, passages_of
 from llm_attr.llm.model.attention import Setting, setting
 from llm_attr.llm.model.language_model import LanguageModel
+from llm_attr.llm.model.memory import attention_bytes, free_for, heads_and_widest, row_bytes
 from llm_attr.llm.model.speed import ROW_COST
 from llm_attr.typing import Tensors
 
@@ -45,14 +47,8 @@ def takes_batches(language_model: LanguageModel) -> bool:
 
 def attention_share(language_model: LanguageModel, positions: int) -> float:
     """The size of a layer's attention weights relative to its widest activation."""
-    heads, widest = _heads_and_widest(language_model)
+    heads, widest = heads_and_widest(language_model)
     return heads * positions / widest
-
-
-def row_bytes(language_model: LanguageModel, positions: int) -> int:
-    """What passes through a layer for one derivative, about."""
-    heads, widest = _heads_and_widest(language_model)
-    return 4 * positions * (widest + heads * positions)
 
 
 def jacobian_of(
@@ -71,20 +67,14 @@ def jacobian_of(
     if not (batched and small and takes_batches(language_model)):
         return Jacobian(count)
     known = _unbatched.setdefault(language_model.model, set()) if plain else set[Setting]()
-    heads, now = _heads_and_widest(language_model)[0], setting(language_model)
+    now = setting(language_model)
     return BatchedJacobian(
         count=count,
-        device=language_model.device,
+        free=partial(free_for, language_model),
         row_bytes=row_bytes(language_model, positions),
-        kept_bytes=8 * language_model.text_config.num_hidden_layers * heads * positions**2,
+        kept_bytes=attention_bytes(language_model, positions),
         refused=lambda: known.add(now),
     )
-
-
-def _heads_and_widest(language_model: LanguageModel) -> tuple[int, int]:
-    config = language_model.text_config
-    widest = max(getattr(config, "intermediate_size", None) or 0, 4 * config.hidden_size)
-    return getattr(config, "num_attention_heads", None) or 1, widest
 
 
 class NoRule(Exception):
@@ -137,7 +127,7 @@ def entry_rows(entries: Entries, start: Tensors, end: Tensors, units: Units, rul
         NoRule: an operation of the model has no forward mode.
     """
     score, model = entries.score, entries.score.language_model
-    together = outputs_that_fit(model.device, row_bytes(model, len(score.passage.ids)))
+    together = outputs_that_fit(free_for(model), row_bytes(model, len(score.passage.ids)))
     count = len(rule.alphas) * units.count
     evaluator = Evaluator("forward-mode derivatives", count, device=end[0].device)
 

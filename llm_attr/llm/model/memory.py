@@ -2,7 +2,8 @@
 
 A call without gradients keeps the activations of a layer, the keys and values of all layers, and its logits in the type
 of the weights and in fp32. With gradients it keeps what the backward pass needs of each layer. On an accelerator the
-estimate is scaled by what the first calls of the model took there.
+estimate is scaled by what the first calls of the model took there. Several derivatives that share a backward pass
+need attention made of plain operations, which keeps its weights, and a gradient for each.
 """
 
 from __future__ import annotations
@@ -66,6 +67,24 @@ def kept_bytes(language_model: LanguageModel, positions: int, recompute: bool = 
     block = (12 * config.hidden_size + 4 * inner) * width
     inputs = config.num_hidden_layers * config.hidden_size * width
     return int(positions * (block + inputs if recompute else block * config.num_hidden_layers))
+
+
+def attention_bytes(language_model: LanguageModel, positions: int) -> int:
+    """What a graph keeps of one row where attention is made of plain operations: its scores and weights, in fp32."""
+    return int(8 * language_model.text_config.num_hidden_layers * heads_and_widest(language_model)[0] * positions**2)
+
+
+def row_bytes(language_model: LanguageModel, positions: int) -> int:
+    """What passes through a layer for one derivative of one row, in fp32."""
+    heads, widest = heads_and_widest(language_model)
+    return int(4 * positions * (widest + heads * positions))
+
+
+def heads_and_widest(language_model: LanguageModel) -> tuple[int, int]:
+    """The number of attention heads, and the width of a layer's widest activation."""
+    config = language_model.text_config
+    widest = max(getattr(config, "intermediate_size", None) or 0, 4 * config.hidden_size)
+    return getattr(config, "num_attention_heads", None) or 1, widest
 
 
 def loss_bytes(language_model: LanguageModel, head_rows: int) -> int:
