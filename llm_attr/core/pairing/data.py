@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Sized
+from collections.abc import Iterable, Iterator, Sequence, Sized
 from dataclasses import dataclass
 from typing import Any
 
@@ -15,6 +15,9 @@ from llm_attr.errors import InvalidType, InvalidValue, positive
 
 ROUND_BYTES = 1 << 28
 """Bytes of examples that are kept while all checkpoints look at them."""
+
+JOINED_BYTES = 1 << 20
+"""Bytes up to which small batches are joined."""
 
 ROUND_EXAMPLES = 4096
 """How many these are at most, as each has a column of scores."""
@@ -137,13 +140,44 @@ class Examples:
         return source
 
     def rounds(self) -> Iterator[list[Batch]]:
-        """Its batches, some at a time: at least one, and at most so many bytes and examples."""
+        """Its batches, some at a time: at least one, and at most so many bytes and examples; small ones are joined."""
         held, size, count = list[Batch](), 0, 0
         for batch in self:
             if held and (size + batch.bytes > ROUND_BYTES or count + batch.count > ROUND_EXAMPLES):
-                yield held
+                yield joined(held)
                 held, size, count = [], 0, 0
             held.append(batch)
             size += batch.bytes
             count += batch.count
-        yield held
+        yield joined(held)
+
+
+def joined(batches: Sequence[Batch]) -> list[Batch]:
+    """The same examples in larger batches: those whose tensors together have few bytes go through the model at once."""
+    groups: list[list[Batch]] = []
+    room = 0
+    for batch in batches:
+        if groups and batch.bytes <= room and _alike(groups[-1][-1], batch):
+            groups[-1].append(batch)
+        else:
+            groups.append([batch])
+            room = JOINED_BYTES
+        room -= batch.bytes
+    return [group[0] if len(group) == 1 else _cat(group) for group in groups]
+
+
+def _alike(one: Batch, other: Batch) -> bool:
+    """Whether the items of two batches are tensors of the same form."""
+    pairs = list(zip(one.items, other.items, strict=False))
+    return len(one.items) == len(other.items) and all(
+        isinstance(a, Tensor) and isinstance(b, Tensor) and _form(a) == _form(b) for a, b in pairs
+    )
+
+
+def _form(tensor: Tensor) -> tuple[Any, ...]:
+    return tensor.shape[1:], tensor.dtype, tensor.device
+
+
+def _cat(batches: Sequence[Batch]) -> Batch:
+    items = zip(*(batch.items for batch in batches), strict=True)
+    return Batch(tuple(map(torch.cat, items)), sum(batch.count for batch in batches))

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from math import prod
 from typing import TypeAlias
 
 import torch
@@ -65,17 +66,15 @@ def _convolution(layer: nn.Module, names: Mapping[str, str], visits: Sequence[Vi
 
 def _windows(layer: nn.modules.conv._ConvNd, x: Tensor) -> Tensor:
     """The window under each position of the kernel: `(examples, positions, channels * kernel)`."""
-    space = len(layer.kernel_size)
-    if space == 2 and layer.padding_mode == "zeros" and isinstance(layer.padding, tuple):
-        size, gap = layer.kernel_size, layer.dilation
-        return F.unfold(x, size, gap, layer.padding, layer.stride).transpose(1, 2)
     mode = "constant" if layer.padding_mode == "zeros" else layer.padding_mode
     x = F.pad(x, layer._reversed_padding_repeated_twice, mode=mode)
-    sizes = zip(layer.kernel_size, layer.stride, layer.dilation, strict=True)
-    for axis, (width, step, dilation) in enumerate(sizes):
-        x = x.unfold(axis + 2, dilation * (width - 1) + 1, step)[..., ::dilation]
-    order = [0, *range(2, 2 + space), 1, *range(2 + space, 2 + 2 * space)]
-    return x.permute(order).flatten(1, space).flatten(2)
+    axes = list(zip(layer.kernel_size, layer.stride, layer.dilation, x.shape[2:], x.stride()[2:], strict=True))
+    places = [(length - dilation * (width - 1) - 1) // step + 1 for width, step, dilation, length, _ in axes]
+    within = [dilation * apart for _, _, dilation, _, apart in axes]
+    between = [step * apart for _, step, _, _, apart in axes]
+    sizes = (*x.shape[:2], *layer.kernel_size, *places)
+    windows = x.as_strided(sizes, (*x.stride()[:2], *within, *between))
+    return windows.reshape(len(x), -1, prod(places)).transpose(1, 2)
 
 
 def _embedding(layer: nn.Module, names: Mapping[str, str], visits: Sequence[Visit], count: int) -> Block | None:
