@@ -178,6 +178,27 @@ def test_flipped_labels(tmp_path: Path) -> None:
 
 
 @pytest.mark.slow
+def test_texture_concept(tmp_path: Path) -> None:
+    printed = run("texture_concept", tmp_path / "texture.png")
+    score = {
+        layer: float(mean) for layer, mean in re.findall(r"^(\S+) +stripes  ([\d.]+) .*\*$", printed, re.MULTILINE)
+    }
+    assert score.keys() >= {"blocks.8", "blocks.12"}
+    assert score["blocks.12"] > score["blocks.8"] > 0.6
+    check_picture("texture_concept", tmp_path / "texture.png")
+
+
+@pytest.mark.slow
+def test_formal_tone(tmp_path: Path) -> None:
+    printed = run("formal_tone", tmp_path / "formal.png")
+    assert len(re.findall(r"^model\.layers\.\d+ +formal tone .*\*$", printed, re.MULTILINE)) == 5
+    steered = re.search(r"-1\.50(.*)\+0\.00(.*)\+1\.50(.*)picture", printed, re.DOTALL)
+    assert steered
+    assert len(set(steered.groups())) == 3
+    check_picture("formal_tone", tmp_path / "formal.png")
+
+
+@pytest.mark.slow
 def test_taught_facts(tmp_path: Path) -> None:
     printed = run("taught_facts", tmp_path / "facts.txt")
     found = re.search(r"in the top 3: (\d+) of 10 facts", printed)

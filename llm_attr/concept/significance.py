@@ -98,7 +98,7 @@ class ConceptSignificance:
             (self.low, self.high),
             self.significant(alpha),
             self.chance,
-            score_name={"sign_count": "share of inputs that move towards the concept"}.get(self.score, self.score),
+            score_name={"sign_count": "TCAV score: share of inputs"}.get(self.score, self.score),
             title=title,
             ax=ax,
         )

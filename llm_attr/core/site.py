@@ -230,6 +230,18 @@ def replaced(site: Site, tensors: Tensors, passing: bool = False) -> Iterator[No
             raise _not_reached(site)
 
 
+@contextmanager
+def changed(site: Site, change: Callable[[Tensor], Tensor]) -> Iterator[None]:
+    """Changes the first floating-point tensor at a site, in every forward pass inside."""
+
+    def put(module: nn.Module, value: Any, again: bool) -> Any:
+        first, tensors = _movable(site, leaves(value))[0], leaves(value)
+        return with_leaves(value, [change(tensor) if tensor is first else tensor for tensor in tensors])
+
+    with _hooked(site, put):
+        yield
+
+
 _active: ContextVar[tuple[_Hook, ...]] = ContextVar("llm_attr_active", default=())
 
 

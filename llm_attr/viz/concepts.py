@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from itertools import takewhile
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -62,7 +63,7 @@ def plot_concepts(
     scores = _table("values", values, shape)
     ends = None if intervals is None else [_table("intervals", each, shape) for each in intervals]
     sure = np.ones(shape, bool) if significant is None else _table("significant", significant, shape).astype(bool)
-    fig, ax = axes_of(ax, (max(4.5, 1.4 + len(layers) * (0.45 + 0.38 * len(concepts))), 3.8))
+    fig, ax = axes_of(ax, (max(6.4, 2.6 + len(layers) * (0.5 + 0.34 * len(concepts))), 4.0))
     if chance is not None:
         _draw_chance(ax, to_array(chance, "chance"), len(layers))
     thick = 0.76 / len(concepts)
@@ -76,10 +77,13 @@ def plot_concepts(
             beyond = np.abs(np.stack(ends)[:, :, column] - scores[:, column])
             whiskers: dict[str, Any] = {"capsize": 2.5, "elinewidth": 1, "zorder": 4}
             ax.errorbar(places, scores[:, column], yerr=beyond, fmt="none", ecolor=LIGHT.ink, **whiskers)
-    _dress(ax, layers, score_name)
+    prefix = _shared_prefix(layers)
+    _dress(ax, [layer[len(prefix) :] for layer in layers], score_name)
     pale = "pale: no more than chance" if not sure.all() else ""
     grey = "grey: random concepts, least to largest, and their mean" if chance is not None else ""
-    add_caption(ax, "; ".join(filter(None, [grey, pale])))
+    named = f"layers: {drawable(prefix)}…" if prefix else ""
+    ranges = "" if ends is None else "whiskers: intervals of the means"
+    add_caption(ax, "; ".join(filter(None, [named, ranges, grey, pale])))
     font = {"family": font_options()["fontfamily"], "size": 8.5}
     ax.legend(frameon=False, prop=font, loc="upper left", bbox_to_anchor=(1.0, 1.0))
     if title:
@@ -92,6 +96,13 @@ def _table(name: str, given: Numbers, shape: tuple[int, int]) -> Floats:
     if table.shape != shape:
         raise InvalidShape(f"{name} must be (layers, concepts), here {shape}; given the shape {table.shape}")
     return table
+
+
+def _shared_prefix(layers: Sequence[str]) -> str:
+    """The modules that all names of layers begin with, up to the last dot."""
+    parts = [layer.split(".")[:-1] for layer in layers]
+    shared = [each[0] for each in takewhile(lambda same: len(set(same)) == 1, zip(*parts, strict=False))]
+    return "".join(f"{part}." for part in shared) if len(layers) > 1 else ""
 
 
 def _draw_chance(ax: Axes, chance: Floats, layers: int) -> None:
