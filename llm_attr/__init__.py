@@ -18,6 +18,7 @@ if TYPE_CHECKING:
     from llm_attr.llm.results.comparison import Comparison, compare
     from llm_attr.llm.results.result import LLMAttributionResult
     from llm_attr.llm.target.region import Region
+    from llm_attr.llm.trust.report import TrustReport
 
 __version__ = "0.1.0"
 
@@ -30,6 +31,7 @@ _WHERE = {
     "Progress": "llm_attr.core.evaluator",
     "Prompt": "llm_attr.llm.prompt.prompt",
     "Region": "llm_attr.llm.target.region",
+    "TrustReport": "llm_attr.llm.trust.report",
     "compare": "llm_attr.llm.results.comparison",
     "explain": "llm_attr.llm.explain",
     "explain_dataset": "llm_attr.llm.jobs.explain_dataset",
@@ -51,6 +53,7 @@ __all__ = [
     "Progress",
     "Prompt",
     "Region",
+    "TrustReport",
     "__version__",
     "compare",
     "explain",

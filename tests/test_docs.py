@@ -74,6 +74,7 @@ def test_every_notebook_is_in_a_table_of_contents() -> None:
         "concepts.md",
         "influence.md",
         "metrics.md",
+        "trust.md",
         "robust.md",
         "gates.md",
         "datasets.md",

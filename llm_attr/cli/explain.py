@@ -87,6 +87,9 @@ def explain(
     ] = "log_prob",
     foil: Annotated[str | None, typer.Option(help="Another answer: explain why not this one.")] = None,
     region: Region = None,
+    trust: Annotated[
+        bool, typer.Option("--trust", help="Say first how far the explanation can be trusted; a quarter more passes.")
+    ] = False,
     html: Html = None,
     json: Json = None,
     save: Annotated[Path | None, typer.Option(help="Save the result to a folder, for `llm-attr view`.")] = None,
@@ -128,13 +131,13 @@ def explain(
 
         typer.echo(planned(loaded, prompt, **request))
         return
-    result = run(loaded, prompt, show_progress=progress, parallel=shared, **request)
+    result = run(loaded, prompt, show_progress=progress, parallel=shared, trust=trust, **request)
     if not is_first():
         return
     if save is not None:
         result.save(save)
         typer.echo(f"saved: {save}")
-    _show(result, region, html, json)
+    _show(result, region, html, json, trust)
 
 
 def view(
@@ -173,9 +176,13 @@ def methods() -> None:
         typer.echo(f"{name}  {line}")
 
 
-def _show(result: LLMAttributionResult, region: str | None, html: Path | None, json: Path | None) -> None:
+def _show(
+    result: LLMAttributionResult, region: str | None, html: Path | None, json: Path | None, trust: bool = False
+) -> None:
     if region is not None:
         result = result.for_output(region)
+        if trust:
+            result.trust()
     result.show()
     for path, write in ((html, result.to_html), (json, result.to_json)):
         if path is not None:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import nullcontext
 from typing import Any, cast, overload
 
@@ -38,6 +38,7 @@ def explain(
     region: RegionName | Region | None = None,
     parallel: bool = False,
     precision: Precision | None = None,
+    trust: bool = False,
     **options: Any,
 ) -> LLMAttributionResult: ...
 
@@ -56,6 +57,7 @@ def explain(
     region: RegionName | Region | None = None,
     parallel: bool = False,
     precision: Precision | None = None,
+    trust: bool = False,
     **options: Any,
 ) -> list[LLMAttributionResult]: ...
 
@@ -74,6 +76,7 @@ def explain(
     region: RegionName | Region | None = None,
     parallel: bool = False,
     precision: Precision | None = None,
+    trust: bool = False,
     **options: Any,
 ) -> list[LLMAttributionResult]: ...
 
@@ -92,6 +95,7 @@ def explain(
     region: RegionName | Region | None = None,
     parallel: bool = False,
     precision: Precision | None = None,
+    trust: bool = False,
     **options: Any,
 ) -> list[list[LLMAttributionResult]]: ...
 
@@ -109,6 +113,7 @@ def explain(
     region: RegionName | Region | None = None,
     parallel: bool = False,
     precision: Precision | None = None,
+    trust: bool = False,
     **options: Any,
 ) -> LLMAttributionResult | list[LLMAttributionResult] | list[list[LLMAttributionResult]]:
     """Explains which units of a prompt carried a model's answer.
@@ -134,6 +139,8 @@ def explain(
             autocast; the residual stream and the logits stay in fp32. `weights` computes in the type of the weights
             throughout. None does so for perturbation methods, or as your own autocast says; gradient methods keep their
             sums in fp32.
+        trust: Whether each result gets a report of how far it can be trusted, see `LLMAttributionResult.trust`; about a
+            quarter more evaluations.
         **options: Arguments of `LLMAttribution.attribute` (`gen_args`, `num_trials`, `use_cached_outputs`, `ledger`,
             `show_progress`, ...) and the method's own options. `attr_target` is Captum's name for `scalar`. Gradient
             methods take the arguments of `LLMGradientAttribution.attribute`, and `layer`: the name of a layer (or a
@@ -159,6 +166,8 @@ def explain(
         >>> result = explain(load_model("smollm2-135m"), "Aksel repairs violins. What does Aksel do?")  # doctest: +SKIP
         >>> result.top(1)  # doctest: +SKIP
     """
+    if not isinstance(trust, bool):
+        raise InvalidType(f"trust must be True or False; got {type(trust).__name__}; result.trust(...) has options")
     part = None if region is None else Region.of(region)
     asked: dict[str, Any] = {"unit": unit, "method": method, "target": target, "scalar": scalar, "foil": foil}
     request = parse_request(model, prompt, tokenizer=tokenizer, region=part, precision=precision, **asked, **options)
@@ -169,6 +178,9 @@ def explain(
         )
     if part is not None:
         each = [[_part(result, part) for result in results] for results in each]
+    if trust:
+        for result in _flat(each):
+            result.trust()
     several = isinstance(options.get("attr_target", scalar), list | tuple)
     results = each if several else [results[0] for results in each]
     return results if is_many(prompt) else results[0]
@@ -214,6 +226,15 @@ def prompt_game(
     request = parse_request(model, prompt, tokenizer=tokenizer, unit=unit, target=target, scalar=scalar, foil=foil)
     explainer = cast(LLMAttribution, request.explainer)
     return explainer.game(request.inputs[0], request.target[0], gen_args)
+
+
+def _flat(results: Any) -> Iterator[LLMAttributionResult]:
+    """Every result of nested lists."""
+    if isinstance(results, list):
+        for each in results:
+            yield from _flat(each)
+    else:
+        yield results
 
 
 def _part(result: Any, part: Region) -> Any:

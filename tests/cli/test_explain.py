@@ -55,6 +55,18 @@ def test_a_file_a_page_and_all_numbers(folder: str, tmp_path: Path) -> None:
     assert page.read_text(encoding="utf-8").startswith("<!doctype html>")
 
 
+def test_trust_is_said_first(folder: str, tmp_path: Path) -> None:
+    (tmp_path / "p.txt").write_text("Dave lives in Oslo. He sails.\n", encoding="utf-8")
+    asked = ["explain", "--model", folder, "--prompt-file", str(tmp_path / "p.txt"), "--unit", "word", "--trust"]
+    method = ["--method", "kernel_shap", "--option", "n_samples=40", "--option", "seed=0"]
+    shown = explain(*asked, *method, "--target", "Dave sails.", "--json", str(tmp_path / "out.json"))
+    verdict = json.loads((tmp_path / "out.json").read_text(encoding="utf-8"))["provenance"]["trust"]["verdict"]
+    assert " ".join(verdict.split()[:6]) in " ".join(shown.split())
+    assert shown.index(verdict.split()[0]) < shown.index("kernel shap of")
+    part = explain(*asked, *method, "--target", "Dave sails.", "--region", "sails")
+    assert any(each in part for each in ("Better than", "No better than", "Too little to", "Not judged"))
+
+
 def test_standard_input_as_a_chat_and_a_part_of_the_answer(folder: str) -> None:
     shown = explain(
         "explain", "--model", folder, "--prompt-file", "-", "--chat", "--target", "He sails a boat.",

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
+from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from typing import Any
 
@@ -72,9 +73,22 @@ class FeatureGame(ABC):
 class AnswerGame(FeatureGame):
     """A game whose outputs are an answer and its parts."""
 
+    @property
+    @abstractmethod
+    def owner(self) -> Tensor:
+        """int64 `(units,)`: the feature of each unit of the prompt."""
+
     @abstractmethod
     def part(self, tokens: slice) -> AnswerGame:
         """The game of a part of the answer, which shares the values that are known."""
+
+    @abstractmethod
+    def randomised(self, seed: int) -> AbstractContextManager[AnswerGame]:
+        """The same game of the model with random weights, which it has inside; nothing is known of it.
+
+        Raises:
+            UnsupportedMethod: the weights are not in memory (offloaded).
+        """
 
 
 class CoalitionGame(FeatureGame):
@@ -152,6 +166,23 @@ def distinct(coalitions: Coalitions) -> tuple[Coalitions, Tensor]:
     order = {name: place for place, name in enumerate(first)}
     place = torch.tensor([order[name] for name in names], dtype=torch.int64, device="cpu")
     return coalitions[list(first.values())], place
+
+
+def of_features(units: Tensor, owner: Tensor, features: int) -> Tensor:
+    """`(outputs, features)`: the attributions of features from those of units, `(outputs, units)`.
+
+    Units that are absent together have their common attribution if all of a group have the same one, else their sum.
+
+    Args:
+        units: The attributions.
+        owner: int64 `(units,)`: the feature of each unit.
+        features: The number of features.
+    """
+    place = owner.expand(units.shape)
+    empty = units.new_zeros(len(units), features)
+    highest = empty.scatter_reduce(1, place, units, "amax", include_self=False)
+    lowest = empty.scatter_reduce(1, place, units, "amin", include_self=False)
+    return highest if torch.equal(highest, lowest) else empty.scatter_add(1, place, units)
 
 
 def as_rows(attributions: Any, features: int, name: str = "attributions") -> Tensor:

@@ -70,7 +70,7 @@ def warning(about: Mapping[str, Any]) -> str | None:
 
 def of_part(about: Mapping[str, Any], tokens: slice) -> dict[str, Any]:
     """A result's provenance for some tokens of its answer: without what only holds for the full answer."""
-    of_answer = {"completeness", "convergence_delta", "token_convergence_delta"}
+    of_answer = {"trust", "completeness", "convergence_delta", "token_convergence_delta"}
     kept = {name: value for name, value in about.items() if name not in of_answer}
     known = about.get("completeness", {})
     if "token_totals" in known:

@@ -13,6 +13,7 @@ from torch import Tensor
 from llm_attr.core.pickled import PickledWithout
 from llm_attr.errors import InvalidShape, UnsupportedMethod
 from llm_attr.llm.prompt.alignment import spans_of
+from llm_attr.llm.trust.report import TrustReport
 from llm_attr.viz.text.groups import Group, check_groups
 
 if TYPE_CHECKING:
@@ -88,6 +89,7 @@ class ResultData(PickledWithout):
         check_groups(self.groups, units)
         self.provenance: dict[str, Any] = dict(provenance or {})
         self.table, self.game = table, game
+        _ = self.trust_report  # a report that was changed is refused here
 
     @property
     def seq_attr_dict(self) -> dict[str, float]:
@@ -116,13 +118,24 @@ class ResultData(PickledWithout):
         return self.seq_attr.abs() < 2 * (self.noise or 0.0)
 
     @property
+    def is_given(self) -> bool:
+        """Whether the attributions were put on the units by `with_attributions`."""
+        return bool(self.provenance.get("given"))
+
+    @property
+    def trust_report(self) -> TrustReport | None:
+        """The report that `trust` last made; None before."""
+        known = self.provenance.get("trust")
+        return None if known is None else TrustReport.from_dict(known)
+
+    @property
     def interactions(self) -> Tensor:
         """Symmetric `(units, units)`: what two units add together beyond their sum; the diagonal has the units.
 
         Raises:
             UnsupportedMethod: the method does not compute interactions (`pairwise_interactions` does).
         """
-        pairs = None if self.table is None else self.table.interactions()
+        pairs = None if self.table is None or self.is_given else self.table.interactions()
         if pairs is None:
             raise UnsupportedMethod(NO_PAIRS)
         return pairs.values[0]

@@ -15,6 +15,7 @@ from llm_attr.llm.prompt.units import Span
 from llm_attr.llm.results import export, storage, view
 from llm_attr.llm.results.completeness import of_part
 from llm_attr.llm.results.data import NO_PAIRS, ResultData
+from llm_attr.llm.results.judged import given, trust_of
 from llm_attr.llm.target.region import Region, RegionName
 from llm_attr.llm.target.scalar import ADDITIVE
 from llm_attr.viz.figure import show as show_figure
@@ -32,6 +33,7 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
     from llm_attr.llm.model.language_model import LanguageModel
+    from llm_attr.llm.trust.report import TrustReport
     from llm_attr.viz.widget import AttributionWidget
 
 _NO_ROWS = "this result has no attribution of single tokens"
@@ -115,10 +117,60 @@ class LLMAttributionResult(ResultData):
         tokens = chosen.tokens(self.output_text, self.output_spans or [(0, 0)] * len(self.output_tokens))
         return self._part(slice(tokens.start, tokens.stop))
 
+    def trust(
+        self, budget: int | float | None = None, *, k: int | None = None, randomised: bool = False, seed: int = 0
+    ) -> TrustReport:
+        """Judges the attributions by coalitions of the units that they were not computed from.
+
+        The report stays with the result: pictures print its verdict first, and JSON and saved results hold it. Of a
+        loaded result, which has no model, only what its table says is known; the rest is None.
+
+        Args:
+            budget: How many coalitions may be evaluated, e.g. 32, or as a float a share of those that the explanation
+                took. None: 0.25. Fewer units or a smaller budget than the report needs leave fields None.
+            k: How many of the strongest units necessity, sufficiency and stability are about. None: a third of the
+                units, up to 3.
+            randomised: Whether to explain the model with random weights too, which takes the passes of the explanation
+                once more. The weights are restored to the bit.
+            seed: Of coalitions, orders and weights; no global stream is touched.
+
+        Raises:
+            InvalidType: an argument is of another type.
+            InvalidValue: the budget is negative, or k is not between 1 and the number of units.
+            UnsupportedMethod: the result has neither a table nor a model; or it has not what `randomised` needs.
+
+        Source: S. M. Park et al., TRAK, ICML 2023 (linear datamodelling score); V. Petsiuk et al., RISE, BMVC 2018
+        (deletion and insertion); J. Adebayo et al., Sanity Checks for Saliency Maps, NeurIPS 2018 (random weights).
+
+        Example:
+            >>> report = result.trust()  # doctest: +SKIP
+            >>> report.better_than_chance, report.verdict  # doctest: +SKIP
+        """
+        report = trust_of(self, budget, k, randomised, seed)
+        self.provenance["trust"] = report.to_dict()
+        return report
+
+    def with_attributions(self, attributions: Tensor) -> LLMAttributionResult:
+        """Other numbers on the same units, with the same table and model to judge them by.
+
+        Args:
+            attributions: `(units,)` for the full answer, or `(output tokens, units)` for each token.
+
+        Raises:
+            InvalidType: they are no tensor of real numbers.
+            InvalidShape: they have another shape.
+            NonFiniteValue: they are NaN or infinite.
+            UnsupportedMethod: they are of single tokens, and those of the explained scalar do not add up.
+
+        Example:
+            >>> result.with_attributions(torch.rand(6)).trust().better_than_chance  # doctest: +SKIP
+        """
+        return given(self, attributions)
+
     def _part(self, tokens: slice) -> LLMAttributionResult:
         """The result for a run of answer tokens."""
         table = None if self.table is None else self.table.restricted(tokens)
-        if table is None:
+        if table is None or self.is_given:
             rows = self._additive_rows()[tokens]
             attributions: dict[str, Any] = {"seq_attr": rows.sum(0), "token_attr": rows}
         else:

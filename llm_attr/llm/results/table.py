@@ -6,16 +6,20 @@ import pickle
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
 from inspect import signature
+from itertools import islice
 from typing import Any
 
 import torch
 from torch import Tensor
 
+from llm_attr.core.game.coalitions import keys
 from llm_attr.core.game.driver import Estimator
 from llm_attr.core.pickled import PickledWithout
+from llm_attr.core.random_state import AllStreams
 from llm_attr.core.registry import methods
 from llm_attr.errors import InvalidShape, InvalidType, InvalidValue, UnknownKeyword, UnknownName, UnsupportedMethod
 from llm_attr.llm.target.scalar import UNITS, payoff
+from llm_attr.llm.trust.evidence import Sample
 from llm_attr.typing import Coalitions, Values
 
 
@@ -117,6 +121,40 @@ class Table(PickledWithout):
         errors = None if estimate.stderr is None else estimate.stderr[pairs].movedim(-1, 0)
         return Attributions(estimate.values[pairs].movedim(-1, 0), errors)
 
+    @property
+    def answers(self) -> Values:
+        """float64 `(coalitions,)`: the value of the full answer, the mean over the trials."""
+        return self._payoff[:, 0].double()
+
+    def estimated_from(self, values: Values) -> Values:
+        """float64 `(features,)`: the attributions if the coalitions had these values, `(coalitions,)`."""
+        return self._estimator.estimate(self.coalitions, values.float()[:, None]).values[:, 0].double()
+
+    def sample(self) -> Sample | None:
+        """How the estimator sampled these coalitions.
+
+        None for a fixed design, for all coalitions there are, and if the estimator cannot be made again.
+        """
+        options = {**self.options, **({"refits": 0} if "refits" in self._accepted else {})}
+        if self.missing or self.method not in methods():
+            return None
+        estimator = replace(self, options=options, estimator=None)._estimator
+        features = self.coalitions.shape[1]
+        if estimator.fixed or len(set(keys(self.coalitions))) == 1 << features:
+            return None
+        before = AllStreams.now()
+        try:
+            first, *second = islice(estimator.rounds(features), 2)
+        finally:
+            before.restore()
+        payoff = self._payoff
+
+        def estimate(rows: Tensor) -> Values:
+            return estimator.estimate(self.coalitions[rows], payoff[rows]).values[:, 0].double()
+
+        ends = bool(((first.sum(1) == 0) | first.all(1)).all())
+        return Sample(estimate, len(first) if ends else 0, len(second[0] if second else first))
+
     def options_for(self, storable: Callable[[Any], bool]) -> tuple[dict[str, Any], tuple[str, ...]]:
         """The options that can be stored, and the names of those that are missing then."""
         kept = {name: value for name, value in self.options.items() if storable(value)}
@@ -158,11 +196,17 @@ class Table(PickledWithout):
                 f"{', '.join(self.missing)} of {self.method} could not be stored, and the estimator cannot be built "
                 "without them; use the original result"
             )
-        method: Any = known[self.method]
-        accepted = signature(method.estimator).parameters
+        accepted = self._accepted
         if unknown := set(self.options) - set(accepted):
             raise UnknownKeyword(f"the estimator of {self.method}", unknown, accepted)
+        method: Any = known[self.method]
         return method.estimator(**self.options)
+
+    @property
+    def _accepted(self) -> Mapping[str, Any]:
+        """The options of the method's estimator; none if the method is unknown."""
+        method: Any = methods().get(self.method)
+        return {} if method is None else signature(method.estimator).parameters
 
     def _check_types(self) -> None:
         expected = {

@@ -18,7 +18,9 @@ _FIELDS_OF_GRADIENTS = {"model", "dtype", "baseline", "passes", "positions", "ba
 
 def view(result: ResultData) -> AttributionView:
     """The texts and numbers of a result, and notes on how it was computed."""
+    report = result.trust_report
     return AttributionView(
+        verdict="" if report is None else report.verdict,
         title=f"{method(result)} of {result.output_text.strip()!r}",
         units=tuple(result.input_tokens),
         unit_values=tuple(result.seq_attr.tolist()),
@@ -72,7 +74,7 @@ def _noise_note(result: ResultData) -> list[tuple[str, str]]:
 def _interactions(result: ResultData) -> tuple[tuple[float, ...], ...] | None:
     """The interactions, or None if the estimator of a saved result cannot be made again."""
     try:
-        pairs = None if result.table is None else result.table.interactions()
+        pairs = None if result.table is None or result.is_given else result.table.interactions()
     except (UnknownKeyword, UnknownName, UnsupportedMethod):
         return None
     return None if pairs is None else tuple(map(tuple, pairs.values[0].tolist()))

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -10,7 +11,9 @@ import torch
 from torch import Tensor
 
 from llm_attr.core.evaluator import Evaluator
-from llm_attr.core.faithfulness.feature_game import AnswerGame, Spent, as_rows, distinct
+from llm_attr.core.faithfulness.feature_game import AnswerGame, Spent, as_rows, distinct, of_features
+from llm_attr.core.faithfulness.orders import seeded
+from llm_attr.core.faithfulness.randomised import layers_of, randomise, restored
 from llm_attr.core.game.driver import finite
 from llm_attr.core.game.features import Features
 from llm_attr.core.game.ledger import Ledger
@@ -77,6 +80,11 @@ class PromptGame(AnswerGame):
         """See `FeatureGame`."""
         return self._scores.spent
 
+    @property
+    def owner(self) -> Tensor:
+        """See `AnswerGame`."""
+        return self._owner
+
     def part(self, tokens: slice) -> PromptGame:
         """The game of a part of the answer, which shares what is known."""
         part = PromptGame(self.asked, self._owner)
@@ -86,6 +94,17 @@ class PromptGame(AnswerGame):
         part._tokens = slice(chosen.start, chosen.stop)
         return part
 
+    @contextmanager
+    def randomised(self, seed: int) -> Iterator[PromptGame]:
+        """See `AnswerGame`."""
+        model, generator = self.asked.language_model.model, seeded(seed)
+        with restored(model):
+            for _, layer in layers_of(model, None):
+                randomise(layer, generator)
+            game = PromptGame(self.asked, self._owner)
+            game._tokens = self._tokens
+            yield game
+
     def rows(self, attributions: Any) -> Tensor:
         """See `FeatureGame`; `(units,)` explain the full answer, `(answer tokens, units)` each token.
 
@@ -93,12 +112,7 @@ class PromptGame(AnswerGame):
         sum.
         """
         given = getattr(attributions, "seq_attr", attributions)
-        units = as_rows(given, len(self._owner))
-        owner = self._owner.expand(units.shape)
-        empty = units.new_zeros(len(units), self.features)
-        highest = empty.scatter_reduce(1, owner, units, "amax", include_self=False)
-        lowest = empty.scatter_reduce(1, owner, units, "amin", include_self=False)
-        return highest if torch.equal(highest, lowest) else empty.scatter_add(1, owner, units)
+        return of_features(as_rows(given, len(self._owner)), self._owner, self.features)
 
     def values(self, coalitions: Coalitions) -> Values:
         """See `FeatureGame`.

@@ -82,6 +82,7 @@ def _explanation(view: AttributionView, levels: Levels | None) -> dict[str, Any]
     table_limit = extent([value for row in view.token_values or () for value in row])
     size = len(view.output_tokens) * len(view.units)
     return {
+        "verdict": escape_line(view.verdict),
         "warnings": [escape_line(warning) for warning in view.warnings],
         "sections": list(sections_of(view)),
         "units": [shortened_label(unit) for unit in view.units],

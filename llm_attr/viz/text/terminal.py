@@ -85,6 +85,8 @@ class _ExplanationLines(Lines):
     def lines(self) -> Iterator[Text]:
         from rich.text import Text
 
+        if self.view.verdict:
+            yield from self.wrapped((escape_line(self.view.verdict), "italic"))
         if self.view.title:
             yield from self.wrapped((escape_line(self.view.title), "bold"))
         for warning in self.view.warnings:

@@ -47,6 +47,7 @@ class AttributionView:
             values of single units. NaN if there is none.
         warnings: what to know before reading the values; printed first.
         doubtful: which unit values are within the noise of the computation, and so marked.
+        verdict: how far the values can be trusted, printed above everything else; "" if that was not asked.
     """
 
     title: str
@@ -66,6 +67,7 @@ class AttributionView:
     interactions: tuple[tuple[float, ...], ...] | None = None
     warnings: tuple[str, ...] = ()
     doubtful: tuple[bool, ...] | None = None
+    verdict: str = ""
 
     def __post_init__(self) -> None:
         units, tokens = len(self.units), len(self.output_tokens)
