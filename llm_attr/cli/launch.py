@@ -25,6 +25,7 @@ def launch(processes: int) -> bool:
     """
     if processes == 1 or "TORCHELASTIC_RUN_ID" in os.environ:
         return processes > 1
+    from torch.distributed.elastic.multiprocessing.api import SignalException
     from torch.distributed.elastic.multiprocessing.errors import ChildFailedError
     from torch.distributed.run import main
 
@@ -36,6 +37,8 @@ def launch(processes: int) -> bool:
         main(["--standalone", "--nproc-per-node", str(processes), "-m", "llm_attr.cli", *sys.argv[1:]])
     except ChildFailedError as failed:
         raise typer.Exit(max(failure.exitcode for failure in failed.failures.values()) or 1) from None
+    except SignalException as signalled:  # the launcher has ended the processes
+        raise typer.Exit(128 + int(signalled.sigval)) from None
     raise typer.Exit
 
 

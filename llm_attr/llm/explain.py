@@ -170,9 +170,12 @@ def explain(
         raise InvalidType(f"trust must be True or False; got {type(trust).__name__}; result.trust(...) has options")
     part = None if region is None else Region.of(region)
     asked: dict[str, Any] = {"unit": unit, "method": method, "target": target, "scalar": scalar, "foil": foil}
-    request = parse_request(model, prompt, tokenizer=tokenizer, region=part, precision=precision, **asked, **options)
-    whole = shared() if parallel and current_team() is None else nullcontext()
-    with whole:
+    if not isinstance(parallel, bool):
+        raise InvalidType(f"parallel must be True or False; got {parallel!r} (numbers: llm_attr.parallel)")
+    with shared() if parallel and current_team() is None else nullcontext():
+        request = parse_request(
+            model, prompt, tokenizer=tokenizer, region=part, precision=precision, **asked, **options
+        )
         each = request.explainer.attribute_scalars(
             request.inputs, request.target, request.scalars, precision=request.precision, **request.options
         )

@@ -15,8 +15,8 @@ from torch.distributed.tensor.parallel import ColwiseParallel, RowwiseParallel, 
 
 import llm_attr
 from llm_attr import LanguageModel, explain
-from llm_attr.errors import NoRule
-from tests.parallel.processes import needs_gloo, values
+from llm_attr.errors import EmptyTarget, NoRule
+from tests.parallel.processes import launch, needs_gloo, values
 from tests.zoo import tiny_model, tokenizer_of
 
 pytestmark = [
@@ -107,3 +107,21 @@ def test_rules_are_refused() -> None:
             explain(language_model(model), FACTS, target=ANSWER, method="lrp")
 
     values(work, 2)
+
+
+def test_an_error_of_a_process_that_holds_a_part_of_the_model() -> None:
+    def work(rank: int) -> None:
+        lm = language_model(tensor_parallel(2, 2))
+        with pytest.raises(EmptyTarget):
+            explain(lm, FACTS, target=ANSWER if rank else "")
+
+        def broken(*_: Any) -> None:
+            raise KeyboardInterrupt
+
+        if rank == 1:
+            lm.model.model.layers[1].register_forward_pre_hook(broken)
+        explain(lm, FACTS, target=ANSWER)
+
+    first, second = launch(work, 2)
+    assert isinstance(second.error, KeyboardInterrupt)
+    assert "Connection" in str(first.error)  # it waited inside the model

@@ -10,6 +10,7 @@ from typing import Any
 
 import pytest
 import torch
+import torch.distributed as dist
 from torch import Tensor, nn
 
 import llm_attr
@@ -98,10 +99,31 @@ def test_an_error_that_cannot_be_pickled() -> None:
 
 def test_an_interrupted_process_ends_all() -> None:
     def work(rank: int) -> None:
+        signal.signal(signal.SIGINT, signal.default_int_handler)  # a background job of a shell starts without it
         with llm_attr.parallel():
             if rank == 1:
                 os.kill(os.getpid(), signal.SIGINT)
             share("work", 2, lambda i: i)
+
+    assert [type(outcome.error) for outcome in launch(work, 2)] == [KeyboardInterrupt] * 2
+
+
+def test_an_interrupt_in_the_middle_of_a_message_waits_for_its_end() -> None:
+    def work(rank: int) -> None:
+        signal.signal(signal.SIGINT, signal.default_int_handler)
+        whole = dist.all_gather_object
+
+        def interrupted(*args: Any, **kwargs: Any) -> None:
+            os.kill(os.getpid(), signal.SIGINT)
+            whole(*args, **kwargs)
+
+        with llm_attr.parallel() as team:
+            with pytest.MonkeyPatch.context() as patch:
+                if rank == 1:
+                    patch.setattr(dist, "all_gather_object", interrupted)
+                team.exchange("work", rank)
+            assert rank == 0
+            team.exchange("more work", rank)
 
     assert [type(outcome.error) for outcome in launch(work, 2)] == [KeyboardInterrupt] * 2
 
@@ -166,6 +188,26 @@ def test_a_plain_script_starts_its_processes() -> None:
     ((size, found),) = values(start, 1)
     assert size == 2
     torch.testing.assert_close(found, FeatureAblation(double_sum).attribute(2 * X))
+
+
+def test_an_error_in_a_started_process_reaches_the_caller() -> None:
+    def failing() -> None:
+        raise Broken("the function")
+
+    def killed() -> None:
+        os.kill(os.getpid(), signal.SIGKILL)
+
+    def start(rank: int) -> str:
+        for name in ("RANK", "LOCAL_RANK", "WORLD_SIZE", "LOCAL_WORLD_SIZE", "MASTER_ADDR", "MASTER_PORT"):
+            del os.environ[name]
+        with pytest.raises(Broken, match="the function") as raised:
+            llm_attr.parallel(num_processes=2)(failing)()
+        with pytest.raises(ProcessLost, match="num_processes=2"):
+            llm_attr.parallel(num_processes=2)(killed)()
+        return str(raised.value.__cause__)
+
+    (cause,) = values(start, 1)
+    assert "in failing" in cause
 
 
 def test_a_decorated_function_in_a_launched_program() -> None:

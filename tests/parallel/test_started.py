@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import json
 import os
+import signal
 import subprocess
 import sys
 from pathlib import Path
-from time import monotonic
+from time import monotonic, sleep
 
 import pytest
 import torch
@@ -127,3 +128,19 @@ def test_the_command_line(folder: Path, alone: dict[str, list[float]], tmp_path:
     )
     assert refused.returncode == 1
     assert refused.stderr.count("error: the target '' holds no token") == 1
+
+
+def test_ctrl_c_ends_the_command(folder: Path, tmp_path: Path) -> None:
+    prompt = tmp_path / "prompt.txt"
+    prompt.write_text(FACTS)
+    command = [sys.executable, "-m", "llm_attr.cli", "explain", "--prompt-file", str(prompt), "--model", str(folder)]
+    started = subprocess.Popen(
+        [*command, "--num-processes", "2"], cwd=ROOT, stderr=subprocess.PIPE, text=True, start_new_session=True
+    )
+    assert started.stderr is not None
+    assert "2 processes" in started.stderr.readline()
+    sleep(2)
+    os.killpg(started.pid, signal.SIGINT)
+    _, errors = started.communicate(timeout=60)
+    assert started.returncode == 130
+    assert "Traceback" not in errors

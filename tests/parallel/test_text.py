@@ -13,7 +13,7 @@ import torch
 
 import llm_attr
 from llm_attr import LanguageModel, LLMAttributionResult, explain
-from llm_attr.errors import ContextTooLong, NonFiniteScore, OutOfStep
+from llm_attr.errors import ContextTooLong, InvalidType, NonFiniteScore, OutOfStep, UnknownName
 from llm_attr.llm.prompt.variant import Variant
 from llm_attr.llm.scoring.prefix_tree import PrefixTree, Query
 from llm_attr.llm.scoring.shared_engine import shares
@@ -253,3 +253,18 @@ def test_the_first_process_has_the_ledger(lm: LanguageModel, tmp_path: Path) -> 
         for one, other, alone in zip(first, again, expected, strict=True):
             torch.testing.assert_close(one.seq_attr, other.seq_attr, rtol=0, atol=1e-6)
             torch.testing.assert_close(one.seq_attr, alone.seq_attr, rtol=0, atol=1e-6)
+
+
+def test_a_wrong_argument_of_one_process_ends_the_call_of_all(lm: LanguageModel) -> None:
+    def work(rank: int) -> list[float]:
+        with pytest.raises(UnknownName, match="guess"):
+            explain(lm, FACTS, target=ANSWER, parallel=True, method="guess" if rank else "feature_ablation")
+        return explain(lm, FACTS, target=ANSWER, parallel=True).seq_attr.tolist()
+
+    first, second = values(work, 2)
+    assert first == second
+
+
+def test_parallel_is_true_or_false(lm: LanguageModel) -> None:
+    with pytest.raises(InvalidType, match="parallel must be True or False; got 2"):
+        explain(lm, FACTS, target=ANSWER, parallel=2)  # type: ignore[call-overload]

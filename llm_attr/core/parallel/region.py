@@ -7,6 +7,7 @@ import pickle
 import socket
 import sys
 import tempfile
+import traceback
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager, redirect_stdout
 from functools import wraps
@@ -18,9 +19,9 @@ import torch
 import torch.distributed as dist
 
 from llm_attr.core.parallel.sharing import announcing
-from llm_attr.core.parallel.team import Team, current_team, joined
+from llm_attr.core.parallel.team import Team, current_team, joined, picklable
 from llm_attr.core.random_state import AllStreams
-from llm_attr.errors import InvalidValue, positive
+from llm_attr.errors import InvalidValue, ProcessFailed, ProcessLost, positive
 
 Result = TypeVar("Result")
 
@@ -133,8 +134,9 @@ def _join_process_group() -> None:
 
 
 def _launched(function: Callable[[], Result], processes: int) -> Result:
-    """Runs a function in new processes and returns the first one's result."""
+    """Runs a function in new processes and returns the first one's result, or raises the error of the first to fail."""
     from accelerate import notebook_launcher
+    from torch.distributed.elastic.multiprocessing.errors import ChildFailedError
 
     with tempfile.TemporaryDirectory() as folder, socket.socket() as free:
         free.bind(("127.0.0.1", 0))
@@ -144,12 +146,28 @@ def _launched(function: Callable[[], Result], processes: int) -> Result:
         def keep() -> None:
             sys.stdout = shown
             if not torch.accelerator.is_available():
+                os.environ.setdefault("OMP_NUM_THREADS", "1")  # else accelerate warns that it does the same
                 torch.set_num_threads(1)  # a forked process cannot use its parent's threads
-            result = function()
+            outcome = _outcome(function)
             if dist.get_rank() == 0:
-                path.write_bytes(pickle.dumps(result))
+                path.write_bytes(outcome)
 
-        with redirect_stdout(StringIO()):  # accelerate speaks of training, and of GPUs where there are none
-            notebook_launcher(keep, num_processes=processes, use_port=str(port))
-        result: Result = pickle.loads(path.read_bytes())
-    return result
+        try:
+            with redirect_stdout(StringIO()):  # accelerate speaks of training, and of GPUs where there are none
+                notebook_launcher(keep, num_processes=processes, use_port=str(port))
+        except ChildFailedError as failed:
+            if not path.exists():
+                raise ProcessLost(f"a process of parallel(num_processes={processes}) ended: {failed}") from failed
+        result, error, trace = pickle.loads(path.read_bytes())
+    if error is not None:
+        raise error from ProcessFailed(f"raised in parallel(num_processes={processes}):\n{trace}")
+    found: Result = result
+    return found
+
+
+def _outcome(function: Callable[[], Any]) -> bytes:
+    """What the function returns or raises, pickled."""
+    try:
+        return pickle.dumps((function(), None, ""))
+    except Exception as raised:  # noqa: BLE001 - the process that started this one raises it
+        return pickle.dumps((None, picklable(raised), traceback.format_exc()))

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import signal
+import threading
 import traceback
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
@@ -10,6 +12,7 @@ from copy import copy
 from dataclasses import dataclass
 from datetime import timedelta
 from io import BytesIO
+from types import FrameType
 from typing import Any, TypeVar
 
 import torch
@@ -22,6 +25,9 @@ Value = TypeVar("Value")
 
 PATIENCE = timedelta(days=7)
 """How long a process waits for another; a process that has ended is noticed at once."""
+
+SHORT_PATIENCE = 5.0
+"""Seconds for which a failed process waits for those that hold its model together with it."""
 
 
 @dataclass(frozen=True)
@@ -89,14 +95,7 @@ class Team:
         if self._is_alone:
             return [value]
         own = _Message(step, value if self.process % self.shards == 0 else None)
-        messages = self._gathered(own, device)
-        for process, message in enumerate(messages):
-            if (error := message.error) is not None:
-                cause = ProcessFailed(f"raised by process {process} of {self.processes}:\n{message.trace}")
-                raise _noted(error) from cause
-        steps = [message.step for message in messages]
-        if len(set(steps)) > 1:
-            raise _noted(OutOfStep(_differing(steps)))
+        messages = _checked(self._gathered(own, device))
         return [message.value for message in messages[:: self.shards]]
 
     def refuse_differences(self, step: str, arguments: Mapping[str, str]) -> None:
@@ -125,17 +124,31 @@ class Team:
         """The least number that a process of this copy of the model gives."""
         if self.shards == 1:
             return number
-        return min(_gathered_objects(number, self.shards, self._copy))
+        packed = _packed(_Message("memory", number))
+        sent = _gathered_objects(packed, self.shards, self._copy)
+        return min(message.value for message in _checked([_unpacked(each, None) for each in sent]))
 
     def announce(self, error: BaseException) -> None:
-        """Ends the step that the other processes are at with this error, unless they know it."""
-        if not self._is_alone and not getattr(error, _KNOWN, False):
-            trace = "".join(traceback.format_exception(type(error), error, error.__traceback__))
-            _noted(error)
-            try:
-                self._gathered(_Message("", None, _picklable(error), trace), None)
-            except ProcessLost:
-                return
+        """Ends the step that the other processes are at with this error, unless they know it.
+
+        A process that holds a part of the model may wait for this one inside the model, where it cannot hear; it is not
+        waited for long, and ends when this one does.
+        """
+        if self._is_alone or getattr(error, _KNOWN, False):
+            return
+        trace = "".join(traceback.format_exception(type(error), error, error.__traceback__))
+        message = _Message("", None, picklable(_noted(error)), trace)
+
+        def tell() -> None:
+            with suppress(ProcessLost):
+                self._gathered(message, None)
+
+        if self.shards == 1:
+            tell()
+            return
+        telling = threading.Thread(target=tell, daemon=True)
+        telling.start()
+        telling.join(SHORT_PATIENCE)
 
     def _gathered(self, message: _Message, device: torch.device | None) -> list[_Message]:
         return [_unpacked(sent, device) for sent in _gathered_objects(_packed(message), self.processes, self._everyone)]
@@ -160,13 +173,25 @@ def joined(team: Team | None) -> Iterator[None]:
         _team.reset(token)
 
 
+def _checked(messages: list[_Message]) -> list[_Message]:
+    """The messages, which must be of the same step and without an error."""
+    for process, message in enumerate(messages):
+        if (error := message.error) is not None:
+            cause = ProcessFailed(f"raised by process {process} of {len(messages)}:\n{message.trace}")
+            raise _noted(error) from cause
+    steps = [message.step for message in messages]
+    if len(set(steps)) > 1:
+        raise _noted(OutOfStep(_differing(steps)))
+    return messages
+
+
 def _noted(error: BaseException) -> BaseException:
     """The error, marked as known to all processes."""
     setattr(error, _KNOWN, True)
     return error
 
 
-def _picklable(error: BaseException) -> BaseException:
+def picklable(error: BaseException) -> BaseException:
     """The error, or one that says the same, if it cannot be pickled."""
     with suppress(Exception):  # whatever a class raises when it is copied
         _unpacked(_packed(_Message("", None, error)), None)
@@ -193,12 +218,30 @@ def _unpacked(sent: bytes, device: torch.device | None) -> _Message:
 def _gathered_objects(value: Value, count: int, group: Any) -> list[Value]:
     gathered: list[Any] = [None] * count
     try:
-        dist.all_gather_object(gathered, value, group=group)
+        with _uninterrupted():
+            dist.all_gather_object(gathered, value, group=group)
     except (RuntimeError, ValueError) as error:
         if isinstance(error, LlmAttrError):
             raise
         raise _noted(ProcessLost(f"another process ended in the middle of a shared explanation: {error}")) from error
     return gathered
+
+
+@contextmanager
+def _uninterrupted() -> Iterator[None]:
+    """Puts Ctrl-C off to the end, since a message of which only a part is sent would block the other processes."""
+    handler = signal.getsignal(signal.SIGINT)
+    if threading.current_thread() is not threading.main_thread() or not callable(handler):
+        yield
+        return
+    missed: list[tuple[int, FrameType | None]] = []
+    signal.signal(signal.SIGINT, lambda number, frame: missed.append((number, frame)))
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGINT, handler)
+        if missed:
+            handler(*missed[0])
 
 
 _groups: dict[tuple[Any, tuple[int, ...]], Any] = {}
