@@ -11,7 +11,7 @@ from llm_attr.core.parallel.team import current_team
 from llm_attr.errors import InvalidType
 from llm_attr.llm.attribution import LLMAttribution
 from llm_attr.llm.model.language_model import LanguageModel
-from llm_attr.llm.model.precision import Precision
+from llm_attr.llm.model.precision import Precision, computing
 from llm_attr.llm.model.tokenizer import TokenizerLike
 from llm_attr.llm.prompt.chat import Messages
 from llm_attr.llm.prompt.prompt import Prompt
@@ -182,8 +182,9 @@ def explain(
     if part is not None:
         each = [[_part(result, part) for result in results] for results in each]
     if trust:
-        for result in _flat(each):
-            result.trust()
+        with computing(request.explainer.language_model, request.precision):
+            for result in _flat(each):
+                result.trust()
     several = isinstance(options.get("attr_target", scalar), list | tuple)
     results = each if several else [results[0] for results in each]
     return results if is_many(prompt) else results[0]
