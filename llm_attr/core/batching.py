@@ -5,11 +5,13 @@ from __future__ import annotations
 from functools import partial
 from inspect import getclosurevars, isfunction, ismethod
 from math import isfinite
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 
 from llm_attr.core.memory import free_bytes
+from llm_attr.core.parallel.sharing import fingerprint
 from llm_attr.typing import ForwardFunction, Tensors
 
 BATCH_ERRORS = (RuntimeError, ValueError, TypeError, LookupError, AssertionError, MemoryError)
@@ -17,6 +19,9 @@ BATCH_ERRORS = (RuntimeError, ValueError, TypeError, LookupError, AssertionError
 
 CPU_CALL_BYTES = 1 << 20
 """Bytes of inputs per call on a CPU; beyond its caches a larger batch is no faster."""
+
+SAMPLES = 16
+"""Entries of a weight that a fingerprint looks at."""
 
 VECTOR_BYTES = 1 << 11
 """Assumed bytes of the vector that a token id becomes."""
@@ -40,6 +45,13 @@ def uses_batch_statistics(forward: ForwardFunction) -> bool:
     if any(norm.training or norm.running_mean is None for norm in norms):
         return True
     return any(".quantized.dynamic." in type(part).__module__ for part in parts)
+
+
+def problem_fingerprint(forward: ForwardFunction, *tensors: Any) -> str:
+    """A hash of some tensors, and of a few entries of each weight that a callable uses, where they lie here."""
+    weights = [weight.detach() for module in modules_of(forward) for weight in module.parameters()]
+    here = [weight.flatten() for weight in weights if not (weight.is_meta or hasattr(weight, "device_mesh"))]
+    return fingerprint(tensors, [weight[:: 1 + len(weight) // SAMPLES] for weight in here])
 
 
 def modules_of(forward: ForwardFunction) -> list[nn.Module]:

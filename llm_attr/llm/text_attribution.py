@@ -16,7 +16,7 @@ from llm_attr.core.parallel.team import current_team
 from llm_attr.core.registry import snake_case
 from llm_attr.errors import InvalidType, about_prompt
 from llm_attr.llm.model.cost import Cost
-from llm_attr.llm.model.fingerprint import holders, identity
+from llm_attr.llm.model.fingerprint import additions, holders, identity
 from llm_attr.llm.model.language_model import LanguageModel
 from llm_attr.llm.model.precision import Precision, described
 from llm_attr.llm.model.tokenizer import TokenizerLike
@@ -123,6 +123,7 @@ class TextAttribution(Attribution, ABC):
                     "target": fingerprint(target),
                     "scalars": fingerprint([scalar.name for scalar in scalars]),
                     "options": fingerprint(self.method_name, options),
+                    "hooks and adapters": fingerprint(additions(self.language_model.model)),
                     "precision": described(self.language_model),
                 }
                 team.refuse_differences(self.title, parts)

@@ -153,6 +153,16 @@ def test_different_inputs_are_refused() -> None:
         assert "Integrated Gradients attribution: 50" in str(outcome.error)
 
 
+def test_other_weights_are_refused() -> None:
+    def work(rank: int) -> None:
+        torch.manual_seed(rank)
+        net = nn.Linear(6, 2).double()
+        with llm_attr.parallel():
+            FeatureAblation(net).attribute(X, target=0)
+
+    assert [type(outcome.error) for outcome in launch(work, 2)] == [OutOfStep] * 2
+
+
 def test_other_calls_are_refused() -> None:
     def work(rank: int) -> None:
         with llm_attr.parallel():

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from contextlib import nullcontext
 from itertools import pairwise
 from pathlib import Path
 from typing import Any
@@ -10,6 +11,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from peft import LoraConfig, get_peft_model
 
 import llm_attr
 from llm_attr import LanguageModel, LLMAttributionResult, explain
@@ -132,6 +134,24 @@ def test_different_arguments_are_refused(differing: Callable[..., Any], named: s
     for outcome in launch(lambda rank: differing(lm, rank), 2):
         assert isinstance(outcome.error, OutOfStep)
         assert f"; {named} differ" in str(outcome.error)
+
+
+@pytest.mark.filterwarnings("ignore:`is_gradient_checkpointing` is deprecated:FutureWarning")
+@pytest.mark.parametrize("kind", ["hook", "adapter"])
+def test_hooks_and_adapters_are_compared(kind: str) -> None:
+    def work(rank: int) -> None:
+        model = tiny_model("llama").double()
+        if kind == "hook" and rank:
+            model.register_forward_hook(lambda module, given, output: None)
+        if kind == "adapter":
+            model = get_peft_model(model, LoraConfig(target_modules=["q_proj"]))
+        own = LanguageModel(model, tokenizer_of("byte_bos"))
+        with model.disable_adapter() if kind == "adapter" and rank else nullcontext():
+            explain(own, FACTS, target=ANSWER, parallel=True)
+
+    for outcome in launch(work, 2):
+        assert isinstance(outcome.error, OutOfStep)
+        assert "hooks and adapters differ" in str(outcome.error)
 
 
 def test_errors_are_those_of_one_process(lm: LanguageModel) -> None:

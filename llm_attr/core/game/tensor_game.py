@@ -5,10 +5,18 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from llm_attr.core.batching import BATCH_ERRORS, agree, copies_that_fit, grew, uses_batch_statistics
+from llm_attr.core.batching import (
+    BATCH_ERRORS,
+    agree,
+    copies_that_fit,
+    grew,
+    problem_fingerprint,
+    uses_batch_statistics,
+)
 from llm_attr.core.evaluator import Evaluator
 from llm_attr.core.game.features import Ownership
 from llm_attr.core.parallel.sharing import share_rows
+from llm_attr.core.parallel.team import current_team
 from llm_attr.core.problem import Problem, is_promise
 from llm_attr.errors import InvalidShape, InvalidType
 from llm_attr.typing import Coalitions, Tensors, Values
@@ -51,7 +59,10 @@ class TensorGame:
         def part(rows: Coalitions) -> tuple[Values, torch.Size | None]:
             return self._values(rows), self.shape
 
-        parts = share_rows(evaluator.description, coalitions, part, self.problem.inputs[0].device)
+        problem, about = self.problem, evaluator.description
+        if current_team() is not None:
+            about += f" {problem_fingerprint(problem.forward, problem.inputs, problem.baselines)}"
+        parts = share_rows(about, coalitions, part, problem.inputs[0].device)
         self.shape = parts[0][1]
         evaluator.advance(before + len(coalitions) - evaluator.done)
         return torch.cat([values for values, _ in parts])

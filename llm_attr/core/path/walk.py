@@ -11,9 +11,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from llm_attr.core.batching import BATCH_ERRORS, copies_that_fit, uses_batch_statistics
+from llm_attr.core.batching import BATCH_ERRORS, copies_that_fit, problem_fingerprint, uses_batch_statistics
 from llm_attr.core.evaluator import Evaluator
-from llm_attr.core.parallel.sharing import fingerprint
 from llm_attr.core.parallel.team import current_team
 from llm_attr.core.problem import Gradients, ManyOutputs, Problem, check_movable
 from llm_attr.core.tensors import Slot, at_least_fp32, in_slots, leaves
@@ -239,7 +238,11 @@ class Walk:
         def evaluated(start: int, stop: int) -> tuple[int, Piece]:
             return stop - start, evaluate(points(start, stop), stop - start)
 
-        about = "" if current_team() is None else fingerprint(self.problem.inputs, self.problem.baselines)
+        about = (
+            ""
+            if current_team() is None
+            else problem_fingerprint(self.problem.forward, self.problem.inputs, self.problem.baselines)
+        )
         return self.evaluator.share_out(count, per_call, evaluated, about)
 
     def _per_call(self) -> int:

@@ -68,11 +68,6 @@ def computation(language_model: LanguageModel) -> dict[str, Any]:
     model = language_model.model
     config: dict[str, Any] = getattr(model.config, "to_dict", dict)() if hasattr(model, "config") else {}
     kept = {name: value for name, value in config.items() if name not in _NOT_COMPUTED}
-    hooks = [
-        f"{place} {getattr(hook, '__qualname__', type(hook).__qualname__)}"
-        for place, module in model.named_modules()
-        for hook in (*module._forward_pre_hooks.values(), *module._forward_hooks.values())
-    ]
     known = identity(language_model)
     return {
         "weights": checksum(model),
@@ -80,9 +75,25 @@ def computation(language_model: LanguageModel) -> dict[str, Any]:
         "versions": {name: known["versions"][name] for name in ("torch", "transformers")},
         "class": f"{type(model).__module__}.{type(model).__qualname__}",
         "config": hashlib.sha256(json.dumps(kept, sort_keys=True, default=str).encode()).hexdigest(),
-        "hooks": hooks,
+        **additions(model),
         "matmul": torch.get_float32_matmul_precision(),
     }
+
+
+def additions(model: nn.Module) -> dict[str, list[str]]:
+    """The hooks of a model by name, and the adapters of peft that are in use."""
+    modules = list(model.named_modules())
+    hooks = [
+        f"{place} {getattr(hook, '__qualname__', type(hook).__qualname__)}"
+        for place, module in modules
+        for hook in (*module._forward_pre_hooks.values(), *module._forward_hooks.values())
+    ]
+    adapters = [
+        f"{place} {getattr(module, 'active_adapters', None)} {getattr(module, 'merged_adapters', None)}"
+        for place, module in modules
+        if getattr(module, "disable_adapters", None) is False  # of models this is a method
+    ]
+    return {"hooks": hooks, "adapters": adapters}
 
 
 def checksum(model: nn.Module) -> str:

@@ -11,6 +11,7 @@ from torch import Tensor
 from llm_attr.caller import warn_caller
 from llm_attr.core.evaluator import Evaluator
 from llm_attr.core.memory import is_out_of_memory
+from llm_attr.core.parallel.team import current_team
 from llm_attr.errors import LlmAttrError
 from llm_attr.llm.model.cost import Cost
 from llm_attr.llm.model.language_model import LanguageModel
@@ -131,7 +132,9 @@ class Scorer(ScoreEngine):
         try:
             readings = tree_pass.run(evaluator)
         except TreeRefused as refused:
-            if strategy.verified or isinstance(refused.error, LlmAttrError):
+            team = current_team()
+            in_step = team is not None and team.shards > 1  # the others may be inside the model
+            if strategy.verified or in_step or isinstance(refused.error, LlmAttrError):
                 raise refused.error from None
             refusal, reason = refused, f"the model's forward refused a prefix tree: {refused}"
         else:
