@@ -10,10 +10,11 @@ from typing import Any
 import llm_attr
 import llm_attr.attr
 import llm_attr.influence
+import llm_attr.metrics
 import llm_attr.module
 import llm_attr.robust
 
-_PACKAGES = (llm_attr.attr, llm_attr.influence, llm_attr.robust, llm_attr.module, llm_attr)
+_PACKAGES = (llm_attr.attr, llm_attr.influence, llm_attr.metrics, llm_attr.robust, llm_attr.module, llm_attr)
 _SENTENCE = re.compile(r"Shared arguments: see ([^:]*?`)\.(?:\s|$)")
 _BULLET = re.compile(r"\* ((?:`\*{0,2}\w+`(?:, )?)+): (.*)")
 _ENTRY = re.compile(r" {4}(\*{0,2}\w+): (.*)")
@@ -65,13 +66,14 @@ def _section(lines: Sequence[str]) -> tuple[int, int]:
 
 
 def _of_others(doc: str) -> dict[str, str]:
-    """What the classes and methods that a docstring names say of their arguments."""
+    """What the classes, functions and methods that a docstring names say of their arguments."""
     sentence = _SENTENCE.search(doc)
     found: dict[str, str] = {}
     for name in re.findall(r"`([\w.]+)`", sentence[1]) if sentence else ():
         owner, _, method = name.partition(".")
         kind = next(getattr(package, owner) for package in _PACKAGES if owner in package.__all__)
-        found |= arguments(getattr(kind, method)) if method else _shared(kind)
+        described = getattr(kind, method) if method else kind
+        found |= _shared(kind) if isclass(described) else arguments(described)
     return found
 
 

@@ -206,14 +206,11 @@ def prompt_game(
     The metrics of `llm_attr.metrics` take it; each result of `explain` has such a `game` already. Games remember the
     values of coalitions, so give the same game to several metrics.
 
+    Shared arguments: see `explain`.
+
     Args:
-        model: See `explain`.
-        prompt: See `explain`; a single one.
-        tokenizer: See `explain`.
-        unit: See `explain`.
-        target: See `explain`.
-        scalar: See `explain`; a single one.
-        foil: See `explain`.
+        prompt: A single one.
+        scalar: A single one.
         gen_args: Arguments of `model.generate`, if there is no target.
 
     Raises:

@@ -50,10 +50,10 @@ def chance(
 
     `p = (1 + #{permutations that score at least as well}) / (1 + permutations)`
 
+    Shared arguments: see `deletion`.
+
     Args:
         metric: One of the metrics that take a game.
-        attributions: See `deletion`.
-        game: See `deletion`.
         permutations: The number of random permutations, 2 or more. Outputs share them.
         seed: Of the permutations; no global stream is touched.
         **options: Passed on to the metric.
@@ -83,7 +83,7 @@ def chance(
     orders = [torch.randperm(rows.shape[1], generator=generator, device="cpu") for _ in range(count)]
     permuted = torch.stack([_scored(metric, rows[:, order], judge, options).values for order in orders])
     as_well = permuted >= score.values if score.higher_is_better else permuted <= score.values
-    p_value = (1 + as_well.sum(0)) / (1 + count)
+    p_value = (1 + as_well.sum(0)).double() / (1 + count)
     error = permuted.std(0) / count**0.5
     spent = judge.spent.since(before)
     return Chance(score, permuted, permuted.mean(0), error, p_value, spent.evaluations, spent.passes)

@@ -12,8 +12,9 @@ from llm_attr.core.agreement import top_overlap
 from llm_attr.core.faithfulness.correlation import gini, kendall, spearman
 from llm_attr.core.faithfulness.feature_game import as_rows
 from llm_attr.core.tensors import as_tensors
-from llm_attr.errors import InvalidShape, InvalidType, InvalidValue, positive
+from llm_attr.errors import InvalidShape, InvalidType, InvalidValue, NonFiniteValue, positive
 from llm_attr.metrics.score import Score
+from llm_attr.typing import Tensors
 
 
 @dataclass(frozen=True, eq=False)
@@ -48,6 +49,7 @@ def sparseness(attributions: Any) -> Score:
 
     Raises:
         InvalidType: the attributions are not tensors.
+        NonFiniteValue: they hold NaN or infinity.
 
     Source: P. Chalasani et al., Concise Explanations of Neural Networks using Adversarial Training, ICML 2020; N.
     Hurley and S. Rickard, Comparing Measures of Sparsity, 2009.
@@ -76,6 +78,7 @@ def recovery_at_k(attributions: Any, relevant: Any, k: int | None = None) -> Sco
 
     Raises:
         InvalidValue: no feature is relevant, an index or `k` is out of range.
+        InvalidType: the relevant features are neither indices nor bools.
 
     Source: recall at k of information retrieval, with planted facts as the relevant ones.
 
@@ -109,7 +112,8 @@ def rank_agreement(*attributions: Any, k: int = 5) -> Agreement:
 
     Raises:
         InvalidValue: fewer than two are given.
-        InvalidShape: they differ in their number of features.
+        InvalidShape: they have different shapes (axes of length 1 aside).
+        NonFiniteValue: one holds NaN or infinity.
 
     Source: Spearman 1904; Kendall 1945 (tau-b); S. Krishna et al., The Disagreement Problem in Explainable Machine
     Learning, 2022 (feature agreement).
@@ -121,10 +125,10 @@ def rank_agreement(*attributions: Any, k: int = 5) -> Agreement:
     """
     if len(attributions) < 2:
         raise InvalidValue(f"rank_agreement compares two attributions or more; got {len(attributions)}")
-    rows = [_flat(each).reshape(-1) for each in attributions]
-    if len({len(row) for row in rows}) > 1:
-        raise InvalidShape(f"the attributions must have the same features; got {[len(row) for row in rows]}")
-    stacked = torch.stack(rows)
+    shapes = [[tuple(tensor.shape) for tensor in _tensors(each)] for each in attributions]
+    if len({tuple(tuple(n for n in shape if n != 1) for shape in each) for each in shapes}) > 1:
+        raise InvalidShape(f"the attributions must have the same features; got the shapes {shapes}")
+    stacked = torch.stack([_flat(each).reshape(-1) for each in attributions])
     count = min(positive("k", k), stacked.shape[1])
     pairs = [[kendall(first, second) for second in stacked] for first in stacked]
     taus = torch.tensor(pairs, dtype=torch.float64, device="cpu")
@@ -134,18 +138,32 @@ def rank_agreement(*attributions: Any, k: int = 5) -> Agreement:
 
 def _flat(attributions: Any) -> Tensor:
     """float64 `(batch, features)` on the CPU."""
+    found = [tensor.detach().to("cpu").double() for tensor in _tensors(attributions)]
+    rows = found[0][None] if len(found) == 1 and found[0].dim() == 1 else torch.cat([x.flatten(1) for x in found], 1)
+    if not torch.isfinite(rows).all():
+        raise NonFiniteValue("attributions hold NaN or infinity, which cannot be ranked")
+    return rows
+
+
+def _tensors(attributions: Any) -> Tensors:
     given = getattr(attributions, "seq_attr", attributions)
-    tensors = as_tensors(given)
-    if any(tensor.is_complex() for tensor in tensors):
-        raise InvalidType("attributions must be real numbers")
-    if len(tensors) == 1 and tensors[0].dim() == 1:
-        return tensors[0].detach().to("cpu").double()[None]
-    return torch.cat([tensor.detach().to("cpu").double().flatten(1) for tensor in tensors], 1)
+    tensors = given if isinstance(given, tuple) else (given,)
+    if not tensors or not all(isinstance(x, Tensor) and x.dim() and not x.is_complex() for x in tensors):
+        raise InvalidType(
+            "attributions must be a tensor of real numbers, a tuple of these, or a result of explain; got "
+            f"{type(given).__name__}"
+        )
+    return as_tensors(given)
 
 
 def _known(relevant: Any, features: int) -> Tensor:
     """Bool `(features,)`."""
-    given = torch.as_tensor(relevant, device="cpu")
+    try:
+        given = torch.as_tensor(relevant, device="cpu")
+    except (TypeError, ValueError, RuntimeError):
+        given = None
+    if given is None or given.is_complex() or (given.is_floating_point() and given.numel()):
+        raise InvalidType(f"relevant must be indices of features, or one bool for each; got {relevant!r}")
     if given.dtype == torch.bool:
         if given.shape != (features,):
             raise InvalidShape(f"relevant must have the shape ({features},); got {tuple(given.shape)}")

@@ -75,9 +75,9 @@ def insertion(
 
     `area = integral_0^1 f(only the share t of the strongest features) dt`; higher is better.
 
+    Shared arguments: see `deletion`.
+
     Args:
-        attributions: See `deletion`.
-        game: See `deletion`.
         steps: The number of steps from no feature to all. None: one per feature, at most 64.
         normalize: Whether values are scaled to 0 without features and 1 with all; nan if these are equal.
         tie_draws: The number of random orders that are averaged if attributions are equal.
@@ -115,13 +115,10 @@ def rise(
 
     Values beyond that scale count as its ends, so that outputs of different size can be averaged.
 
+    Shared arguments: see `deletion`.
+
     Args:
-        attributions: See `deletion`.
-        game: See `deletion`.
         mode: `deletion` (lower is better) or `insertion` (higher is better).
-        steps: See `deletion`.
-        tie_draws: See `deletion`.
-        seed: See `deletion`.
 
     Returns:
         The area `(outputs,)` between 0 and 1, with the curve; nan where removing everything changes nothing.
@@ -160,13 +157,11 @@ def mas(
     `mas = integral clip(r + |r - d|, 0, 1)` for deletion (lower is better) and `integral clip(r - |r - d|, 0, 1)` for
     insertion (higher is better).
 
+    Shared arguments: see `deletion`.
+
     Args:
-        attributions: See `deletion`. Negative ones count as 0 in d; without positive ones d is a straight line.
-        game: See `deletion`.
+        attributions: Negative ones count as 0 in d; without positive ones d is a straight line.
         mode: `deletion` or `insertion`.
-        steps: See `deletion`.
-        tie_draws: See `deletion`.
-        seed: See `deletion`.
 
     Returns:
         The area `(outputs,)` between 0 and 1, with the penalised curve; nan where removing everything changes nothing.
@@ -208,12 +203,10 @@ def comprehensiveness(
     `1 / (B + 1) sum_{k=0..B} f(x) - f(x without r_k)`, where r_0 is nothing and r_k are the first `fractions[k]` of the
     features, rounded up; higher is better.
 
+    Shared arguments: see `deletion`.
+
     Args:
-        attributions: See `deletion`.
-        game: See `deletion`.
         fractions: The shares of the features that are removed, each between 0 and 1.
-        tie_draws: See `deletion`.
-        seed: See `deletion`.
 
     Returns:
         `(outputs,)` in units of the output.
@@ -246,12 +239,10 @@ def sufficiency(
 
     `1 / (B + 1) sum_{k=0..B} f(x) - f(r_k)`, with r_k as in `comprehensiveness`; lower is better.
 
+    Shared arguments: see `deletion`.
+
     Args:
-        attributions: See `deletion`.
-        game: See `deletion`.
         fractions: The shares of the features that are kept, each between 0 and 1.
-        tie_draws: See `deletion`.
-        seed: See `deletion`.
 
     Returns:
         `(outputs,)` in units of the output.
@@ -278,12 +269,10 @@ def top_k_drop(
 
     `drop_k = f(x) - f(x without its k strongest features)`; of an answer's log-probability, in nats.
 
+    Shared arguments: see `deletion`.
+
     Args:
-        attributions: See `deletion`.
-        game: See `deletion`.
         k: How many features are removed, or several numbers.
-        tie_draws: See `deletion`.
-        seed: See `deletion`.
 
     Returns:
         `(outputs,)`, or for several numbers `(outputs, numbers)`, in units of the output.
@@ -302,6 +291,8 @@ def top_k_drop(
         tensor([[3., 4.]], dtype=torch.float64)
     """
     judged = Judged.of(attributions, game)
+    if not isinstance(k, int | Sequence) or isinstance(k, str) or (isinstance(k, Sequence) and not k):
+        raise InvalidValue(f"k must be a whole number, or a list of at least one; got {k!r}")
     numbers = [k] if isinstance(k, int) else list(k)
     for number in numbers:
         if positive("k", number) > judged.rows.shape[1]:

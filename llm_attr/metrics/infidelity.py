@@ -71,8 +71,9 @@ def infidelity(
         >>> infidelity(lambda x: x @ weights, perturb, x, weights[None]).abs().max() < 1e-6
         tensor(True)
     """
-    if not callable(perturb_func):
-        raise InvalidType(f"perturb_func must be a function; got {type(perturb_func).__name__}")
+    for name, function in (("forward_func", forward_func), ("perturb_func", perturb_func)):
+        if not callable(function):
+            raise InvalidType(f"{name} must be a function; got {type(function).__name__}")
     problem = Problem.of(forward_func, inputs, None, target, additional_forward_args)
     judged = check_shapes("attributions", attributions, problem.inputs)
     sizes = copies_per_draw(n_perturb_samples, problem.inputs, max_examples_per_batch)

@@ -19,9 +19,9 @@ def linear_datamodelling_score(
 
     `LDS = spearman({f(x_S)}, {sum_{i in S} a_i})` over random sets S with the same number of features.
 
+    Shared arguments: see `deletion`.
+
     Args:
-        attributions: See `deletion`.
-        game: See `deletion`.
         n_ablations: The number of random ablations, 3 or more. Outputs share them.
         keep: The share of the features that each keeps, rounded; at least one is kept and one is left out.
         seed: Of the ablations; no global stream is touched.
@@ -56,9 +56,9 @@ def monotonicity(attributions: Any, game: Any, *, signed: bool = False) -> Score
 
     `spearman(|a_i|, |f(x) - f(x without i)|)` over the features.
 
+    Shared arguments: see `deletion`.
+
     Args:
-        attributions: See `deletion`.
-        game: See `deletion`.
         signed: Whether signs count, so that a feature against the output ranks below one without effect.
 
     Returns:

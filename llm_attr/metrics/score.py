@@ -9,7 +9,6 @@ from typing import Any
 from torch import Tensor
 
 from llm_attr.core.faithfulness.feature_game import CoalitionGame, FeatureGame, Spent
-from llm_attr.core.tensors import as_tensors
 from llm_attr.errors import InvalidType, UnsupportedMethod
 
 
@@ -124,7 +123,12 @@ def as_game(attributions: Any, judge: Any) -> FeatureGame:
             )
         return game
     if callable(judge):
-        return CoalitionGame(judge, as_tensors(attributions)[0].shape[-1])
+        if not isinstance(attributions, Tensor) or attributions.dim() not in (1, 2):
+            given = tuple(attributions.shape) if isinstance(attributions, Tensor) else type(attributions).__name__
+            raise InvalidType(
+                f"attributions that a function judges must be a tensor (features,) or (outputs, features); got {given}"
+            )
+        return CoalitionGame(judge, attributions.shape[-1])
     raise InvalidType(
         "attributions are judged by an InputGame, a result of explain, llm_attr.prompt_game, or a function of "
         f"coalitions; got {type(judge).__name__}"

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from math import isnan
+from math import inf, isnan
 from typing import Any
 
 import torch
@@ -28,12 +28,18 @@ def default_perturb_func(inputs: TensorOrTensors, perturb_radius: float = 0.02) 
         A tuple with one tensor per input. The noise is drawn from torch's global stream in fp32 on the CPU, one input
         after the other.
 
+    Raises:
+        InvalidValue: the radius is not a number of at least 0.
+
     Example:
         >>> import torch
         >>> (moved,) = default_perturb_func(torch.zeros(2, 3), 0.1)
         >>> bool(moved.abs().max() <= 0.1)
         True
     """
+    is_number = isinstance(perturb_radius, int | float) and not isinstance(perturb_radius, bool)
+    if not is_number or not 0 <= perturb_radius < inf:
+        raise InvalidValue(f"perturb_radius must be a finite number of at least 0; got {perturb_radius!r}")
 
     def noisy(x: Tensor) -> Tensor:
         noise = torch.empty(x.shape, dtype=torch.float32, device="cpu").uniform_(-perturb_radius, perturb_radius)

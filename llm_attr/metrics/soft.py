@@ -22,9 +22,9 @@ def soft_comprehensiveness(
     `Soft-NC = E[max(0, f(x) - f(x'))] / (f(x) - f(nothing))`, where x' keeps feature i with the probability 1 - p_i;
     see `soft_sufficiency` for p. With `retained`, this is pi-Soft-NC.
 
+    Shared arguments: see `deletion`.
+
     Args:
-        attributions: See `deletion`.
-        game: See `deletion`.
         retained: The mean probability pi with which features are kept, the same for all attributions that are
             compared. None: the probabilities are the scaled attributions themselves, so that attributions that are
             large for many features remove more.
@@ -62,9 +62,9 @@ def soft_sufficiency(
     mean `retained`: multiplied by a common factor and cut off at 1, and once all positive ones are 1, the rest is
     divided evenly among the others. This is pi-Soft-NS.
 
+    Shared arguments: see `deletion`.
+
     Args:
-        attributions: See `deletion`.
-        game: See `deletion`.
         retained: The mean probability pi with which features are kept; None: as the scaled attributions have it.
         n_samples: The number of random subsets.
         seed: Of the subsets; no global stream is touched.

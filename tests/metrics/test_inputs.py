@@ -194,6 +194,7 @@ def perturb_of(*answer: Any) -> Any:
         ({"perturb_func": perturb_of((X, X), (X, X))}, InvalidShape, "one for each of the 1 inputs; got 2"),
         ({"perturb_func": perturb_of("a", X)}, InvalidType, "must be a tensor"),
         ({"perturb_func": None}, InvalidType, "perturb_func must be a function"),
+        ({"forward_func": 3}, InvalidType, "forward_func must be a function"),
         ({"attributions": X[:2]}, InvalidShape, "attributions 0 must have the shape"),
         ({"n_perturb_samples": 0}, InvalidValue, "at least 1"),
         ({"max_examples_per_batch": 0}, InvalidValue, "at least 1"),
@@ -214,10 +215,20 @@ def test_bad_infidelity(change: dict[str, Any], error: type[Exception], text: st
         metrics.infidelity(**(given | change))
 
 
+def test_an_empty_batch_is_refused() -> None:
+    empty = X[:0]
+    with pytest.raises(InvalidShape, match="batch is empty"):
+        metrics.infidelity(made(mlp()), lambda x: (x, x), empty, empty, target=1)
+    with pytest.raises(InvalidShape, match="batch is empty"):
+        metrics.sensitivity_max(torch.sin, empty)
+
+
 @pytest.mark.parametrize(
     ("change", "error", "text"),
     [
         ({"perturb_func": lambda inputs: inputs[:, :2]}, InvalidShape, "perturbed inputs 0 must have the shape"),
+        ({"perturb_radius": -1.0}, InvalidValue, "perturb_radius"),
+        ({"perturb_radius": "0.1"}, InvalidValue, "perturb_radius"),
         ({"perturb_func": 3}, InvalidType, "perturb_func must be a function"),
         ({"explanation_func": None}, InvalidType, "explanation_func must be a function"),
         ({"explanation_func": lambda inputs: inputs.sum()}, InvalidShape, "a row for each of the 3 examples"),
@@ -244,6 +255,9 @@ def test_bad_judges_and_attributions() -> None:
             metrics.deletion(attributions, game)
     with pytest.raises(InvalidType, match="judged by"):
         metrics.deletion(X[0], 3)
+    for attributions in ([1.0, 2.0], X[0, 0], None):
+        with pytest.raises(InvalidType, match="attributions that a function judges"):
+            metrics.deletion(attributions, lambda present: present.double().sum(1))
     with pytest.raises(InvalidShape, match="one output for each"):
         metrics.deletion(X, metrics.InputGame(model, X))
     with pytest.raises(NonFiniteValue, match="the output is nan"):
@@ -261,6 +275,15 @@ def test_bad_judges_and_attributions() -> None:
     [
         (lambda g: metrics.rise(X, g, "removal"), UnknownName, "mode"),
         (lambda g: metrics.top_k_drop(X, g, 9), InvalidValue, "at most the 4 features"),
+        (lambda g: metrics.top_k_drop(X, g, 1.5), InvalidValue, "whole number"),
+        (lambda g: metrics.top_k_drop(X, g, []), InvalidValue, "at least one"),
+        (lambda g: metrics.comprehensiveness(X, g, 0.5), InvalidValue, "at least one"),
+        (lambda g: metrics.recovery_at_k(X[0], [0.5]), InvalidType, "indices of features"),
+        (lambda g: metrics.recovery_at_k(X[0], "first"), InvalidType, "indices of features"),
+        (lambda g: metrics.sparseness(X / 0), NonFiniteValue, "NaN or infinity"),
+        (lambda g: metrics.sparseness([1.0, 2.0]), InvalidType, "attributions must be a tensor"),
+        (lambda g: metrics.rank_agreement(X, X * float("nan")), NonFiniteValue, "NaN or infinity"),
+        (lambda g: metrics.rank_agreement(X, X.T), InvalidShape, "same features"),
         (lambda g: metrics.deletion(X, g, steps=0), InvalidValue, "at least 1"),
         (lambda g: metrics.deletion(X, g, seed=0.5), InvalidType, "seed"),
         (lambda g: metrics.comprehensiveness(X, g, [1.5]), InvalidValue, "between 0 and 1"),

@@ -7,13 +7,9 @@ from llm_attr import Prompt
 FILLERS = (
     "Trains leave at noon.",
     "Bread is sold here.",
-    "The library is closed.",
     "It rains on the hills.",
-    "A bridge was opened.",
     "Maps hang on the wall.",
     "Birds sing in the park.",
-    "Children play outside.",
-    "The shop sells lamps.",
     "Snow melts in spring.",
 )
 
@@ -83,7 +79,7 @@ TASKS: tuple[tuple[tuple[str, ...], str, str], ...] = (
 
 
 def prompts() -> list[tuple[Prompt, str]]:
-    """Each prompt, of fourteen sentences before a question that is no unit, and its answer."""
+    """Each prompt, of ten sentences before a question that is no unit, and its answer."""
     found = []
     for number, (facts, question, answer) in enumerate(TASKS):
         mixed = list(FILLERS)

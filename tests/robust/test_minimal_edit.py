@@ -118,6 +118,7 @@ BAD: dict[str, tuple[dict[str, Any], type[Exception], str]] = {
     "a search": ({"search": "random"}, UnknownName, "greedy, beam, exhaustive"),
     "a drop": ({"drop": -1.0}, InvalidValue, "nats above 0"),
     "a sampled answer": ({"gen_args": {"do_sample": True, "seed": 0}}, InvalidValue, "decode greedily"),
+    "beams": ({"gen_args": {"num_beams": 2, "max_new_tokens": 3}}, InvalidValue, "decode greedily"),
     "no units": ({"most": 0}, InvalidValue, "most"),
     "no width": ({"search": "beam", "width": 0}, InvalidValue, "width"),
     "a number": ({"prompt": 3}, InvalidType, "int"),

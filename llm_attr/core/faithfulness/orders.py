@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from math import ceil
 
 import torch
@@ -69,7 +69,7 @@ def fraction_counts(features: int, fractions: Sequence[float]) -> list[int]:
     Raises:
         InvalidValue: there is none, or one is not between 0 and 1.
     """
-    given = list(fractions)
+    given = list(fractions) if isinstance(fractions, Iterable) else []
     if not given or any(isinstance(each, bool) or not isinstance(each, int | float) for each in given):
         raise InvalidValue(f"fractions must be numbers between 0 and 1, at least one; got {fractions!r}")
     if any(not 0 <= each <= 1 for each in given):

@@ -39,9 +39,12 @@ def copies_per_draw(samples: int, inputs: Tensors, most: int | None) -> list[int
 
     Raises:
         InvalidValue: `samples` or `most` is not a whole number of at least 1.
+        InvalidShape: the batch is empty.
     """
     positive("n_perturb_samples", samples)
-    batch = max(1, len(inputs[0]))
+    batch = len(inputs[0])
+    if not batch:
+        raise InvalidShape("inputs must have at least one example; the batch is empty")
     if most is None:
         at_once = DRAWN_BYTES // max(1, sum(x.numel() * x.element_size() for x in inputs))
     else:
@@ -130,7 +133,7 @@ def responses(
     for answers, products in _blocks(problem, attributions, draw, sizes, evaluator, chunk):
         changes.append(unperturbed - answers)
         predicted.append(products)
-    return Responses(torch.cat(changes), torch.cat(predicted))
+    return Responses(_joined(changes), _joined(predicted))
 
 
 def _blocks(
@@ -178,13 +181,17 @@ def _answers(problem: Problem, perturbed: Tensors, copies: int, evaluator: Evalu
 
     def evaluate(start: int, stop: int) -> Tensor:
         count = stop - start
-        rows = tuple(x[:, start:stop].flatten(0, 1) for x in stacked)
+        rows = perturbed if count == copies else tuple(x[:, start:stop].flatten(0, 1) for x in stacked)
         extras = tile(problem.extras, count, problem.batch, by_example=True)
         answer = problem.score(rows, extras, tile_target(problem.target, count, by_example=True))
         evaluator.advance(count)
         return _checked(as_output(answer), count * problem.batch).reshape(problem.batch, count).T
 
-    return torch.cat(list(evaluator.run(copies, chunk, evaluate)))
+    return _joined(list(evaluator.run(copies, chunk, evaluate)))
+
+
+def _joined(pieces: list[Tensor]) -> Tensor:
+    return pieces[0] if len(pieces) == 1 else torch.cat(pieces)
 
 
 def _checked(scores: Tensor, rows: int) -> Tensor:
@@ -206,6 +213,8 @@ def _products(perturbations: Tensors, attributions: Tensors) -> Tensor:
     for perturbation, attribution in zip(perturbations, attributions, strict=True):
         rows = attribution.flatten(1)
         copies = perturbation.reshape(len(rows), -1, rows.shape[1])
-        kind = torch.promote_types(copies.dtype, rows.dtype)
-        total = total + at_least_fp32(copies.to(kind) @ rows.to(kind)[:, :, None])[:, :, 0].T
+        if copies.dtype != rows.dtype:
+            kind = torch.promote_types(copies.dtype, rows.dtype)
+            copies, rows = copies.to(kind), rows.to(kind)
+        total = total + at_least_fp32(copies @ rows[:, :, None])[:, :, 0].T
     return torch.as_tensor(total)

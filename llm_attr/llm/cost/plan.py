@@ -97,13 +97,13 @@ def plan(
     generated yet (assumed to be as long as possible), for `until`, for a time budget, for samples from the global
     random streams, and for layers other than the embedding layer.
 
+    Shared arguments: see `explain`.
+
     Args:
-        model: See `explain`.
-        prompt: See `explain`.
-        region: See `explain`; free if each token is explained anyway.
+        region: A part of the answer; free if each token is explained anyway.
         measure: Whether to estimate the time, which takes a few short passes on first use of a model; False runs no
             passes.
-        **asked: The other arguments of `explain`.
+        **asked: Arguments of `explain`.
 
     Raises:
         LlmAttrError: as in `explain`.
@@ -132,7 +132,7 @@ def plan_of(method: str, language_model: LanguageModel, estimate: CostEstimate, 
         method: The name of the method.
         language_model: Model and tokenizer.
         estimate: What it costs.
-        measure: See `plan`.
+        measure: Whether to estimate the time, which takes a few short passes on first use of a model.
     """
     cost, seconds = estimate.cost, None
     if measure:

@@ -26,6 +26,7 @@ from llm_attr.llm.target.generation import (
     arguments_of,
     draws_from_global_stream,
     generate,
+    is_beam_search,
     most_new_tokens,
 )
 from llm_attr.viz.text import edit as drawn
@@ -125,16 +126,11 @@ class MinimalEdit:
     ) -> Plan:
         """The most that `find` with the same arguments may cost, besides generating answers and putting units back.
 
+        Shared arguments: see `MinimalEdit.find`.
+
         Args:
-            prompt: See `find`.
-            unit: See `find`.
-            target: See `find`; None counts the longest answer that may be generated.
-            drop: See `find`.
-            search: See `find`.
-            width: See `find`.
-            most: See `find`.
-            gen_args: See `find`.
-            measure: See `plan`.
+            target: None counts the longest answer that may be generated.
+            measure: Whether to estimate the time too, as in `llm_attr.plan`; False runs no passes.
 
         Raises:
             LlmAttrError: as in `find`.
@@ -186,6 +182,10 @@ class MinimalEdit:
         refuse_one_id(target)
         if drop is None and draws_from_global_stream(self.language_model, _without_seed(gen_args)):
             raise InvalidValue("an answer that is sampled changes by itself; decode greedily, or ask for a drop")
+        if target is None and drop is None and is_beam_search(self.language_model, gen_args):
+            raise InvalidValue(
+                "a beam search need not give the most probable tokens; decode greedily, or ask for a drop"
+            )
         whole = inp.variant([True] * len(inp.spans))
         answer = answer_ids(self.language_model, whole.tokens, target, gen_args if target is None else None)
         self.language_model.check_length(whole.end, len(answer))

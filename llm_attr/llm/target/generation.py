@@ -58,6 +58,11 @@ def draws_from_global_stream(language_model: LanguageModel, gen_args: GenArgs | 
     return arguments.get("seed") is None and bool(_effective(language_model, arguments, "do_sample"))
 
 
+def is_beam_search(language_model: LanguageModel, gen_args: GenArgs | None) -> bool:
+    """Whether generating searches several beams."""
+    return (_effective(language_model, arguments_of(gen_args), "num_beams") or 1) > 1
+
+
 def generate(language_model: LanguageModel, prompt: Sequence[int], gen_args: GenArgs | None = None) -> list[int]:
     """The model's own answer to the prompt: the new tokens only, with the end token if the model gave one.
 
