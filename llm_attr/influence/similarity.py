@@ -29,7 +29,7 @@ Similarity: TypeAlias = Callable[..., Tensor]
 
 
 def cosine_similarity(test: Tensor, train: Tensor, replace_nan: int | float = 0) -> Tensor:
-    """The cosine of the angle between activations: `a . b / (|a| |b|)`.
+    """The cosine of the angle between activations: their inner product, divided by both lengths.
 
     Args:
         test: `(test examples, *features)`.
