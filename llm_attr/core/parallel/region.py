@@ -148,9 +148,10 @@ def _launched(function: Callable[[], Result], processes: int) -> Result:
             if not torch.accelerator.is_available():
                 os.environ.setdefault("OMP_NUM_THREADS", "1")  # else accelerate warns that it does the same
                 torch.set_num_threads(1)  # a forked process cannot use its parent's threads
-            outcome = _outcome(function)
+            with _Outcome() as outcome:
+                outcome.value = function()
             if dist.get_rank() == 0:
-                path.write_bytes(outcome)
+                path.write_bytes(outcome.pickled())
 
         try:
             with redirect_stdout(StringIO()):  # accelerate speaks of training, and of GPUs where there are none
@@ -165,9 +166,21 @@ def _launched(function: Callable[[], Result], processes: int) -> Result:
     return found
 
 
-def _outcome(function: Callable[[], Any]) -> bytes:
-    """What the function returns or raises, pickled."""
-    try:
-        return pickle.dumps((function(), None, ""))
-    except Exception as raised:  # noqa: BLE001 - the process that started this one raises it
-        return pickle.dumps((None, picklable(raised), traceback.format_exc()))
+class _Outcome:
+    """What a function returned or raised, for the process that started this one."""
+
+    value: Any = None
+    error: BaseException | None = None
+    trace = ""
+
+    def __enter__(self) -> _Outcome:
+        return self
+
+    def __exit__(self, kind: Any, error: BaseException | None, trace: Any) -> bool:
+        if isinstance(error, Exception):
+            self.error, self.trace = picklable(error), "".join(traceback.format_exception(kind, error, trace))
+        return isinstance(error, Exception)
+
+    def pickled(self) -> bytes:
+        """Value, error and traceback."""
+        return pickle.dumps((self.value, self.error, self.trace))
