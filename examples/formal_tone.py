@@ -70,7 +70,7 @@ def main() -> None:
     found = tcav.significance(PROMPTS, formal, casual, TARGET, FOIL, runs=10, name="formal tone")
     print(found)
     figure, _ = found.plot(title="A formal tone moves SmolLM2 from “See ya” to “Yours sincerely”")
-    figure.savefig(out)
+    figure.savefig(out, dpi=150)
 
     layer = tcav.layers[BLOCKS.index(STEERED)]
     generation = {"max_new_tokens": 30, "do_sample": False, "repetition_penalty": 1.2}

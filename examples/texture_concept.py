@@ -77,7 +77,7 @@ def main() -> None:
     for layer, accuracy in accuracies.items():
         print(f"{layer}: {accuracy:.0%} of held-out examples told apart, stripes from photographs")
     figure, _ = found.plot(title="Which textures speak for a zebra?")
-    figure.savefig(out)
+    figure.savefig(out, dpi=150)
     print(f"picture: {out.resolve()}")
 
 
