@@ -18,7 +18,7 @@ from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
 from llm_attr.attr import LayerIntegratedGradients, NeuronGradient
-from llm_attr.core.backward import derivatives, held, held_for_this_pass
+from llm_attr.core.backward import derivatives, held_for_this_pass
 from llm_attr.core.site import Site, replaced
 
 DEPTH = 61
@@ -122,7 +122,7 @@ def test_a_thread_that_is_none_of_ours(name: str) -> None:
         current_thread().name = name
         seen.append(layer(torch.ones(1)))
 
-    with held():
+    with keep_hooks_for_backward():
         with replaced(Site(layer), (torch.full((1,), 7.0),)):
             assert layer(torch.ones(1)) == 7
         thread = threading.Thread(target=run)
@@ -140,7 +140,7 @@ def test_a_backward_pass_of_the_caller_beside_ours() -> None:
     def step() -> Tensor:
         return torch.autograd.grad(model(X).sum(), model.body.weight)[0]
 
-    with held():
+    with keep_hooks_for_backward():
         with replaced(Site(model.body), (torch.zeros(3, 4),)):
             model(X)
         with ThreadPoolExecutor(1) as pool:
@@ -150,7 +150,7 @@ def test_a_backward_pass_of_the_caller_beside_ours() -> None:
 
 def test_derivatives_are_those_of_autograd_and_leave_nothing() -> None:
     x = torch.ones(3, requires_grad=True)
-    with held():
+    with keep_hooks_for_backward():
         y = (x**2).sum()
         assert torch.equal(derivatives(y, [x])[0], 2 * x)
         assert held_for_this_pass() is None

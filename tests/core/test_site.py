@@ -17,7 +17,7 @@ from torch.utils.checkpoint import checkpoint
 from transformers.modeling_outputs import BaseModelOutputWithPast
 
 from llm_attr.core import site as site_module
-from llm_attr.core.backward import held
+from llm_attr.core.backward import keep_hooks_for_backward
 from llm_attr.core.problem import Problem
 from llm_attr.core.site import Site, differentiable, reading, replaced
 from llm_attr.errors import (
@@ -337,7 +337,7 @@ def test_hooks_are_gone_after_errors(error: type[BaseException], io: Any) -> Non
     model = Model(nn.Tanh(), fail)
     site = Site(model.body, io)
     for way in (reading(site), differentiable(site), replaced(site, (X,))):
-        with pytest.raises(error, match="stop"), held(), way:
+        with pytest.raises(error, match="stop"), keep_hooks_for_backward(), way:
             model(X)
         assert hooks(model) == 0
 
