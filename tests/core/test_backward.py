@@ -18,7 +18,7 @@ from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
 from llm_attr.attr import LayerIntegratedGradients, NeuronGradient
-from llm_attr.core.backward import derivatives, held_for_this_pass
+from llm_attr.core.backward import derivatives, held_for_this_pass, keep_hooks_for_backward
 from llm_attr.core.site import Site, replaced
 
 DEPTH = 61
