@@ -101,7 +101,7 @@ class DefaultClassifier(Classifier):
             weights, intercepts = torch.cat([-weights, weights]), torch.cat([-intercepts, intercepts])
         self._weights = weights
         guess = (x[tested].cpu() @ weights.T + intercepts).argmax(1)
-        right = torch.tensor(self._classes)[guess] == labels[tested].cpu()
+        right = torch.tensor(self._classes, device="cpu")[guess] == labels[tested].cpu()
         return {"accs": right.float().mean()}
 
     def weights(self) -> Tensor:
@@ -164,7 +164,7 @@ class ProbeClassifier(Classifier):
         options: dict[str, Any] = {"held_out": test_split_ratio, **kwargs}
         found = [fit_direction(rows[labels == c], rows[labels != c], self.probe, **options) for c in self._classes]
         self._rows = [each.weights.to(torch.promote_types(rows.dtype, torch.float32)) for each in found]
-        return {"accs": torch.tensor(sum(each.accuracy for each in found) / len(found))}
+        return {"accs": torch.tensor(sum(each.accuracy for each in found) / len(found), device="cpu")}
 
     def weights(self) -> Tensor:
         """`(classes, features)`."""

@@ -134,6 +134,8 @@ def judged(
     p_values = [
         [permutation_test(runs, by_chance) for runs in row] for row, by_chance in zip(scores, chance, strict=True)
     ]
-    ends = torch.tensor([[bootstrap_interval(runs, level) for runs in row] for row in scores], dtype=torch.float64)
-    p = torch.tensor(p_values, dtype=torch.float64)
+    ends = torch.tensor(
+        [[bootstrap_interval(runs, level) for runs in row] for row in scores], dtype=torch.float64, device="cpu"
+    )
+    p = torch.tensor(p_values, dtype=torch.float64, device="cpu")
     return ConceptSignificance(layers, concepts, scores, chance, ends[..., 0], ends[..., 1], p, holm(p), score, level)

@@ -284,9 +284,9 @@ def _projections(outputs: int, inputs: int, most: int, seed: int) -> tuple[Tenso
         return None
     sides = [min(int(sqrt(most)), size) for size in (outputs, inputs)]
     with streams_kept(seed):
-        torch.empty((), dtype=torch.int64).random_()  # a DataLoader draws one number before
+        torch.empty((), dtype=torch.int64, device="cpu").random_()  # a DataLoader draws one number before
         left, right = (
-            torch.normal(torch.zeros(size, side, dtype=torch.float64), 1 / sqrt(side))
+            torch.normal(torch.zeros(size, side, dtype=torch.float64, device="cpu"), 1 / sqrt(side))
             for size, side in zip((outputs, inputs), sides, strict=True)
         )
     return left, right

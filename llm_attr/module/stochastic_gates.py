@@ -162,11 +162,15 @@ class BinaryConcreteStochasticGates(StochasticGatesBase):
         if not 0 < eps < 0.5:
             raise InvalidValue(f"eps must be between 0 and 0.5; got {eps!r}")
         self.temperature, self.lower_bound, self.upper_bound, self.eps = temperature, lower_bound, upper_bound, eps
-        self.log_alpha_param = nn.Parameter(torch.empty(n_gates).normal_(0, 0.01))
+        self.log_alpha_param = nn.Parameter(
+            torch.empty(n_gates, dtype=torch.get_default_dtype(), device=torch.get_default_device()).normal_(0, 0.01)
+        )
 
     def sample_gate_values(self, batch_size: int) -> Tensor:
         """See `StochasticGatesBase`; draws uniform numbers `(batch, gates)` from torch's stream."""
-        uniform = torch.empty(batch_size, self.n_gates, device=self.log_alpha_param.device)
+        uniform = torch.empty(
+            batch_size, self.n_gates, dtype=torch.get_default_dtype(), device=self.log_alpha_param.device
+        )
         uniform.uniform_(self.eps, 1 - self.eps)
         logit = uniform.log() - (1 - uniform).log()
         return self._stretched(torch.sigmoid((logit + self.log_alpha_param) / self.temperature))
@@ -215,11 +219,13 @@ class GaussianStochasticGates(StochasticGatesBase):
         if not 0 < std < float("inf"):
             raise InvalidValue(f"std must be above 0; got {std!r}")
         self.std = std
-        self.mu = nn.Parameter(torch.empty(n_gates).normal_(0.5, 0.01))
+        self.mu = nn.Parameter(
+            torch.empty(n_gates, dtype=torch.get_default_dtype(), device=torch.get_default_device()).normal_(0.5, 0.01)
+        )
 
     def sample_gate_values(self, batch_size: int) -> Tensor:
         """See `StochasticGatesBase`; draws normal numbers `(batch, gates)` from torch's stream."""
-        noise = torch.empty(batch_size, self.n_gates, device=self.mu.device)
+        noise = torch.empty(batch_size, self.n_gates, dtype=torch.get_default_dtype(), device=self.mu.device)
         return self.mu + noise.normal_(0, self.std)
 
     def expected_gate_values(self) -> Tensor:

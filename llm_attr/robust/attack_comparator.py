@@ -237,7 +237,7 @@ def _added(first: Any, second: Any) -> Any:
 def _floats(value: Any) -> Tensor:
     if not isinstance(value, Tensor | int | float):
         raise InvalidType(f"the metric must give a number, a tensor or a tuple of these; got {type(value).__name__}")
-    tensor = torch.as_tensor(value)
+    tensor = value if isinstance(value, Tensor) else torch.tensor(value, device="cpu")
     return tensor if tensor.is_floating_point() else tensor.to(torch.get_default_dtype())
 
 

@@ -58,7 +58,9 @@ def build(lm: LanguageModel, folder: Path, **changed: Any) -> Path:
 
 
 def contents(folder: Path) -> dict[str, bytes]:
+    """What is stored; a killed process leaves unfinished files under hidden names."""
     files = (file for file in folder.rglob("*") if file.is_file() and "locks" not in file.parts)
+    files = (file for file in files if not file.name.startswith("."))
     return {str(file.relative_to(folder)): file.read_bytes() for file in files}
 
 

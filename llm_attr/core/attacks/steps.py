@@ -78,7 +78,7 @@ def _shortened(moved: Tensor, radius: float) -> Tensor:
 
 def _inside_sphere(x: Tensor, radius: float) -> Tensor:
     direction = unit(torch.randn_like(x))
-    share = torch.rand(len(x), device=x.device) ** (1 / max(1, x[0].numel()))
+    share = torch.rand(len(x), dtype=torch.get_default_dtype(), device=x.device) ** (1 / max(1, x[0].numel()))
     return direction * _column(share.to(x.dtype) * radius, x)
 
 

@@ -146,7 +146,9 @@ class CoalitionGame(FeatureGame):
     @staticmethod
     def _evaluated(game: Game) -> Game:
         def evaluated(coalitions: Coalitions) -> Values:
-            answers = torch.as_tensor(game(coalitions)).detach().to("cpu", torch.float64)
+            given = game(coalitions)
+            answers = given if isinstance(given, Tensor) else torch.as_tensor(given, device="cpu")
+            answers = answers.detach().to("cpu", torch.float64)
             if answers.dim() == 0 or len(answers) != len(coalitions):
                 raise InvalidShape(
                     f"the game must give a value for each of the {len(coalitions)} coalitions; got the shape "

@@ -217,4 +217,4 @@ def _products(perturbations: Tensors, attributions: Tensors) -> Tensor:
             kind = torch.promote_types(copies.dtype, rows.dtype)
             copies, rows = copies.to(kind), rows.to(kind)
         total = total + at_least_fp32(copies @ rows[:, :, None])[:, :, 0].T
-    return torch.as_tensor(total)
+    return total if isinstance(total, Tensor) else torch.tensor(total, device="cpu")

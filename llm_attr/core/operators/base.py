@@ -34,7 +34,7 @@ class Operator(ABC):
         for start in range(0, self.size, columns):
             stop = min(start + columns, self.size)
             some = torch.zeros(self.size, stop - start, dtype=self.dtype, device=self.device)
-            some[torch.arange(start, stop), torch.arange(stop - start)] = 1
+            some[start:stop] = torch.eye(stop - start, dtype=self.dtype, device=self.device)
             matrix[:, start:stop] = self.product(some)
         return (matrix + matrix.T) / 2
 

@@ -44,4 +44,6 @@ class Ranking:
     @property
     def result(self) -> KMostInfluentialResults:
         """The best columns of all that was added."""
-        return self._best or KMostInfluentialResults(torch.empty(0, 0, dtype=torch.int64), torch.empty(0, 0))
+        return self._best or KMostInfluentialResults(
+            torch.empty(0, 0, dtype=torch.int64, device="cpu"), torch.empty(0, 0, dtype=torch.float32, device="cpu")
+        )

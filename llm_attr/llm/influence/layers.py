@@ -91,9 +91,10 @@ class Sides:
 
 def _drawn(name: str, size: int, most: int | None) -> Tensor:
     if most is None or size <= most:
-        return torch.eye(size)
+        return torch.eye(size, dtype=torch.float32, device="cpu")
     number = int.from_bytes(hashlib.sha256(name.encode()).digest()[:7], "big")
-    return torch.randn(size, most, generator=torch.Generator().manual_seed(number)) / most**0.5
+    draws = torch.Generator().manual_seed(number)
+    return torch.randn(size, most, generator=draws, dtype=torch.float32, device="cpu") / most**0.5
 
 
 class LayerGradients:

@@ -171,7 +171,7 @@ def _computes(device: torch.device, dtype: torch.dtype, autocast: bool = False) 
 
 
 def _attend(device: torch.device) -> None:
-    q = torch.ones(1, 1, 8, 8, device=device)
+    q = torch.ones(1, 1, 8, 8, dtype=torch.float32, device=device)
     F.scaled_dot_product_attention(q, q, q, attn_mask=torch.ones(8, 8, dtype=torch.bool, device=device).tril())
 
 

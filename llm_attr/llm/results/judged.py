@@ -80,7 +80,8 @@ def subject_of(result: ResultData) -> Subject:
         coalitions, values = table.coalitions, table.answers
     elif game is not None:
         owner, features = game.owner, game.features
-        coalitions, values = torch.zeros(0, features, dtype=torch.bool), torch.zeros(0, dtype=torch.float64)
+        coalitions = torch.zeros(0, features, dtype=torch.bool, device="cpu")
+        values = torch.zeros(0, dtype=torch.float64, device="cpu")
     else:
         raise UnsupportedMethod(
             "this result has nothing that judges it: no table of coalitions, and no model because it was loaded or "

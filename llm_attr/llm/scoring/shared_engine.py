@@ -83,7 +83,7 @@ class SharedEngine(ScoreEngine):
 
     def distributions(self, query: Query, evaluator: Evaluator) -> Tensor:
         """See `ScoreEngine`; computed by the first process."""
-        found = torch.empty(0, device="cpu")
+        found = torch.empty(0, dtype=torch.float32, device="cpu")
         self.check_lengths([query])
         with announcing(self._team), joined(self._team.own):
             self._engine.cost = Cost()

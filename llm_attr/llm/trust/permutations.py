@@ -77,7 +77,7 @@ def datamodelling(attributions: Tensor, coalitions: Coalitions, values: Values) 
     estimating Pearson, Kendall and Spearman correlations, 2000 (the interval).
     """
     score = float(spearman(coalitions.double() @ attributions, values))
-    inner = torch.tensor(max(-0.999, min(0.999, score)), dtype=torch.float64)
+    inner = torch.tensor(max(-0.999, min(0.999, score)), dtype=torch.float64, device="cpu")
     half = CONFIDENT * ((1 + score**2 / 2) / (len(values) - 3)) ** 0.5
     low, high = torch.tanh(torch.atanh(inner) - half), torch.tanh(torch.atanh(inner) + half)
     return score, (min(score, float(low)), max(score, float(high)))

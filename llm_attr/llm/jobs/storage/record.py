@@ -143,7 +143,7 @@ def result_of(record: Mapping[str, Any], common: Mapping[str, Any]) -> LLMAttrib
     return LLMAttributionResult(
         input_tokens=record[UNITS],
         output_tokens=record["attr_answer_tokens"],
-        seq_attr=torch.tensor(record[SEQ], dtype=torch.float32),
+        seq_attr=torch.tensor(record[SEQ], dtype=torch.float32, device="cpu"),
         token_attr=_tensor(record["attr_tokens"], len(record[UNITS])),
         stderr=_tensor(record[STDERR]),
         token_stderr=_tensor(record["attr_tokens_stderr"], len(record[UNITS])),
@@ -204,7 +204,8 @@ def _numbers(tensor: Tensor | None) -> Any:
 def _tensor(numbers: Any, width: int = 0) -> Tensor | None:
     if numbers is None:
         return None
-    tensor = torch.tensor([[_number(x) for x in row] if width else _number(row) for row in numbers])
+    rows = [[_number(x) for x in row] if width else _number(row) for row in numbers]
+    tensor = torch.tensor(rows, dtype=torch.float32, device="cpu")
     return tensor.reshape(-1, width) if width else tensor
 
 
