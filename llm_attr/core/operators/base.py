@@ -34,7 +34,8 @@ class Operator(ABC):
         for start in range(0, self.size, columns):
             stop = min(start + columns, self.size)
             some = torch.zeros(self.size, stop - start, dtype=self.dtype, device=self.device)
-            some[start:stop] = torch.eye(stop - start, dtype=self.dtype, device=self.device)
+            rows = torch.arange(start, stop, device="cpu")
+            some[rows, rows - start] = 1
             matrix[:, start:stop] = self.product(some)
         return (matrix + matrix.T) / 2
 
