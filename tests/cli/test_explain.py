@@ -62,7 +62,7 @@ def test_trust_is_said_first(folder: str, tmp_path: Path) -> None:
     shown = explain(*asked, *method, "--target", "Dave sails.", "--json", str(tmp_path / "out.json"))
     verdict = json.loads((tmp_path / "out.json").read_text(encoding="utf-8"))["provenance"]["trust"]["verdict"]
     assert " ".join(verdict.split()[:6]) in " ".join(shown.split())
-    assert shown.index(verdict.split()[0]) < shown.index("kernel shap of")
+    assert shown.index(verdict.split()[0]) < shown.index("“Dave sails.”")
     part = explain(*asked, *method, "--target", "Dave sails.", "--region", "sails")
     assert any(each in part for each in ("Better than", "No better than", "Too little to", "Not judged"))
 
@@ -72,7 +72,8 @@ def test_standard_input_as_a_chat_and_a_part_of_the_answer(folder: str) -> None:
         "explain", "--model", folder, "--prompt-file", "-", "--chat", "--target", "He sails a boat.",
         "--region", "boat", given="Dave lives in Oslo. What does he do?",
     )  # fmt: skip
-    assert "<|user|>" in shown
+    assert "<|user|>" not in shown  # the template is folded
+    assert "message user:" in shown
     assert "boat" in shown.split("Output")[1].splitlines()[1]
 
 

@@ -104,7 +104,7 @@ def test_a_region_of_a_region(result: LLMAttributionResult) -> None:
     first = result.output_tokens.index(twice.output_tokens[0], sentence.region[0])
     assert twice.region == (first, first + 1)
     assert torch.equal(twice.seq_attr, result.for_output(first).seq_attr)
-    assert dict(twice.view().notes)["part"] == f"tokens {first} to {first} of the answer"
+    assert dict(twice.view().notes)["part"] == f"tokens {first + 1} to {first + 1} of the answer"
     assert sentence.for_output(slice(None)).for_output("likes") == sentence.for_output("likes")
 
 

@@ -73,7 +73,8 @@ def empty_(empty: AttributionView) -> ComparisonView:
 def test_it_parses_and_asks_no_server(name: str, write: Callable[..., str], request: pytest.FixtureRequest) -> None:
     html = write(request.getfixturevalue(name))
     page = Page(html)
-    assert not {tag for tag, _ in page.tags} & {"script", "img", "iframe", "object", "form", "base"}
+    assert [attributes["type"] for tag, attributes in page.tags if tag == "script"] == ["application/json", "module"]
+    assert not {tag for tag, _ in page.tags} & {"img", "iframe", "object", "form", "base"}
     assert not re.search(r"url\(|@import|@font-face", html)
     assert not re.search(r"[\x00-\x08\x0b-\x1f\x7f-\x9f\u202a-\u202e\ud800-\udfff]", html)
     for _, attributes in page.tags:

@@ -5,6 +5,7 @@ from html.parser import HTMLParser
 import numpy as np
 import pytest
 
+from llm_attr.viz.text import script
 from llm_attr.viz.text.levels import Levels
 from llm_attr.viz.text.page import fragment, to_html
 from llm_attr.viz.text.view import AttributionView
@@ -53,7 +54,7 @@ def test_it_parses_and_asks_no_server(name: str, write: object, request: pytest.
     names = {tag for tag, _ in page.tags}
     assert not names & {"img", "iframe", "object", "form", "base"}
     scripts = [attributes["type"] for tag, attributes in page.tags if tag == "script"]
-    assert scripts == (["application/json", "module"] if name in {"view", "hostile"} else [])
+    assert scripts == (["application/json", "module"] if name != "empty" else [])
     assert not re.search(r"url\(|@import|@font-face", html)
     for tag, attributes in page.tags:
         assert not [key for key in attributes if key.startswith("on") or key == "src"]
@@ -98,35 +99,120 @@ def test_legend_has_both_ends_and_zero(view: AttributionView) -> None:
 
 
 def test_nan_infinite_and_zero_values(hostile: AttributionView) -> None:
-    classes = [unit["class"] for unit in Page(fragment(hostile)).named("data-unit") if "class" in unit]
+    flow = fragment(hostile).partition('<div class="flow card"')[2].partition("</section>")[0]
+    classes = re.findall(r'<span data-unit="\d"[^>]*class="(\w+)"', flow)
     assert classes == ["pos", "neg", "none", "pos", "zero", "neg", "pos", "pos", "neg"]
     zero = fragment(AttributionView("", ("a", "b"), (0.0, float("nan")), value_name="nats"))
     assert "nats: no value other than 0" in zero
 
 
-def test_a_thousand_units_are_all_there_and_most_folded(many: AttributionView) -> None:
+def test_a_thousand_units_are_all_there_and_most_folded(many: AttributionView, monkeypatch: pytest.MonkeyPatch) -> None:
+    live = Page(to_html(many))
+    assert (
+        len([tag for tag, _ in live.tags if tag == "li"]) == 20
+    )  # the script writes the others when they are unfolded
+    assert "980 more" in live.text
+    assert "the 6 strongest of 1,000 units" in live.text
+    assert len([tag for tag, _ in live.tags if tag == "td"]) == 500 * 7
+    monkeypatch.setattr(script, "CELLS", 300_000)
+    html = to_html(replace(many, token_values=((1.0,) * 1000,) * 2, output_tokens=("a", "b"), output_probs=None))
+    assert html.count("<li ") == 20
     html = to_html(many)
-    page = Page(html)
-    assert html.count("<li ") == 1000
-    assert "980 more" in page.text
+    assert html.count("<li ") == 220
+    assert "500 tokens × 1,000 units are too many to select tokens on a page" in Page(html).text
+
+
+def test_a_table_of_very_many_tokens_is_left_out(many: AttributionView) -> None:
+    tokens = many.output_tokens * 3
+    html = to_html(replace(many, output_tokens=tokens, output_probs=None, token_values=((1.0,) * 1000,) * len(tokens)))
     assert "<table" not in html
-    assert "500,000 cells" in page.text
-    assert len(html) < 800_000
+    assert "1,500,000 cells" in Page(html).text
 
 
 def test_table_of_tokens(view: AttributionView) -> None:
     html = to_html(view)
-    assert html.count("<td ") == 36
+    assert html.count("<td ") == 6 * 7
+    heads = re.findall(r'<th scope="col" title="([^"]*)"', html)
+    assert heads == [view.units[unit] for unit in view.ranking]
+    assert html.count(">·</td>") == sum(
+        abs(value) < 0.01 * view.limit for row in view.token_values or () for value in row
+    )
     assert "<table" not in to_html(replace(view, token_values=None))
     assert "left out" not in to_html(replace(view, token_values=None))
 
 
 def test_output_tokens(view: AttributionView) -> None:
-    page = Page(to_html(view))
+    html = to_html(view)
+    page = Page(html)
     assert [token["data-token"] for token in page.named("data-token")] == list("012345")
     for text in ("·Holm", "<1%", ">99%", ".↵"):
         assert text in page.text
-    assert "%" not in Page(to_html(replace(view, output_probs=None))).text
+    shown = re.search(r'<div class="tokens card"[^>]*>(.*?)</div>', html, re.DOTALL)
+    assert shown is not None
+    assert re.sub(r"<small>.*?</small>|<[^>]*>", "", shown[1]) == "".join(view.output_tokens)
+    without = Page(to_html(replace(view, output_probs=None)))
+    assert not without.named("data-token")[0].get("title")
+    assert "probability" not in without.text.replace("log-probability", "")
+
+
+def test_one_scale_for_the_page(view: AttributionView) -> None:
+    rows = tuple(tuple(2 * value for value in row) for row in view.token_values or ())
+    wide = replace(view, token_values=rows, unit_values=(0.1,) * 6)
+    assert wide.limit == 0.1
+    assert wide.page_limit == pytest.approx(9.347)
+    page = Page(to_html(wide))
+    assert {unit["style"] for unit in page.named("data-unit") if "style" in unit} == {"--v:0.0107"}
+    needs = [str(token["style"]) for token in page.named("data-token")]
+    assert needs == ["--n:0.2", "--n:0.0", "--n:0.0", "--n:1.0", "--n:0.8", "--n:0.0"]
+
+
+def test_the_template_is_folded_to_a_glyph_and_can_be_shown(view: AttributionView) -> None:
+    context = view.context or ()
+    length = sum(map(len, (*context, *view.units)))
+    html = to_html(replace(view, template=((0, len(context[0])), (length - len("<|im_end|>\n"), length))))
+    assert re.findall(r'class="glyph"[^>]*>([^<]*)<.span><span class="full">([^<]*)<', html) == [
+        ("⟨user⟩", "&lt;|im_start|&gt;user\n"),
+        ("⟨…⟩", "&lt;|im_end|&gt;\n"),
+    ]
+    assert "What does he do?" in html
+    assert 'type="checkbox"' in html
+    assert 'type="checkbox"' not in to_html(view)
+
+
+def test_the_barcode_has_a_stripe_for_each_unit_up_to_a_number(view: AttributionView, many: AttributionView) -> None:
+    for each, count in ((view, 6), (many, 240)):
+        strip = re.search(r'<div class="barcode"[^>]*>(.*?)</div>', to_html(each), re.DOTALL)
+        assert strip is not None
+        units = [int(stripe["data-unit"] or -1) for stripe in Page(strip[1]).named("data-unit")]
+        assert len(units) == count
+        assert units == sorted(units)
+        assert each.ranking[0] in units
+
+
+def test_units_of_a_few_words_show_the_words_around_them(view: AttributionView) -> None:
+    words = ("The", "old", "mill", "stands", "here")
+    brief = replace(
+        view, units=words, unit_values=(1.0, 2, 3, 4, 5), context=("", " ", " ", " ", " ", "."), token_values=None
+    )
+    assert '<span class="context">The old </span><b>mill</b><span class="context"> stands here.</span>' in to_html(
+        brief
+    )
+
+
+def test_the_answer_around_an_explained_part_stays(view: AttributionView) -> None:
+    page = Page(to_html(replace(view, output_around=("Today ", " Yes."))))
+    assert "Today Aksel Holm repairs violins.\n Yes." in re.sub(r"(72%|>99%|97%|<1%|100%|–)", "", page.text)
+
+
+def test_ribbons_join_units_and_sentences_of_the_answer(view: AttributionView) -> None:
+    html = to_html(replace(view, output_parts=((0, 3), (3, 6))))
+    section = re.search(r'<section class="ribbons".*?</section>', html, re.DOTALL)
+    assert section is not None
+    table = np.asarray(view.token_values)
+    sums = np.stack([table[:3].sum(0), table[3:].sum(0)])
+    assert section[0].count("<path") == (abs(sums) >= 0.05 * abs(sums).max()).sum()
+    assert "sentence 4 to sentence 2 of the answer: +8.41" in section[0].replace("unit 4", "sentence 4")
+    assert "From prompt to answer" not in to_html(replace(view, output_parts=((0, 6),)))
 
 
 def test_every_rule_of_the_fragment_stays_inside_it(view: AttributionView) -> None:
@@ -143,14 +229,14 @@ def test_groups_have_headings_sums_and_a_place_in_the_list(grouped: AttributionV
     labels = [attributes["aria-label"] for attributes in page.named("role") if attributes["role"] == "group"]
     assert labels == ["document mill.txt", "document <b>places</b>.txt"]
     assert re.findall(r'class="total"[^>]*>([^<]*)<', html) == ["−0.33", "+10.08"]
-    assert "<em>mill.txt</em> It ground rye" in html
-    assert "<em>&lt;b&gt;places&lt;/b&gt;.txt</em> Aksel Holm" in html
+    assert '<em dir="ltr">mill.txt</em> It ground rye' in html
+    assert '<em dir="ltr">&lt;b&gt;places&lt;/b&gt;.txt</em> Aksel Holm' in html
 
 
 def test_text_between_groups_stays_and_only_its_white_space_gives_way(grouped: AttributionView) -> None:
     flow = re.search(r'<div class="flow card" dir="auto">(.*?)</div>\s*</section>', to_html(grouped), re.DOTALL)
     assert flow is not None
-    plain = re.sub(r'<p class="rubric">.*?</p>', "", flow[1])
+    plain = re.sub(r'<p class="rubric" dir="ltr">.*?</p>', "", flow[1])
     context = grouped.context or ()
     assert Page(plain).text == "".join(a + b for a, b in zip(context, (*grouped.units, ""), strict=True))
     assert '<span class="context">&lt;|im_start|&gt;user</span><span class="context gap">\n</span>' in plain

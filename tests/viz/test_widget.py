@@ -13,7 +13,7 @@ import torch
 from llm_attr.errors import InvalidShape, InvalidType, InvalidValue, MissingExtra
 from llm_attr.llm.results.result import LLMAttributionResult
 from llm_attr.viz.formatting import format_number
-from llm_attr.viz.scale import Scale, extent
+from llm_attr.viz.scale import Scale
 from llm_attr.viz.text.page import fragment
 from llm_attr.viz.text.script import Selection, numbers, widget_module
 from llm_attr.viz.text.view import AttributionView
@@ -94,7 +94,7 @@ def check_panel(it: Any, panel: int, view: AttributionView, tokens: tuple[int, i
     """The panel shows the values of these tokens and holds this unit."""
     table = np.asarray(view.token_values)
     values = table[slice(*tokens)].sum(0) if tokens else np.asarray(view.unit_values)
-    np.testing.assert_allclose(shares(it, panel), values / extent(values), atol=2e-4)
+    np.testing.assert_allclose(shares(it, panel), values / view.page_limit, atol=2e-4)
     root = it.page.locator(".llm-attr").nth(panel)
     assert root.locator("[data-token][aria-selected=true]").count() == (tokens[1] - tokens[0] if tokens else 0)
     held = root.locator(".flow [aria-pressed=true]").evaluate_all("all => all.map(one => Number(one.dataset.unit))")
@@ -296,7 +296,7 @@ def test_panels_show_what_they_have_in_common(
         check_panel(it, panel, shown, (3, 5), 1)
     check_panel(it, 2, changed, None, 1)
     marked = it.page.locator(".llm-attr").nth(3).locator(".shown")
-    assert marked.evaluate_all("all => all.map(one => one.dataset.unit)") == ["1", "1"]
+    assert marked.evaluate_all("all => all.map(one => one.dataset.unit)") == ["1", "1", "1"]  # stripe, text and row
     widget.selected = Selection((3, 5), 0, panel=1)
     tell(it, widget)
     check_panel(it, 2, changed, None, None)

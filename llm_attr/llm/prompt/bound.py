@@ -106,7 +106,16 @@ class BoundPrompt(PickledWithout, InterpretableInput):
 
     def about(self) -> dict[str, Any]:
         """See `InterpretableInput.about`."""
-        return {"unit": self.unit} | ({"template_changes": self.changed} if self.changed else {})
+        changes = {"template_changes": self.changed} if self.changed else {}
+        template = {"template_spans": self._template_spans} if self._template_spans else {}
+        return {"unit": self.unit} | template | changes
+
+    @property
+    def _template_spans(self) -> list[list[int]]:
+        """The characters that the chat template wrote: those outside the user's."""
+        ends = [0, *(end for _, end in self.contents)]
+        starts = [*(start for start, _ in self.contents), len(self.text)]
+        return [[end, start] for end, start in zip(ends, starts, strict=True) if end < start]
 
     @property
     def context(self) -> list[str]:

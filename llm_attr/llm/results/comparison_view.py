@@ -47,6 +47,7 @@ def _column(comparison: ComparisonData, which: int) -> AttributionView:
         unit_values=tuple(comparison.values[which].tolist()),
         value_name=own.value_name,
         context=units.context,
+        template=own.template,
         groups=units.groups,
         unit_errors=None if errors.isnan().all() else tuple(errors.tolist()),
         error_name=own.error_name,

@@ -192,10 +192,17 @@ class LLMAttributionResult(ResultData):
             region=(first + tokens.start, first + tokens.stop),
             context=self.context,
             groups=map(asdict, self.groups),
-            provenance=of_part(self.provenance, tokens),
+            provenance=of_part(self.provenance, tokens) | self._around(start, end),
             table=table,
             game=None if self.game is None else self.game.part(tokens),
         )
+
+    def _around(self, start: int, end: int) -> dict[str, Any]:
+        """The text of the answer before and after the characters of a part, for its picture."""
+        if self.output_spans is None:
+            return {}
+        before, after = self.provenance.get("around", ("", ""))
+        return {"around": [before + self.output_text[:start], self.output_text[end:] + after]}
 
     def _additive_rows(self) -> Tensor:
         """The attributions of single tokens, if they may be summed."""

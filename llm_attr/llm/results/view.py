@@ -2,15 +2,22 @@
 
 from __future__ import annotations
 
+import re
+from itertools import pairwise
+
 from llm_attr.errors import InvalidType, UnknownKeyword, UnknownName, UnsupportedMethod
+from llm_attr.llm.prompt.units import sentences
 from llm_attr.llm.results.completeness import warning
 from llm_attr.llm.results.data import ResultData
 from llm_attr.llm.results.labels import method, quantity
+from llm_attr.viz.text.finding import NAT
 from llm_attr.viz.text.levels import Levels
 from llm_attr.viz.text.view import AttributionView
 
 VISIBLE = 1e-3
 """Noise below this share of the largest attribution is not drawn."""
+
+_ENDING = re.compile(r"\s*(<\|[^<>|]{1,40}\|>|</s>|<end_of_turn>|<eos>)$")
 
 _FIELDS = {"model", "dtype", "scoring", "variants", "passes", "positions", "empty_prompt"}
 _FIELDS_OF_GRADIENTS = {"model", "dtype", "baseline", "passes", "positions", "backward", "forward_mode", "per_input"}
@@ -21,7 +28,11 @@ def view(result: ResultData) -> AttributionView:
     report = result.trust_report
     return AttributionView(
         verdict="" if report is None else report.verdict,
-        title=f"{method(result)} of {result.output_text.strip()!r}",
+        title=_title(result),
+        removal=_is_removal(result),
+        template=tuple((first, last) for first, last in result.provenance.get("template_spans", ())),
+        output_around=_around(result),
+        output_parts=_sentences(result),
         units=tuple(result.input_tokens),
         unit_values=tuple(result.seq_attr.tolist()),
         output_tokens=tuple(result.output_tokens),
@@ -29,7 +40,7 @@ def view(result: ResultData) -> AttributionView:
         token_values=None if result.token_attr is None else tuple(map(tuple, result.token_attr.tolist())),
         value_name=quantity(result) + (", per unit of the activations" if result.provenance.get("per_input") else ""),
         context=None if result.context is None else tuple(result.context),
-        notes=_notes(result),
+        notes=(("method", method(result)), *_notes(result), *_nat(result)),
         groups=result.groups,
         unit_errors=None if result.stderr is None else tuple(result.stderr.tolist()),
         error_name="bootstrap error" if result.provenance.get("errors") == "bootstrap" else "standard error",
@@ -50,6 +61,36 @@ def levels(result: ResultData, *others: ResultData) -> Levels:
         if not isinstance(other, ResultData):
             raise InvalidType(f"levels must be LLMAttributionResults; given {type(other).__name__}")
     return Levels.of(*(view(each) for each in (result, *others)))
+
+
+def _title(result: ResultData) -> str:
+    """The answer in quotation marks, without the token that ended it."""
+    return f"“{_ENDING.sub('', ' '.join(result.output_text.split()))}”"
+
+
+def _is_removal(result: ResultData) -> bool:
+    """Whether a value is what the score loses when only that unit is absent."""
+    about, table = result.provenance, result.table
+    alone = table is None or len(table.owner.unique()) == len(table.owner)
+    return about.get("method") == "feature_ablation" and alone and not result.is_given
+
+
+def _around(result: ResultData) -> tuple[str, str]:
+    """The text of the answer before and after the part that is explained."""
+    before, after = result.provenance.get("around", ("", ""))
+    return str(before), str(after)
+
+
+def _sentences(result: ResultData) -> tuple[tuple[int, int], ...]:
+    """The tokens of each sentence of the answer."""
+    spans = result.output_spans
+    if spans is None:
+        return ()
+    starts = [start for start, _ in sentences(result.output_text)]
+    first = [next((place for place, span in enumerate(spans) if span[1] > start), len(spans)) for start in starts]
+    edges = sorted({0, *first[1:], len(spans)})
+    parts = pairwise(edges)
+    return tuple(part for part in parts if any(map(str.isalnum, "".join(result.output_tokens[slice(*part)]))))
 
 
 def _template_warning(result: ResultData) -> str | None:
@@ -78,6 +119,10 @@ def _interactions(result: ResultData) -> tuple[tuple[float, ...], ...] | None:
     except (UnknownKeyword, UnknownName, UnsupportedMethod):
         return None
     return None if pairs is None else tuple(map(tuple, pairs.values[0].tolist()))
+
+
+def _nat(result: ResultData) -> list[tuple[str, str]]:
+    return [("nat", NAT)] if quantity(result).endswith("(nats)") else []
 
 
 def _notes(result: ResultData) -> tuple[tuple[str, str], ...]:
@@ -113,5 +158,5 @@ def _notes_of_target(result: ResultData) -> list[tuple[str, str]]:
     if "foil" in result.provenance:
         notes.append(("foil", str(result.provenance["foil"])))
     if result.region:
-        notes.append(("part", f"tokens {result.region[0]} to {result.region[1] - 1} of the answer"))
+        notes.append(("part", f"tokens {result.region[0] + 1} to {result.region[1]} of the answer"))
     return notes

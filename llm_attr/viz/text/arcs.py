@@ -22,6 +22,7 @@ from llm_attr.viz.figure import (
 )
 from llm_attr.viz.formatting import format_number
 from llm_attr.viz.scale import Scale
+from llm_attr.viz.text.finding import caption
 from llm_attr.viz.text.view import AttributionView
 
 if TYPE_CHECKING:
@@ -127,7 +128,7 @@ def plot_arcs(view: AttributionView, ax: Axes | None = None, *, most: int = MOST
     bar = {"location": "left", "shrink": 0.9} if lying else {}
     colour_bar(ax, layout.scale, f"interaction, {view.value_name}", **bar)
     add_caption(ax, _caption(view, layout), layout.scale.description)
-    add_title(ax, view.title)
+    add_title(ax, caption(view))
     return fig, ax
 
 

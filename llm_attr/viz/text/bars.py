@@ -27,6 +27,7 @@ from llm_attr.viz.figure import (
 )
 from llm_attr.viz.formatting import truncate, unit_label
 from llm_attr.viz.scale import Floats
+from llm_attr.viz.text.finding import caption
 from llm_attr.viz.text.runs import named_places, run_labels, run_size, strongest_of_runs
 from llm_attr.viz.text.view import CORRELATION, AttributionView, ComparisonView, format_correlation
 
@@ -73,7 +74,7 @@ def plot_unit_values(view: AttributionView, ax: Axes | None = None) -> tuple[Fig
         _draw_upright(ax, view, labels)
     ax.spines[["top", "right"]].set_visible(False)
     ax.set_axisbelow(True)
-    add_title(ax, view.title)
+    add_title(ax, caption(view))
     return fig, ax
 
 

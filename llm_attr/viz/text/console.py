@@ -78,16 +78,21 @@ class Lines:
         """The style of text with this share of the scale."""
         return self.colours.style(share, basic=self._basic) if self.colours else ""
 
-    def bar(self, share: float, half: int) -> Text:
-        """A bar of `2 * half + 1` cells: leftwards for negative, rightwards for positive, in half cells."""
+    def bar(self, share: float, left: int, right: int | None = None, one: float | None = None) -> Text:
+        """A bar of `left + 1 + right` cells: leftwards for negative, rightwards for positive, in half cells.
+
+        A share of 1 takes `one` cells; by default the cells on either side.
+        """
         from rich.text import Text
+
+        right, one = left if right is None else right, left if one is None else one
 
         style = ("yellow" if share > 0 else "cyan") if self._basic else mark(share)
         style = style if self.colours else ""
-        halves = round(abs(share) * half * 2) if share == share else 0
+        halves = min(round(abs(share) * one * 2), 2 * (left if share < 0 else right)) if share == share else 0
         full, rest = "█" * (halves // 2), halves % 2
-        left, right = ("▐" * rest + full, "") if share < 0 else ("", full + "▌" * rest)
-        return Text.assemble((left.rjust(half), style), ("│", "dim"), (right.ljust(half), style))
+        before, after = ("▐" * rest + full, "") if share < 0 else ("", full + "▌" * rest)
+        return Text.assemble((before.rjust(left), style), ("│", "dim"), (after.ljust(right), style))
 
     def heading(self, name: str) -> Iterator[Text]:
         from rich.text import Text

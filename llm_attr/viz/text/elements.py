@@ -7,14 +7,19 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from llm_attr.viz.formatting import escape_line, escape_text, format_number, format_percent, unit_label
+from llm_attr.viz.scale import extent
 from llm_attr.viz.text.arcs import Arcs
+from llm_attr.viz.text.folded import Folded
 from llm_attr.viz.text.levels import Levels, Node
 from llm_attr.viz.text.view import AttributionView, Piece
 
 _LABEL = 160  # characters of a unit in lists
+_BESIDE, _AROUND = 12, 24  # pieces of the prompt that are looked at beside a word, and characters that are shown
+_SIGNS = {"pos": 1, "neg": -1, "zero": 0, "none": 0}
+_DOT = 0.01  # values below this share of the limit are dots in the table
 _DEEPEST = 5.0  # the horizontal reach of the longest arc, in rows
 
 
@@ -49,8 +54,25 @@ class ErrorBar:
         """None if there is no bar or no finite error."""
         if not (limit and math.isfinite(error) and math.isfinite(value)):
             return None
-        low, high = max(value - error, -limit) / limit, min(value + error, limit) / limit
+        low, high = (value - error) / limit, (value + error) / limit
         return cls(round((low + high) / 2, 4), round((high - low) / 2, 4), format_number(error, limit).lstrip("+"))
+
+
+def reach_of(columns: Sequence[AttributionView], units: Iterable[int]) -> tuple[float, float]:
+    """How far bars and error bars reach to the left and right of zero, as shares of the limit.
+
+    The shorter side has at least a twelfth of the longer, so that zero can be seen.
+    """
+    low = high = 0.0
+    for unit in units:
+        for view in columns:
+            value = unit_value(view, unit)
+            ends = [value.share * _SIGNS[value.sign]]
+            if value.error:
+                ends += [value.error.middle - value.error.half, value.error.middle + value.error.half]
+            low, high = max(low, *(-end for end in ends)), max(high, *ends)
+    least = max(low, high) / 12 or 1.0
+    return round(max(low, least), 4), round(max(high, least), 4)
 
 
 def scale_ends(limit: float) -> tuple[str, str] | None:
@@ -58,43 +80,80 @@ def scale_ends(limit: float) -> tuple[str, str] | None:
     return (format_number(-limit, limit), format_number(limit, limit)) if limit else None
 
 
-def unit_value(view: AttributionView, unit: int) -> Value:
-    """The value of a unit on the scale of its view, with its error."""
+def unit_value(view: AttributionView, unit: int, limit: float | None = None) -> Value:
+    """The value of a unit on the scale of its page, or one with another limit, with its error."""
     error = math.nan if view.unit_errors is None else view.unit_errors[unit]
-    return Value.of(view.unit_values[unit], view.limit, error)
+    return Value.of(view.unit_values[unit], view.page_limit if limit is None else limit, error)
 
 
 @dataclass(frozen=True)
 class Row:
-    """A unit in a list or table, with a value for each of n columns, and whether the first is within the noise."""
+    """A unit in a list or table, with a value for each of n columns, and whether the first is within the noise.
+
+    Of a unit of a few words, `before` and `after` are the words around it.
+    """
 
     text: str
     position: int
     group: str
     values: tuple[Value, ...]
     doubtful: bool = False
+    before: str = ""
+    after: str = ""
 
 
 def rows_of(columns: Sequence[AttributionView], units: Iterable[int]) -> list[Row]:
     """A row for each of these units of one or several views."""
-    return [_row(columns, unit) for unit in units]
+    first = columns[0]
+    around = _Around(first) if are_brief(first) else None
+    return [_row(columns, unit, around) for unit in units]
 
 
-def _row(columns: Sequence[AttributionView], unit: int) -> Row:
-    group = columns[0].unit_groups[unit]
-    label = shortened_label(group.label) if group else ""
-    values, doubtful = tuple(unit_value(view, unit) for view in columns), columns[0].doubtful
-    return Row(shortened_label(columns[0].units[unit]), unit, label, values, bool(doubtful and doubtful[unit]))
+def are_brief(view: AttributionView) -> bool:
+    """Whether the units are words or tokens, which say little alone: under three words on average."""
+    return bool(view.units) and sum(len(unit.split()) for unit in view.units) < 3 * len(view.units)
+
+
+def _row(columns: Sequence[AttributionView], unit: int, around: _Around | None) -> Row:
+    view, doubtful = columns[0], columns[0].doubtful
+    group = view.unit_groups[unit]
+    label = shortened_label(group.label) if group and len(view.groups) > 1 else ""
+    text = shortened_label(view.own_text(unit))
+    before, after = around.of(unit) if around else ("", "")
+    values = tuple(unit_value(each, unit) for each in columns)
+    return Row(text, unit, label, values, bool(doubtful and doubtful[unit]), before, after)
+
+
+class _Around:
+    """The words of the prompt beside its units."""
+
+    def __init__(self, view: AttributionView) -> None:
+        self.pieces = list(view.pieces())
+        self.places = {unit: place for place, (_, unit) in enumerate(self.pieces) if unit is not None}
+
+    def of(self, unit: int) -> tuple[str, str]:
+        """A few words before and after a unit, as far as its line goes."""
+        place = self.places[unit]
+        before = "".join(text for text, _ in self.pieces[max(place - _BESIDE, 0) : place]).rpartition("\n")[2]
+        after = "".join(text for text, _ in self.pieces[place + 1 : place + 1 + _BESIDE]).partition("\n")[0]
+        before, after = (before if len(before) <= _AROUND else "…" + before[-_AROUND:].partition(" ")[2]), after
+        if len(after) > _AROUND:
+            after = after[:_AROUND].rpartition(" ")[0] + "…"
+        return escape_text(before), escape_text(after)
 
 
 @dataclass(frozen=True)
 class Passage:
-    """Text of the prompt, and its unit if it is one; a gap is white space next to the edge of a group."""
+    """Text of the prompt, and its unit if it is one; a gap is white space next to the edge of a group.
+
+    A passage that the chat template wrote has a glyph that stands for it while it is folded.
+    """
 
     text: str
     position: int | None = None
     value: Value | None = None
     gap: bool = False
+    glyph: str = ""
 
 
 @dataclass(frozen=True)
@@ -109,56 +168,74 @@ class Section:
 
 def sections_of(view: AttributionView) -> Iterator[Section]:
     """The prompt's text in the sections of the view."""
+    folded = Folded(view.template)
     for group, pieces in view.sections():
         if group:
-            total = format_number(sum(view.unit_values[group.first : group.stop]), view.limit)
-            passages = [_passage(view, piece) for piece in pieces]
+            total = format_number(sum(view.unit_values[group.first : group.stop]), view.page_limit)
+            passages = [passage for piece in pieces for passage in _passages(view, piece, folded)]
             yield Section(passages, shortened_label(group.label), escape_line(group.kind), total)
         else:
-            yield Section([passage for piece in pieces for passage in _outside(view, piece)])
+            yield Section([passage for piece in pieces for passage in _outside(view, piece, folded)])
 
 
-def _passage(view: AttributionView, piece: Piece) -> Passage:
+def _passages(view: AttributionView, piece: Piece, folded: Folded) -> Iterator[Passage]:
+    """A unit, or text between units with what the template wrote apart."""
     text, unit = piece
-    return Passage(escape_text(text), unit, None if unit is None else unit_value(view, unit))
+    if unit is not None:
+        folded.past(text)
+        yield Passage(escape_text(text), unit, unit_value(view, unit))
+        return
+    for part, glyph in folded.parts(text):
+        yield Passage(escape_text(part), glyph=escape_line(glyph))
 
 
-def _outside(view: AttributionView, piece: Piece) -> Iterator[Passage]:
-    """The piece; beside groups, white space at the ends of text that is not a unit becomes gaps."""
-    passage = _passage(view, piece)
-    body = passage.text.strip()
-    if not view.groups or passage.value:
-        yield passage
-    else:
-        start, _, end = passage.text.partition(body) if body else (passage.text, "", "")
-        parts = Passage(start, gap=True), Passage(body), Passage(end, gap=True)
-        yield from (part for part in parts if part.text)
+def _outside(view: AttributionView, piece: Piece, folded: Folded) -> Iterator[Passage]:
+    """The same; beside groups, white space at the ends of text that is not a unit becomes gaps."""
+    for passage in _passages(view, piece, folded):
+        body = passage.text.strip()
+        if not view.groups or passage.value or passage.glyph:
+            yield passage
+        else:
+            start, _, end = passage.text.partition(body) if body else (passage.text, "", "")
+            parts = Passage(start, gap=True), Passage(body), Passage(end, gap=True)
+            yield from (part for part in parts if part.text)
 
 
 @dataclass(frozen=True)
 class Token:
-    """A token of the output, with its value for every unit if they are shown."""
+    """A token of the output as running text and as one line, with its value for every unit if they are shown.
+
+    `need` is how far the strongest unit moved it, as a share of the limit of the page.
+    """
 
     text: str
-    breaks: int
+    line: str
     position: int
     percent: str
+    need: float
     values: tuple[Value, ...]
 
 
-def tokens_of(view: AttributionView, limit: float | None) -> list[Token]:
-    """The tokens of the output; their values on a scale with this limit, or without values for None."""
-    shown = view.token_values if limit is not None else None
+def tokens_of(view: AttributionView, columns: Sequence[int]) -> list[Token]:
+    """The tokens of the output, with their values for these units."""
+    rows, limit = view.token_values, view.page_limit
     return [
         Token(
-            text=escape_line(text),
-            breaks=text.count("\n"),
+            text=escape_text(text),
+            line=escape_line(text),
             position=position,
             percent="" if view.output_probs is None else format_percent(view.output_probs[position]),
-            values=tuple(Value.of(value, limit or 0.0) for value in (shown[position] if shown else ())),
+            need=0.0 if not rows or not limit else round(min(extent(rows[position]) / limit, 1.0), 3),
+            values=tuple(_cell(rows[position][unit], limit) for unit in columns) if rows else (),
         )
         for position, text in enumerate(view.output_tokens)
     ]
+
+
+def _cell(value: float, limit: float) -> Value:
+    """A value in the table: below a hundredth of the limit only a dot."""
+    cell = Value.of(value, limit)
+    return replace(cell, text="·") if abs(value) < _DOT * limit else cell
 
 
 @dataclass(frozen=True)

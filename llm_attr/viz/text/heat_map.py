@@ -20,6 +20,7 @@ from llm_attr.viz.figure import (
 )
 from llm_attr.viz.formatting import format_number
 from llm_attr.viz.scale import Floats, Scale
+from llm_attr.viz.text.finding import caption
 from llm_attr.viz.text.runs import MAX_LABEL, named_places, run_labels, run_size, strongest_of_runs
 from llm_attr.viz.text.view import AttributionView
 
@@ -68,7 +69,7 @@ def plot_token_values(view: AttributionView, ax: Axes | None = None) -> tuple[Fi
     colour_bar(ax, scale, view.value_name)
     parts = [f"{size} {what}" for size, what in ((tall, "tokens"), (wide, "units")) if size > 1]
     add_caption(ax, f"each cell: the strongest of {' × '.join(parts)}" if parts else "", scale.description)
-    add_title(ax, view.title)
+    add_title(ax, caption(view))
     return fig, ax
 
 

@@ -11,27 +11,34 @@ from functools import cache
 from typing import TYPE_CHECKING, Any
 
 from llm_attr.viz.colour import DARK, LIGHT
-from llm_attr.viz.formatting import escape_line
-from llm_attr.viz.scale import extent
+from llm_attr.viz.formatting import escape_line, escape_text
+from llm_attr.viz.text.barcode import barcode
 from llm_attr.viz.text.elements import (
     Nested,
     Pairs,
     Value,
+    are_brief,
+    reach_of,
     rows_of,
     scale_ends,
     sections_of,
     shortened_label,
     tokens_of,
 )
+from llm_attr.viz.text.finding import finding, heading
 from llm_attr.viz.text.levels import Levels
-from llm_attr.viz.text.script import Script
+from llm_attr.viz.text.ribbons import Ribbons
+from llm_attr.viz.text.script import Script, linked_script
 from llm_attr.viz.text.view import CORRELATION, AttributionView, ComparisonView, View, format_correlation
 
 if TYPE_CHECKING:
     from jinja2 import Environment
 
 _LISTED = 20  # units in the ranking before the rest is folded away
-_CELLS = 3000  # the largest table of output tokens and units that is written
+_WRITTEN = 200  # folded units that are written; a script lists more of them when they are unfolded
+_CELLS = 1200  # cells of output tokens and strongest units up to which a table shows more than _LEAST units
+_LEAST = 6
+_MOST = 6000  # cells above which there is no table
 _ROWS = 60  # units in the table of a comparison; the strongest if there are more
 _WIDE, _MIDDLE = (
     {5: 3, 6: 3, 9: 3},
@@ -65,7 +72,7 @@ def _render(template: str, view: View, *, scripts: bool = True, levels: Levels |
         environment()
         .get_template(template)
         .render(
-            title=escape_line(view.title),
+            title=escape_line(heading(view.title)),
             value_name=escape_line(view.value_name),
             notes=[(escape_line(name), escape_line(value)) for name, value in view.notes],
             comparison=isinstance(view, ComparisonView),
@@ -78,28 +85,47 @@ def _render(template: str, view: View, *, scripts: bool = True, levels: Levels |
 
 
 def _explanation(view: AttributionView, levels: Levels | None) -> dict[str, Any]:
-    rows = rows_of(view.columns, view.ranking)
-    table_limit = extent([value for row in view.token_values or () for value in row])
-    size = len(view.output_tokens) * len(view.units)
+    rows, columns = rows_of(view.columns, view.ranking[: _LISTED + _WRITTEN]), _columns(view)
+    script = Script.of(view)
+    others = len(view.units) - _LISTED
     return {
         "verdict": escape_line(view.verdict),
+        "finding": finding(view),
         "warnings": [escape_line(warning) for warning in view.warnings],
         "sections": list(sections_of(view)),
-        "units": [shortened_label(unit) for unit in view.units],
-        "scale": scale_ends(view.limit),
+        "folded": any(first < last for first, last in view.template),
+        "barcode": barcode(view),
+        "units": [shortened_label(view.units[unit]) for unit in columns],
+        "columns": columns,
+        "of_units": len(view.units),
+        "scale": scale_ends(view.page_limit),
+        "reach": reach_of(view.columns, view.ranking),
         "strongest": rows[:_LISTED],
-        "others": rows[_LISTED:],
-        "tokens": tokens_of(view, table_limit if size <= _CELLS else None),
-        "table_scale": scale_ends(table_limit),
-        "table": view.token_values is not None and 0 < size <= _CELLS,
-        "left_out": size if view.token_values is not None and size > _CELLS else 0,
-        "script": Script.of(view),
+        "brief": are_brief(view),
+        "others": rows[_LISTED:] if others <= _WRITTEN or script is None else [],
+        "other_units": max(others, 0),
+        "tokens": tokens_of(view, columns),
+        "around": [escape_text(text) for text in view.output_around],
+        "table": bool(columns),
+        "left_out": len(view.output_tokens) * len(view.units) if view.token_values and not columns else 0,
+        "still": not script and bool(view.token_values),
+        "script": script,
+        "ribbons": Ribbons.of(view),
         "pairs": Pairs.of(view),
         "levels": levels,
         "levels_scale": scale_ends(levels.scale.limit) if levels else None,
         "nested": Nested.within(levels, levels.tree(), 0, len(levels.text), opened=True) if levels else [],
         "error_name": escape_line(view.error_name),
     }
+
+
+def _columns(view: AttributionView) -> tuple[int, ...]:
+    """The units in the table, strongest first; none if even a few of them make too large a table."""
+    if view.token_values is None or not view.output_tokens:
+        return ()
+    tokens, units = len(view.output_tokens), len(view.units)
+    count = min(units, max(_LEAST, _CELLS // tokens))
+    return view.ranking[:count] if count * tokens <= _MOST else ()
 
 
 def _comparison(view: ComparisonView) -> dict[str, Any]:
@@ -114,10 +140,11 @@ def _comparison(view: ComparisonView) -> dict[str, Any]:
         "agreement": [[_correlation(value) for value in row] for row in view.agreement],
         "overlap": [[_overlap(number, view.top) for number in row] for row in view.overlap],
         "top": view.top,
-        "rows": rows_of(view.columns, view.strongest(_ROWS)),
+        "rows": rows_of(view.columns, strongest := view.strongest(_ROWS)),
+        "reach": reach_of(view.columns, strongest),
         "total": len(view.units),
         "errors": " and ".join(sorted({f"{column.error_name}s" for column in view.columns if column.unit_errors})),
-        "script": None,
+        "script": linked_script(view.columns),
     }
 
 

@@ -1,6 +1,6 @@
 """The script of the HTML view: its numbers, and `static/attr.js`, which a page or widget mounts on the markup.
 
-`static/page.js` and `static/widget.js` do the mounting; each follows `attr.js` in one module.
+The modules in `static` import each other, and can be served as they are; a page or widget has them joined in one.
 
 The markup is complete without them: the numbers hold no text of the prompt or output, and the view can be read and
 printed without scripts.
@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import hashlib
 import json
-import math
+import re
 from base64 import b64encode
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -18,31 +18,51 @@ from functools import cache
 from importlib.resources import files
 from typing import Any
 
+import numpy as np
+from numpy.typing import NDArray
+
 from llm_attr.errors import InvalidType, InvalidValue
 from llm_attr.viz.text.view import AttributionView
 
-_CELLS = 300_000  # output tokens times units up to which a page is interactive
-_DIGITS = 4  # significant digits of token values; three are shown
+CELLS = 1_000_000
+"""Output tokens times units up to which a page is interactive."""
+
+EXACT = 10_000
+"""Output tokens times units up to which the values of tokens are exact."""
+
+_LARGEST = 32766
+_MODULES = ("numbers.js", "paint.js", "tokens.js", "units.js", "attr.js")
 
 
 def is_live(view: AttributionView) -> bool:
     """Whether tokens can be selected: there are values of single output tokens, and not too many for a page."""
-    return view.token_values is not None and 0 < len(view.output_tokens) * len(view.units) <= _CELLS
+    return view.token_values is not None and 0 < len(view.output_tokens) * len(view.units) <= CELLS
 
 
 def numbers(view: AttributionView) -> dict[str, Any]:
-    """The second argument of `mount` in `static/attr.js`, ready for JSON: NaN is null, infinities are strings.
+    """The second argument of `mount` in `static/attr.js`, ready for JSON.
 
-    `unit_values` are exact, `token_values` (rows: output tokens) have four significant digits.
+    Arrays are little-endian base64. `unit_values` are exact; `token_values` are exact too, or on large pages a
+    float for each token, its largest finite |value|, and 16-bit shares of it.
     """
-    rows = view.token_values if is_live(view) else None
+    rows = np.asarray(view.token_values if is_live(view) else (), dtype=np.float64)
     return {
         "additive": view.additive,
-        "limit": view.limit,
-        "unit_values": [_number(value) for value in view.unit_values],
-        "token_values": [[_number(value, _DIGITS) for value in row] for row in rows or ()],
+        "limit": view.page_limit,
+        "unit_values": _base64(np.asarray(view.unit_values), "<f8"),
+        "token_values": {"values": _base64(rows, "<f8")} if rows.size <= EXACT else _shares(rows),
         "groups": [[group.first, group.stop] for group in view.groups],
     }
+
+
+def _shares(rows: NDArray[np.float64]) -> dict[str, str]:
+    """The rows as whole shares of the largest |value| of each; the codes beyond are infinities and NaN."""
+    finite = np.isfinite(rows)
+    ends = np.max(np.abs(rows), axis=1, initial=0.0, where=finite)
+    coded = np.rint(np.divide(rows, ends[:, None], out=np.zeros_like(rows), where=finite & (rows != 0)) * _LARGEST)
+    coded[np.isnan(rows)] = -_LARGEST - 2
+    coded[np.isinf(rows)] = np.sign(rows[np.isinf(rows)]) * (_LARGEST + 1)
+    return {"ends": _base64(ends, "<f8"), "shares": _base64(coded, "<i2")}
 
 
 @dataclass(frozen=True)
@@ -91,7 +111,7 @@ class Selection:
         if not is_live(view):
             raise InvalidValue(
                 f"no tokens can be selected in panel {self.panel}: it has no values of single output tokens, or more "
-                f"than {_CELLS:,} of them; given {self.tokens!r}"
+                f"than {CELLS:,} of them; given {self.tokens!r}"
             )
         if not 0 <= first < stop <= len(view.output_tokens):
             count = len(view.output_tokens)
@@ -127,24 +147,43 @@ class Script:
 
 @cache
 def _module() -> dict[str, str]:
-    text = _joined("attr.js", "page.js")
+    text = _joined(*_MODULES, "page.js")
     key = hashlib.sha256(text.encode()).hexdigest()[:12]
     text += f'\nmountAll(document, "{key}");\n'
     digest = b64encode(hashlib.sha256(text.encode()).digest()).decode()
     return {"key": key, "module": text, "source": f"'sha256-{digest}'"}
 
 
+def mount_module() -> str:
+    """The module that exports `mount`, in one text."""
+    return _joined(*_MODULES) + "\nexport { mount };\n"
+
+
 def widget_module() -> str:
     """The module of the notebook widget; its default export renders the model of `llm_attr.viz.widget`."""
-    return _joined("attr.js", "widget.js")
+    return _joined(*_MODULES, "linked.js", "widget.js")
+
+
+def linked_script(views: Sequence[AttributionView]) -> Script:
+    """The script of a comparison: a unit that is held or pointed at is marked in every panel."""
+    text = _joined("linked.js", "compared.js")
+    key = hashlib.sha256(text.encode()).hexdigest()[:12]
+    text += f'\nlinkAll(document, "{key}");\n'
+    digest = b64encode(hashlib.sha256(text.encode()).digest()).decode()
+    return Script(key, json.dumps({"panels": len(views)}), text, f"'sha256-{digest}'")
 
 
 def _joined(*names: str) -> str:
+    """Modules that import each other as one text: without their imports, and with the default export only."""
     folder = files("llm_attr.viz.text") / "static"
-    return "\n".join((folder / name).read_text(encoding="utf-8") for name in names)
+    text = "\n".join((folder / name).read_text(encoding="utf-8") for name in names)
+    return _COMMENT.sub("", _EXPORT.sub("", _IMPORT.sub("", text)))
 
 
-def _number(value: float, digits: int = 17) -> float | str | None:
-    if math.isfinite(value):
-        return float(f"{value:.{digits}g}")
-    return None if math.isnan(value) else "Infinity" if value > 0 else "-Infinity"
+_COMMENT = re.compile(r"^\s*(//|/\*\*).*\n", re.MULTILINE)
+_IMPORT = re.compile(r'^import \{[^}]*\} from "\./\w+\.js";\n', re.MULTILINE)
+_EXPORT = re.compile(r"^export (?!default)", re.MULTILINE)
+
+
+def _base64(values: NDArray[np.float64], dtype: str) -> str:
+    return b64encode(values.astype(dtype).tobytes()).decode()

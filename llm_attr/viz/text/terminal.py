@@ -22,6 +22,7 @@ from llm_attr.viz.scale import Scale
 from llm_attr.viz.text.comparison_table import ComparisonLines
 from llm_attr.viz.text.console import Lines, console_with, write
 from llm_attr.viz.text.excerpt import excerpt
+from llm_attr.viz.text.finding import finding, heading
 from llm_attr.viz.text.groups import Group
 from llm_attr.viz.text.view import AttributionView, ComparisonView, View
 
@@ -88,7 +89,8 @@ class _ExplanationLines(Lines):
         if self.view.verdict:
             yield from self.wrapped((escape_line(self.view.verdict), "italic"))
         if self.view.title:
-            yield from self.wrapped((escape_line(self.view.title), "bold"))
+            yield from self.wrapped((escape_line(heading(self.view.title)), "bold"))
+        yield from self.wrapped(*((part.text, "" if part.unit is None else "bold") for part in finding(self.view)))
         for warning in self.view.warnings:
             yield from self.wrapped((escape_line(warning), "italic"))
         yield from self.heading("Prompt")
@@ -167,7 +169,7 @@ class _ExplanationLines(Lines):
                 line.append("~ " if view.doubtful[unit] else "  ", "dim")
             if group := view.unit_groups[unit]:
                 line.append(f"{truncate(escape_line(group.label), self.width // 5)}: ", "dim")
-            line.append(truncate(unit_label(view.units[unit]), self.width - line.cell_len))
+            line.append(truncate(unit_label(view.own_text(unit)), self.width - line.cell_len))
             yield self.cut(line)
         yield from self.more(len(view.units) - len(shown), "unit")
 
@@ -188,9 +190,14 @@ class _ExplanationLines(Lines):
         from rich.text import Text
 
         number_width, place_width = max(map(len, numbers)), max(map(len, places))
-        half = min(max((self.width - number_width) // 7, 3), 16)
+        shares = list(shares)
+        cells = 2 * min(max((self.width - number_width) // 7, 3), 16)
+        low, high = (max((sign * share for share in shares if share == share), default=0.0) for sign in (-1, 1))
+        low, high = max(low, 0.0), max(high, 0.0)
+        one = int(cells / (low + high or 1.0))
+        left = max(round(low * one), 1) if low else 0
         for number, share, place in zip(numbers, shares, places, strict=True):
-            bar = self.bar(share, half)
+            bar = self.bar(share, left, cells - left, one)
             yield Text.assemble(number.rjust(number_width), " ", bar, (f" {place:>{place_width}} ", "dim"))
 
     def error(self, unit: int) -> str:

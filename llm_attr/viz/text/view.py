@@ -48,6 +48,10 @@ class AttributionView:
         warnings: what to know before reading the values; printed first.
         doubtful: which unit values are within the noise of the computation, and so marked.
         verdict: how far the values can be trusted, printed above everything else; "" if that was not asked.
+        removal: whether a value is exactly what the score loses when only that unit is absent.
+        template: ranges of characters of the prompt's text that a chat template wrote; pages fold them.
+        output_around: the text of the answer before and after the explained tokens, if they are a part of it.
+        output_parts: the tokens `(first, stop)` of each sentence of the output.
     """
 
     title: str
@@ -68,6 +72,10 @@ class AttributionView:
     warnings: tuple[str, ...] = ()
     doubtful: tuple[bool, ...] | None = None
     verdict: str = ""
+    removal: bool = False
+    template: tuple[tuple[int, int], ...] = ()
+    output_around: tuple[str, str] = ("", "")
+    output_parts: tuple[tuple[int, int], ...] = ()
 
     def __post_init__(self) -> None:
         units, tokens = len(self.units), len(self.output_tokens)
@@ -128,11 +136,22 @@ class AttributionView:
         """The |unit value| at the ends of the scale; 0 if there is none."""
         return self.scale.limit
 
+    @cached_property
+    def page_limit(self) -> float:
+        """The |value| at the ends of the one scale of a page, on which units, tokens and their table are drawn."""
+        rows = () if self.given_scale else self.token_values or ()
+        return max(self.limit, extent(rows) if len(rows) else 0.0)
+
     @property
     def ranking(self) -> tuple[int, ...]:
         """The positions of the units by descending |value|; ties in reading order, NaN last."""
         magnitudes = [-1.0 if math.isnan(value) else abs(value) for value in self.unit_values]
         return tuple(sorted(range(len(self.units)), key=lambda unit: -magnitudes[unit]))
+
+    def own_text(self, unit: int) -> str:
+        """The text of a unit, without the name of its document if it begins with that, in brackets."""
+        group, text = self.unit_groups[unit], self.units[unit]
+        return (text.removeprefix(f"[{group.label}]").lstrip() or text) if group else text
 
     def pairs(self) -> list[tuple[int, int, float]]:
         """Each pair of units with a nonzero interaction, once: both positions and the value, by descending |value|."""

@@ -1,5 +1,6 @@
-// Follows attr.js where a page holds both: mounts whatever inside `scope` waits for the module with this key; what is
-// alive already is left alone.
+// Mounts whatever inside `scope` waits for the module with this key; what is alive already is left alone.
+
+import { mount } from "./attr.js";
 
 function mountAll(scope, key) {
   for (const data of scope.querySelectorAll(`script[data-attr="${key}"]`)) {

@@ -1,9 +1,12 @@
-// Follows attr.js in the module of a notebook's widget. The model holds
+// The module of a notebook's widget. The model holds
 //   _drawn    {markup: the panels, each an element with the class llm-attr;
 //             numbers: for each panel the data of `mount`, or null where there is nothing to choose}
 //   selected  {tokens: [first, stop] or null, unit: position or null, panel: position}
 // and every view of it shows the same: what is chosen here goes to the model, and what the model says is shown. Tokens
 // are shown in all panels with the same answer, a unit in all that have the same text at its place.
+
+import { mount } from "./attr.js";
+import { common, contents, still } from "./linked.js";
 
 export default { render };
 
@@ -31,28 +34,11 @@ function build(view) {
   const { markup, numbers } = view.model.get("_drawn");
   view.el.innerHTML = markup;
   view.panels = [...view.el.querySelectorAll(".llm-attr")].map((root, place) => {
-    const texts = (selector) => [...root.querySelectorAll(selector)].map((element) => element.textContent);
     const data = numbers[place];
-    return {
-      root,
-      handle: data ? mount(root, data) : still(root),
-      alone: data && !data.additive,
-      units: texts(".flow [data-unit]"),
-      answer: JSON.stringify(texts(".tokens [data-token] b")),
-    };
+    const handle = data ? mount(root, data) : still(root);
+    return { root, handle, alone: data && !data.additive, ...contents(root) };
   });
   follow(view);
-}
-
-/** The handle of a panel with nothing to choose, which shows the unit that is held in another. */
-function still(root) {
-  return {
-    select() {},
-    hold(unit) {
-      for (const it of root.querySelectorAll("[data-unit]")) it.classList.toggle("shown", it.dataset.unit === `${unit}`);
-    },
-    destroy() {},
-  };
 }
 
 /** Shows the model's selection in every panel that it means something to. */
@@ -65,12 +51,6 @@ function follow(view) {
     panel.handle.hold(unit);
   }
   view.following = false;
-}
-
-/** What of a selection in one panel there is in another. */
-function common({ tokens, unit }, from, to) {
-  const both = from.answer === to.answer && !(to.alone && tokens && tokens[1] - tokens[0] > 1);
-  return { tokens: both ? tokens : null, unit: unit !== null && from.units[unit] === to.units[unit] ? unit : null };
 }
 
 function report({ model, panels, following }, event, name) {
