@@ -14,7 +14,7 @@ from llm_attr.cli import influence, ledger, models
 from llm_attr.cli.compare import compare
 from llm_attr.cli.dataset import merge, summary
 from llm_attr.cli.doctor import doctor
-from llm_attr.cli.explain import explain, methods, view
+from llm_attr.cli.explain import EXAMPLES, explain, methods, view
 from llm_attr.cli.launch import is_first
 from llm_attr.cli.run import run
 from llm_attr.errors import LlmAttrError, Unavailable
@@ -25,7 +25,7 @@ app = typer.Typer(
     no_args_is_help=True,
     pretty_exceptions_enable=False,
 )
-app.command()(explain)
+app.command(epilog=EXAMPLES)(explain)
 app.command()(view)
 app.command()(compare)
 app.command()(run)

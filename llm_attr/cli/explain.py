@@ -12,23 +12,43 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from llm_attr.cli.launch import NumProcesses, is_first, launch, own_device
+from llm_attr.cli.panels import in_panels
 from llm_attr.errors import InvalidValue
 
 if TYPE_CHECKING:
     from llm_attr.llm.prompt.prompt import Prompt
     from llm_attr.llm.results.result import LLMAttributionResult
 
+EXAMPLES = """Examples:
+
+llm-attr explain --prompt-file question.txt --documents notes/ --html why.html
+
+llm-attr explain --messages chat.json --method kernel_shap --budget 200 --trust
+
+echo "Dave lives in Oslo. Where does he live?" | llm-attr explain --prompt-file - --chat --region Oslo"""
+
 PromptFile = Annotated[str | None, typer.Option(help="A text file with the prompt or question; - for standard input.")]
 Messages = Annotated[Path | None, typer.Option(help="A JSON file with a list of messages.")]
 Documents = Annotated[Path | None, typer.Option(help='A folder of text files, or JSON lines with "id" and "text".')]
 Region = Annotated[
-    str | None,
-    typer.Option(help="Explain only this part of the answer: a substring, json:$.a.path or after:</think>."),
+    str | None, typer.Option(help="Explain only this part of the answer: a substring, json:$.a.path or after:</think>.")
 ]
 Html = Annotated[Path | None, typer.Option(help="Write a self-contained HTML page.")]
 Json = Annotated[Path | None, typer.Option(help="Write all numbers as JSON.")]
 
 
+@in_panels(
+    {
+        "Prompt": ("prompt_file", "messages", "documents", "chat", "system", "template", "unit", "pin", "absence"),
+        "Method": ("method", "option", "until", "budget", "scalar", "trust"),
+        "Answer": (
+            *("target", "max_new_tokens", "sample", "temperature", "top_p", "top_k", "seed", "generate"),
+            *("foil", "region"),
+        ),
+        "Model and work": ("model", "dtype", "precision", "num_processes", "ledger"),
+        "Output": ("html", "json", "save", "progress", "plan"),
+    }
+)
 def explain(
     prompt_file: PromptFile = None,
     messages: Messages = None,
@@ -44,8 +64,7 @@ def explain(
     chat: Annotated[bool, typer.Option("--chat", help="Send the prompt as a user message of a chat.")] = False,
     system: Annotated[str | None, typer.Option(help="A system message before the prompt; needs --chat.")] = None,
     template: Annotated[
-        list[str] | None,
-        typer.Option(help="An argument of the chat template, e.g. enable_thinking=false; repeatable."),
+        list[str] | None, typer.Option(help="An argument of the chat template, e.g. enable_thinking=false; repeatable.")
     ] = None,
     unit: Annotated[
         str | None,
@@ -169,11 +188,26 @@ def view(
 
 
 def methods() -> None:
-    """List the methods that `explain --method` accepts."""
+    """List the methods that `explain --method` accepts; `--plan` says what one costs."""
+    from rich.console import Console
+    from rich.table import Table
+
+    from llm_attr.llm.gradients.methods import gradient_methods
     from llm_attr.llm.request import methods as known
 
-    for name, line in known().items():
-        typer.echo(f"{name}  {line}")
+    lines, by_gradient = known(), set(gradient_methods())
+    groups = {"Units are left out; any model that can be called": set(lines) - by_gradient}
+    groups["Gradients and rules; a model with weights"] = by_gradient
+    console = Console()
+    for title, names in groups.items():
+        table = Table(
+            title=title, title_justify="left", title_style="bold", box=None, show_header=False, pad_edge=False
+        )
+        table.add_column(no_wrap=True)
+        table.add_column(overflow="fold")
+        for name in sorted(names):
+            table.add_row(name, lines[name])
+        console.print(table)
 
 
 def _show(
@@ -317,4 +351,5 @@ def read_text(path: str) -> str:
     try:
         return sys.stdin.read() if path == "-" else Path(path).read_text(encoding="utf-8")
     except (OSError, UnicodeDecodeError) as error:
-        raise InvalidValue(f"{path!r} cannot be read as UTF-8 text: {error}") from error
+        what = "is not UTF-8 text" if isinstance(error, UnicodeDecodeError) else "cannot be read"
+        raise InvalidValue(f"{path!r} {what}: {error}") from error

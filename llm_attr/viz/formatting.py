@@ -49,6 +49,18 @@ def escape_line(text: str) -> str:
     return "·" * start + body + "·" * (len(line) - start - len(body))
 
 
+def direction(text: str) -> str:
+    """The direction of a text: "rtl" if its first letter is of a right-to-left script, otherwise "ltr".
+
+    Browsers would find out by `dir="auto"`, again for each element of the text.
+    """
+    for character in text:
+        strong = unicodedata.bidirectional(character)
+        if strong in {"L", "R", "AL"}:
+            return "ltr" if strong == "L" else "rtl"
+    return "ltr"
+
+
 def unit_label(unit: str) -> str:
     """A unit's text as a label for lists, tables and axes: one line, never empty."""
     return escape_line(unit.strip("\r\n") or unit) or "(empty)"

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import json
+import re
 from pathlib import Path
 
 import pytest
@@ -172,10 +173,21 @@ def test_broken_inputs_name_their_place(tmp_path: Path) -> None:
         explain("explain", "--prompt-file", str(tmp_path / "latin.txt"))
 
 
-def test_methods_are_listed() -> None:
-    listed = dict(line.split("  ", 1) for line in explain("methods").splitlines())
-    assert listed["feature_ablation"].startswith("Leaves each feature out once")
-    assert list(listed) == sorted(listed)
+def test_methods_are_listed_by_what_they_need() -> None:
+    listed = explain("methods")
+    games, gradients = listed.split("Gradients and rules")
+    assert re.search(r"^feature_ablation +Leaves each feature out once", games, re.MULTILINE)
+    assert re.search(r"^integrated_gradients ", gradients, re.MULTILINE)
+    names = re.findall(r"^([a-z]\w+) ", games, re.MULTILINE)
+    assert names == sorted(names)
+
+
+def test_the_help_has_panels_and_examples() -> None:
+    shown = explain("explain", "--help")
+    for title in ("Prompt", "Method", "Answer", "Model and work", "Output"):
+        assert f"─ {title} ─" in shown
+    assert "[default: feature_ablation]" in shown
+    assert "llm-attr explain --messages chat.json" in shown
 
 
 def test_a_progress_bar(folder: str, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> None:

@@ -80,7 +80,7 @@ def test_hostile_text_is_text(hostile: AttributionView) -> None:
 
 def test_units_keep_their_place_white_space_and_share(view: AttributionView) -> None:
     html = to_html(view)
-    flow = re.search(r'<div class="flow card" dir="auto">(.*?)</div>', html, re.DOTALL)
+    flow = re.search(r'<div class="flow card" dir="ltr">(.*?)</div>', html, re.DOTALL)
     assert flow is not None
     context = view.context or ()
     prompt = "".join(a + b for a, b in zip(context, (*view.units, ""), strict=True))
@@ -234,7 +234,7 @@ def test_groups_have_headings_sums_and_a_place_in_the_list(grouped: AttributionV
 
 
 def test_text_between_groups_stays_and_only_its_white_space_gives_way(grouped: AttributionView) -> None:
-    flow = re.search(r'<div class="flow card" dir="auto">(.*?)</div>\s*</section>', to_html(grouped), re.DOTALL)
+    flow = re.search(r'<div class="flow card" dir="ltr">(.*?)</div>\s*</section>', to_html(grouped), re.DOTALL)
     assert flow is not None
     plain = re.sub(r'<p class="rubric" dir="ltr">.*?</p>', "", flow[1])
     context = grouped.context or ()

@@ -9,7 +9,7 @@ import math
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
 
-from llm_attr.viz.formatting import escape_line, escape_text, format_number, format_percent, unit_label
+from llm_attr.viz.formatting import direction, escape_line, escape_text, format_number, format_percent, unit_label
 from llm_attr.viz.scale import extent
 from llm_attr.viz.text.arcs import Arcs
 from llm_attr.viz.text.folded import Folded
@@ -164,6 +164,7 @@ class Section:
     label: str = ""
     kind: str = ""
     total: str = ""
+    direction: str = "ltr"
 
 
 def sections_of(view: AttributionView) -> Iterator[Section]:
@@ -173,9 +174,17 @@ def sections_of(view: AttributionView) -> Iterator[Section]:
         if group:
             total = format_number(sum(view.unit_values[group.first : group.stop]), view.page_limit)
             passages = [passage for piece in pieces for passage in _passages(view, piece, folded)]
-            yield Section(passages, shortened_label(group.label), escape_line(group.kind), total)
+            along = direction("".join(text for text, _ in pieces))
+            yield Section(passages, shortened_label(group.label), escape_line(group.kind), total, along)
         else:
             yield Section([passage for piece in pieces for passage in _outside(view, piece, folded)])
+
+
+def direction_of(view: AttributionView) -> str:
+    """The direction of the prompt: of its first text that the template did not write."""
+    folded = Folded(view.template)
+    own = (part for text, _ in view.pieces() for part, glyph in folded.parts(text) if not glyph)
+    return next((found for part in own if (found := direction(part)) == "rtl" or any(map(str.isalpha, part))), "ltr")
 
 
 def _passages(view: AttributionView, piece: Piece, folded: Folded) -> Iterator[Passage]:

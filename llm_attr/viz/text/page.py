@@ -11,13 +11,14 @@ from functools import cache
 from typing import TYPE_CHECKING, Any
 
 from llm_attr.viz.colour import DARK, LIGHT
-from llm_attr.viz.formatting import escape_line, escape_text
+from llm_attr.viz.formatting import direction, escape_line, escape_text
 from llm_attr.viz.text.barcode import barcode
 from llm_attr.viz.text.elements import (
     Nested,
     Pairs,
     Value,
     are_brief,
+    direction_of,
     reach_of,
     rows_of,
     scale_ends,
@@ -93,6 +94,8 @@ def _explanation(view: AttributionView, levels: Levels | None) -> dict[str, Any]
         "finding": finding(view),
         "warnings": [escape_line(warning) for warning in view.warnings],
         "sections": list(sections_of(view)),
+        "direction": direction_of(view),
+        "answer_direction": direction("".join(view.output_tokens)),
         "folded": any(first < last for first, last in view.template),
         "barcode": barcode(view),
         "units": [shortened_label(view.units[unit]) for unit in columns],
@@ -157,6 +160,7 @@ def _panel(view: ComparisonView, which: int) -> dict[str, Any]:
         "value_name": escape_line(column.value_name),
         "scale": scale_ends(column.limit),
         "sections": list(sections_of(column)),
+        "direction": direction_of(column),
         "top": rows_of((column,), ranked[: view.top]),
     }
 

@@ -142,7 +142,7 @@ function strip(page) {
   show(page, null);
   separate(page, false);
   page.status.hidden = page.asTokens.hidden = page.copy.hidden = true;
-  root.classList.remove("live", "touched");
+  root.classList.remove("live", "touched", "selected");
   root.style.removeProperty("--widest");
   for (const element of [box, ...tokens, ...units, ...links]) for (const name of ADDED) element.removeAttribute(name);
 }

@@ -60,10 +60,11 @@ function paintLegend({ legend, end }) {
   name.textContent = legend.dataset.name + (end ? "" : ": no value other than 0");
 }
 
-function paintTokens({ tokens, table, selected, button, ownScale, own }) {
+function paintTokens({ root, tokens, table, selected, button, ownScale, own }) {
   const isChosen = (place) => selected !== null && selected[0] <= place && place < selected[1];
   tokens.forEach((token, place) => token.setAttribute("aria-selected", isChosen(place)));
   table.forEach((row, place) => row.classList.toggle("chosen", isChosen(place)));
+  root.classList.toggle("selected", selected !== null);
   button.hidden = ownScale.hidden = !selected;
   ownScale.setAttribute("aria-pressed", own);
 }
