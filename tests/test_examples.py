@@ -177,6 +177,19 @@ def test_flipped_labels(tmp_path: Path) -> None:
     check_picture("flipped_labels", tmp_path / "flipped.png")
 
 
+def test_training_sentences(tmp_path: Path) -> None:
+    printed = run("training_sentences", tmp_path / "sentences.txt")
+    assert printed.startswith((tmp_path / "sentences.txt").read_text("utf-8"))
+    rows = re.findall(r"is (\w+); pleased with (\d+)%, with all labels right (\d+)%", printed)
+    assert len(rows) == 6
+    assert all((word == "pleased") == (int(mended) > 50) for word, _, mended in rows)
+    first = re.findall(r"proponents\n +\+[\d.]+ +(\w+)", printed)
+    assert first == [word for word, *_ in rows]  # its label is that of the sentence
+    wrong = re.findall(r"pleased with (\d+)%(?:(?!pleased with).)*?opponents\n[^\n]*wrong label", printed, re.DOTALL)
+    assert len(wrong) == 1
+    assert int(wrong[0]) < 50  # the one that the wrong label turned round
+
+
 @pytest.mark.slow
 def test_texture_concept(tmp_path: Path) -> None:
     printed = run("texture_concept", tmp_path / "texture.png")

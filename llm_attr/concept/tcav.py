@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections import defaultdict
 from collections.abc import Sequence
+from inspect import signature
 from typing import Any
 
 import torch
@@ -185,7 +186,8 @@ class TCAV(ConceptInterpreter):
         Args:
             inputs: A tensor or tuple of tensors `(batch, *features)`.
             experimental_sets: Sets of two or more concepts.
-            target: The output entry, as of `LayerAttribution`.
+            target: The output entry, as of `LayerAttribution`; None for a model with one output, and for a method that
+                takes no target, such as `LayerActivation`.
             additional_forward_args: What the model receives after the inputs.
             processes: How many processes train the CAVs that are not stored.
             **kwargs: Further arguments of the attribution method's `attribute`, such as `n_steps`.
@@ -194,7 +196,7 @@ class TCAV(ConceptInterpreter):
             For the key of each set and the name of each layer `sign_count` and `magnitude`, each `(concepts,)`.
 
         Raises:
-            InvalidValue: see `compute_cavs`.
+            InvalidValue: see `compute_cavs`; or a target for a method that takes none.
             InvalidShape: a CAV has another number of features than the layer has now.
         """
         sets = checked_sets(experimental_sets)
@@ -262,7 +264,7 @@ class TCAV(ConceptInterpreter):
     ) -> dict[str, Tensor]:
         """`(batch, features)` of each layer; gradients of all layers come from one backward pass."""
         method, before = self.layer_attr_method, self.layer_attr_method.layer
-        shared = {"target": target, "additional_forward_args": extras, **options}
+        shared = {"additional_forward_args": extras, **options, **_targeted(method, target)}
         if self.attribute_to_layer_input:
             shared["attribute_to_layer_input"] = True
         together = isinstance(method, LayerGradientXActivation)
@@ -336,13 +338,23 @@ class _Prints:
         return self._known[concept]
 
 
+def _targeted(method: Any, target: Target) -> dict[str, Any]:
+    """The target as an argument of the method's `attribute`, which may take none."""
+    if "target" in signature(method.attribute).parameters:
+        return {"target": target}
+    if target is not None:
+        raise InvalidValue(f"{type(method).__name__}.attribute takes no target; leave it out; got {target!r}")
+    return {}
+
+
 def _scores(attributions: Tensor, cav: CAV, concepts: list[Concept]) -> dict[str, Tensor]:
     """`sign_count` and `magnitude` of each concept."""
     weights = cav.weights_of(concepts).to(attributions.device)
     if weights.shape[1] != attributions.shape[1]:
         raise InvalidShape(
             f"the CAV of layer {cav.layer!r} has {weights.shape[1]} features, the layer's attributions have "
-            f"{attributions.shape[1]}; inputs must have the size of the concepts' examples"
+            f"{attributions.shape[1]}; inputs must have the size of the concepts' examples, "
+            "and the attribution method must give each feature its own"
         )
     kind = torch.promote_types(torch.promote_types(weights.dtype, attributions.dtype), torch.float32)
     scores = attributions.to(kind) @ weights.to(kind).T

@@ -67,12 +67,14 @@ class ExactNearestNeighbors(NearestNeighbors):
 
 
 class FaissNearestNeighbors(NearestNeighbors):
-    """Faiss's index of inner products on a CPU, for millions of vectors; float32.
+    """Faiss's index of inner products on a CPU; float32.
+
+    With lists it is for millions of vectors. Without, it finds what `ExactNearestNeighbors` finds.
 
     Args:
         lists: Into how many lists the vectors are divided, of which each query searches a few, so that a neighbor may
             be missed; None: all vectors are searched.
-        searched: How many lists a query searches.
+        searched: How many lists a query searches; where these hold fewer than k vectors, it searches all.
 
     Raises:
         MissingExtra: faiss is not installed.
@@ -88,6 +90,8 @@ class FaissNearestNeighbors(NearestNeighbors):
         faiss, vectors = self._faiss, data.detach().cpu().float().contiguous().numpy()
         self._index = faiss.IndexFlatIP(vectors.shape[1])
         if self._lists is not None:
+            if self._lists > len(vectors):
+                raise InvalidValue(f"lists={self._lists} is more than the {len(vectors)} vectors; give fewer or None")
             self._index = faiss.IndexIVFFlat(self._index, vectors.shape[1], self._lists, faiss.METRIC_INNER_PRODUCT)
             self._index.train(vectors)
             self._index.nprobe = self._searched
@@ -95,7 +99,11 @@ class FaissNearestNeighbors(NearestNeighbors):
 
     def get_nearest_neighbors(self, query: Tensor, k: int) -> tuple[Tensor, Tensor]:
         index = _stored(self._index)
-        scores, indices = index.search(query.detach().cpu().float().contiguous().numpy(), positive("k", k))
+        rows, count = query.detach().cpu().float().contiguous().numpy(), min(positive("k", k), index.ntotal)
+        scores, indices = index.search(rows, count)
+        if (few := (indices < 0).any(1)).any():
+            everywhere = self._faiss.SearchParametersIVF(nprobe=index.nlist)
+            scores[few], indices[few] = index.search(rows[few], count, params=everywhere)
         return torch.from_numpy(indices).to(query.device), torch.from_numpy(scores).to(query)
 
 

@@ -15,7 +15,7 @@ from torch.utils.data import DataLoader, TensorDataset
 
 import llm_attr.attr
 import llm_attr.concept as ours
-from llm_attr.errors import BrokenFile
+from llm_attr.errors import BrokenFile, InvalidValue
 
 with warnings.catch_warnings():
     warnings.simplefilter("ignore")
@@ -229,3 +229,24 @@ def test_a_layer_with_several_outputs_and_probes(tmp_path: Path) -> None:
         found = tcav.interpret(inputs(), [[own[2], own[0]]])["2-0"]["two"]
         assert tcav.cavs["2-0"]["two"].stats["weights"].shape == (2, 10)
         assert found["sign_count"].tolist() == [1, 0]
+
+
+def test_methods_without_a_target_and_models_of_one_number(tmp_path: Path) -> None:
+    class Total(nn.Sequential):
+        def forward(self, x: Tensor) -> Tensor:
+            return super().forward(x).sum()
+
+    model, own = Total(*network()), concepts()
+    classifier = ours.ProbeClassifier()
+    tcav = ours.TCAV(model, "0", classifier=classifier, save_path=str(tmp_path))
+    found = tcav.interpret(inputs(), [[own[2], own[0]]])["2-0"]["0"]
+    weights = tcav.cavs["2-0"]["0"].weights_of([own[2]])[0]
+    direct = torch.autograd.functional.jacobian(lambda u: model[3](model[2](model[1](u))).sum(), model[0](inputs()))
+    torch.testing.assert_close(found["magnitude"][0], (direct.flatten(1) @ weights).mean())
+    method = llm_attr.attr.LayerActivation(model, None)
+    tcav = ours.TCAV(model, "0", classifier=classifier, layer_attr_method=method, save_path=str(tmp_path))
+    found = tcav.interpret(inputs(), [[own[2], own[0]]])["2-0"]["0"]
+    scores = model[0](inputs()).detach().flatten(1) @ weights
+    torch.testing.assert_close(found["magnitude"][0], scores.mean())
+    with pytest.raises(InvalidValue, match=r"LayerActivation.attribute takes no target.*got 1"):
+        tcav.interpret(inputs(), [own[:2]], target=1)

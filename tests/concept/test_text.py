@@ -11,6 +11,9 @@ from llm_attr.core.concepts.directions import Direction
 from llm_attr.errors import EmptyPrompt, EmptyTarget, InvalidShape, InvalidType, InvalidValue, UnknownName
 from llm_attr.llm.concept.steering import steer, steering
 from llm_attr.llm.concept.text_tcav import TextTCAV, decoder_blocks
+from llm_attr.llm.prompt.chat import render
+from llm_attr.llm.prompt.prompt import Prompt
+from tests.llm.chats import CHATML, with_template
 from tests.zoo import tiny
 
 pytestmark = pytest.mark.usefixtures("one_thread")
@@ -108,6 +111,26 @@ def test_steering_moves_every_token_and_leaves_the_model() -> None:
     assert found.texts[0] != found.texts[2]
     assert "-40.00" in str(found)
     assert not lm.layers[layer]._forward_hooks
+
+
+def test_steering_a_chat() -> None:
+    lm = with_template(CHATML)
+    [(layer, direction)] = TextTCAV(lm, [1]).directions(FORMAL, OTHERS, held_out=0).items()
+    messages = [{"role": "user", "content": "Dear Sir. Hello."}]
+    options: dict[str, Any] = {"max_new_tokens": 4, "do_sample": False}
+    found = steer(lm, messages, layer, direction, [0, 9], options)
+    assert found.prompt == render(lm, messages)
+    ids = lm.encode(found.prompt, special_tokens=False)
+    plain = lm.model.generate(torch.tensor([ids]), max_new_tokens=4, do_sample=False)[0, len(ids) :]
+    assert found.texts[0] == lm.decode([each for each in plain.tolist() if each not in lm.end_ids])
+    for unit in ("sentence", "token"):
+        assert steer(lm, Prompt(messages, unit=unit), layer, direction, [0, 9], options) == found
+    assert steer(lm, Prompt("Dear Sir,"), layer, direction) == steer(lm, "Dear Sir,", layer, direction)
+    with pytest.raises(EmptyPrompt, match="prompt is empty"):
+        steer(lm, [{"role": "user", "content": " "}], layer, direction)
+    for wrong in (3, ["Dear Sir,"]):
+        with pytest.raises(InvalidType, match="messages"):
+            steer(lm, wrong, layer, direction)  # type: ignore[arg-type]
 
 
 def test_bad_input() -> None:

@@ -124,6 +124,22 @@ def test_exact_neighbors_in_pieces(monkeypatch: pytest.MonkeyPatch) -> None:
     assert indices.equal(wanted.indices)
 
 
+@pytest.mark.parametrize("options", [{}, {"lists": 4, "searched": 4}, {"lists": 20, "searched": 1}])
+def test_faiss_finds_the_exact_neighbors(options: dict[str, int]) -> None:
+    pytest.importorskip("faiss", reason="the extra neighbors is not installed")
+    torch.manual_seed(0)
+    data, queries = torch.randn(200, 8), torch.randn(3, 8)
+    search, exact = FaissNearestNeighbors(**options), ExactNearestNeighbors()
+    for each in (search, exact):
+        each.setup(data)
+    for k in (2, 200, 300) if options.get("searched") != 1 else (200, 300):
+        found, wanted = (each.get_nearest_neighbors(queries, k) for each in (search, exact))
+        assert found[0].equal(wanted[0])
+        torch.testing.assert_close(found[1], wanted[1])
+    with pytest.raises(InvalidValue, match=r"lists=300 is more than the 200 vectors"):
+        FaissNearestNeighbors(300).setup(data)
+
+
 @pytest.mark.parametrize(("method", "module"), [(FaissNearestNeighbors, "faiss"), (AnnoyNearestNeighbors, "annoy")])
 def test_neighbors_of_other_packages(method: type, module: str) -> None:
     if importlib.util.find_spec(module) is None:

@@ -14,6 +14,8 @@ from llm_attr.core.site import Site, changed
 from llm_attr.errors import InvalidShape, InvalidType, InvalidValue, UnknownName
 from llm_attr.llm.concept.text_tcav import checked_texts
 from llm_attr.llm.model.language_model import LanguageModel
+from llm_attr.llm.prompt.chat import Messages
+from llm_attr.llm.prompt.prompt import Prompt
 from llm_attr.llm.target.generation import GenArgs, generate
 
 
@@ -22,7 +24,7 @@ class Steered:
     """What a model says to a prompt, moved along a direction by several strengths.
 
     Attributes:
-        prompt: The prompt.
+        prompt: The prompt, as the model receives it.
         layer: The name of the layer.
         strengths: How far the activations were moved, in distances between the concept and other texts.
         texts: What the model generated with each.
@@ -83,7 +85,7 @@ def steering(lm: LanguageModel, layer: str, direction: Direction, strength: floa
 
 def steer(
     lm: LanguageModel,
-    prompt: str,
+    prompt: str | Messages | Prompt,
     layer: str,
     direction: Direction,
     strengths: Sequence[float] = (-1.0, 0.0, 1.0),
@@ -93,7 +95,7 @@ def steer(
 
     Args:
         lm: The model.
-        prompt: The prompt, as the tokenizer takes it; for a chat the rendered template.
+        prompt: A text, as the tokenizer takes it; the messages of a chat; or a `Prompt`, with all its units.
         layer: See `steering`.
         direction: The direction of a concept at this layer.
         strengths: How far, see `steering`; 0 is what the model says by itself.
@@ -102,15 +104,24 @@ def steer(
     Raises:
         InvalidValue: there is no strength, or see `steering`.
         EmptyPrompt: the prompt has no text.
+        InvalidType: the prompt is neither a text, nor messages, nor a `Prompt`.
 
     Example:
         >>> print(steer(lm, "Dear Mary,", "model.layers.15", directions["model.layers.15"]))  # doctest: +SKIP
     """
-    [text] = checked_texts([prompt], "prompt")
     if not strengths:
         raise InvalidValue("strengths is empty; name at least one, such as 0")
-    ids, texts = lm.encode(text, special_tokens=True), []
+    (text, ids), texts = _received(lm, prompt), []
     for strength in strengths:
         with steering(lm, layer, direction, strength):
             texts.append(lm.decode([each for each in generate(lm, ids, gen_args) if each not in lm.end_ids]))
     return Steered(text, layer, tuple(map(float, strengths)), tuple(texts))
+
+
+def _received(lm: LanguageModel, prompt: str | Messages | Prompt) -> tuple[str, list[int]]:
+    """The text that the model receives, and its tokens."""
+    if isinstance(prompt, str):
+        [text] = checked_texts([prompt], "prompt")
+        return text, lm.encode(text, special_tokens=True)
+    bound = (prompt if isinstance(prompt, Prompt) else Prompt(prompt, unit="message")).bind(lm)
+    return bound.text, bound.to_model_input()[0].tolist()
