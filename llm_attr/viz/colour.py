@@ -56,8 +56,8 @@ DARK = DivergingScale(negative="#2465b6", zero="#1b1c1f", positive="#a54815", in
 STRENGTH = "#6f3fa5"
 """The end of a scale of |values|: violet, distinct from the two signs."""
 
-SERIES = (LIGHT.negative, LIGHT.positive, "#b4b7bc", "#8a3a0e", "#1f4f94", LIGHT.ink)
-"""Colours of series side by side, where the sign is the side of zero."""
+SERIES = ("#733eea", "#194d41", "#b4b7bc", "#a55892", "#31a639", LIGHT.ink)
+"""Colours of series side by side, apart for every common form of colour blindness; blue and orange are for signs."""
 
 
 def mark(value: float) -> str:

@@ -40,7 +40,7 @@ def compare(*arguments: str) -> str:
 def test_two_runs_a_page_and_all_numbers(runs: list[str], tmp_path: Path) -> None:
     page, numbers = tmp_path / "c.html", tmp_path / "c.json"
     shown = compare(*runs, "--html", str(page), "--json", str(numbers))
-    assert "2 explanations of 'A boat'" in shown
+    assert "2 explanations of “A boat”" in shown
     assert "Rank agreement" in shown
     assert "shared by 2" in shown
     assert page.read_text(encoding="utf-8").startswith("<!doctype html>")

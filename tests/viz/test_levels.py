@@ -76,7 +76,7 @@ def test_the_picture_says_what_each_level_is() -> None:
     assert ax.get_xlabel().split("\n") == [
         f"characters 4 to 44 of {len(TEXT)}",
         "documents: sums of their units; sentences: their own explanation; words: their own explanation",
-        "ends of the scale: ±8.00 (the largest |value|, shared by 3)",
+        "ends of the scale: ±8.00 (the largest |value|, shared by 2)",
     ]
     assert [label.get_text() for label in ax.get_yticklabels()] == ["documents", "sentences", "words"]
     (boxes,) = (each for each in ax.collections if len(each.get_paths()) == 2 + 3 + 8)

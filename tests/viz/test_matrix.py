@@ -62,7 +62,8 @@ def test_heat_map_is_centred_on_zero(view: AttributionView) -> None:
     assert low == -high == pytest.approx(-9.347 / 2)
     np.testing.assert_allclose(image.get_array(), view.token_values)
     assert to_hex(image.cmap(image.norm(0.0))) == LIGHT.zero
-    assert len(ax.texts) == 36
+    table = np.asarray(view.token_values)
+    assert len(ax.texts) == (abs(table) >= 0.05 * abs(table).max()).sum() > 0
     assert [label.get_text() for label in ax.get_yticklabels()][2] == "·Holm"
     drawn(fig)
 
@@ -76,7 +77,8 @@ def test_figures_grow_to_a_cap_and_labels_are_thinned(tokens: int, units: int, t
         assert max(fig.get_size_inches()) <= 22
         labels = [label for label in (*ax.get_xticklabels(), *ax.get_yticklabels()) if label.get_text()]
         assert len(labels) <= 240
-        assert len(ax.texts) in (0, tokens * units)
+        table = np.asarray(view.token_values)
+        assert len(ax.texts) in (0, (abs(table) >= 0.05 * abs(table).max()).sum())
 
 
 def test_labels_are_never_formulas_and_always_drawable(hostile: AttributionView) -> None:

@@ -23,7 +23,7 @@ def view(comparison: ComparisonData) -> ComparisonView:
         share = len({_measure(column) for column in columns}) == 1
     shared = Scale.of(*(column.unit_values for column in columns)) if share else None
     answers = {result.output_text.strip() for result in comparison.results}
-    what = repr(elide(answers.pop(), _SHOWN)) if len(answers) == 1 else "one prompt"
+    what = f"“{elide(' '.join(answers.pop().split()), _SHOWN)}”" if len(answers) == 1 else "one prompt"
     top = min(_TOP, len(comparison.units.texts) // 2)
     shared_units = comparison.top_agreement(top).tolist() if top else []
     return ComparisonView(

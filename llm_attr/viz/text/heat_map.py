@@ -30,13 +30,14 @@ if TYPE_CHECKING:
 
 _LARGEST = 14.0  # inches of a figure's side
 _NUMBERED = 400  # cells of the heat map that get their number, if there is room
+_SAID = 0.05  # share of the limit from which on a cell has its number
 
 
 def plot_token_values(view: AttributionView, ax: Axes | None = None) -> tuple[Figure, Axes]:
     """Heat map of the values of each output token (rows) for each unit (columns), white at zero.
 
-    Cells show their numbers if there are few; NaN cells are empty. If labels do not fit, only the strongest units and
-    tokens have one; if cells do not fit, neighbours share one, with the value of the strongest.
+    Cells show numbers from 5 % of the limit on, if there are few cells; NaN cells are empty. If labels do not fit, only
+    the strongest units and tokens have one; if cells do not fit, neighbours share one, with the value of the strongest.
 
     Args:
         view: what to draw.
@@ -50,7 +51,7 @@ def plot_token_values(view: AttributionView, ax: Axes | None = None) -> tuple[Fi
         raise InvalidValue("the attribution has no values of single output tokens; plot the units' values instead")
     table = np.asarray(view.token_values, dtype=np.float64)
     rows, columns = table.shape
-    cell = 0.62 if table.size <= _NUMBERED else 0.3
+    cell = 0.5 if table.size <= _NUMBERED else 0.3
     fig, ax = axes_of(ax, (min(3.5 + cell * columns, _LARGEST), min(2.6 + 0.3 * rows, _LARGEST)))
     width, height = ax.bbox.width / fig.dpi, ax.bbox.height / fig.dpi
     scale, tall, wide = Scale.of(table), run_size(rows, height), run_size(columns, width)
@@ -86,7 +87,7 @@ def _label(ax: Axes, side: str, texts: tuple[str, ...], strengths: Floats, size:
 def _write_numbers(ax: Axes, table: Floats, limit: float) -> None:
     colours = colormap()
     for (row, column), value in np.ndenumerate(table):
-        if np.isnan(value):
+        if np.isnan(value) or abs(value) < _SAID * limit:
             continue
         red, green, blue, _ = colours((value / limit + 1) / 2 if limit else 0.5, bytes=True)
         ink = readable_on(f"#{int(red):02x}{int(green):02x}{int(blue):02x}")

@@ -86,7 +86,7 @@ class Levels:
         title: the heading.
         text: the full text.
         levels: the levels, from the fewest parts to the most.
-        scale: the scale shared by all levels.
+        scale: the scale shared by all levels, from those with values of their own; sums may lie beyond its ends.
         value_name: what the values measure.
     """
 
@@ -114,7 +114,7 @@ class Levels:
                 "there is one level only: give explanations of the same text by other units, or of a prompt with "
                 "documents or messages"
             )
-        values = [[part.value for part in level.parts] for level in levels]
+        values = [[part.value for part in level.parts] for level in levels if not level.summed]
         return cls(views[0].title, text, tuple(levels), Scale.of(*values), views[0].value_name)
 
     def tree(self) -> list[Node]:
