@@ -75,6 +75,7 @@ def test_every_notebook_is_in_a_table_of_contents() -> None:
         "influence.md",
         "metrics.md",
         "trust.md",
+        "agents.md",
         "robust.md",
         "gates.md",
         "datasets.md",

@@ -10,8 +10,9 @@ from typing import Annotated, Any
 
 import typer
 
-from llm_attr.cli.explain import generation, named, parsed, read_text, without_none
+from llm_attr.cli.explain import generation, named, parsed, without_none
 from llm_attr.cli.launch import is_first
+from llm_attr.cli.prompts import read_text
 from llm_attr.errors import InvalidValue
 
 STOPPED = 130

@@ -179,8 +179,10 @@ def explain(
         each = request.explainer.attribute_scalars(
             request.inputs, request.target, request.scalars, precision=request.precision, **request.options
         )
-    if part is not None:
-        each = [[_part(result, part) for result in results] for results in each]
+    each = [
+        results if (own := part or region_of_prompt) is None else [_part(result, own) for result in results]
+        for results, region_of_prompt in zip(each, request.regions, strict=True)
+    ]
     if trust:
         with computing(request.explainer.language_model, request.precision):
             for result in _flat(each):
@@ -226,7 +228,9 @@ def prompt_game(
         raise InvalidType(f"a game is made of one prompt; got a list of {len(prompt)}")
     request = parse_request(model, prompt, tokenizer=tokenizer, unit=unit, target=target, scalar=scalar, foil=foil)
     explainer = cast(LLMAttribution, request.explainer)
-    return explainer.game(request.inputs[0], request.target[0], gen_args)
+    game = explainer.game(request.inputs[0], request.target[0], gen_args)
+    (part,) = request.regions
+    return game if part is None else game.of_region(part)
 
 
 def _flat(results: Any) -> Iterator[LLMAttributionResult]:

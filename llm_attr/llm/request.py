@@ -23,7 +23,7 @@ from llm_attr.llm.prompt.interpretable import InterpretableInput
 from llm_attr.llm.prompt.keywords import refuse_unknown
 from llm_attr.llm.prompt.prompt import Prompt
 from llm_attr.llm.scoring.options import Options
-from llm_attr.llm.target.answer import Answer, refuse_one_id
+from llm_attr.llm.target.answer import Answer, answers_of, refuse_one_id
 from llm_attr.llm.target.region import Region
 from llm_attr.llm.target.scalar import Foil, Scalar, ScalarLike, scalars_of
 
@@ -68,6 +68,7 @@ class Request:
         scalars: The quantities that are explained.
         options: The other arguments of the explainer.
         precision: In which the model computes, see `explain`.
+        regions: The part of the answer that each prompt says is explained; None for all of it.
     """
 
     explainer: LLMAttribution | LLMGradientAttribution
@@ -76,6 +77,7 @@ class Request:
     scalars: list[Scalar]
     options: dict[str, Any]
     precision: Precision | None = None
+    regions: tuple[Region | None, ...] = ()
 
 
 def parse_request(
@@ -103,6 +105,8 @@ def parse_request(
     if asked is not scalar and scalar != "log_prob":
         raise InvalidValue(f"attr_target is another name for scalar; got both {asked!r} and {scalar!r}")
     scalars = scalars_of(asked, foil)
+    inputs = _in_units(prompt, unit)
+    targets, regions = _with_actions(language_model, inputs, target if is_many(prompt) else [target])
     explainer: LLMAttribution | LLMGradientAttribution
     if issubclass(kind := method_named(method), PerturbationAttribution):
         attr_method = kind(language_model.model)
@@ -110,13 +114,28 @@ def parse_request(
         explainer = LLMAttribution(attr_method, language_model, scalars[0])
     else:
         at = named(method, language_model, options.pop("layer", None), options.pop("attribution_method", None))
-        options = by_name(at, options, region is not None)
+        options = by_name(at, options, region is not None or any(regions))
         explainer = LLMGradientAttribution(at, language_model)
     refuse_one_id(target)
-    inputs = _in_units(prompt, unit)
     if isinstance(explainer, LLMGradientAttribution) and all(map(_has_no_replacement, inputs)):
         options = {"baseline": line_break(language_model)} | options
-    return Request(explainer, inputs, target if is_many(prompt) else [target], scalars, options, precision)
+    return Request(explainer, inputs, targets, scalars, options, precision, regions)
+
+
+def _with_actions(
+    language_model: LanguageModel, inputs: Sequence[Prompt | InterpretableInput], target: Any
+) -> tuple[Any, tuple[Region | None, ...]]:
+    """The targets, with the actions of traces where none is given, and the part of each that is explained."""
+    if not any(isinstance(inp, Prompt) and inp.trace is not None for inp in inputs):
+        return target, (None,) * len(inputs)
+    targets, regions = answers_of(target, len(inputs)), list[Region | None]()
+    for number, (inp, given) in enumerate(zip(inputs, targets, strict=True)):
+        with about_prompt(number if len(inputs) > 1 else None):
+            action = inp.answer(language_model) if isinstance(inp, Prompt) and given is None else None
+        targets[number] = given if action is None else action[0]
+        is_whole = action is None or action[1] == (0, len(action[0]))
+        regions.append(None if action is None or is_whole else Region(characters=action[1]))
+    return targets, tuple(regions)
 
 
 def _in_units(prompt: One | Sequence[One], unit: str | None) -> list[Prompt | InterpretableInput]:

@@ -258,3 +258,28 @@ def test_a_folder_that_is_no_model_is_one_error(tmp_path: Path, folder: str) -> 
         explain("explain", "--model", str(tmp_path), "--prompt-file", "-", given="He. It.")
     with pytest.raises(UnknownName, match=r"unknown dtype 'bflot16'.*did you mean 'bfloat16'"):
         explain("explain", "--model", folder, "--dtype", "bflot16", "--prompt-file", "-", given="He. It.")
+
+
+def test_a_trace_with_tools(folder: str, tmp_path: Path) -> None:
+    call = {"id": "a", "type": "function", "function": {"name": "look", "arguments": {}}}
+    messages = [
+        {"role": "user", "content": "Hi."},
+        {"role": "assistant", "content": "Ok.", "tool_calls": [call]},
+        {"role": "tool", "tool_call_id": "a", "content": "[red]Wet."},
+        {"role": "assistant", "content": "So"},
+    ]
+    (tmp_path / "agent.json").write_text(json.dumps({"messages": messages}), encoding="utf-8")
+    with pytest.warns(UserWarning, match="call of look in message 1"):
+        shown = explain("explain", "--model", folder, "--trace", str(tmp_path / "agent.json"))
+    assert "2: tool look (untrusted)" in shown
+    assert "[red]Wet." in shown
+    assert "“So”" in shown
+    (tmp_path / "agent.json").write_text(json.dumps(messages[:3]), encoding="utf-8")
+    with pytest.raises(InvalidValue, match="there is no action"):
+        explain("explain", "--model", folder, "--trace", str(tmp_path / "agent.json"))
+    (tmp_path / "agent.json").write_text('"x"', encoding="utf-8")
+    with pytest.raises(InvalidValue, match="expected a list of messages"):
+        explain("explain", "--model", folder, "--trace", str(tmp_path / "agent.json"))
+    for wrong in (["--prompt-file", "-", "--action", "tool"], ["--trace", "x.json", "--chat"]):
+        done = CliRunner().invoke(cli.app, ["explain", "--model", folder, *wrong], input="x")
+        assert done.exit_code == 2

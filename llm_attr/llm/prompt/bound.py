@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from itertools import pairwise
@@ -35,11 +35,13 @@ class Scope:
         owner: Kind, label and number of the document or message.
         start: Its first character.
         end: One past its last.
+        whole: Whether it is one unit even where the unit is a sentence or paragraph.
     """
 
     owner: Owner
     start: int
     end: int
+    whole: bool = False
 
     def part_of(self, start: int, end: int) -> Span:
         """The part of a token that is in the scope."""
@@ -58,6 +60,7 @@ class BoundPrompt(PickledWithout, InterpretableInput):
         unit: The kind of unit.
         absence: What happens to an absent unit.
         changed: What the chat template left out or changed, a line per message.
+        marks: Of a trace, what each unit is: role, message, step, name, and whether it is untrusted.
 
     A pickle does not include the model: a loaded prompt keeps its texts and units and must be bound again for the rest.
     """
@@ -78,6 +81,7 @@ class BoundPrompt(PickledWithout, InterpretableInput):
         replacement: int | str | None = None,
         special_tokens: bool = True,
         changed: Sequence[str] = (),
+        marks: Mapping[Owner, Mapping[str, Any]] | None = None,
     ) -> None:
         self.text, self.unit, self.absence, self.changed = text, unit, absence, list(changed)
         self._language_model: LanguageModel | None = language_model
@@ -97,6 +101,7 @@ class BoundPrompt(PickledWithout, InterpretableInput):
         self.spans: list[Span] = [span for span, _ in units]
         self.values = [text[start:end] for start, end in self.spans]
         self.groups = _groups([group for _, group in units])
+        self.marks = [] if marks is None else [marks.get(owner, {}) for _, owner in units]
 
     @property
     def _lm(self) -> LanguageModel:
@@ -108,7 +113,8 @@ class BoundPrompt(PickledWithout, InterpretableInput):
         """See `InterpretableInput.about`."""
         changes = {"template_changes": self.changed} if self.changed else {}
         template = {"template_spans": self._template_spans} if self._template_spans else {}
-        return {"unit": self.unit} | template | changes
+        marks = {name: [mark.get(name) for mark in self.marks] for name in self.marks[0]} if self.marks else {}
+        return {"unit": self.unit} | template | changes | ({"trace": marks} if marks else {})
 
     @property
     def _template_spans(self) -> list[list[int]]:
@@ -186,7 +192,8 @@ class BoundPrompt(PickledWithout, InterpretableInput):
         for scope in self._scopes:
             part = self.text[scope.start : scope.end]
             entire = [(0, len(part))] if part.strip() else []
-            spans = entire if self.unit in ("document", "message") else SPLITTERS[self.unit](part)
+            is_whole = self.unit in ("document", "message", "step") or (scope.whole and self.unit != "word")
+            spans = entire if is_whole else SPLITTERS[self.unit](part)
             units += [((scope.start + a, scope.start + b), scope.owner) for a, b in spans]
         return units
 

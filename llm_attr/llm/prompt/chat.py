@@ -178,5 +178,10 @@ def _with_texts(message: Mapping[str, Any], new: Iterator[str]) -> dict[str, Any
     return {**message, "content": [{**part, "text": next(new)} for part in message["content"]]}
 
 
+def with_text(message: Mapping[str, Any], place: int, new: str) -> dict[str, Any]:
+    """The message with another text in place of one of its texts."""
+    return _with_texts(message, iter([new if i == place else text for i, text in enumerate(_texts(message))]))
+
+
 def _trims(content: str) -> list[str]:
     return [content, content.strip(), content.lstrip(), content.rstrip()]

@@ -28,6 +28,6 @@ _BELONGS = {
     "documents": "Prompt.from_documents(question, documents)",
     "messages": "the messages as the prompt",
     "system": "a message of the role 'system', or Prompt.from_documents(..., system=...)",
-    "tools": "Prompt(..., template_kwargs={'tools': ...})",
+    "tools": "Prompt.from_trace(messages, tools=...)",
 }
 """Where keywords of other calls belong."""

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import KW_ONLY, dataclass
+from collections.abc import Collection, Iterator, Mapping, Sequence
+from dataclasses import KW_ONLY, asdict, dataclass
 from itertools import pairwise
 from typing import Any, TypeAlias, get_args
 
@@ -13,9 +13,11 @@ from llm_attr.llm.model.language_model import LanguageModel
 from llm_attr.llm.model.tokenizer import beginning, check_characters
 from llm_attr.llm.prompt.bound import Absence, BoundPrompt, Owner, Scope
 from llm_attr.llm.prompt.chat import Messages, Place, places, render, texts
+from llm_attr.llm.prompt.trace import DEFINITIONS, Tools, Trace
+from llm_attr.llm.prompt.trace_places import Part, RenderedTrace
 from llm_attr.llm.prompt.units import SPLITTERS, Span
 
-UNITS = ("token", *SPLITTERS, "document", "message", "span")
+UNITS = ("token", *SPLITTERS, "document", "message", "step", "span")
 """The units of a prompt."""
 
 SpanRule: TypeAlias = "str | re.Pattern[str] | tuple[int, int] | tuple[int, int, int]"
@@ -42,7 +44,7 @@ class Prompt:
         content: Raw text, or messages `{"role": ..., "content": text}` that the model's chat template renders. A final
             assistant message is the beginning of the answer.
         unit: `token`, `word`, `sentence`, `paragraph`, `document` (see `from_documents`), `message` (each text part, if
-            the content has several), or `span`.
+            the content has several), `step` (see `from_trace`), or `span`.
         spans: The units themselves: substrings, patterns (each match is a unit), character ranges `(start, end)` of a
             text or `(message, start, end)` of a chat; or a dict with names for them. Everything else is always present.
         absence: What happens to an absent unit. `delete`: it is removed and the text tokenised again. `replace`: each
@@ -52,6 +54,7 @@ class Prompt:
         replacement: A token, or its id, for `replace`; by default the pad token, else the end-of-text token.
         template_kwargs: Further arguments of the chat template (`tools`, `enable_thinking`, ...).
         documents: The documents in the content; set by `from_documents`.
+        trace: The messages and tools of an agent; set by `from_trace`.
         pinned: What else is always present: messages by role (`"system"`) or number (-1 is the last), or documents by
             name.
 
@@ -84,6 +87,7 @@ class Prompt:
     template_kwargs: Mapping[str, Any] | None = None
     documents: tuple[Document, ...] = ()
     pinned: str | int | Sequence[str | int] = ()
+    trace: Trace | None = None
 
     def __post_init__(self) -> None:
         if self.spans is not None and self.unit in ("sentence", "span"):
@@ -140,8 +144,72 @@ class Prompt:
             raise InvalidValue("a system message needs chat=True")
         return cls(content, unit=unit, documents=tuple(located), **options)
 
+    @classmethod
+    def from_trace(
+        cls,
+        messages: Messages,
+        *,
+        tools: Tools = (),
+        unit: str = "message",
+        target: str | None = None,
+        call: int | None = None,
+        untrusted: Collection[str | int] = ("tool",),
+        **options: Any,
+    ) -> Prompt:
+        """What an agent has read and done, and the action that is explained.
+
+        The template of the model renders tool definitions, reasoning, calls and results; each is found in what it
+        renders. A step is an assistant's message with the results of its calls, or a user's message; an absent step is
+        removed with the template's text around it.
+
+        Args:
+            messages: Messages as OpenAI and Hugging Face write them, with `tool_calls`, `tool_call_id` and
+                `reasoning_content`. The last one, an assistant's, is the action.
+            tools: Tool definitions: JSON schemas, or Python functions with docstrings.
+            unit: `step`; `message`: each text, reasoning, call, result and tool definition; `sentence` and `paragraph`
+                split texts only, `word` and `token` everything.
+            target: What of the action is explained: `message` (the default), `tool` (the name of the tool that it
+                calls), the JSON path of an argument, such as `$.city`, or `next`: the model's own next message, or the
+                `target` of `explain`.
+            call: Which call of the action, if it has several.
+            untrusted: Roles, names of tools that answered, numbers of messages, or `tools` (the definitions): whose
+                text comes from outside.
+            **options: Further arguments of `Prompt`.
+
+        Raises:
+            UnknownName: a role, a target or something untrusted does not exist.
+            InvalidValue: a tool result has no call before it, or two tools have the same name.
+            InvalidTarget: the trace does not end with an action, or the action lacks the target.
+            InvalidType: a message, a call or a tool has another form.
+
+        Example:
+            >>> chat = [{"role": "user", "content": "Is it wet in Oslo?"}, {"role": "assistant", "content": "Yes."}]
+            >>> Prompt.from_trace(chat).trace.target
+            'message'
+        """
+        trace = Trace.of(messages, tools, target, call, untrusted)
+        if "tools" in (options.get("template_kwargs") or {}):
+            raise InvalidValue("pass tools to from_trace; template_kwargs are for other arguments of the template")
+        if unit == "document" or options.get("spans") is not None:
+            raise InvalidValue("a trace has no documents and no spans; its units are those of from_trace")
+        return cls(list(trace.messages), unit=unit, trace=trace, **options)
+
+    def answer(self, language_model: LanguageModel) -> tuple[str, Span] | None:
+        """The action of a trace as the model's template renders it, and the characters that are explained.
+
+        None if the prompt is no trace, or the model's own next message is explained.
+
+        Raises:
+            InvalidTarget: the template does not show it.
+        """
+        if self.trace is None or self.trace.action is None:
+            return None
+        return RenderedTrace(language_model, self.trace, self.template_kwargs).answer()
+
     def bind(self, language_model: LanguageModel) -> BoundPrompt:
         """Binds the prompt to the text and tokens of a model."""
+        if self.trace is not None:
+            return self._bound_trace(language_model, self.trace)
         if isinstance(self.content, str):
             text, start = self.content, len(beginning(language_model.tokenizer, self.content))
             contents, changed = [Place("", 0, start, len(text), start)], list[str]()
@@ -162,7 +230,39 @@ class Prompt:
             changed=changed,
         )
 
+    def _bound_trace(self, language_model: LanguageModel, trace: Trace) -> BoundPrompt:
+        rendered = RenderedTrace(language_model, trace, self.template_kwargs)
+        parts, changed = rendered.parts()
+        if self.unit == "step":
+            parts = rendered.steps(parts)
+        kept = [not self._pins_part(part) for part in parts]
+        kinds = {"definition": "tool", "step": "step"}
+        owners = [(kinds.get(part.kind, "message"), part.label, number) for number, part in enumerate(parts)]
+        return BoundPrompt(
+            language_model,
+            rendered.text,
+            contents=[(part.start, part.end) for part in parts],
+            scopes=[
+                Scope(owner, part.start, part.end, part.kind in ("call", "definition"))
+                for owner, part, is_kept in zip(owners, parts, kept, strict=True)
+                if is_kept
+            ],
+            unit=self.unit,
+            pinned=[(part.start, part.end) for part, is_kept in zip(parts, kept, strict=True) if not is_kept],
+            absence=self.absence,
+            replacement=self.replacement,
+            special_tokens=False,
+            changed=changed,
+            marks={owner: asdict(part.mark) for owner, part in zip(owners, parts, strict=True)},
+        )
+
+    def _pins_part(self, part: Part) -> bool:
+        mark = part.mark
+        return mark.role in self._pinned_names or (mark.message >= 0 and self._is_numbered(mark.message))
+
     def _check(self) -> None:
+        if self.unit == "step" and self.trace is None:
+            raise InvalidValue("unit 'step' needs a trace; use Prompt.from_trace")
         if self.spans is not None and not isinstance(self.spans, list | tuple | Mapping):
             raise InvalidType(f"spans must be a list of spans, or a dict of named ones; got {self.spans!r}")
         contents = [self.content] if isinstance(self.content, str) else [text for _, text in texts(self.content)]
@@ -192,6 +292,7 @@ class Prompt:
         elif not isinstance(self.content, str):
             count = len(self.content)
             known = {message["role"] for message in self.content} | set(range(-count, count))
+            known |= {DEFINITIONS} if self.trace is not None else set()
         for name in self._pinned_names:
             if isinstance(name, bool) or name not in known:
                 raise UnknownName("message or document to pin", name, map(str, sorted(known, key=str)))

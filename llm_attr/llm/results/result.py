@@ -10,9 +10,11 @@ from typing import TYPE_CHECKING, Any
 from torch import Tensor
 
 from llm_attr.errors import UnsupportedMethod
+from llm_attr.llm.agents.dominance import Dominance, Names
+from llm_attr.llm.agents.orders import Orders
 from llm_attr.llm.prompt.alignment import pieces
 from llm_attr.llm.prompt.units import Span
-from llm_attr.llm.results import export, storage, view
+from llm_attr.llm.results import export, of_agents, storage, view
 from llm_attr.llm.results.completeness import of_part
 from llm_attr.llm.results.data import NO_PAIRS, ResultData
 from llm_attr.llm.results.judged import given, trust_of
@@ -149,6 +151,54 @@ class LLMAttributionResult(ResultData):
         report = trust_of(self, budget, k, randomised, seed)
         self.provenance["trust"] = report.to_dict()
         return report
+
+    def orders(self, *names: str) -> Orders:
+        """What each unit changes when it comes in, is left out, or is alone; see `llm_attr.llm.agents.orders.orders`.
+
+        Args:
+            *names: `reveal`, `drop`, `keep`; all by default.
+
+        Raises:
+            UnknownName: there is no such order.
+            UnsupportedMethod: the result has no model because it was loaded, or its units cannot be left out.
+
+        Example:
+            >>> result.with_attributions(result.orders("reveal").reveal).show()  # doctest: +SKIP
+        """
+        return of_agents.orders_of(self, names)
+
+    def dominance(
+        self,
+        untrusted: Names | None = None,
+        trusted: Names | None = None,
+        *,
+        samples: int = 16,
+        seed: int = 0,
+    ) -> Dominance:
+        """By how much untrusted text carries the answer beyond trusted text, with its standard error.
+
+        `margin = E[f(C with U) - f(C without U)] - E[f(C with T) - f(C without T)]`, where U are the untrusted and T
+        the trusted units, and C are random halves of all units and their complements.
+
+        Args:
+            untrusted: Roles, names of tools that answered, numbers of messages, or names of documents; None: what the
+                trace says (`Prompt.from_trace(untrusted=...)`).
+            trusted: The same for trusted text; None: every other unit of the trace.
+            samples: How many contexts, each of up to four evaluations.
+            seed: Of the contexts; no global stream is touched.
+
+        Raises:
+            UnknownName: something named does not exist.
+            InvalidType: an argument is of another type.
+            InvalidValue: a group is empty, a unit is in both, or there are fewer than four samples.
+            UnsupportedMethod: the result has no model; or nothing is named and the prompt is no trace.
+
+        Source: CausalArmor, arXiv:2602.07918 (`loo_margin`: leave-one-out of spans against the user's request).
+
+        Example:
+            >>> result.dominance().verdict  # doctest: +SKIP
+        """
+        return of_agents.dominance_of(self, untrusted, trusted, samples, seed)
 
     def with_attributions(self, attributions: Tensor) -> LLMAttributionResult:
         """Other numbers on the same units, with the same table and model to judge them by.

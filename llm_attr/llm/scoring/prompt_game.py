@@ -19,6 +19,7 @@ from llm_attr.core.game.features import Features
 from llm_attr.core.game.ledger import Ledger
 from llm_attr.errors import InvalidShape
 from llm_attr.llm.model.language_model import LanguageModel
+from llm_attr.llm.prompt.alignment import token_spans
 from llm_attr.llm.prompt.interpretable import InterpretableInput
 from llm_attr.llm.prompt.variant import Variant
 from llm_attr.llm.results.table import Table
@@ -26,6 +27,7 @@ from llm_attr.llm.scoring.engine import ScoreEngine
 from llm_attr.llm.scoring.prefix_tree import Query
 from llm_attr.llm.scoring.scorer import Scorer
 from llm_attr.llm.scoring.text_game import TextGame
+from llm_attr.llm.target.region import Region
 from llm_attr.llm.target.scalar import Scalar, payoff
 from llm_attr.typing import Coalitions, Values
 
@@ -93,6 +95,16 @@ class PromptGame(AnswerGame):
         chosen = before[tokens]
         part._tokens = slice(chosen.start, chosen.stop)
         return part
+
+    def of_region(self, region: Region) -> PromptGame:
+        """The game of a region of the answer, which shares what is known.
+
+        Raises:
+            InvalidTarget: the region is not in the answer.
+        """
+        text, spans = token_spans(self.asked.language_model.tokenizer, self.asked.answer, self.asked.prompt)
+        tokens = region.tokens(text, spans)
+        return self.part(slice(tokens.start, tokens.stop))
 
     @contextmanager
     def randomised(self, seed: int) -> Iterator[PromptGame]:

@@ -8,8 +8,8 @@ from dataclasses import dataclass
 from typing import Any, TypeAlias
 
 from llm_attr.errors import EmptyTarget, InvalidTarget, InvalidType, InvalidValue
+from llm_attr.llm.prompt.json_path import JsonPath
 from llm_attr.llm.prompt.units import Span, sentences
-from llm_attr.llm.target.json_path import JsonPath
 
 RegionName: TypeAlias = str | re.Pattern[str] | slice | int
 """A substring, a pattern, a slice of tokens, or a token index."""

@@ -74,9 +74,9 @@ def times(nats: float) -> str:
 
 
 def name_of(view: AttributionView, unit: int) -> str:
-    """The name of a unit: "sentence 3", "sentence 2 of letter.txt", "document letter.txt"."""
+    """The name of a unit: "sentence 3", "sentence 2 of letter.txt", "document letter.txt", "tool get_weather"."""
     group = view.unit_groups[unit]
-    if group and group.kind == view.unit_name:
+    if group and group.kind in (view.unit_name, "tool"):
         return escape_line(f"{group.kind} {group.label}")
     own = f"{view.unit_name} {unit + 1}"
     return escape_line(f"{own} of {group.label}") if group and group.kind == "document" else escape_line(own)

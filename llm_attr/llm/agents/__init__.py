@@ -1,0 +1,1 @@
+"""Agents: what changed when a step came in, and whether untrusted text carries an action."""
