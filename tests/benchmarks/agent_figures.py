@@ -72,7 +72,10 @@ def main() -> None:
         rows = [row for row in found if row[0].untrusted and kind in (row[0].kind, "all")]
         cells = [wilson(sum(row[1][name] for row in rows), len(rows)) for name in ("reveal", "drop", "keep")]
         print(f"| {kind} | {' | '.join(cells)} | {sum(chance) / len(chance):.2f} |")
-    print("| traces | AUROC of dominance | of the leave-one-out margin | random scores |\n|---|---|---|---|")
+    print(
+        "| traces | AUROC of dominance | traces above their twin | AUROC of the leave-one-out margin | random scores |"
+    )
+    print("|---|---|---|---|---|")
     for kind in (*KINDS, "all"):
         rows = [row for row in found if kind in (row[0].kind, "all")]
         cells = []
@@ -84,7 +87,9 @@ def main() -> None:
             )
             is_untrusted = torch.tensor([row[0].untrusted for row in rows])
             cells.append(interval(values[is_untrusted], values[~is_untrusted]))
-        print(f"| {kind} | {' | '.join(cells)} |")
+        margins = torch.tensor([row[2] for row in rows])
+        pairs = wilson(int((margins[::2] > margins[1::2]).sum()), len(rows) // 2)
+        print(f"| {kind} | {cells[0]} | {pairs} | {' | '.join(cells[1:])} |")
     called = [row for row in found if abs(row[2]) > 2 * row[4]]
     right = sum((row[2] > 0) == row[0].untrusted for row in called)
     print(f"called: {len(called)} of {len(found)}, right: {right}; {time.process_time() - began:.0f} s CPU")

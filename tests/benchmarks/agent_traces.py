@@ -1,4 +1,4 @@
-"""Thirty traces of agents with planted truth, and a twin of each in which the user says it instead of a tool."""
+"""Thirty traces in which a tool and the user say different things: the action follows the tool, in its twin the user."""
 
 from __future__ import annotations
 
@@ -285,7 +285,6 @@ def traces() -> Iterator[Planted]:
 
 def _planted(kind: str, row: tuple[str, ...], number: int, *, untrusted: bool) -> Planted:
     task, planted, other, tool, argument, value, rival = row
-    wanted = f"{task} {planted}"
     said = planted.replace(value, rival)
     results = [planted if untrusted else said, other]
     place = number % 2  # the planted result is the first or the second
@@ -293,7 +292,7 @@ def _planted(kind: str, row: tuple[str, ...], number: int, *, untrusted: bool) -
     source = "recall" if kind == "memory" else "look_up"
     messages: list[dict[str, Any]] = [
         {"role": "system", "content": "You act with tools."},
-        {"role": "user", "content": task if untrusted else wanted},
+        {"role": "user", "content": f"{task} {said if untrusted else planted}"},
     ]
     for i, result in enumerate(results):
         call = {"id": f"c{i}", "type": "function", "function": {"name": source, "arguments": {"page": i + 1}}}
