@@ -9,6 +9,7 @@ if TYPE_CHECKING:
     from llm_attr.core.evaluator import Progress, watching
     from llm_attr.core.parallel.region import parallel
     from llm_attr.llm.cost.plan import Plan, plan
+    from llm_attr.llm.diff.explanation_diff import ExplanationDiff, diff
     from llm_attr.llm.explain import explain, prompt_game
     from llm_attr.llm.jobs.dataset_run import DatasetRun
     from llm_attr.llm.jobs.explain_dataset import explain_dataset
@@ -25,6 +26,7 @@ __version__ = "0.1.0"
 _WHERE = {
     "Comparison": "llm_attr.llm.results.comparison",
     "DatasetRun": "llm_attr.llm.jobs.dataset_run",
+    "ExplanationDiff": "llm_attr.llm.diff.explanation_diff",
     "LLMAttributionResult": "llm_attr.llm.results.result",
     "LanguageModel": "llm_attr.llm.model.language_model",
     "Plan": "llm_attr.llm.cost.plan",
@@ -33,6 +35,7 @@ _WHERE = {
     "Region": "llm_attr.llm.target.region",
     "TrustReport": "llm_attr.llm.trust.report",
     "compare": "llm_attr.llm.results.comparison",
+    "diff": "llm_attr.llm.diff.explanation_diff",
     "explain": "llm_attr.llm.explain",
     "explain_dataset": "llm_attr.llm.jobs.explain_dataset",
     "load_model": "llm_attr.llm.model.language_model",
@@ -42,11 +45,24 @@ _WHERE = {
     "prompt_game": "llm_attr.llm.explain",
     "watching": "llm_attr.core.evaluator",
 }
-_SUBPACKAGES = {"attr", "concept", "core", "errors", "influence", "llm", "metrics", "module", "robust", "viz"}
+_SUBPACKAGES = {
+    "attr",
+    "concept",
+    "core",
+    "errors",
+    "influence",
+    "llm",
+    "metrics",
+    "module",
+    "robust",
+    "testing",
+    "viz",
+}
 
 __all__ = [
     "Comparison",
     "DatasetRun",
+    "ExplanationDiff",
     "LLMAttributionResult",
     "LanguageModel",
     "Plan",
@@ -56,6 +72,7 @@ __all__ = [
     "TrustReport",
     "__version__",
     "compare",
+    "diff",
     "explain",
     "explain_dataset",
     "load_model",

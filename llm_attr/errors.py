@@ -35,6 +35,8 @@
     │   ├── ProcessLost              another process of a shared explanation was killed
     │   ├── NotStored                results that could not be written
     │   └── InUse                    a folder in which another process is at work
+    ├── NotGrounded (AssertionError)  units carry less, or more, of an answer than a test wants
+    ├── ExplanationChanged (AssertionError)  an explanation differs from its reference by more than noise
     ├── MissingExtra (ImportError)   an optional package is not installed; names the extra
     └── Cancelled                    the caller asked to stop
 
@@ -204,6 +206,22 @@ class MissingExtra(LlmAttrError, ImportError):
 
     def __init__(self, package: str, extra: str) -> None:
         super().__init__(f"{package} is needed for this and not installed; run: pip install 'llm_attr[{extra}]'")
+
+
+class _FailedTest(LlmAttrError, AssertionError):
+    """A test failed; `explanation` is what it was about, to show."""
+
+    def __init__(self, message: str, explanation: Any = None) -> None:
+        super().__init__(message)
+        self.explanation = explanation
+
+
+class NotGrounded(_FailedTest):
+    """Units carry less, or more, of an answer than a test wants."""
+
+
+class ExplanationChanged(_FailedTest):
+    """An explanation differs from its reference by more than noise."""
 
 
 class Cancelled(LlmAttrError):

@@ -26,6 +26,8 @@ from hypothesis import settings
 settings.register_profile("any machine", deadline=None)
 settings.load_profile("any machine")
 
+pytest_plugins = ["pytester"]
+
 LONG = ("slow", "statistical", "browser", "site")
 
 

@@ -41,6 +41,7 @@ def listed(page: Path) -> set[str]:
         "llm_attr.metrics",
         "llm_attr.robust",
         "llm_attr.module",
+        "llm_attr.testing",
     ],
 )
 def test_every_public_name_is_in_the_reference(module: str) -> None:
@@ -76,6 +77,7 @@ def test_every_notebook_is_in_a_table_of_contents() -> None:
         "metrics.md",
         "trust.md",
         "agents.md",
+        "testing.md",
         "robust.md",
         "gates.md",
         "datasets.md",

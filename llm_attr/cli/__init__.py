@@ -13,6 +13,7 @@ import typer
 from llm_attr.cli import influence, ledger, models
 from llm_attr.cli.compare import compare
 from llm_attr.cli.dataset import merge, summary
+from llm_attr.cli.diff import diff
 from llm_attr.cli.doctor import doctor
 from llm_attr.cli.explain import EXAMPLES, explain, methods, view
 from llm_attr.cli.launch import is_first
@@ -28,6 +29,7 @@ app = typer.Typer(
 app.command(epilog=EXAMPLES)(explain)
 app.command()(view)
 app.command()(compare)
+app.command()(diff)
 app.command()(run)
 app.command()(merge)
 app.command()(summary)

@@ -39,10 +39,16 @@ def distinct_names(results: Sequence[ResultData]) -> list[str]:
     return numbered
 
 
-def differences(results: Sequence[ResultData], units: CommonUnits) -> dict[str, list[str]]:
-    """The aspects other than the method in which results differ, each with a text per result."""
+def differences(results: Sequence[ResultData], units: CommonUnits | None = None) -> dict[str, list[str]]:
+    """The aspects other than the method in which results differ, each with a text per result.
+
+    Args:
+        results: The results.
+        units: Their common units, to say how their own are summed; None: units are left out.
+    """
     texts = {name: [aspect(result) for result in results] for name, aspect in _DIFFERENCES.items()}
-    texts["units"] = [_units(result, units, place) for place, result in enumerate(results)]
+    if units is not None:
+        texts["units"] = [_units(result, units, place) for place, result in enumerate(results)]
     return {name: each for name, each in texts.items() if len(set(each)) > 1}
 
 

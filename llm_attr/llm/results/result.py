@@ -26,7 +26,7 @@ from llm_attr.viz.text.bars import plot_unit_values
 from llm_attr.viz.text.heat_map import plot_token_values
 from llm_attr.viz.text.levels import plot_levels
 from llm_attr.viz.text.page import fragment, to_html
-from llm_attr.viz.text.terminal import show
+from llm_attr.viz.text.terminal import render, show
 from llm_attr.viz.text.view import AttributionView
 
 if TYPE_CHECKING:
@@ -316,6 +316,10 @@ class LLMAttributionResult(ResultData):
     def show(self, width: int | None = None) -> None:
         """Prints the prompt coloured by attribution, the ranked units and the answer, as wide as the terminal."""
         show(self.view(), width=width)
+
+    def render(self, width: int | None = None, colour: bool | None = None) -> str:
+        """What `show` prints, as text; with ANSI escape sequences if it is coloured."""
+        return render(self.view(), width=width, colour=colour)
 
     def to_html(self, path: str | Path | None = None, *, levels: Sequence[LLMAttributionResult] = ()) -> str:
         """A self-contained HTML page.
