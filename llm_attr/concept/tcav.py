@@ -252,8 +252,8 @@ class TCAV(ConceptInterpreter):
         found = self.interpret(inputs, [*beside, *chance], target, additional_forward_args, processes, **kwargs)
 
         def runs(sets: Sequence[list[Concept]]) -> Tensor:
-            rows = [[found[concepts_to_str(each)][layer][score][0] for each in sets] for layer in self.layers]
-            return torch.stack([torch.stack(row) for row in rows]).double().cpu()
+            rows = [[found[concepts_to_str(each)][layer][score][0].cpu() for each in sets] for layer in self.layers]
+            return torch.stack([torch.stack(row) for row in rows]).double()
 
         scores = runs(beside).view(len(self.layers), len(tested), len(randoms))
         names = tuple(concept.name for concept in tested)

@@ -208,7 +208,8 @@ class SimilarityInfluence(DataInfluence):
             for inputs in self._batches():
                 evaluator.check()
                 found = self._activations(inputs, extras)
-                save_file({name: value.contiguous() for name, value in found.items()}, folder / f"{number}.safetensors")
+                kept = {name: value.cpu().contiguous() for name, value in found.items()}
+                save_file(kept, folder / f"{number}.safetensors")
                 number += 1
                 yield found
                 evaluator.advance(len(found[self.layers[0]]))

@@ -4,13 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from functools import partial
+from tempfile import TemporaryDirectory
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 from torch.utils.data import TensorDataset
 
-from llm_attr import attr, influence, metrics, module, robust
+from llm_attr import attr, concept, influence, metrics, module, robust
 from tests.contract.methods import ROWS, Row
 from tests.contract.models import TwoInputs, two_inputs
 from tests.devices.cases import Case
@@ -67,6 +68,26 @@ def influences(placement: Placement) -> Any:
     ]
     found = [method.influence(tests, k=None) for method in methods]
     return [*found, methods[0].influence(tests, k=2), *(method.self_influence() for method in methods)]
+
+
+def concepts(placement: Placement) -> Any:
+    """TCAV by each classifier, its significance, and similarity; examples lie on the CPU, inputs where the model is."""
+    model, found = classifier(placement), list[Any]()
+    made = [
+        concept.Concept(n, f"c{n}", [torch.randn(9, 4, generator=torch.Generator().manual_seed(n)) + n / 4])
+        for n in range(5)
+    ]
+    with TemporaryDirectory() as folder, placement.within():
+        for kind, options in ((concept.DefaultClassifier, {"seed": 0}), (concept.ProbeClassifier, {})):
+            tcav = concept.TCAV(model, ["0", "2"], kind.__name__, kind(), save_path=folder, **options)
+            found.append(tcav.interpret(rows_at(placement), [made[:2], made[1:4]], target=1))
+            found.append([cav.stats["weights"] for cav in tcav.cavs["0-1"].values()])
+        judged = tcav.significance(rows_at(placement), made[:2], made[2:], target=0, score="magnitude")
+        found.append([judged.scores, judged.chance, judged.low, judged.corrected])
+        data = TensorDataset(made[0].data_iter[0])
+        similar = influence.SimilarityInfluence(model, ["0", "2"], data, folder, batch_size=4)
+        found.append(similar.influence(rows_at(placement), top_k=2))
+    return found
 
 
 def kept(row: Row, placement: Placement) -> Any:
@@ -363,6 +384,7 @@ CASES = [
     *(Case(row.name, partial(asked, row)) for row in ROWS),
     *(Case(f"{row.name}: precision and device", partial(kept, row), everywhere=False) for row in ROWS),
     Case("influence", influences),
+    Case("concepts", concepts),
     Case("several layers", several_layers, ("Site",)),
     Case("every noise", noisy, ("SUPPORTED_NOISE_TUNNEL_TYPES",)),
     Case("convergence deltas", with_deltas, ("PathInfo",)),

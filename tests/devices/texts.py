@@ -12,6 +12,8 @@ from torch import Tensor
 
 import llm_attr
 from llm_attr import LanguageModel, LLMAttributionResult, Prompt, attr, explain
+from llm_attr.llm.concept.steering import steer
+from llm_attr.llm.concept.text_tcav import TextTCAV
 from llm_attr.robust import MinimalEdit
 from tests.devices.cases import Case
 from tests.devices.placement import Placement
@@ -155,6 +157,23 @@ def stored(placement: Placement) -> Any:
     return numbers([again, again.for_output("He")])
 
 
+def concepts(placement: Placement) -> Any:
+    """Concepts given by sentences: activations, directions, scores, significance, and a generation that is moved."""
+    lm, found = model_at(placement), list[Any]()
+    some, others = ["We regret it.", "It is my duty.", "Kindly note this."], ["Hey you", "No way.", "Bye", "See you!"]
+    with placement.within():
+        for pool in ("mean", "last"):
+            tcav = TextTCAV(lm, [0, 1], pool=pool)
+            directions = tcav.directions(some, others, held_out=0)
+            found += [tcav.activations(some), tcav.scores([PROMPT], directions, ANSWER, " No")]
+            found += [each.weights for each in directions.values()]
+        judged = tcav.significance([PROMPT], some, others, ANSWER, runs=3, score="magnitude")
+        found += [judged.scores, judged.chance, judged.low, judged.corrected]
+        layer = tcav.layers[0]
+        texts = steer(lm, PROMPT, layer, directions[layer], (-3, 3), {"max_new_tokens": 3, "do_sample": False}).texts
+    return [*found, [float(sum(map(ord, text))) for text in texts]]
+
+
 def by_captums_classes(placement: Placement) -> Any:
     lm = model_at(placement)
     by_words = attr.LLMAttribution(attr.FeatureAblation(lm.model), lm.tokenizer)
@@ -196,5 +215,6 @@ CASES = [
     Case("plan", planned),
     Case("minimal edit", edited, ("MinimalEdit", "Edit")),
     Case("stored result", stored),
+    Case("concepts of sentences", concepts),
     Case("Captum's classes for text", by_captums_classes, CAPTUMS),
 ]
