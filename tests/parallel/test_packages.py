@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from tempfile import TemporaryDirectory
 from typing import Any
 
 import numpy as np
@@ -12,6 +13,7 @@ from torch import Tensor, nn
 
 import llm_attr
 from llm_attr.attr import IntegratedGradients
+from llm_attr.concept import TCAV, Concept
 from llm_attr.influence import TracInCP
 from llm_attr.metrics import infidelity, sensitivity_max
 from llm_attr.robust import FGSM, PGD, MinParamPerturbation
@@ -31,6 +33,15 @@ def shaken(inputs: Tensor) -> tuple[Tensor, Tensor]:
     return noise, inputs - noise
 
 
+def tested() -> dict[str, Any]:
+    """TCAV, in a folder of each process's own."""
+    draws = torch.Generator().manual_seed(0)
+    data = [torch.randn(12, 6, generator=draws, dtype=torch.float64) + number for number in range(2)]
+    concepts = [Concept(number, f"c{number}", [examples]) for number, examples in enumerate(data)]
+    with TemporaryDirectory() as folder:
+        return TCAV(NET, ["0", "2"], save_path=folder, seed=0).interpret(X, [concepts], target=LABELS)["0-1"]
+
+
 def load(model: nn.Module, checkpoint: Any) -> float:
     return 1.0
 
@@ -48,6 +59,7 @@ CASES: dict[str, Callable[[], Any]] = {
     "tracin": lambda: TracInCP(
         NET, DATA, ["only"], checkpoints_load_func=load, loss_fn=nn.CrossEntropyLoss(reduction="none"), batch_size=2
     ).influence((X + 0.1, LABELS)),
+    "tcav": tested,
 }
 
 
