@@ -49,7 +49,9 @@ def main() -> None:
     ranked = [unit.text for unit in result.top(len(result.input_tokens))]
     print(f"top unit: {ranked[0]}")
     other = next(text for text in ranked[1:] if text in SENTENCES)
-    whole, without, without_other = (log_probability(lm, result.output_ids, text) for text in ("", ranked[0], other))
+    whole, without, without_other = (
+        log_probability(lm, result.output_ids or (), text) for text in ("", ranked[0], other)
+    )
     print(
         f"check: without it the answer's log-probability falls from {whole:.2f} to {without:.2f}; "
         f"without another sentence to {without_other:.2f}"

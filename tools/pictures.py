@@ -30,8 +30,8 @@ def comparison(lm: Any) -> str:
     """Three methods on one prompt."""
     text = "Aksel lives in Odense. He repairs violins. He has a dog. What does Aksel repair?"
     prompt, answer = [{"role": "user", "content": text}], "Aksel repairs violins."
-    options = {"kernel_shap": {"n_samples": 16, "seed": 0}}
-    results = [
+    options: dict[str, dict[str, Any]] = {"kernel_shap": {"n_samples": 16, "seed": 0}}
+    results: list[Any] = [
         llm_attr.explain(lm, prompt, target=answer, method=method, **options.get(method, {})) for method in METHODS
     ]
     return str(llm_attr.compare(results).to_html())
