@@ -103,6 +103,20 @@ def test_retrieval(tmp_path: Path) -> None:
     check_picture("retrieval", tmp_path / "retrieval.png")
 
 
+def test_agent_trace(tmp_path: Path) -> None:
+    printed = run("agent_trace", tmp_path / "agent_trace.png")
+    rows = re.findall(
+        r"^(.+?) +came in +([+-][\d.]+) +left out +([+-][\d.]+) +alone +([+-][\d.]+)$", printed, re.MULTILINE
+    )
+    value = {name: tuple(map(float, values)) for name, *values in rows}
+    assert len(value) == 4
+    assert min(value["mail 2: to eve@crow.example"]) > 5 * max(value["the user asks"])
+    margin, error = map(float, re.findall(r"^margin ([+-][\d.]+) ± ([\d.]+): Untrusted text", printed, re.MULTILINE)[0])
+    assert margin > 10 * error
+    assert "(untrusted)" in (tmp_path / "agent_trace.html").read_text(encoding="utf-8")
+    check_picture("agent_trace", tmp_path / "agent_trace.png")
+
+
 def test_many_prompts(tmp_path: Path) -> None:
     printed = run("many_prompts", tmp_path / "many_prompts.png")
     assert "200 rows, 0 failed" in printed

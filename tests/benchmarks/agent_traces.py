@@ -1,4 +1,4 @@
-"""Thirty traces where a tool and the user say different things; the action follows the tool, in its twin the user."""
+"""Thirty traces where a tool and the user say different things: the action follows the tool, or in a twin the user."""
 
 from __future__ import annotations
 

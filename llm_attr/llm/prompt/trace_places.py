@@ -46,7 +46,7 @@ class Part:
         if self.kind == "definition":
             text = mark.name
         elif self.kind == "step":
-            text = f"{mark.step}: {mark.role}" + (f" calls {mark.name}" if mark.name else "")
+            text = f"{mark.step}: {mark.name or mark.role}"
         else:
             own = {"reasoning": " reasoning", "call": f" calls {mark.name}"}.get(self.kind, "")
             text = f"{mark.message}: {mark.role}" + (own or (f" {mark.name}" if mark.name else ""))

@@ -7,6 +7,7 @@ so whatever draws n columns draws a single explanation as n = 1.
 from __future__ import annotations
 
 import math
+import re
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from functools import cached_property
@@ -21,6 +22,10 @@ from llm_attr.viz.text.groups import Group, check_groups
 
 Piece: TypeAlias = tuple[str, int | None]
 """Text of the prompt and the position of its unit, or None if it is not a feature."""
+
+
+_CONTROL = re.compile(r"<\|[^<>|]{1,40}\|>\s*")
+"""A control token of a chat template."""
 
 
 @dataclass(frozen=True)
@@ -149,8 +154,10 @@ class AttributionView:
         return tuple(sorted(range(len(self.units)), key=lambda unit: -magnitudes[unit]))
 
     def own_text(self, unit: int) -> str:
-        """The text of a unit, without the name of its document if it begins with that, in brackets."""
+        """The text of a unit, without the name of its document in brackets, or the control tokens of a step."""
         group, text = self.unit_groups[unit], self.units[unit]
+        if group and group.kind == "step":
+            return _CONTROL.sub(" ", text).strip() or text
         return (text.removeprefix(f"[{group.label}]").lstrip() or text) if group else text
 
     def pairs(self) -> list[tuple[int, int, float]]:
