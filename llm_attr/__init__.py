@@ -51,6 +51,7 @@ _SUBPACKAGES = {
     "core",
     "errors",
     "influence",
+    "insights",
     "llm",
     "metrics",
     "module",

@@ -16,6 +16,7 @@ from llm_attr.cli.dataset import merge, summary
 from llm_attr.cli.diff import diff
 from llm_attr.cli.doctor import doctor
 from llm_attr.cli.explain import EXAMPLES, explain, methods, view
+from llm_attr.cli.insights import insights
 from llm_attr.cli.launch import is_first
 from llm_attr.cli.run import run
 from llm_attr.errors import LlmAttrError, Unavailable
@@ -30,6 +31,7 @@ app.command(epilog=EXAMPLES)(explain)
 app.command()(view)
 app.command()(compare)
 app.command()(diff)
+app.command()(insights)
 app.command()(run)
 app.command()(merge)
 app.command()(summary)

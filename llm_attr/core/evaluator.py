@@ -7,7 +7,7 @@ import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from contextvars import ContextVar
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from time import monotonic
 from types import TracebackType
 from typing import TypeAlias, TypeVar
@@ -46,23 +46,44 @@ class Progress:
 
 
 @dataclass(frozen=True)
-class _Watch:
-    observer: Callable[[Progress], None] | None
-    cancel: threading.Event | None
+class Watch:
+    """What watches the explanations of a context, see `watching`."""
+
+    observer: Callable[[Progress], None] | None = None
+    cancel: threading.Event | None = None
+    tokens: Callable[[int], None] | None = None
+    enough: threading.Event | None = None
+
+    @property
+    def has_enough(self) -> bool:
+        """Whether what was computed so far is enough."""
+        return self.enough is not None and self.enough.is_set()
 
 
-_watch: ContextVar[_Watch | None] = ContextVar("llm_attr_watch", default=None)
+_watch: ContextVar[Watch | None] = ContextVar("llm_attr_watch", default=None)
+
+
+def current_watch() -> Watch:
+    """What watches the explanations of this context; a watch without anything if nothing does."""
+    return _watch.get() or Watch()
 
 
 @contextmanager
 def watching(
-    observer: Callable[[Progress], None] | None = None, cancel: threading.Event | None = None
+    observer: Callable[[Progress], None] | None = None,
+    cancel: threading.Event | None = None,
+    *,
+    tokens: Callable[[int], None] | None = None,
+    enough: threading.Event | None = None,
 ) -> Iterator[None]:
     """Reports the progress of every explanation inside to an observer, and lets an event cancel it.
 
     Args:
         observer: Called with a `Progress` after each chunk of evaluations.
-        cancel: Once it is set, no further chunk is started.
+        cancel: Once it is set, no further chunk is started, and no further token is generated.
+        tokens: Called with the id of each token as it is generated (not in beam search).
+        enough: Once it is set, a sample under `until` or `budget` grows no further, as soon as it gives an estimate,
+            and a generation ends: both keep what there is.
 
     Raises:
         Cancelled: from the explanation inside, once `cancel` is set.
@@ -73,7 +94,13 @@ def watching(
         >>> with watching(lambda p: print(p.done, "of", p.total), cancel=stop):
         ...     pass
     """
-    token = _watch.set(_Watch(observer, cancel))
+    with _watched(Watch(observer, cancel, tokens, enough)):
+        yield
+
+
+@contextmanager
+def _watched(watch: Watch) -> Iterator[None]:
+    token = _watch.set(watch)
     try:
         yield
     finally:
@@ -90,14 +117,14 @@ def share_of(description: str, start: int, stop: int, total: int) -> Iterator[No
         stop: How many are done after.
         total: How many pieces it has.
     """
-    watch = _watch.get() or _Watch(None, None)
+    watch = current_watch()
 
     def observe(part: Progress) -> None:
         if watch.observer is not None:
             done = start * part.total + (stop - start) * part.done
             watch.observer(Progress(description, done, total * part.total))
 
-    with watching(observe, watch.cancel):
+    with _watched(replace(watch, observer=observe)):
         yield
 
 
@@ -117,14 +144,14 @@ def shown(description: str) -> Iterator[None]:
 @contextmanager
 def _also(see: Callable[[Progress], None]) -> Iterator[None]:
     """Reports the progress of explanations inside to `see`, then to the current observer."""
-    watch = _watch.get() or _Watch(None, None)
+    watch = current_watch()
 
     def observe(part: Progress) -> None:
         see(part)
         if watch.observer is not None:
             watch.observer(part)
 
-    with watching(observe, watch.cancel):
+    with _watched(replace(watch, observer=observe)):
         yield
 
 
@@ -220,7 +247,7 @@ class Evaluator:
         self._limit: int | None = None
         self._show_progress = show_progress
         self._bar: tqdm | None = None
-        self._watch = _watch.get() or _Watch(None, None)
+        self._watch = current_watch()
 
     def __enter__(self) -> Evaluator:
         self.check()

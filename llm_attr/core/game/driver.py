@@ -12,6 +12,7 @@ import torch
 from torch import Tensor
 
 from llm_attr.caller import warn_caller
+from llm_attr.core.evaluator import current_watch
 from llm_attr.core.game import coalitions as designs
 from llm_attr.core.game.budget import Meter, MeteredBudget
 from llm_attr.core.game.estimate import Estimate
@@ -229,7 +230,7 @@ class _Sampling:
         meter: Meter | None,
     ) -> None:
         self.estimator, self.stopping, self._features, self._ledger = estimator, stopping, features, ledger
-        self._drawing = rounds
+        self._drawing, self._watch = rounds, current_watch()
         self._metered = None if stopping.metered is None else MeteredBudget(meter, stopping.metered)
         self._least, self._deadline = estimator.least(features), monotonic() + (stopping.seconds or 0)
         self._rounds = self._evaluated = 0
@@ -304,6 +305,8 @@ class _Sampling:
     def _is_over(self, cost: int, drawn: int) -> bool:
         """Whether to stop before a sample that brings the number of distinct coalitions to `cost`."""
         limit, seconds = self.stopping.evaluations, self.stopping.seconds
+        if drawn >= self._least and self._watch.enough is not None and agreed("enough", lambda: self._watch.has_enough):
+            return True
         if limit is not None and cost > limit:
             return True
         if seconds is not None:

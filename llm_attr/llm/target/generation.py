@@ -7,9 +7,10 @@ from typing import Any, TypeAlias
 
 import torch
 from torch import Tensor
-from transformers import GenerationConfig
+from transformers import GenerationConfig, StoppingCriteria, StoppingCriteriaList
 
-from llm_attr.errors import InvalidType, InvalidValue, LlmAttrError
+from llm_attr.core.evaluator import Watch, current_watch
+from llm_attr.errors import Cancelled, InvalidType, InvalidValue, LlmAttrError
 from llm_attr.llm.model.language_model import LanguageModel
 
 GenArgs: TypeAlias = Mapping[str, Any] | GenerationConfig
@@ -88,6 +89,9 @@ def generate(language_model: LanguageModel, prompt: Sequence[int], gen_args: Gen
         arguments["pad_token_id"] = min(language_model.end_ids)
     if _effective(language_model, arguments, "stop_strings") is not None:
         arguments.setdefault("tokenizer", language_model.tokenizer)
+    if inputs and (watch := current_watch()) != Watch(watch.observer):
+        given = arguments.get("stopping_criteria") or []
+        arguments["stopping_criteria"] = StoppingCriteriaList([*given, _Watched(watch)])
     try:
         with language_model.inference(), language_model.drawing(seed):
             output = language_model.model.generate(*(() if inputs else (ids,)), **inputs, **arguments)
@@ -98,6 +102,20 @@ def generate(language_model: LanguageModel, prompt: Sequence[int], gen_args: Gen
     sequences = output if isinstance(output, Tensor) else output.sequences
     _refuse_several(len(sequences))
     return until_end(sequences[0, len(prompt) :].tolist(), language_model)
+
+
+class _Watched(StoppingCriteria):
+    """Tells the watch of each token, and ends the generation when the watch says so."""
+
+    def __init__(self, watch: Watch) -> None:
+        self._watch = watch
+
+    def __call__(self, input_ids: Tensor, scores: Any, **kwargs: Any) -> Tensor:
+        if self._watch.cancel is not None and self._watch.cancel.is_set():
+            raise Cancelled("the generation of the answer was stopped")
+        if self._watch.tokens is not None and len(input_ids) == 1:
+            self._watch.tokens(int(input_ids[0, -1]))
+        return torch.full((len(input_ids),), self._watch.has_enough, device=input_ids.device)
 
 
 def until_end(ids: list[int], language_model: LanguageModel) -> list[int]:

@@ -57,17 +57,25 @@ def to_html(view: View, levels: Levels | None = None) -> str:
     return _render("page.html", view, levels=levels)
 
 
-def fragment(view: View, *, scripts: bool = True) -> str:
+def fragment(view: View, *, scripts: bool = True, styles: bool = True) -> str:
     """The content of the page as one `<div>` for a notebook or a larger page; its styles touch nothing outside it.
 
     Args:
         view: what is drawn.
         scripts: whether to include the numbers and the script; otherwise mount `static/attr.js` on the element.
+        styles: whether to include the style sheet; otherwise load `style_sheet()`.
     """
-    return _render("fragment.html", view, scripts=scripts)
+    return _render("fragment.html", view, scripts=scripts, styles=styles)
 
 
-def _render(template: str, view: View, *, scripts: bool = True, levels: Levels | None = None) -> str:
+def style_sheet() -> str:
+    """The style sheet of `fragment`, for a page that shows several."""
+    return environment().get_template("attribution.css").render(light=LIGHT, dark=DARK)
+
+
+def _render(
+    template: str, view: View, *, scripts: bool = True, styles: bool = True, levels: Levels | None = None
+) -> str:
     content = _comparison(view) if isinstance(view, ComparisonView) else _explanation(view, levels)
     return (
         environment()
@@ -78,6 +86,7 @@ def _render(template: str, view: View, *, scripts: bool = True, levels: Levels |
             notes=[(escape_line(name), escape_line(value)) for name, value in view.notes],
             comparison=isinstance(view, ComparisonView),
             scripts=scripts,
+            styles=styles,
             light=LIGHT,
             dark=DARK,
             **content,
