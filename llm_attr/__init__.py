@@ -10,6 +10,7 @@ if TYPE_CHECKING:
     from llm_attr.core.parallel.region import parallel
     from llm_attr.llm.cost.plan import Plan, plan
     from llm_attr.llm.diff.explanation_diff import ExplanationDiff, diff
+    from llm_attr.llm.engines.connect import connect
     from llm_attr.llm.explain import explain, prompt_game
     from llm_attr.llm.jobs.dataset_run import DatasetRun
     from llm_attr.llm.jobs.explain_dataset import explain_dataset
@@ -35,6 +36,7 @@ _WHERE = {
     "Region": "llm_attr.llm.target.region",
     "TrustReport": "llm_attr.llm.trust.report",
     "compare": "llm_attr.llm.results.comparison",
+    "connect": "llm_attr.llm.engines.connect",
     "diff": "llm_attr.llm.diff.explanation_diff",
     "explain": "llm_attr.llm.explain",
     "explain_dataset": "llm_attr.llm.jobs.explain_dataset",
@@ -73,6 +75,7 @@ __all__ = [
     "TrustReport",
     "__version__",
     "compare",
+    "connect",
     "diff",
     "explain",
     "explain_dataset",

@@ -177,6 +177,14 @@ class FetchFailed(Unavailable):
     """An embedded model could not be fetched or converted."""
 
 
+class EngineFailed(Unavailable):
+    """A scoring server does not answer, or refuses a request."""
+
+
+class EngineRefused(Unavailable):
+    """A scoring server's values cannot be those of the answer's tokens; the message has the evidence."""
+
+
 class OutOfMemory(Unavailable):
     """Even the smallest chunk does not fit into memory."""
 

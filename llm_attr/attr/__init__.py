@@ -98,6 +98,7 @@ from llm_attr.core.site import Site
 
 if TYPE_CHECKING:
     from llm_attr.llm.attribution import LLMAttribution
+    from llm_attr.llm.engines.provider import RemoteLLMProvider, VLLMProvider
     from llm_attr.llm.gradient import LLMGradientAttribution
     from llm_attr.llm.prompt.interpretable import (
         InterpretableInput,
@@ -105,6 +106,7 @@ if TYPE_CHECKING:
         TextTemplateInput,
         TextTokenInput,
     )
+    from llm_attr.llm.remote_attribution import RemoteLLMAttribution
     from llm_attr.llm.results.result import LLMAttributionResult
 
 _FROM_LLM = {
@@ -113,8 +115,11 @@ _FROM_LLM = {
     "LLMGradientAttribution": "gradient",
     "LLMAttributionResult": "results.result",
     "ProductBaselines": "prompt.interpretable",
+    "RemoteLLMAttribution": "remote_attribution",
+    "RemoteLLMProvider": "engines.provider",
     "TextTemplateInput": "prompt.interpretable",
     "TextTokenInput": "prompt.interpretable",
+    "VLLMProvider": "engines.provider",
 }
 
 __all__ = [
@@ -196,6 +201,8 @@ __all__ = [
     "PerturbationAttribution",
     "ProductBaselines",
     "PropagationRule",
+    "RemoteLLMAttribution",
+    "RemoteLLMProvider",
     "SGDLasso",
     "SGDLinearRegression",
     "SGDRidge",
@@ -217,6 +224,7 @@ __all__ = [
     "TextTemplateInput",
     "TextTokenInput",
     "TokenReferenceBase",
+    "VLLMProvider",
     "Var",
     "WSquareRule",
     "ZPlusRule",

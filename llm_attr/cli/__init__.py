@@ -19,6 +19,7 @@ from llm_attr.cli.explain import EXAMPLES, explain, methods, view
 from llm_attr.cli.insights import insights
 from llm_attr.cli.launch import is_first
 from llm_attr.cli.run import run
+from llm_attr.cli.serve import serve
 from llm_attr.errors import LlmAttrError, Unavailable
 
 app = typer.Typer(
@@ -37,6 +38,7 @@ app.command()(merge)
 app.command()(summary)
 app.command()(methods)
 app.command()(doctor)
+app.command()(serve)
 app.add_typer(models.app, name="models")
 app.add_typer(influence.app, name="influence")
 app.add_typer(ledger.app, name="ledger")

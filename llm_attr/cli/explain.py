@@ -61,7 +61,7 @@ Json = Annotated[Path | None, typer.Option(help="Write all numbers as JSON.")]
             *("target", "max_new_tokens", "sample", "temperature", "top_p", "top_k", "seed", "generate"),
             *("foil", "region"),
         ),
-        "Model and work": ("model", "dtype", "precision", "num_processes", "ledger"),
+        "Model and work": ("model", "engine", "dtype", "precision", "num_processes", "ledger"),
         "Output": ("html", "json", "save", "progress", "plan"),
     }
 )
@@ -71,6 +71,10 @@ def explain(
     trace: Trace = None,
     documents: Documents = None,
     model: Annotated[str, typer.Option(help="An embedded model, a folder, or a name on the hub.")] = "smollm2-135m",
+    engine: Annotated[
+        str | None,
+        typer.Option(help="A server that scores: vllm:URL, sglang:URL or openai:URL; --model is then its tokenizer."),
+    ] = None,
     dtype: Annotated[
         str | None, typer.Option(help="Precision of the weights, e.g. bfloat16 or auto (default: set by the model).")
     ] = None,
@@ -153,7 +157,6 @@ def explain(
         raise typer.BadParameter("--num-processes needs a file; standard input goes to one process")
     from llm_attr.llm.explain import explain as run
     from llm_attr.llm.gradients.methods import gradient_methods
-    from llm_attr.llm.model.language_model import load_model
     from llm_attr.llm.request import method_named
 
     method_named(method)
@@ -167,7 +170,7 @@ def explain(
         "precision": precision, **options, **without_none(ledger=ledger),
     }  # fmt: skip
     shared = not plan and launch(num_processes)
-    loaded = load_model(model, **without_none(dtype=dtype), **(own_device() if shared else {}))
+    loaded = _loaded(model, engine, without_none(dtype=dtype), own_device() if shared else {})
     if plan:
         from llm_attr.llm.cost.plan import plan as planned
 
@@ -180,6 +183,19 @@ def explain(
         result.save(save)
         typer.echo(f"saved: {save}")
     _show(result, region, html, json, trust)
+
+
+def _loaded(model: str, engine: str | None, options: dict[str, Any], place: dict[str, Any]) -> Any:
+    """The model, or the one behind an engine."""
+    from llm_attr.llm.model.language_model import load_model, load_tokenizer
+
+    if engine is None:
+        return load_model(model, **options, **place)
+    if options:
+        raise typer.BadParameter("--dtype is of a model in this process; with --engine the server has it")
+    from llm_attr.llm.engines.connect import connect
+
+    return connect(engine, load_tokenizer(model))
 
 
 def view(

@@ -29,7 +29,7 @@ from llm_attr.llm.scoring.batch import PromptJob, PromptScores, score_prompts
 from llm_attr.llm.scoring.engine import ScoreEngine
 from llm_attr.llm.scoring.options import Options
 from llm_attr.llm.scoring.prompt_game import Asked, PromptGame
-from llm_attr.llm.scoring.scorer import Scorer
+from llm_attr.llm.scoring.scorer import engine_for
 from llm_attr.llm.scoring.shared_engine import SharedEngine
 from llm_attr.llm.scoring.stored import StoredReadings
 from llm_attr.llm.scoring.text_game import Inspector, empty_prompt_id, model_input_ids
@@ -229,7 +229,7 @@ class LLMAttribution(TextAttribution):
         """The engine that scores the prompts' variants, as far as the ledger does not have them."""
 
         def local() -> ScoreEngine:
-            return Scorer(self.language_model, options.cached, options.perturbations_per_eval, stored)
+            return engine_for(self.language_model, options.cached, options.perturbations_per_eval, stored)
 
         team = current_team()
         return local() if team is None else SharedEngine(local, team)
@@ -278,7 +278,8 @@ class LLMAttribution(TextAttribution):
             self._priced(answered, options) as price,
             Evaluator(name, total, show_progress=options.show_progress, device=device) as evaluator,
         ):
-            if total > UNSEEN and not options.stopping.adaptive:
+            here = self.language_model.served_by is None
+            if here and total > UNSEEN and not options.stopping.adaptive:
                 price.tell(self._seconds(answered, options), f"{total:,} variants of the prompt")
             known_by, stored = identity(self.language_model), self.stored(options)
             groups = score_prompts(lambda: self.engine(options, stored), answered, options, evaluator)

@@ -39,6 +39,7 @@ def explain(
     parallel: bool = False,
     precision: Precision | None = None,
     trust: bool = False,
+    engine: str | LanguageModel | None = None,
     **options: Any,
 ) -> LLMAttributionResult: ...
 
@@ -58,6 +59,7 @@ def explain(
     parallel: bool = False,
     precision: Precision | None = None,
     trust: bool = False,
+    engine: str | LanguageModel | None = None,
     **options: Any,
 ) -> list[LLMAttributionResult]: ...
 
@@ -77,6 +79,7 @@ def explain(
     parallel: bool = False,
     precision: Precision | None = None,
     trust: bool = False,
+    engine: str | LanguageModel | None = None,
     **options: Any,
 ) -> list[LLMAttributionResult]: ...
 
@@ -96,6 +99,7 @@ def explain(
     parallel: bool = False,
     precision: Precision | None = None,
     trust: bool = False,
+    engine: str | LanguageModel | None = None,
     **options: Any,
 ) -> list[list[LLMAttributionResult]]: ...
 
@@ -114,6 +118,7 @@ def explain(
     parallel: bool = False,
     precision: Precision | None = None,
     trust: bool = False,
+    engine: str | LanguageModel | None = None,
     **options: Any,
 ) -> LLMAttributionResult | list[LLMAttributionResult] | list[list[LLMAttributionResult]]:
     """Explains which units of a prompt carried a model's answer.
@@ -141,6 +146,8 @@ def explain(
             sums in fp32.
         trust: Whether each result gets a report of how far it can be trusted, see `LLMAttributionResult.trust`; about a
             quarter more evaluations.
+        engine: A server that scores in place of a model in this process: `vllm:URL`, `sglang:URL` or `openai:URL`, or
+            what `connect` returns. `model` is then the served model's tokenizer; see docs/engines.md.
         **options: Arguments of `LLMAttribution.attribute` (`gen_args`, `num_trials`, `use_cached_outputs`, `ledger`,
             `show_progress`, ...) and the method's own options. `attr_target` is Captum's name for `scalar`. Gradient
             methods take the arguments of `LLMGradientAttribution.attribute`, and `layer`: the name of a layer (or a
@@ -161,6 +168,9 @@ def explain(
         InvalidValue: `unit` is given, but every prompt is a `Prompt`; or the model cannot compute in the precision.
         UnknownKeyword: one of the options does not exist.
         EmptyPrompt: there is nothing to attribute to.
+        EngineFailed: the engine's server does not answer; what it answered before is in the ledger, if there is one.
+        EngineRefused: the engine's scores are wrong.
+        UnsupportedMethod: an engine is asked for gradients.
 
     Example:
         >>> result = explain(load_model("smollm2-135m"), "Aksel repairs violins. What does Aksel do?")  # doctest: +SKIP
@@ -174,7 +184,7 @@ def explain(
         raise InvalidType(f"parallel must be True or False; got {parallel!r} (numbers: llm_attr.parallel)")
     with shared() if parallel and current_team() is None else nullcontext():
         request = parse_request(
-            model, prompt, tokenizer=tokenizer, region=part, precision=precision, **asked, **options
+            model, prompt, tokenizer=tokenizer, region=part, precision=precision, engine=engine, **asked, **options
         )
         each = request.explainer.attribute_scalars(
             request.inputs, request.target, request.scalars, precision=request.precision, **request.options
@@ -202,6 +212,7 @@ def prompt_game(
     scalar: ScalarLike = "log_prob",
     foil: Foil | None = None,
     gen_args: GenArgs | None = None,
+    engine: str | LanguageModel | None = None,
 ) -> PromptGame:
     """A prompt and an answer as a game of units, which judges attributions that were made elsewhere.
 
@@ -226,7 +237,8 @@ def prompt_game(
     """
     if is_many(prompt):
         raise InvalidType(f"a game is made of one prompt; got a list of {len(prompt)}")
-    request = parse_request(model, prompt, tokenizer=tokenizer, unit=unit, target=target, scalar=scalar, foil=foil)
+    asked: dict[str, Any] = {"unit": unit, "target": target, "scalar": scalar, "foil": foil, "engine": engine}
+    request = parse_request(model, prompt, tokenizer=tokenizer, **asked)
     explainer = cast(LLMAttribution, request.explainer)
     game = explainer.game(request.inputs[0], request.target[0], gen_args)
     (part,) = request.regions

@@ -10,8 +10,10 @@ from typing import Any, TypeAlias, TypeGuard
 from llm_attr.attr.base import Attribution
 from llm_attr.attr.perturbation import PerturbationAttribution
 from llm_attr.core.registry import summary
-from llm_attr.errors import InvalidValue, UnknownName, about_prompt
+from llm_attr.errors import InvalidValue, UnknownName, UnsupportedMethod, about_prompt
 from llm_attr.llm.attribution import LLMAttribution, text_methods
+from llm_attr.llm.engines.connect import as_served
+from llm_attr.llm.engines.remote_scorer import refuse_gaps, refuse_scalar
 from llm_attr.llm.gradient import LLMGradientAttribution
 from llm_attr.llm.gradients.absent_units import line_break
 from llm_attr.llm.gradients.methods import by_name, gradient_methods, named
@@ -92,6 +94,7 @@ def parse_request(
     foil: Foil | None = None,
     region: Region | None = None,
     precision: Precision | None = None,
+    engine: Any = None,
     **options: Any,
 ) -> Request:
     """Parses the arguments of `explain`; does not run the model.
@@ -99,7 +102,7 @@ def parse_request(
     Raises:
         LlmAttrError: as in `explain`.
     """
-    language_model = as_language_model(model, tokenizer)
+    language_model = _model(model, tokenizer, engine)
     check_precision(precision)
     asked = options.pop("attr_target", scalar)
     if asked is not scalar and scalar != "log_prob":
@@ -113,10 +116,17 @@ def parse_request(
         _refuse_unknown(options, attr_method)
         explainer = LLMAttribution(attr_method, language_model, scalars[0])
     else:
+        if language_model.served_by is not None:
+            raise UnsupportedMethod(
+                f"{method} needs gradients or activations, and an engine gives log-probabilities only; methods that "
+                f"leave units out work: {', '.join(sorted(text_methods()))}"
+            )
         at = named(method, language_model, options.pop("layer", None), options.pop("attribution_method", None))
         options = by_name(at, options, region is not None or any(regions))
         explainer = LLMGradientAttribution(at, language_model)
     refuse_one_id(target)
+    if language_model.served_by is not None:
+        _refuse_for_engines(inputs, scalars, precision)
     if isinstance(explainer, LLMGradientAttribution) and all(map(_has_no_replacement, inputs)):
         options = {"baseline": line_break(language_model)} | options
     return Request(explainer, inputs, targets, scalars, options, precision, regions)
@@ -136,6 +146,26 @@ def _with_actions(
         is_whole = action is None or action[1] == (0, len(action[0]))
         regions.append(None if action is None or is_whole else Region(characters=action[1]))
     return targets, tuple(regions)
+
+
+def _model(model: Any, tokenizer: TokenizerLike | None, engine: Any) -> LanguageModel:
+    """The model in this process, or the one behind an engine, for which `model` is its tokenizer."""
+    if engine is None:
+        return as_language_model(model, tokenizer)
+    own = model.tokenizer if isinstance(model, LanguageModel) else model
+    return as_served(engine, own if tokenizer is None else tokenizer)
+
+
+def _refuse_for_engines(
+    inputs: Sequence[Prompt | InterpretableInput], scalars: Sequence[Scalar], precision: Precision | None
+) -> None:
+    """Refuses what needs a model in this process."""
+    if precision is not None:
+        raise InvalidValue(f"precision={precision!r}: the server decides in which type it computes")
+    for scalar in scalars:
+        if not scalar.is_of_log_probs:
+            refuse_scalar(scalar.label)
+    refuse_gaps(any(isinstance(inp, Prompt) and inp.absence == "mask" for inp in inputs))
 
 
 def _in_units(prompt: One | Sequence[One], unit: str | None) -> list[Prompt | InterpretableInput]:

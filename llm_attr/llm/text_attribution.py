@@ -159,16 +159,18 @@ class TextAttribution(Attribution, ABC):
 
     def provenance(self, inp: InterpretableInput, scalar: Scalar, cost: Cost) -> dict[str, Any]:
         """The provenance that every result has."""
+        served = self.language_model.served_by is not None
         return {
             "method": self.method_name,
             "attr_target": scalar.name,
             **scalar.about(self.language_model),
             **inp.about(),
             "model": self.language_model.name,
-            "dtype": str(self.language_model.dtype).removeprefix("torch."),
-            "precision": described(self.language_model),
+            "dtype": None if served else str(self.language_model.dtype).removeprefix("torch."),
+            "precision": "the server's" if served else described(self.language_model),
             "noise": self._agreed_noise(scalar),
             **cost.to_dict(),
+            **({"tokens_reused": cost.reused} if served else {}),
         }
 
     def noise(self, scalar: Scalar) -> float | None:

@@ -34,7 +34,7 @@ from llm_attr.llm.request import Request
 from llm_attr.llm.scoring.batch import PromptJob, score_prompts
 from llm_attr.llm.scoring.engine import CountingEngine, ScoreEngine
 from llm_attr.llm.scoring.options import Options
-from llm_attr.llm.scoring.scorer import Scorer
+from llm_attr.llm.scoring.scorer import engine_for
 from llm_attr.llm.scoring.text_game import TextGame
 from llm_attr.llm.target.answer import Answer, answer_ids, answers_of
 from llm_attr.llm.target.generation import GenArgs, arguments_of, most_new_tokens
@@ -144,7 +144,7 @@ def _bounded(
 
 def _longest(language_model: LanguageModel, job: PromptJob) -> int:
     """The most positions of a variant, assuming that the tokens added by each absent feature add up."""
-    game = TextGame(job.inp.sampled(), job.features, job.answer, Scorer(language_model), Evaluator("plan", 0))
+    game = TextGame(job.inp.sampled(), job.features, job.answer, engine_for(language_model), Evaluator("plan", 0))
     prompt = len(job.prompt)
     ends = [v.end for block in each_left_out(job.features.count) for v in game.variants(block)]
     return prompt + sum(max(0, end - prompt) for end in ends)

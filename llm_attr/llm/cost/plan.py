@@ -37,6 +37,10 @@ class Plan:
         from_ledger: Those of them that the ledger has already, which cost nothing.
         peak_bytes: The approximate peak memory besides the weights.
         seconds: The approximate time on this machine; None if not measured.
+        engine: The kind of server that scores; None for a model in this process. With one, passes are requests and
+            positions are tokens that are sent.
+        tokens_reused: Tokens that the server is expected to take from its prefix cache.
+        money: What the tokens cost, where `connect` was given a price.
 
     Example:
         >>> Plan("saliency", True, 3, passes=2, backward=1, positions=20).passes
@@ -56,6 +60,9 @@ class Plan:
     from_ledger: int = 0
     peak_bytes: int = 0
     seconds: float | None = None
+    engine: str | None = None
+    tokens_reused: int = 0
+    money: float | None = None
 
     def to_dict(self) -> dict[str, Any]:
         """All numbers by name."""
@@ -64,6 +71,8 @@ class Plan:
     def __str__(self) -> str:
         """A line per number."""
         most = "" if self.exact else "at most "
+        if self.engine is not None:
+            return "\n".join(f"{name + ':':18} {value}" for name, value in self._of_engine(most))
         time = "not measured" if self.seconds is None else f"{most}about {_duration(self.seconds)}"
         lines = [
             ("method", self.method),
@@ -80,6 +89,19 @@ class Plan:
             ("time", time),
         ]
         return "\n".join(f"{name + ':':18} {value}" for name, value in lines)
+
+    def _of_engine(self, most: str) -> list[tuple[str, str]]:
+        return [
+            ("method", self.method),
+            ("engine", str(self.engine)),
+            ("answer tokens", f"{self.answer_tokens:,}"),
+            ("requests", f"{most}{_number(self.passes)}"),
+            ("tokens sent", f"{most}{_number(self.positions)}"),
+            ("tokens reused", f"about {_number(self.tokens_reused)}"),
+            ("evaluations", f"{most}{_number(self.evaluations)}"),
+            *([("from ledger", _number(self.from_ledger))] if self.from_ledger else []),
+            *([("price", f"{most}{self.money:.4g}")] if self.money is not None else []),
+        ]
 
 
 def plan(
@@ -135,6 +157,8 @@ def plan_of(method: str, language_model: LanguageModel, estimate: CostEstimate, 
         measure: Whether to estimate the time, which takes a few short passes on first use of a model.
     """
     cost, seconds = estimate.cost, None
+    if language_model.served_by is not None:
+        return _served(method, language_model, estimate)
     if measure:
         speed = speed_of(language_model, backward=cost.backward > 0)
         seconds = min(speed.seconds(cost, estimate.recompute), estimate.max_seconds)
@@ -147,6 +171,22 @@ def plan_of(method: str, language_model: LanguageModel, estimate: CostEstimate, 
         from_ledger=estimate.from_ledger,
         peak_bytes=_peak(language_model, estimate),
         seconds=seconds,
+    )
+
+
+def _served(method: str, language_model: LanguageModel, estimate: CostEstimate) -> Plan:
+    """The plan with an engine: no time, which is the server's, and no memory."""
+    cost, price = estimate.cost, getattr(getattr(language_model, "endpoint", None), "price", None)
+    return Plan(
+        method=method,
+        exact=estimate.exact,
+        answer_tokens=estimate.answer_tokens,
+        **cost.to_dict() | {"check_positions": 0},
+        evaluations=estimate.evaluations,
+        from_ledger=estimate.from_ledger,
+        engine=str((language_model.served_by or {}).get("engine")),
+        tokens_reused=cost.reused,
+        money=None if price is None else cost.positions * price / 1e6,
     )
 
 

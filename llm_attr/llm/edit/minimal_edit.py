@@ -19,7 +19,7 @@ from llm_attr.llm.prompt.prompt import Prompt
 from llm_attr.llm.prompt.variant import Variant
 from llm_attr.llm.scoring.engine import CountingEngine, ScoreEngine
 from llm_attr.llm.scoring.prefix_tree import Query
-from llm_attr.llm.scoring.scorer import Scorer
+from llm_attr.llm.scoring.scorer import engine_for
 from llm_attr.llm.target.answer import Answer, answer_ids, refuse_one_id
 from llm_attr.llm.target.generation import (
     GenArgs,
@@ -99,7 +99,7 @@ class MinimalEdit:
         """
         job = self._job(prompt, unit, drop, search, width, most)
         answer = self._answer(job.inp, target, gen_args, drop)
-        engine = Scorer(self.language_model)
+        engine = engine_for(self.language_model)
         total = job.most_variants
         with Evaluator(
             "MinimalEdit", total, show_progress=show_progress, device=self.language_model.device
@@ -141,7 +141,7 @@ class MinimalEdit:
             answer: tuple[int, ...] = (UNKNOWN_TOKEN,) * length
         else:
             answer = answer_ids(self.language_model, job.whole.tokens, target, gen_args)
-        engine = CountingEngine(Scorer(self.language_model))
+        engine = CountingEngine(engine_for(self.language_model))
         trial = EditTrial(job, answer, engine, Evaluator("plan", 0), self.language_model)
         trial.read([()])
         trial.search()

@@ -71,6 +71,7 @@ class Cost:
         context: The most positions whose keys and values are cached for a call.
         backward_load: For each backward pass, the call that recorded its graph; only in estimates.
         forward_mode_load: The calls with forward-mode derivatives; only in estimates.
+        reused: Positions that a server took from its prefix cache, as it says, or as expected in estimates.
     """
 
     forward: Load = field(default_factory=Load)
@@ -80,6 +81,7 @@ class Cost:
     context: int = 0
     backward_load: Load = field(default_factory=Load)
     forward_mode_load: Load = field(default_factory=Load)
+    reused: int = 0
 
     @property
     def passes(self) -> int:
@@ -115,6 +117,7 @@ class Cost:
             max(self.context, other.context),
             self.backward_load + other.backward_load,
             self.forward_mode_load + other.forward_mode_load,
+            self.reused + other.reused,
         )
 
     def __or__(self, other: Cost) -> Cost:
@@ -127,6 +130,7 @@ class Cost:
             max(self.context, other.context),
             self.backward_load | other.backward_load,
             self.forward_mode_load | other.forward_mode_load,
+            max(self.reused, other.reused),
         )
 
     def to_dict(self) -> dict[str, Any]:

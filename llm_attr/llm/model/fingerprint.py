@@ -45,12 +45,17 @@ _checksums: WeakKeyDictionary[Any, tuple[list[Any], str]] = WeakKeyDictionary()
 
 
 def identity(language_model: LanguageModel) -> dict[str, Any]:
-    """Hashes of weights, tokenizer and chat template, the attention kernel, and the versions of the libraries."""
+    """Hashes of weights, tokenizer and chat template, the attention kernel, and the versions of the libraries.
+
+    The weights and the kernel of a served model are not known; its `engine` says how it is reached.
+    """
+    served = language_model.served_by
     return {
-        "weights": weights_hash(language_model.model),
+        "weights": weights_hash(language_model.model) if served is None else None,
         "tokenizer": tokenizer_hash(language_model.tokenizer),
         "template": template_hash(language_model.tokenizer),
-        "attention_kernel": kernel(language_model),
+        "attention_kernel": kernel(language_model) if served is None else None,
+        **({} if served is None else {"engine": dict(served)}),
         "versions": {
             "llm_attr": llm_attr.__version__,
             "torch": str(torch.__version__),
@@ -63,8 +68,12 @@ def identity(language_model: LanguageModel) -> dict[str, Any]:
 def computation(language_model: LanguageModel) -> dict[str, Any]:
     """What a model's scores depend on: every byte of its weights, and how they are used.
 
-    Code counts by its name: the model's class, its hooks, and the versions of torch and transformers.
+    Code counts by its name: the model's class, its hooks, and the versions of torch and transformers. A served model
+    counts by its engine, address and name, and by what it generates after a fixed prompt.
     """
+    if language_model.served_by is not None:
+        served = identity(language_model)
+        return {"weights": "served", **{name: served[name] for name in ("tokenizer", "template", "engine")}}
     model = language_model.model
     config: dict[str, Any] = getattr(model.config, "to_dict", dict)() if hasattr(model, "config") else {}
     kept = {name: value for name, value in config.items() if name not in _NOT_COMPUTED}

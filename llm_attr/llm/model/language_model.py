@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import inspect
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import ExitStack, contextmanager, nullcontext
 from functools import cached_property
 from pathlib import Path
@@ -42,6 +42,9 @@ class LanguageModel:
         >>> from llm_attr import LanguageModel
         >>> lm = LanguageModel(model, tokenizer)  # doctest: +SKIP
     """
+
+    served_by: Mapping[str, Any] | None = None
+    """How a model that is not in this process is reached: engine, address and name; None for one that is."""
 
     def __init__(self, model: Any, tokenizer: TokenizerLike, name: str | None = None) -> None:
         self.is_plain = is_plain(model)
@@ -245,6 +248,24 @@ def load_model(name: str | Path, **from_pretrained: Any) -> LanguageModel:
     except (ValueError, KeyError, SafetensorError, UnpicklingError) as error:
         raise InvalidValue(f"{str(name)!r} cannot be loaded as a causal language model: {error}") from error
     return LanguageModel(model.eval(), tokenizer, str(name))
+
+
+def load_tokenizer(name: str | Path, **from_pretrained: Any) -> Any:
+    """The tokenizer of a model that `load_model` takes, without its weights.
+
+    Args:
+        name: As in `load_model`.
+        **from_pretrained: Passed on to transformers' `from_pretrained`.
+
+    Raises:
+        FetchFailed: an embedded model is not in the cache and could not be fetched.
+        InvalidValue: there is no such model, or it has no tokenizer.
+    """
+    source = str(model_folder(str(name))) if str(name) in CATALOGUE else str(name)
+    try:
+        return AutoTokenizer.from_pretrained(source, **from_pretrained)
+    except (OSError, ValueError) as error:
+        raise InvalidValue(f"no tokenizer {str(name)!r}: {error}") from error
 
 
 def as_language_model(model: Any, tokenizer: TokenizerLike | None = None) -> LanguageModel:

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Mapping
 from itertools import pairwise
+from typing import Any
 
 from llm_attr.errors import InvalidType, UnknownKeyword, UnknownName, UnsupportedMethod
 from llm_attr.llm.prompt.units import sentences
@@ -134,7 +136,11 @@ def _notes(result: ResultData) -> tuple[tuple[str, str], ...]:
     cost = f"{about['variants']} variants in {about['passes']} passes, {about['positions']} token positions"
     if about.get("prompts", 1) > 1:
         cost += f", for {about['prompts']} prompts together"
-    notes = [("model", f"{about['model']}, {about['dtype']}"), ("scored by", str(about["scoring"])), ("cost", cost)]
+    notes = [
+        ("model", _model(about)),
+        ("scored by", str(about["scoring"])),
+        ("cost", cost),
+    ]
     if about["empty_prompt"]:
         notes.append(("empty prompt", f"scored after {about['empty_prompt']}"))
     return tuple(notes + _notes_of_target(result))
@@ -145,7 +151,7 @@ def _notes_of_gradients(result: ResultData) -> tuple[tuple[str, str], ...]:
     cost = f"{about['passes']} forward and {about['backward']} backward passes, {about['positions']} token positions"
     if about["forward_mode"]:
         cost += f", {about['forward_mode']} rows of forward mode"
-    notes = [("model", f"{about['model']}, {about['dtype']}"), ("cost", cost)]
+    notes = [("model", _model(about)), ("cost", cost)]
     if about["baseline"] is not None:
         notes.append(("baseline", f"the embedding of {about['baseline']}"))
     if "completeness" in about:
@@ -160,3 +166,8 @@ def _notes_of_target(result: ResultData) -> list[tuple[str, str]]:
     if result.region:
         notes.append(("part", f"tokens {result.region[0] + 1} to {result.region[1]} of the answer"))
     return notes
+
+
+def _model(about: Mapping[str, Any]) -> str:
+    """The model and its type, which is not known of a served one."""
+    return ", ".join(filter(None, (about["model"], about["dtype"])))

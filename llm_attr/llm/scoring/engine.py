@@ -109,9 +109,13 @@ class ScoreEngine(ABC):
         self.check_lengths(queries)
         self._recall(queries)
         for part in self._parts(queries):
-            readings = self.score_new(part, evaluator)
-            self._store(part, readings)
-            self._known.update(zip(part, readings, strict=True))
+            self.keep(part, self.score_new(part, evaluator))
+
+    def keep(self, queries: Sequence[Query], readings: Sequence[Reading]) -> None:
+        """Remembers readings, and adds those that are new to the ledger."""
+        new = {query: reading for query, reading in zip(queries, readings, strict=True) if query not in self._known}
+        self._store(list(new), list(new.values()))
+        self._known.update(new)
 
     def price(self, queries: Sequence[Query]) -> Cost:
         """What scoring these queries together would add to the cost.

@@ -17,7 +17,7 @@ from llm_attr.core.faithfulness.randomised import layers_of, randomise, restored
 from llm_attr.core.game.driver import finite
 from llm_attr.core.game.features import Features
 from llm_attr.core.game.ledger import Ledger
-from llm_attr.errors import InvalidShape
+from llm_attr.errors import InvalidShape, UnsupportedMethod
 from llm_attr.llm.model.language_model import LanguageModel
 from llm_attr.llm.prompt.alignment import token_spans
 from llm_attr.llm.prompt.interpretable import InterpretableInput
@@ -25,7 +25,7 @@ from llm_attr.llm.prompt.variant import Variant
 from llm_attr.llm.results.table import Table
 from llm_attr.llm.scoring.engine import ScoreEngine
 from llm_attr.llm.scoring.prefix_tree import Query
-from llm_attr.llm.scoring.scorer import Scorer
+from llm_attr.llm.scoring.scorer import engine_for
 from llm_attr.llm.scoring.text_game import TextGame
 from llm_attr.llm.target.region import Region
 from llm_attr.llm.target.scalar import Scalar, payoff
@@ -108,7 +108,13 @@ class PromptGame(AnswerGame):
 
     @contextmanager
     def randomised(self, seed: int) -> Iterator[PromptGame]:
-        """See `AnswerGame`."""
+        """See `AnswerGame`.
+
+        Raises:
+            UnsupportedMethod: the model is behind an engine.
+        """
+        if self.asked.language_model.served_by is not None:
+            raise UnsupportedMethod("layers cannot be made random behind an engine; use a model in this process")
         model, generator = self.asked.language_model.model, seeded(seed)
         with restored(model):
             for _, layer in layers_of(model, None):
@@ -177,7 +183,7 @@ class _Scores:
         device = asked.language_model.device
         with Evaluator("Faithfulness", len(coalitions), device=device) as evaluator:
             if self._engine is None:
-                self._engine = Scorer(asked.language_model)
+                self._engine = engine_for(asked.language_model)
             if self._scalar.needs_reference:
                 whole = Query(Variant.plain(asked.prompt), asked.answer)
                 self._scalar = replace(self._scalar, reference=self._engine.distributions(whole, evaluator))

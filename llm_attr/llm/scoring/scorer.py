@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import replace
+from typing import Protocol, runtime_checkable
 
 import torch
 from torch import Tensor
@@ -30,6 +31,26 @@ from llm_attr.llm.scoring.strategy import (
     strategy_for,
 )
 from llm_attr.llm.scoring.verification import Verification, probe, sees_what_is_masked
+
+
+@runtime_checkable
+class HasEngine(Protocol):
+    """A language model that is scored by an engine of its own."""
+
+    def score_engine(self, cached: bool, most: int | None, stored: StoredReadings | None) -> ScoreEngine:
+        """The engine; the arguments are those of `Scorer`."""
+
+
+def engine_for(
+    language_model: LanguageModel,
+    cached: bool = True,
+    most: int | None = None,
+    stored: StoredReadings | None = None,
+) -> ScoreEngine:
+    """The engine of a language model: its own, or a `Scorer`, which has the same arguments."""
+    if isinstance(language_model, HasEngine):
+        return language_model.score_engine(cached, most, stored)
+    return Scorer(language_model, cached, most, stored)
 
 
 class Scorer(ScoreEngine):
