@@ -8,6 +8,8 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from llm_attr.core.evaluator import Progress, watching
     from llm_attr.core.parallel.region import parallel
+    from llm_attr.llm.citations.citations import Citations
+    from llm_attr.llm.cite import cite
     from llm_attr.llm.cost.plan import Plan, plan
     from llm_attr.llm.diff.explanation_diff import ExplanationDiff, diff
     from llm_attr.llm.engines.connect import connect
@@ -25,6 +27,7 @@ if TYPE_CHECKING:
 __version__ = "0.1.0"
 
 _WHERE = {
+    "Citations": "llm_attr.llm.citations.citations",
     "Comparison": "llm_attr.llm.results.comparison",
     "DatasetRun": "llm_attr.llm.jobs.dataset_run",
     "ExplanationDiff": "llm_attr.llm.diff.explanation_diff",
@@ -35,6 +38,7 @@ _WHERE = {
     "Prompt": "llm_attr.llm.prompt.prompt",
     "Region": "llm_attr.llm.target.region",
     "TrustReport": "llm_attr.llm.trust.report",
+    "cite": "llm_attr.llm.cite",
     "compare": "llm_attr.llm.results.comparison",
     "connect": "llm_attr.llm.engines.connect",
     "diff": "llm_attr.llm.diff.explanation_diff",
@@ -63,6 +67,7 @@ _SUBPACKAGES = {
 }
 
 __all__ = [
+    "Citations",
     "Comparison",
     "DatasetRun",
     "ExplanationDiff",
@@ -74,6 +79,7 @@ __all__ = [
     "Region",
     "TrustReport",
     "__version__",
+    "cite",
     "compare",
     "connect",
     "diff",

@@ -78,6 +78,7 @@ def test_every_notebook_is_in_a_table_of_contents() -> None:
         "trust.md",
         "agents.md",
         "testing.md",
+        "citations.md",
         "robust.md",
         "gates.md",
         "datasets.md",

@@ -11,6 +11,7 @@ from typing import Annotated
 import typer
 
 from llm_attr.cli import influence, ledger, models
+from llm_attr.cli.cite import cite
 from llm_attr.cli.compare import compare
 from llm_attr.cli.dataset import merge, summary
 from llm_attr.cli.diff import diff
@@ -30,6 +31,7 @@ app = typer.Typer(
 )
 app.command(epilog=EXAMPLES)(explain)
 app.command()(view)
+app.command()(cite)
 app.command()(compare)
 app.command()(diff)
 app.command()(insights)

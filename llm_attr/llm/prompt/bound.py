@@ -109,6 +109,11 @@ class BoundPrompt(PickledWithout, InterpretableInput):
             raise InvalidValue("a prompt loaded from a pickle has no model; bind it again: Prompt(...).bind(lm)")
         return self._language_model
 
+    @property
+    def scopes(self) -> tuple[Scope, ...]:
+        """The documents, messages or text that are split into units, in order."""
+        return tuple(self._scopes)
+
     def about(self) -> dict[str, Any]:
         """See `InterpretableInput.about`."""
         changes = {"template_changes": self.changed} if self.changed else {}

@@ -11,9 +11,12 @@ from torch import Tensor
 from llm_attr.errors import UnsupportedMethod
 from llm_attr.llm.agents.dominance import Dominance, Names
 from llm_attr.llm.agents.orders import Orders
+from llm_attr.llm.citations.citations import Citations
+from llm_attr.llm.citations.support import CERTAIN, NATS, STAND_OUT, Rule
 from llm_attr.llm.prompt.alignment import pieces
 from llm_attr.llm.prompt.units import Span
 from llm_attr.llm.results import export, of_agents, storage
+from llm_attr.llm.results.cited import citations_of
 from llm_attr.llm.results.completeness import of_part
 from llm_attr.llm.results.judged import given, trust_of
 from llm_attr.llm.results.pictured import ASK_FOR_ROWS, NO_ROWS, Pictured
@@ -184,6 +187,27 @@ class LLMAttributionResult(Pictured):
             >>> result.dominance().verdict  # doctest: +SKIP
         """
         return of_agents.dominance_of(self, untrusted, trusted, samples, seed)
+
+    def citations(
+        self, *, nats: float = NATS, stand_out: float = STAND_OUT, certain: float = CERTAIN, question: str = ""
+    ) -> Citations:
+        """The sources of each sentence of the answer, from the same table and a few more coalitions for each sentence.
+
+        Args:
+            nats: What the context, and the strongest source or pair of sources, must give a sentence.
+            stand_out: How many times the middle of the other units, by size, the strongest source must give.
+            certain: By how many standard errors it must exceed 0.
+            question: The question, for the pictures and records.
+
+        Raises:
+            InvalidType: a threshold is no number.
+            InvalidValue: it is negative or not finite.
+            UnsupportedMethod: the result was loaded, has no attribution of single tokens, or does not explain log_prob.
+
+        Example:
+            >>> result.citations().sentences[0].sources  # doctest: +SKIP
+        """
+        return citations_of(self, Rule(nats, stand_out, certain), question)
 
     def with_attributions(self, attributions: Tensor) -> LLMAttributionResult:
         """Other numbers on the same units, with the same table and model to judge them by.
