@@ -8,7 +8,8 @@ from typing import Annotated, Any
 
 import typer
 
-from llm_attr.cli.explain import Messages, named, read_text, without_none
+from llm_attr.cli.explain import Messages, named, without_none
+from llm_attr.cli.prompts import read_text
 from llm_attr.errors import InvalidValue, UnknownName
 
 FORMATS = ("text", "json", "html", "response", "ragas", "deepeval")
