@@ -12,13 +12,13 @@ from llm_attr.errors import UnsupportedMethod
 from llm_attr.llm.agents.dominance import Dominance, Names
 from llm_attr.llm.agents.orders import Orders
 from llm_attr.llm.citations.citations import Citations
+from llm_attr.llm.citations.of_result import citations_of
 from llm_attr.llm.citations.support import CERTAIN, NATS, STAND_OUT, Rule
 from llm_attr.llm.prompt.alignment import pieces
 from llm_attr.llm.prompt.units import Span
 from llm_attr.llm.results import export, of_agents, storage
-from llm_attr.llm.results.cited import citations_of
 from llm_attr.llm.results.completeness import of_part
-from llm_attr.llm.results.judged import given, trust_of
+from llm_attr.llm.results.judged import given, subject_of, trust_of
 from llm_attr.llm.results.pictured import ASK_FOR_ROWS, NO_ROWS, Pictured
 from llm_attr.llm.target.region import Region, RegionName
 from llm_attr.llm.target.scalar import ADDITIVE
@@ -207,7 +207,7 @@ class LLMAttributionResult(Pictured):
         Example:
             >>> result.citations().sentences[0].sources  # doctest: +SKIP
         """
-        return citations_of(self, Rule(nats, stand_out, certain), question)
+        return citations_of(self, subject_of, Rule(nats, stand_out, certain), question)
 
     def with_attributions(self, attributions: Tensor) -> LLMAttributionResult:
         """Other numbers on the same units, with the same table and model to judge them by.

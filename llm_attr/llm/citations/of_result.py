@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -15,23 +15,33 @@ from llm_attr.llm.citations.citations import Citations, Sentence, Source
 from llm_attr.llm.citations.support import Rule, Support, asked, decide
 from llm_attr.llm.prompt.bound import BoundPrompt, Scope
 from llm_attr.llm.prompt.units import SPLITTERS, Span
-from llm_attr.llm.results.judged import subject_of
-from llm_attr.llm.trust.evidence import Evidence
+from llm_attr.llm.trust.evidence import Evidence, Subject
 
 if TYPE_CHECKING:
     from llm_attr.llm.results.result import LLMAttributionResult
 
 
-def citations_of(result: LLMAttributionResult, rule: Rule, question: str = "") -> Citations:
+def citations_of(
+    result: LLMAttributionResult,
+    subject_of: Callable[[LLMAttributionResult], Subject],
+    rule: Rule,
+    question: str = "",
+) -> Citations:
     """The sources of each sentence; see `LLMAttributionResult.citations`.
+
+    Args:
+        result: The result.
+        subject_of: What is judged of a part of it.
+        rule: When a sentence is supported.
+        question: The question.
 
     Raises:
         LlmAttrError: as there.
     """
     _check(result, rule)
     places = list(_places(result))
-    parts = [result.for_output(characters=span) for span in SPLITTERS["sentence"](result.output_text)]
     spans = SPLITTERS["sentence"](result.output_text)
+    parts = [result.for_output(characters=span) for span in spans]
     evidence = [Evidence(subject_of(part), 5) for part in parts]
     _evaluate(result, evidence)
     sentences = []
