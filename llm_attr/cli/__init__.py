@@ -11,6 +11,7 @@ from typing import Annotated
 import typer
 
 from llm_attr.cli import influence, ledger, models
+from llm_attr.cli.benchmark import benchmark
 from llm_attr.cli.cite import cite
 from llm_attr.cli.compare import compare
 from llm_attr.cli.dataset import merge, summary
@@ -40,6 +41,7 @@ app.command()(merge)
 app.command()(summary)
 app.command()(methods)
 app.command()(doctor)
+app.command()(benchmark)
 app.command()(serve)
 app.add_typer(models.app, name="models")
 app.add_typer(influence.app, name="influence")
