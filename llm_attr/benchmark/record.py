@@ -104,7 +104,9 @@ class Benchmark:
         lines.append("|---" * (len(kinds) + 1) + "|")
         by_kind = {kind: {row.method: row for row in self.rows(kind)} for kind in kinds}
         for row in self.rows():
-            cells = [f"{by_kind[kind][row.method].means['found']:.2f}" for kind in kinds]
+            cells = [
+                _cell(by_kind[kind][row.method], "found") if row.method in by_kind[kind] else "–" for kind in kinds
+            ]
             lines.append(f"| {row.method} | {' | '.join(cells)} |")
         return "\n".join(lines)
 
