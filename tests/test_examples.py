@@ -103,6 +103,16 @@ def test_retrieval(tmp_path: Path) -> None:
     check_picture("retrieval", tmp_path / "retrieval.png")
 
 
+def test_cited_answer(tmp_path: Path) -> None:
+    printed = run("cited_answer", tmp_path / "cited.html")
+    rows = re.findall(r"^(\d+)-(\d+): (\S+) (\d+)-(\d+) \+([\d.]+)", printed, re.MULTILINE)
+    assert [name for _, _, name, *_ in rows] == ["harbour.md", "harbour.md", "market.md"]
+    assert min(float(nats) for *_, nats in rows) > 5
+    page = (tmp_path / "cited.html").read_text(encoding="utf-8")
+    assert page.count("<mark") == 4
+    assert "im_end" not in printed + page
+
+
 def test_agent_trace(tmp_path: Path) -> None:
     printed = run("agent_trace", tmp_path / "agent_trace.png")
     rows = re.findall(

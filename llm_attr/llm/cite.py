@@ -64,7 +64,7 @@ def cite(
         InvalidType: arguments are of another type, or both or neither of documents and messages are given.
         InvalidValue: an id occurs twice, or an argument contradicts another.
         EmptyPrompt: there are no documents, or one is empty.
-        EmptyTarget: the answer is empty.
+        EmptyTarget: the answer is empty, or the model's has no text.
         InvalidTarget: the tokens of the answer do not make up its text.
 
     Example:

@@ -64,6 +64,14 @@ def test_a_sentence_that_the_model_knows_anyway_has_none() -> None:
     assert "the context gives it 0.5 nats" in found.reason
 
 
+def test_a_source_that_the_others_drown_is_one() -> None:
+    """Without any unit the sentence is as likely as with all of them, but not without its source."""
+    found = decided(lambda a, b, c, d: 8.0 * b - 4.0 * max(a, c, d), [-1.3, 8.0, -1.4, -1.3])
+    assert found.supported
+    nothing_lost = decided(lambda a, b, c, d: 8.0 * b - 8.0 * (a or c or d), [-1.3, 8.0, -1.4, -1.3])
+    assert (nothing_lost.supported, nothing_lost.context) == (True, 0.0)
+
+
 def test_a_source_that_others_outweigh_is_none() -> None:
     found = decided(lambda a, b, c, d: a + b + c - 3 * d + 4 * a * b * c, [2.3, 2.4, 2.3, -3.0])
     assert not found.supported
@@ -98,6 +106,14 @@ def test_sentences_and_sources_are_at_their_places() -> None:
             assert DOCUMENTS[source.id][source.start : source.end] == source.text
             assert 0 <= source.share <= 1
     assert citations.provenance["answer"] == "given"
+
+
+def test_the_token_that_ends_an_answer_is_no_sentence() -> None:
+    prompt = Prompt.from_documents("What?", {"a": "He mends. He sails."}, unit="sentence", chat=False)
+    ids, end = lm().encode(ANSWER, special_tokens=False), [lm().tokenizer.eos_token_id]
+    assert llm_attr.explain(lm(), prompt, target=[*ids, *end]).citations().answer == ANSWER
+    with pytest.raises(EmptyTarget, match="no text"):
+        llm_attr.explain(lm(), prompt, target=end).citations()
 
 
 def test_the_numbers_are_those_of_the_sentence_in_the_explanation() -> None:

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from llm_attr.core.game.coalitions import distinct
-from llm_attr.errors import InvalidType, InvalidValue, UnsupportedMethod
+from llm_attr.errors import EmptyTarget, InvalidType, InvalidValue, UnsupportedMethod
 from llm_attr.llm.citations.citations import Citations, Sentence, Source
 from llm_attr.llm.citations.support import Rule, Support, asked, decide
 from llm_attr.llm.prompt.bound import BoundPrompt, Scope
@@ -40,16 +40,17 @@ def citations_of(
     """
     _check(result, rule)
     places = list(_places(result))
-    spans = SPLITTERS["sentence"](result.output_text)
+    answer = _answer(result)
+    spans = SPLITTERS["sentence"](answer)
     parts = [result.for_output(characters=span) for span in spans]
     evidence = [Evidence(subject_of(part), 5) for part in parts]
     _evaluate(result, evidence)
     sentences = []
     for span, part, known in zip(spans, parts, evidence, strict=True):
-        support = decide(known.subject.attributions, _errors(part), known, rule)
+        support = decide(known.subject.attributions, errors_of(part), known, rule)
         sentences.append(_sentence(result, span, part, support, known, places))
     return Citations(
-        answer=result.output_text,
+        answer=answer,
         sentences=tuple(sentences),
         documents={name: text for name, _, text in _documents(result)},
         question=question,
@@ -75,6 +76,20 @@ def _check(result: LLMAttributionResult, rule: Rule) -> None:
         raise UnsupportedMethod("the tokens of this answer do not make up its text, so it has no sentences")
 
 
+def _answer(result: LLMAttributionResult) -> str:
+    """The answer without the special tokens that end it.
+
+    Raises:
+        EmptyTarget: it consists of them.
+    """
+    inp, spans, text = result.inp, result.output_spans or (), result.output_text
+    end = inp.ended(result.output_ids or ()) if isinstance(inp, BoundPrompt) else len(spans)
+    answer = text[: spans[end][0]] if end < len(spans) else text
+    if not answer.strip():
+        raise EmptyTarget(f"the answer {result.output_text!r} has no text, so no sentence to cite sources for")
+    return answer
+
+
 def _evaluate(result: LLMAttributionResult, evidence: list[Evidence]) -> None:
     """Evaluates the coalitions that all sentences ask for, together; each then finds them known."""
     for each in evidence:
@@ -86,7 +101,7 @@ def _evaluate(result: LLMAttributionResult, evidence: list[Evidence]) -> None:
         each.evaluate()
 
 
-def _errors(part: LLMAttributionResult) -> Tensor | None:
+def errors_of(part: LLMAttributionResult) -> Tensor | None:
     """`(features,)` standard errors; units of one feature share theirs."""
     if part.stderr is None or part.table is None:
         return part.stderr

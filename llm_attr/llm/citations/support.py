@@ -31,7 +31,7 @@ class Rule:
     """What a sentence needs to be supported.
 
     Attributes:
-        nats: What the context, and the strongest source or pair, give it at least.
+        nats: What the strongest source or pair gives it at least, and what it loses without that or without any.
         stand_out: How many times the middle of the other units, by size, the strongest one gives at least.
         certain: By how many standard errors it exceeds 0.
     """
@@ -75,11 +75,12 @@ def asked(attributions: Tensor) -> list[Tensor]:
 def decide(attributions: Tensor, errors: Tensor | None, evidence: Evidence, rule: Rule) -> Support:
     """The decision for a sentence.
 
-    With `f` the log-probability of the sentence and `a` the attributions, it is supported if `f(all) - f(none)` and the
-    strength are at least `rule.nats`, the strength is at least `rule.stand_out` times the median `|a|` of the units
-    that are not among the strongest, and exceeds `rule.certain` standard errors and twice the noise. The strength is
-    the largest `a`, or the joint ablation of the two strongest, if they are redundant: `f(all) - f(all without both)`
-    where that exceeds what each carries alone by more than a third.
+    With `f` the log-probability of the sentence and `a` the attributions, it is supported if the strength, and what it
+    loses without any unit or without the strongest, are at least `rule.nats`, and the strength is at least
+    `rule.stand_out` times the median `|a|` of the units that are not among the strongest, and exceeds `rule.certain`
+    standard errors and twice the noise. The strength is the largest `a`, or the joint ablation of the two strongest,
+    if they are redundant: `f(all) - f(all without both)` where that exceeds what each carries alone by more than a
+    third.
 
     Args:
         attributions: float64 `(features,)` in nats.
@@ -97,7 +98,9 @@ def decide(attributions: Tensor, errors: Tensor | None, evidence: Evidence, rule
     error = 0.0 if errors is None else float(errors[list(together)].square().sum().sqrt())
     others = attributions[[each for each in range(size) if each not in together]].abs()
     middle = float(others.median()) if len(others) else 0.0
-    reason = _reason(rule, context, strength, error, middle, evidence.subject.noise or 0.0)
+    missing = evidence.value(without(size, together))
+    needed = max((full - each for each in (nothing, missing) if full is not None and each is not None), default=None)
+    reason = _reason(rule, needed, strength, error, middle, evidence.subject.noise or 0.0)
     floor = BESIDE * top
     sources = tuple(each for each in ranked[:MOST] if each in together or float(attributions[each]) >= max(floor, 1e-9))
     return Support(not reason, sources if not reason else (), context, strength, reason)
@@ -120,9 +123,9 @@ def _joint(attributions: Tensor, ranked: Sequence[int], evidence: Evidence, full
     return together if extra > together / 3 > 0 else -torch.inf
 
 
-def _reason(rule: Rule, context: float | None, strength: float, error: float, middle: float, noise: float) -> str:
-    if context is not None and context < rule.nats:
-        return f"the context gives it {context:.2g} nats, less than {rule.nats:g}"
+def _reason(rule: Rule, needed: float | None, strength: float, error: float, middle: float, noise: float) -> str:
+    if needed is not None and needed < rule.nats:
+        return f"the context gives it {needed:.2g} nats, less than {rule.nats:g}"
     if strength < rule.nats:
         return f"its strongest source gives it {strength:.2g} nats, less than {rule.nats:g}"
     if strength < max(rule.certain * error, 2 * noise):

@@ -14,7 +14,7 @@ from torch import Tensor
 from llm_attr.core.pickled import PickledWithout
 from llm_attr.errors import EmptyPrompt, InvalidValue
 from llm_attr.llm.model.language_model import LanguageModel
-from llm_attr.llm.model.tokenizer import special_id
+from llm_attr.llm.model.tokenizer import special_id, special_ids
 from llm_attr.llm.prompt.alignment import Alignment, align, first_character, owners
 from llm_attr.llm.prompt.interpretable import InterpretableInput, TokenMap, check_width, token_id
 from llm_attr.llm.prompt.units import SPLITTERS, Span
@@ -201,6 +201,13 @@ class BoundPrompt(PickledWithout, InterpretableInput):
             spans = entire if is_whole else SPLITTERS[self.unit](part)
             units += [((scope.start + a, scope.start + b), scope.owner) for a, b in spans]
         return units
+
+    def ended(self, ids: Sequence[int]) -> int:
+        """How many tokens of an answer come before the special tokens that end it."""
+        special, count = special_ids(self._lm.tokenizer), len(ids)
+        while count and ids[count - 1] in special:
+            count -= 1
+        return count
 
     @cached_property
     def _alignment(self) -> Alignment:

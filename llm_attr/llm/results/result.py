@@ -194,7 +194,7 @@ class LLMAttributionResult(Pictured):
         """The sources of each sentence of the answer, from the same table and a few more coalitions for each sentence.
 
         Args:
-            nats: What the context, and the strongest source or pair of sources, must give a sentence.
+            nats: What the strongest source or pair must give a sentence, and what it must lose without that or any.
             stand_out: How many times the middle of the other units, by size, the strongest source must give.
             certain: By how many standard errors it must exceed 0.
             question: The question, for the pictures and records.
@@ -202,6 +202,7 @@ class LLMAttributionResult(Pictured):
         Raises:
             InvalidType: a threshold is no number.
             InvalidValue: it is negative or not finite.
+            EmptyTarget: the answer has no text.
             UnsupportedMethod: the result was loaded, has no attribution of single tokens, or does not explain log_prob.
 
         Example:
