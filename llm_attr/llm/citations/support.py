@@ -11,9 +11,12 @@ from torch import Tensor
 from llm_attr.llm.trust.evidence import Evidence, without
 
 NATS = 2.0
-"""What the context, and the strongest source or pair of sources, must give a sentence, in nats."""
+"""What the strongest source or pair of sources must give a sentence, in nats."""
 
-STAND_OUT = 3.0
+NEEDED = 0.5
+"""The share of that which the sentence must lose without that source or pair, or without any."""
+
+STAND_OUT = 2.0
 """How many times the middle of the other units, by size, the strongest source must give."""
 
 CERTAIN = 2.0
@@ -31,7 +34,7 @@ class Rule:
     """What a sentence needs to be supported.
 
     Attributes:
-        nats: What the strongest source or pair gives it at least, and what it loses without that or without any.
+        nats: What the strongest source or pair gives it at least; half of it is lost without that, or without any.
         stand_out: How many times the middle of the other units, by size, the strongest one gives at least.
         certain: By how many standard errors it exceeds 0.
     """
@@ -75,12 +78,12 @@ def asked(attributions: Tensor) -> list[Tensor]:
 def decide(attributions: Tensor, errors: Tensor | None, evidence: Evidence, rule: Rule) -> Support:
     """The decision for a sentence.
 
-    With `f` the log-probability of the sentence and `a` the attributions, it is supported if the strength, and what it
-    loses without any unit or without the strongest, are at least `rule.nats`, and the strength is at least
-    `rule.stand_out` times the median `|a|` of the units that are not among the strongest, and exceeds `rule.certain`
-    standard errors and twice the noise. The strength is the largest `a`, or the joint ablation of the two strongest,
-    if they are redundant: `f(all) - f(all without both)` where that exceeds what each carries alone by more than a
-    third.
+    With `f` the log-probability of the sentence and `a` the attributions, it is supported if the strength is at least
+    `rule.nats`, and `rule.stand_out` times the median `|a|` of the units that are not among the strongest, and exceeds
+    `rule.certain` standard errors and twice the noise, and `f(all) - f(none)` or `f(all) - f(all without the
+    strongest)` is at least half of `rule.nats`. The strength is the largest `a`, or the joint ablation of the two
+    strongest, if they are redundant: `f(all) - f(all without both)` where that exceeds what each carries alone by more
+    than a third.
 
     Args:
         attributions: float64 `(features,)` in nats.
@@ -124,8 +127,8 @@ def _joint(attributions: Tensor, ranked: Sequence[int], evidence: Evidence, full
 
 
 def _reason(rule: Rule, needed: float | None, strength: float, error: float, middle: float, noise: float) -> str:
-    if needed is not None and needed < rule.nats:
-        return f"the context gives it {needed:.2g} nats, less than {rule.nats:g}"
+    if needed is not None and needed < NEEDED * rule.nats:
+        return f"the context gives it {needed:.2g} nats, less than {NEEDED * rule.nats:g}"
     if strength < rule.nats:
         return f"its strongest source gives it {strength:.2g} nats, less than {rule.nats:g}"
     if strength < max(rule.certain * error, 2 * noise):

@@ -194,7 +194,7 @@ class LLMAttributionResult(Pictured):
         """The sources of each sentence of the answer, from the same table and a few more coalitions for each sentence.
 
         Args:
-            nats: What the strongest source or pair must give a sentence, and what it must lose without that or any.
+            nats: What the strongest source or pair must give a sentence; half of it is lost without that, or any.
             stand_out: How many times the middle of the other units, by size, the strongest source must give.
             certain: By how many standard errors it must exceed 0.
             question: The question, for the pictures and records.
