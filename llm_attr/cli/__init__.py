@@ -14,13 +14,12 @@ from llm_attr.cli import influence, ledger, models
 from llm_attr.cli.benchmark import benchmark
 from llm_attr.cli.cite import cite
 from llm_attr.cli.compare import compare
-from llm_attr.cli.dataset import merge, summary
 from llm_attr.cli.diff import diff
 from llm_attr.cli.doctor import doctor
 from llm_attr.cli.explain import EXAMPLES, explain, methods, view
 from llm_attr.cli.insights import insights
 from llm_attr.cli.launch import is_first
-from llm_attr.cli.run import run
+from llm_attr.cli.run import merge, run, summary
 from llm_attr.cli.serve import serve
 from llm_attr.errors import LlmAttrError, Unavailable
 

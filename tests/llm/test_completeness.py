@@ -22,7 +22,7 @@ from llm_attr.llm.gradient import LLMGradientAttribution
 from llm_attr.llm.gradients.absent_units import line_break
 from llm_attr.llm.gradients.methods import named as gradient_method
 from llm_attr.llm.model.language_model import LanguageModel
-from llm_attr.viz.text.terminal import render
+from llm_attr.viz.text.lines.terminal import render
 from tests.reference import generation_gradient as slow
 from tests.zoo import tiny
 

@@ -12,7 +12,7 @@ import llm_attr
 from llm_attr import Prompt, explain
 from llm_attr.errors import EmptyPrompt, InvalidType, InvalidValue, UnknownName
 from llm_attr.llm.prompt.bound import BoundPrompt
-from llm_attr.viz.text.terminal import render
+from llm_attr.viz.text.lines.terminal import render
 from tests.llm.chats import CHATML, with_template
 from tests.reference.scoring import answer_log_probs
 

@@ -24,7 +24,7 @@ from llm_attr.llm.trust.judging import judged
 from llm_attr.llm.trust.permutations import datamodelling, orders, p_value, smallest_p_value
 from llm_attr.llm.trust.redundancy import candidates, overlaps
 from llm_attr.llm.trust.report import TrustReport
-from llm_attr.viz.text.terminal import render
+from llm_attr.viz.text.lines.terminal import render
 from tests.zoo import tiny
 
 TEXT, ANSWER = "Aksel repairs old violins in the town near a lake", " He mends"

@@ -6,7 +6,7 @@ import pytest
 from matplotlib.figure import Figure
 
 from llm_attr.errors import InvalidValue
-from llm_attr.viz.text.arcs import Arcs, plot_arcs
+from llm_attr.viz.text.figures.arcs import Arcs, plot_arcs
 from llm_attr.viz.text.view import AttributionView
 
 

@@ -6,7 +6,7 @@ import pytest
 from PIL import Image
 
 from llm_attr.viz.colour import LIGHT
-from llm_attr.viz.text.card import plot_card
+from llm_attr.viz.text.figures.card import plot_card
 from llm_attr.viz.text.view import AttributionView
 
 

@@ -16,7 +16,7 @@ from rich.console import Console
 from llm_attr.errors import InvalidShape, InvalidValue
 from llm_attr.viz.scale import Scale
 from llm_attr.viz.text import page as comparison_page
-from llm_attr.viz.text import terminal as comparison_terminal
+from llm_attr.viz.text.lines import terminal as comparison_terminal
 from llm_attr.viz.text.view import AttributionView, ComparisonView, format_correlation
 from tests.viz.test_text import Page
 
@@ -202,7 +202,7 @@ def test_a_console_without_unicode(compared: ComparisonView) -> None:
 @pytest.mark.parametrize("name", VIEWS)
 def test_figures(name: str, request: pytest.FixtureRequest) -> None:
     pytest.importorskip("matplotlib")
-    from llm_attr.viz.text.bars import plot_comparison as plot
+    from llm_attr.viz.text.figures.bars import plot_comparison as plot
 
     view = request.getfixturevalue(name)
     figure, axes = plot(view)
@@ -218,7 +218,7 @@ def test_figures(name: str, request: pytest.FixtureRequest) -> None:
 
 def test_a_figure_says_its_scale_and_what_it_leaves_out(many_: ComparisonView) -> None:
     pytest.importorskip("matplotlib")
-    from llm_attr.viz.text.bars import plot_comparison as plot
+    from llm_attr.viz.text.figures.bars import plot_comparison as plot
 
     figure, _ = plot(many_)
     said = figure.subfigs[0].get_supxlabel()

@@ -3,10 +3,10 @@ from dataclasses import replace
 
 import pytest
 
-from llm_attr.viz.text.excerpt import excerpt
 from llm_attr.viz.text.finding import caption, finding, heading, name_of, times
 from llm_attr.viz.text.folded import Folded, folded_pieces
 from llm_attr.viz.text.groups import Group
+from llm_attr.viz.text.lines.excerpt import excerpt
 from llm_attr.viz.text.view import AttributionView
 
 

@@ -17,7 +17,7 @@ from matplotlib.figure import Figure
 
 from llm_attr.errors import MissingExtra
 from llm_attr.viz.figure import drawable, font_options, format_labels
-from llm_attr.viz.text.bars import plot_unit_values
+from llm_attr.viz.text.figures.bars import plot_unit_values
 from llm_attr.viz.text.view import AttributionView
 from llm_attr.viz.timeseries import plot_timeseries
 from tests.fonts import make_font, only_fonts

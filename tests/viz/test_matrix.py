@@ -13,8 +13,8 @@ from llm_attr.errors import InvalidValue, MissingExtra
 from llm_attr.viz.colour import LIGHT
 from llm_attr.viz.figure import add_caption, show, spread
 from llm_attr.viz.scale import Scale
-from llm_attr.viz.text.bars import plot_unit_values
-from llm_attr.viz.text.heat_map import plot_token_values
+from llm_attr.viz.text.figures.bars import plot_unit_values
+from llm_attr.viz.text.figures.heat_map import plot_token_values
 from llm_attr.viz.text.view import AttributionView
 
 

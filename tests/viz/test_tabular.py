@@ -159,9 +159,9 @@ import sys
 sys.modules["matplotlib"] = None
 from llm_attr.attr.visualization import visualize_image_attr
 from llm_attr.errors import MissingExtra
-from llm_attr.viz.text.arcs import plot_arcs
-from llm_attr.viz.text.bars import plot_unit_values
-from llm_attr.viz.text.heat_map import plot_token_values
+from llm_attr.viz.text.figures.arcs import plot_arcs
+from llm_attr.viz.text.figures.bars import plot_unit_values
+from llm_attr.viz.text.figures.heat_map import plot_token_values
 from llm_attr.viz.tabular import plot_bars, plot_waterfall
 from llm_attr.viz.text.view import AttributionView
 view = AttributionView("", ("a",), (1.0,), ("b",), token_values=((1.0,),), interactions=((1.0,),))

@@ -6,7 +6,7 @@ import pytest
 from rich.cells import cell_len
 from rich.console import Console
 
-from llm_attr.viz.text.terminal import render, show
+from llm_attr.viz.text.lines.terminal import render, show
 from llm_attr.viz.text.view import AttributionView
 
 ESCAPES = re.compile(r"\x1b\[[0-9;]*m")

@@ -14,9 +14,9 @@ from llm_attr.llm.results.comparison_data import ComparisonData
 from llm_attr.llm.results.data import ResultData
 from llm_attr.llm.results.labels import distinct_names
 from llm_attr.viz.figure import show as show_figure
-from llm_attr.viz.text.bars import plot_comparison
+from llm_attr.viz.text.figures.bars import plot_comparison
+from llm_attr.viz.text.lines.terminal import show
 from llm_attr.viz.text.page import fragment, to_html
-from llm_attr.viz.text.terminal import show
 from llm_attr.viz.text.view import ComparisonView
 
 if TYPE_CHECKING:

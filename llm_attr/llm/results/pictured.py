@@ -10,13 +10,13 @@ from llm_attr.errors import UnsupportedMethod
 from llm_attr.llm.results import export, view
 from llm_attr.llm.results.data import NO_PAIRS, ResultData
 from llm_attr.viz.figure import show as show_figure
-from llm_attr.viz.text.arcs import plot_arcs
-from llm_attr.viz.text.bars import plot_unit_values
-from llm_attr.viz.text.card import plot_card
-from llm_attr.viz.text.heat_map import plot_token_values
+from llm_attr.viz.text.figures.arcs import plot_arcs
+from llm_attr.viz.text.figures.bars import plot_unit_values
+from llm_attr.viz.text.figures.card import plot_card
+from llm_attr.viz.text.figures.heat_map import plot_token_values
 from llm_attr.viz.text.levels import plot_levels
+from llm_attr.viz.text.lines.terminal import render, show
 from llm_attr.viz.text.page import fragment, to_html
-from llm_attr.viz.text.terminal import render, show
 from llm_attr.viz.text.view import AttributionView
 
 if TYPE_CHECKING:

@@ -67,7 +67,8 @@ def levels(result: ResultData, *others: ResultData) -> Levels:
 
 def _title(result: ResultData) -> str:
     """The answer in quotation marks, without the token that ended it."""
-    return f"“{_ENDING.sub('', ' '.join(result.output_text.split()))}”"
+    text = " ".join(result.output_text.split())
+    return f"“{_ENDING.sub('', text) or text}”"
 
 
 def _is_removal(result: ResultData) -> bool:

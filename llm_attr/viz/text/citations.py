@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 from llm_attr.viz.colour import DARK, LIGHT
 from llm_attr.viz.formatting import direction, escape_line, escape_text, format_number, format_percent
-from llm_attr.viz.text.console import Lines, console_with, write
+from llm_attr.viz.text.lines.console import Lines, console_with, write
 from llm_attr.viz.text.page import environment
 
 if TYPE_CHECKING:

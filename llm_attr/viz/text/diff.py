@@ -8,8 +8,8 @@ from typing import TYPE_CHECKING
 
 from llm_attr.viz.colour import DARK, LIGHT
 from llm_attr.viz.formatting import escape_line, format_ascii, truncate, unit_label
-from llm_attr.viz.text.console import Lines, console_with, write
 from llm_attr.viz.text.elements import Value, scale_ends
+from llm_attr.viz.text.lines.console import Lines, console_with, write
 from llm_attr.viz.text.page import environment
 
 if TYPE_CHECKING:

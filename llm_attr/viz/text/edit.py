@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 
 from llm_attr.viz.colour import DARK, LIGHT
 from llm_attr.viz.formatting import escape_line, escape_text
-from llm_attr.viz.text.console import Lines, console_with, write
+from llm_attr.viz.text.lines.console import Lines, console_with, write
 from llm_attr.viz.text.page import environment
 
 if TYPE_CHECKING:

@@ -11,7 +11,7 @@ from dataclasses import dataclass, replace
 
 from llm_attr.viz.formatting import direction, escape_line, escape_text, format_number, format_percent, unit_label
 from llm_attr.viz.scale import extent
-from llm_attr.viz.text.arcs import Arcs
+from llm_attr.viz.text.figures.arcs import Arcs
 from llm_attr.viz.text.folded import Folded
 from llm_attr.viz.text.levels import Levels, Node
 from llm_attr.viz.text.view import AttributionView, Piece

@@ -20,8 +20,8 @@ from llm_attr.viz.figure import (
 )
 from llm_attr.viz.formatting import format_number
 from llm_attr.viz.scale import Floats, Scale
+from llm_attr.viz.text.figures.runs import MAX_LABEL, named_places, run_labels, run_size, strongest_of_runs
 from llm_attr.viz.text.finding import caption
-from llm_attr.viz.text.runs import MAX_LABEL, named_places, run_labels, run_size, strongest_of_runs
 from llm_attr.viz.text.view import AttributionView
 
 if TYPE_CHECKING:

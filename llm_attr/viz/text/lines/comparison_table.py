@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from llm_attr.viz.formatting import escape_line, format_ascii, truncate, unit_label
-from llm_attr.viz.text.console import Lines
+from llm_attr.viz.text.lines.console import Lines
 from llm_attr.viz.text.view import CORRELATION, ComparisonView, format_correlation
 
 if TYPE_CHECKING:

@@ -19,11 +19,11 @@ from llm_attr.viz.formatting import (
     unit_label,
 )
 from llm_attr.viz.scale import Scale
-from llm_attr.viz.text.comparison_table import ComparisonLines
-from llm_attr.viz.text.console import Lines, console_with, write
-from llm_attr.viz.text.excerpt import excerpt
 from llm_attr.viz.text.finding import finding, heading
 from llm_attr.viz.text.groups import Group
+from llm_attr.viz.text.lines.comparison_table import ComparisonLines
+from llm_attr.viz.text.lines.console import Lines, console_with, write
+from llm_attr.viz.text.lines.excerpt import excerpt
 from llm_attr.viz.text.view import AttributionView, ComparisonView, View
 
 if TYPE_CHECKING:

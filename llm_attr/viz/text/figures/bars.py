@@ -27,8 +27,8 @@ from llm_attr.viz.figure import (
 )
 from llm_attr.viz.formatting import truncate, unit_label
 from llm_attr.viz.scale import Floats
+from llm_attr.viz.text.figures.runs import named_places, run_labels, run_size, strongest_of_runs
 from llm_attr.viz.text.finding import caption
-from llm_attr.viz.text.runs import named_places, run_labels, run_size, strongest_of_runs
 from llm_attr.viz.text.view import CORRELATION, AttributionView, ComparisonView, format_correlation
 
 if TYPE_CHECKING:

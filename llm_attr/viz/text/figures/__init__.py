@@ -1,0 +1,1 @@
+"""Figures of text attributions by matplotlib."""

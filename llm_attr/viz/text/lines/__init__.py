@@ -1,0 +1,1 @@
+"""Views of text attributions in a terminal."""
