@@ -115,7 +115,7 @@ class _Watched(StoppingCriteria):
             raise Cancelled("the generation of the answer was stopped")
         if self._watch.tokens is not None and len(input_ids) == 1:
             self._watch.tokens(int(input_ids[0, -1]))
-        return torch.full((len(input_ids),), self._watch.has_enough, device=input_ids.device)
+        return torch.full((len(input_ids),), self._watch.has_enough, dtype=torch.bool, device=input_ids.device)
 
 
 def until_end(ids: list[int], language_model: LanguageModel) -> list[int]:
