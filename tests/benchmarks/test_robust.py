@@ -74,13 +74,15 @@ def test_attacks(name: str) -> None:
 @pytest.mark.real
 def test_minimal_edits(smollm: Any) -> None:
     """Ten prompts: a drop of 5 nats, whose smallest edits have several sentences."""
-    total = dict.fromkeys(("greedy", "beam", "exhaustive"), 0)
+    total = dict.fromkeys(("greedy", "beam", "exhaustive"), (0, 0, 0))
     for prompt, answer in prompts():
         edits = {
             search: ours.MinimalEdit(smollm).find(prompt, target=answer, drop=5.0, search=search, width=2)
             for search in total
         }
-        total = {search: total[search] + edit.variants for search, edit in edits.items()}
+        for search, edit in edits.items():
+            price = edit.variants, edit.cost.passes, edit.cost.positions
+            total[search] = tuple(map(sum, zip(total[search], price, strict=True)))
         row = [f"{name} {it.size} units, {it.variants} variants, {it.cost.passes} passes" for name, it in edits.items()]
         print(f"\n{answer}: {'; '.join(row)}", end="")
-    print(f"\nvariants in total: {total}")
+    print(f"\nvariants, passes and token positions in total: {total}")

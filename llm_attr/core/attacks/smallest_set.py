@@ -50,24 +50,43 @@ class SetSearch:
         self._most = count if most is None else min(count, positive("most", most))
         self._known: dict[Set, float] = {}
 
-    def beam(self, width: int) -> SmallestSet:
+    def greedy(self) -> SmallestSet:
+        """Takes features in the order of what each changes alone, and all numbers of them are scored together.
+
+        Features that the change does not need are taken out again. If no number of them flips the answer, or the set
+        has a feature that alone does not bring the change nearer, the search goes on among smaller sets as a beam of
+        width 1.
+        """
+        (start,) = self._values([()])
+        singles: list[Set] = [(feature,) for feature in range(self._count)]
+        self._score(singles)
+        order = [feature for (feature,) in sorted(singles, key=self._rank)]
+        if not self._best().flips:
+            self._score([tuple(sorted(order[:size])) for size in range(2, self._most + 1)])
+        best = self._pruned()
+        if best.flips and all(self._known[feature,] < start for feature in best.members):
+            return best
+        return self.beam(1, len(best.members) - 1 if best.flips else None)
+
+    def beam(self, width: int, most: int | None = None) -> SmallestSet:
         """Adds one feature at a time to the `width` best sets; a width of 1 is the greedy search.
 
         Once a set flips the answer, members without which it still does are taken out again.
 
         Args:
             width: How many sets are kept of each size.
+            most: The largest set that is tried, if not that of the search.
 
         Raises:
             InvalidValue: the width is no whole number of at least 1.
         """
         kept: list[Set] = [()]
         positive("width", width)
-        for _ in range(self._most):
+        for _ in range(self._most if most is None else most):
             larger = {tuple(sorted({*members, new})) for members in kept for new in range(self._count)}
-            candidates = sorted(members for members in larger if members not in kept)
+            candidates = sorted((members for members in larger if members not in kept), reverse=True)
             self._score(candidates)
-            kept = sorted(candidates, key=self._rank)[:width]
+            kept = sorted(candidates, key=self._known.__getitem__)[:width]
             if not kept or self._known[kept[0]] < 0:
                 break
         return self._pruned()
@@ -82,10 +101,13 @@ class SetSearch:
         return self._best()
 
     def _pruned(self) -> SmallestSet:
-        """The best set, without members that it does not need."""
+        """The best set, without members that it does not need: first any one, then more of them together."""
         best = self._best()
         while best.flips and len(best.members) > 1:
-            smaller = [tuple(m for m in best.members if m != out) for out in best.members]
+            without = {out: tuple(m for m in best.members if m != out) for out in best.members}
+            self._score(list(without.values()))
+            spare = sorted((m for m in without if self._known[without[m]] < 0), key=lambda m: self._known[without[m]])
+            smaller = [tuple(m for m in best.members if m not in spare[:out]) for out in range(2, len(spare) + 1)]
             self._score([members for members in smaller if members])
             after = self._best()
             if after.members == best.members:

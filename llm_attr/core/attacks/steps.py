@@ -72,8 +72,8 @@ def ball(norm: str, radius: float) -> Ball:
 
 
 def _shortened(moved: Tensor, radius: float) -> Tensor:
-    length = _norms(moved)
-    return moved * _column(torch.where(length > radius, radius / length, torch.ones_like(length)), moved)
+    least = max(radius, torch.finfo(moved.dtype).tiny)
+    return moved * _column(radius / _norms(moved).clamp(min=least), moved)
 
 
 def _inside_sphere(x: Tensor, radius: float) -> Tensor:

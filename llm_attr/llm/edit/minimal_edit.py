@@ -40,10 +40,11 @@ class MinimalEdit:
     log-probability by that many nats instead: `log p(answer | edited) <= log p(answer | prompt) - drop`. The prompt's
     `absence` says what happens to a unit: deleted, replaced by a token, or masked.
 
-    The greedy search takes out one unit after the other, each time the one that brings the change nearest; the beam
-    search goes on from several sets of each size. Both then put back what the change does not need. Neither is sure to
-    find the smallest set; `exhaustive` is, and tries all sets of each size. Every set is scored once, many of
-    them in one pass.
+    The greedy search ranks units by how near each alone brings the change, scores the first 2, 3, ... of them
+    together, and takes the fewest that suffice; if none do, it takes out one unit after the other, each time the one
+    that brings the change nearest. The beam search goes on from several sets of each size. Both then put back what the
+    change does not need. Neither is sure to find the smallest set; `exhaustive` is, and tries all sets of each size.
+    Every set is scored once, many of them in one pass.
 
     Args:
         model: A `LanguageModel`, or a transformers model together with its `tokenizer`.
@@ -143,7 +144,7 @@ class MinimalEdit:
             answer = answer_ids(self.language_model, job.whole.tokens, target, gen_args)
         engine = CountingEngine(engine_for(self.language_model))
         trial = EditTrial(job, answer, engine, Evaluator("plan", 0), self.language_model)
-        trial.read([()])
+        trial.start()
         trial.search()
         estimate = CostEstimate(engine.cost, False, len(answer), engine.variants)
         return plan_of(f"minimal edit, {search}", self.language_model, estimate, measure)

@@ -49,8 +49,8 @@ class EditJob:
         count = len(self.inp.spans)
         if self.search == "exhaustive":
             return 1 << min(count, 40)
-        width = 1 if self.search == "greedy" else self.width
-        return 1 + count + width * sum(count - size for size in range(1, self.most))
+        leaps, width = (self.most - 1, 1) if self.search == "greedy" else (0, self.width)
+        return 1 + count + leaps + width * sum(count - size for size in range(1, self.most))
 
 
 class EditTrial:
@@ -67,7 +67,7 @@ class EditTrial:
         sets = SetSearch(len(self._job.inp.spans), self.values, self._job.most)
         if self._job.search == "exhaustive":
             return sets.exhaustive()
-        return sets.beam(1 if self._job.search == "greedy" else self._job.width)
+        return sets.greedy() if self._job.search == "greedy" else sets.beam(self._job.width)
 
     def values(self, members: Sequence[Set]) -> list[float]:
         """How far each set is from what is asked; below 0 it does that."""
@@ -91,9 +91,13 @@ class EditTrial:
         last = max(0, (variant.length or 0) - 1)
         return Variant((empty_prompt_id(self._lm),), (last,), last + 1)
 
+    def start(self) -> tuple[float, float]:
+        """What `read` gives for the full prompt, which shares passes with the sets of one unit."""
+        return self.read([(), *((number,) for number in range(len(self._job.inp.spans)))])[0]
+
     def check_start(self) -> None:
         """Raises `InvalidTarget` if the model gives another answer to the full prompt."""
-        ((log_prob, margin),) = self.read([()])
+        log_prob, margin = self.start()
         if self._job.drop is None and not margin > 0:
             answer = self._lm.decode(list(self._answer))
             raise InvalidTarget(

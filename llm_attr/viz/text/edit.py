@@ -78,7 +78,8 @@ def fragment(view: EditView) -> str:
 
 def _render(template: str, view: EditView) -> str:
     notes = [(escape_line(name), escape_line(value)) for name, value in view.notes]
-    texts = {"edited": escape_text(view.edited), "before": escape_text(view.before), "after": escape_text(view.after)}
+    before, after = escape_text(view.before.strip()), escape_text(view.after.strip())
+    texts = {"edited": escape_text(view.edited), "before": before, "after": after}
     pieces = [(escape_text(piece.text), piece.is_changed, piece.is_fixed) for piece in view.pieces if piece.text]
     page = environment().get_template(template)
     return page.render(title=escape_line(view.title), notes=notes, pieces=pieces, light=LIGHT, dark=DARK, **texts)
