@@ -171,7 +171,8 @@ def _one_by_one(problem: Problem, draw: Draw, count: int) -> tuple[Tensor, Tenso
     outputs = [as_output(answer) for answer in answers]
     output = torch.cat(outputs) if outputs[0].dim() else torch.stack(outputs)
     scores = _checked(select(output, tile_target(problem.target, count)), count * problem.batch)
-    joined = [torch.stack(each, 1).flatten(0, 1) for each in zip(*drawn, strict=True)]
+    stacked = [torch.cat(each).unflatten(0, (count, problem.batch)) for each in zip(*drawn, strict=True)]
+    joined = [each.transpose(0, 1).flatten(0, 1) for each in stacked]
     return scores.reshape(count, problem.batch), tuple(joined)
 
 
@@ -216,5 +217,6 @@ def _products(perturbations: Tensors, attributions: Tensors) -> Tensor:
         if copies.dtype != rows.dtype:
             kind = torch.promote_types(copies.dtype, rows.dtype)
             copies, rows = copies.to(kind), rows.to(kind)
-        total = total + at_least_fp32(copies @ rows[:, :, None])[:, :, 0].T
+        products = (copies[0] @ rows[0])[None] if len(rows) == 1 else (copies @ rows[:, :, None])[:, :, 0]
+        total = total + at_least_fp32(products).T
     return total if isinstance(total, Tensor) else torch.tensor(total, device="cpu")
