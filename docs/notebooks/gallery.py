@@ -321,6 +321,39 @@ figure, axes = plot_waterfall(
 show(figure)
 
 # %% [markdown]
+# ### Gates over training
+#
+# [Gates](../gates.md) learn together with a network which of the ten measurements it needs.
+
+# %%
+import gates as diabetes  # examples/gates.py
+
+from llm_attr.viz.ladder import plot_attack_ladder, plot_gates
+
+torch.manual_seed(0)
+measured, score, held_out, held_out_score = diabetes.patients()
+forecast, gates, seen = diabetes.trained(measured, score)
+figure, axes = plot_gates(seen, diabetes.NAMES, step_name="epoch", size=(8, 4.2))
+show(figure)
+
+# %% [markdown]
+# ### Attacks of growing strength
+#
+# The error of that network on patients it has not seen, under [attacks](../robust.md).
+
+# %%
+strengths, errors, unattacked = diabetes.ladder(forecast, gates, held_out, held_out_score)
+figure, axes = plot_attack_ladder(
+    strengths,
+    errors,
+    original=unattacked,
+    strength_name="largest change of a measurement (standard deviations)",
+    metric_name="mean error (standard deviations)",
+    size=(8, 4.2),
+)
+show(figure)
+
+# %% [markdown]
 # ## The colour scale
 
 # %%
