@@ -170,6 +170,21 @@ def test_gates(tmp_path: Path) -> None:
     check_picture("gates", tmp_path / "gates.png")
 
 
+def test_few_shot_gates(tmp_path: Path) -> None:
+    printed = run("few_shot_gates", tmp_path / "few_shot_gates.png")
+    gates = re.findall(r"^([01]\.\d\d)  [+-][\d.]+  \S.*?( +asked for)?$", printed, re.MULTILINE)
+    assert len(gates) == 11
+    assert [float(gate) > 0.5 for gate, asked in gates if asked] == [True] * 5
+    assert any(float(gate) < 0.5 for gate, _ in gates)
+    right = {
+        name: int(share) for name, share in re.findall(r"^(\w+) sentences \(\d+\): (\d+)% right", printed, re.MULTILINE)
+    }
+    assert right["all"] >= right["kept"] > 60
+    assert right["closed"] < 20
+    with Image.open(tmp_path / "few_shot_gates.png") as made:
+        assert min(made.size) >= 500
+
+
 def test_superpixels(tmp_path: Path) -> None:
     printed = run("superpixels", tmp_path / "superpixels.png")
     peaks = re.findall(r"^(\w+) peak: \+([\d.]+) around row (\d+), column (\d+) of 224", printed, re.MULTILINE)

@@ -48,6 +48,18 @@ def both(name: str, made: dict[str, Any], case: str, **options: Any) -> None:
     close(*found)
 
 
+def test_small_gradients_count() -> None:
+    """Captum leaves entries where they are whose gradient is at most 1e-6."""
+    weights = torch.tensor([1e-3, 1.1e-6, 1e-6, 1e-9], dtype=torch.float64)
+    x = torch.zeros(1, 4, dtype=torch.float64)
+    moved = [
+        library.FGSM(lambda x: x @ weights, lambda out, _: out).perturb(x, 0.1, target=None)
+        for library in (ours, theirs)
+    ]
+    assert moved[0].tolist() == [[0.1] * 4]
+    assert moved[1].tolist() == [[0.1, 0.1, 0.0, 0.0]]
+
+
 @pytest.mark.parametrize("case", MODELS)
 def test_fgsm(case: str) -> None:
     for targeted in (False, True):
