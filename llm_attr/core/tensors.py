@@ -51,7 +51,7 @@ def as_baselines(baselines: Baselines, inputs: Tensors) -> Tensors:
     """
     given: tuple[Any, ...] = baselines if isinstance(baselines, tuple) else (baselines,)
     if baselines is None:
-        given = (0,) * len(inputs)
+        return tuple(tensor.new_zeros((1,) * tensor.dim()) for tensor in inputs)
     if len(given) != len(inputs):
         raise InvalidShape(f"baselines must be one for each of the {len(inputs)} inputs; got {len(given)}")
     return tuple(_baseline(value, tensor, i) for i, (value, tensor) in enumerate(zip(given, inputs, strict=True)))

@@ -178,11 +178,13 @@ def _one_by_one(problem: Problem, draw: Draw, count: int) -> tuple[Tensor, Tenso
 
 def _answers(problem: Problem, perturbed: Tensors, copies: int, evaluator: Evaluator, chunk: int) -> Tensor:
     """`(copies, batch)`: the model's answers for perturbed inputs, `(batch * copies, *features)` each."""
-    stacked = [x.unflatten(0, (problem.batch, copies)) for x in perturbed]
+
+    def part(x: Tensor, start: int, stop: int) -> Tensor:
+        return x.unflatten(0, (problem.batch, copies))[:, start:stop].flatten(0, 1)
 
     def evaluate(start: int, stop: int) -> Tensor:
         count = stop - start
-        rows = perturbed if count == copies else tuple(x[:, start:stop].flatten(0, 1) for x in stacked)
+        rows = perturbed if count == copies else tuple(part(x, start, stop) for x in perturbed)
         extras = tile(problem.extras, count, problem.batch, by_example=True)
         answer = problem.score(rows, extras, tile_target(problem.target, count, by_example=True))
         evaluator.advance(count)
