@@ -434,6 +434,9 @@ NOT_COMPUTED = {
     "LayerAttribution": "abstract",
     "NeuronAttribution": "abstract",
     "PerturbationAttribution": "abstract",
+    "RemoteLLMAttribution": "a server computes",
+    "RemoteLLMProvider": "abstract",
+    "VLLMProvider": "a server computes",
     "visualization": "draws NumPy arrays",
 }
 """Public names of `llm_attr.attr` without a case, and why."""

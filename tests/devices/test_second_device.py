@@ -68,6 +68,8 @@ def _tensors(module: ModuleType) -> Iterator[Any]:
         if id(value) in seen:
             continue
         seen[id(value)] = value
+        if isinstance(value, nn.Module) and not [*value.parameters(), *value.buffers()]:
+            continue  # a placeholder lies on no device
         if isinstance(value, Tensor | nn.Module | torch.Generator):
             yield value
         elif isinstance(value, dict | MappingProxyType):
