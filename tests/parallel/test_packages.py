@@ -33,7 +33,7 @@ def shaken(inputs: Tensor) -> tuple[Tensor, Tensor]:
     return noise, inputs - noise
 
 
-def tested() -> dict[str, Any]:
+def concept_scores() -> dict[str, Any]:
     """TCAV, in a folder of each process's own."""
     draws = torch.Generator().manual_seed(0)
     data = [torch.randn(12, 6, generator=draws, dtype=torch.float64) + number for number in range(2)]
@@ -59,7 +59,7 @@ CASES: dict[str, Callable[[], Any]] = {
     "tracin": lambda: TracInCP(
         NET, DATA, ["only"], checkpoints_load_func=load, loss_fn=nn.CrossEntropyLoss(reduction="none"), batch_size=2
     ).influence((X + 0.1, LABELS)),
-    "tcav": tested,
+    "tcav": concept_scores,
 }
 
 
