@@ -27,7 +27,7 @@ TOLERANCE = 0.1
 """The mean difference in nats that rounding may make."""
 
 TRIES = 4
-"""How often a completion is asked for whose tokens can be told apart."""
+"""How often a completion is asked for whose tokens can be told apart; four times as often while few can."""
 
 TEXT = "The ferry from Tarnby to the old lighthouse leaves at eight in the morning, and it"
 SHOWN = 6
@@ -119,14 +119,14 @@ def _generated(
 ) -> tuple[tuple[int, ...], Tensor]:
     """Tokens whose ids are known, and their log-probabilities; sampled, so that these differ from each other."""
     best: tuple[tuple[int, ...], Sequence[float]] = ((), ())
-    for seed in range(TRIES):
+    for seed in range(4 * TRIES):
         options = {"max_tokens": TOKENS, "temperature": 1.0, "seed": seed, "ignore_eos": True}
         done = endpoint.generate(prompt, options, log_probs=True)
         if not done.log_probs:
             raise EngineRefused("the server generates without log-probabilities, so its scores cannot be checked")
         ids = done.ids if done.ids is not None else _named(done, language_model)
         best = max(best, (ids, done.log_probs[: len(ids)]), key=lambda pair: len(pair[0]))
-        if len(best[0]) > TOKENS * 3 // 4:
+        if len(best[0]) > TOKENS * 3 // 4 or (seed >= TRIES - 1 and len(best[0]) >= TOKENS // 3):
             break
     ids, values = best
     if len(ids) < 2 or len(values) != len(ids):
