@@ -12,8 +12,12 @@ from typing import Any, TypeAlias
 import torch
 from torch import Tensor
 
+from llm_attr.core.evaluator import Evaluator
 from llm_attr.data import Item
 from llm_attr.llm.model.language_model import LanguageModel
+from llm_attr.llm.prompt.variant import Variant
+from llm_attr.llm.scoring.prefix_tree import Query
+from llm_attr.llm.scoring.scorer import engine_for
 
 Baseline: TypeAlias = "Callable[[LanguageModel, Item, torch.Generator], Tensor]"
 """The attribution of each unit, `(units,)`."""
@@ -69,15 +73,12 @@ def own_citation(lm: LanguageModel, item: Item, generator: torch.Generator) -> T
     lines = "\n".join(f"{number}. {unit}" for number, unit in enumerate(item.units, 1))
     text = f"{lines}\n\nQuestion: {item.question}\nAnswer: {item.answer}\nThe answer is in line number"
     prompt = lm.encode(text, special_tokens=True)
-    numbers = [lm.encode(f" {number}", special_tokens=False) for number in range(1, len(item.units) + 1)]
-    scores = []
-    with torch.no_grad():
-        for number in numbers:
-            ids = torch.tensor([[*prompt, *number]], device=lm.device, dtype=torch.long)
-            logits = lm.model(ids).logits[0, len(prompt) - 1 : -1].float()
-            rows = logits.log_softmax(-1)[range(len(number)), list(number)]
-            scores.append(float(rows.sum()))
-    return torch.tensor(scores, device="cpu", dtype=torch.float32)
+    numbers = [tuple(lm.encode(f" {number}", special_tokens=False)) for number in range(1, len(item.units) + 1)]
+    queries = [Query(Variant.plain(prompt), number) for number in numbers]
+    with Evaluator("own citation", len(queries), device=lm.device) as evaluator:
+        rows = engine_for(lm).score(queries, evaluator)
+        evaluator.finish()
+    return torch.stack([row.sum() for row in rows])
 
 
 def _words(text: str) -> list[str]:

@@ -2,20 +2,19 @@
 
 from __future__ import annotations
 
-import json
-from collections.abc import Callable
 from dataclasses import asdict, dataclass, fields
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import numpy as np
 
+from llm_attr.llm.jobs.summary import bootstrap
+from llm_attr.llm.results.export import to_json
 from llm_attr.viz.benchmark import plot_shares
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
-_DRAWS = 2000
 _HEADS = {
     "found": "truth found",
     "top_1": "top-1, one truth",
@@ -119,10 +118,7 @@ class Benchmark:
             "rows": [asdict(row) for row in self.rows()],
             "records": [asdict(record) for record in self.records],
         }
-        text = json.dumps(_without_nan(plain), indent=1, allow_nan=False)
-        if path is not None:
-            Path(path).write_text(text + "\n", encoding="utf-8")
-        return text
+        return to_json(plain, path)
 
     def plot(self) -> Figure:
         """What each method finds, with intervals and chance.
@@ -146,17 +142,8 @@ def _row(name: str, records: list[Record]) -> Row:
         values = np.array([getattr(record, each.name) for record in records], dtype=float)  # None becomes NaN
         values = values[np.isfinite(values)]
         means[each.name] = float(values.mean()) if len(values) else float("nan")
-        intervals[each.name] = _interval(values, np.mean)
+        intervals[each.name] = bootstrap(values, np.random.default_rng(0))
     return Row(name, len(records), means, intervals)
-
-
-def _interval(values: np.ndarray, statistic: Callable[..., np.ndarray]) -> tuple[float, float]:
-    """The 95 % interval of a statistic of the values, from resampled items."""
-    if len(values) < 2:
-        return float("nan"), float("nan")
-    drawn = np.random.default_rng(0).integers(len(values), size=(_DRAWS, len(values)))
-    low, high = np.quantile(statistic(values[drawn], axis=1), [0.025, 0.975])
-    return float(low), float(high)
 
 
 def _cell(row: Row, name: str) -> str:
@@ -165,11 +152,3 @@ def _cell(row: Row, name: str) -> str:
         return "–"
     half = "" if name in ("passes", "seconds") or not np.isfinite(low) else f" ± {(high - low) / 2:.2f}"
     return f"{mean:.{_SHOWN[name]}f}{half}"
-
-
-def _without_nan(plain: object) -> object:
-    if isinstance(plain, dict):
-        return {name: _without_nan(value) for name, value in plain.items()}
-    if isinstance(plain, list | tuple):
-        return [_without_nan(value) for value in plain]
-    return None if isinstance(plain, float) and not np.isfinite(plain) else plain

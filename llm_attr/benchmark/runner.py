@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from inspect import signature
 from time import perf_counter
 from types import MappingProxyType
 from typing import Any
@@ -16,10 +17,10 @@ from llm_attr.benchmark.baselines import Baseline
 from llm_attr.benchmark.record import Benchmark, Record
 from llm_attr.data import Item
 from llm_attr.data import items as all_items
-from llm_attr.errors import InvalidType, InvalidValue, UnknownName
+from llm_attr.errors import InvalidType, InvalidValue
 from llm_attr.llm.explain import explain, prompt_game
 from llm_attr.llm.model.language_model import LanguageModel
-from llm_attr.llm.request import methods as known_methods
+from llm_attr.llm.request import method_named
 from llm_attr.metrics import deletion, linear_datamodelling_score, recovery_at_k
 
 METHODS: Mapping[str, Mapping[str, Any]] = MappingProxyType(
@@ -54,8 +55,6 @@ BASELINES: Mapping[str, Baseline] = MappingProxyType(
 
 ABLATIONS = 32
 """Ablations of an item for the linear datamodelling score."""
-
-_SEEDED = frozenset({"kernel_shap", "odd_shap", "permutation_shapley", "banzhaf", "context_cite", "lime"})
 
 
 def run(
@@ -116,8 +115,7 @@ def _checked(
         methods = [methods]
     named = methods if isinstance(methods, Mapping) else {name: METHODS.get(name, {}) for name in methods}
     for name in named:
-        if name not in known_methods():
-            raise UnknownName("method", name, sorted(known_methods()))
+        method_named(name)
     return chosen, named
 
 
@@ -135,7 +133,8 @@ def _of_item(
         passes = len(item.units) if name == "own citation" else 0
         records.append(_record(item, name, attributions, game, passes, perf_counter() - start, seed))
     for name, given in methods.items():
-        options = {"seed": seed, **given} if name in _SEEDED else given
+        draws = "seed" in signature(method_named(name).attribute).parameters
+        options = {"seed": seed, **given} if draws else given
         start = perf_counter()
         result = explain(lm, prompt, target=item.target, method=name, **options)
         seconds = perf_counter() - start

@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
-from llm_attr.errors import MissingExtra
 from llm_attr.viz.colour import SERIES
 from llm_attr.viz.figure import add_caption, add_title, axes_of, drawable, font_options
 
@@ -32,10 +31,7 @@ def plot_shares(
     Raises:
         MissingExtra: matplotlib is not installed.
     """
-    try:
-        fig, ax = axes_of(None, (8.0, 1.4 + 0.3 * max(len(names), 2)))
-    except ImportError as error:
-        raise MissingExtra("matplotlib", "plot") from error
+    fig, ax = axes_of(None, (8.0, 1.4 + 0.3 * max(len(names), 2)))
     order = sorted(range(len(names)), key=lambda place: shares[place])
     for height, place in enumerate(order):
         low, high = intervals[place]
