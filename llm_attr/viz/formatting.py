@@ -32,6 +32,7 @@ def _symbol(character: str) -> str:
     return f"<U+{code:04X}>" if hidden else character
 
 
+_RAISED = str.maketrans("0123456789", "⁰¹²³⁴⁵⁶⁷⁸⁹")
 _TEXT = _Symbols({ord("\n"): "\n", ord("\t"): "\t", 0x2028: "\n", 0x2029: "\n"})
 _LINE = _Symbols({ord("\n"): "↵", ord("\t"): "⇥", 0x2028: "↵", 0x2029: "↵"})
 
@@ -64,6 +65,11 @@ def direction(text: str) -> str:
 def unit_label(unit: str) -> str:
     """A unit's text as a label for lists, tables and axes: one line, never empty."""
     return escape_line(unit.strip("\r\n") or unit) or "(empty)"
+
+
+def superscript(digits: str) -> str:
+    """Digits raised: "¹⁴"; other characters stay."""
+    return digits.translate(_RAISED)
 
 
 def truncate(line: str, cells: int) -> str:

@@ -7,16 +7,13 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
-from llm_attr.viz.colour import DARK, LIGHT
-from llm_attr.viz.formatting import direction, escape_line, escape_text, format_number, format_percent
+from llm_attr.viz.formatting import direction, escape_line, escape_text, format_number, format_percent, superscript
 from llm_attr.viz.text.lines.console import Lines, console_with, write
-from llm_attr.viz.text.page import environment
+from llm_attr.viz.text.page import still
 
 if TYPE_CHECKING:
     from rich.console import Console
     from rich.text import Text
-
-_DIGITS = str.maketrans("0123456789", "⁰¹²³⁴⁵⁶⁷⁸⁹")
 
 
 @dataclass(frozen=True)
@@ -98,16 +95,16 @@ def render(view: CitedView, *, width: int | None = None, colour: bool | None = N
 
 def to_html(view: CitedView) -> str:
     """A self-contained HTML page without scripts."""
-    return _render("citations_page.html", view)
+    return still("citations", view.finding, _content(view), width="80rem")
 
 
 def fragment(view: CitedView) -> str:
     """The content of the page as one `<div>` for a notebook."""
-    return _render("citations_fragment.html", view)
+    return still("citations", view.finding, _content(view), width=None)
 
 
-def _render(template: str, view: CitedView) -> str:
-    drawn: dict[str, Any] = {
+def _content(view: CitedView) -> dict[str, Any]:
+    return {
         "finding": view.finding,
         "question": escape_text(view.question),
         "prose": list(_prose(view)),
@@ -117,7 +114,6 @@ def _render(template: str, view: CitedView) -> str:
         "prefix": "c" + hashlib.sha256(repr(view).encode("utf-8", "replace")).hexdigest()[:8],
         "answer_direction": direction(view.answer),
     }
-    return environment().get_template(template).render(**drawn, light=LIGHT, dark=DARK)
 
 
 def _prose(view: CitedView) -> Iterator[dict[str, Any]]:
@@ -189,7 +185,7 @@ class _CitedLines(Lines):
             yield piece["text"], "dim" if piece["kind"] == "unsupported" else ""
             numbers = [str(number) for number, _ in piece.get("sources", ())]
             if numbers:
-                raised = " ".join(number.translate(_DIGITS) for number in numbers)
+                raised = " ".join(superscript(number) for number in numbers)
                 yield (f"[{','.join(numbers)}]" if plain else raised), "bold"
             if piece["kind"] == "unsupported":
                 yield " [no source]", "dim"

@@ -6,11 +6,10 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from llm_attr.viz.colour import DARK, LIGHT
 from llm_attr.viz.formatting import escape_line, format_ascii, truncate, unit_label
 from llm_attr.viz.text.elements import Value, scale_ends
 from llm_attr.viz.text.lines.console import Lines, console_with, write
-from llm_attr.viz.text.page import environment
+from llm_attr.viz.text.page import still
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -102,30 +101,23 @@ def render(view: DiffView, *, width: int | None = None, colour: bool | None = No
 
 def to_html(view: DiffView) -> str:
     """A self-contained HTML page."""
-    return _render("diff_page.html", view)
+    return still("diff", escape_line(view.title), _content(view))
 
 
 def fragment(view: DiffView) -> str:
     """The content of the page as one `<div>` for a notebook."""
-    return _render("diff_fragment.html", view)
+    return still("diff", escape_line(view.title), _content(view), width=None)
 
 
-def _render(template: str, view: DiffView) -> str:
-    return (
-        environment()
-        .get_template(template)
-        .render(
-            title=escape_line(view.title),
-            verdict=escape_line(view.verdict),
-            names=[escape_line(name) for name in view.names],
-            value_name=escape_line(view.value_name),
-            rows=[_cells(view, number) for number in range(len(view.rows))],
-            scale=scale_ends(view.limit),
-            notes=[(escape_line(name), escape_line(value)) for name, value in view.notes],
-            light=LIGHT,
-            dark=DARK,
-        )
-    )
+def _content(view: DiffView) -> dict[str, object]:
+    return {
+        "verdict": escape_line(view.verdict),
+        "names": [escape_line(name) for name in view.names],
+        "value_name": escape_line(view.value_name),
+        "rows": [_cells(view, number) for number in range(len(view.rows))],
+        "scale": scale_ends(view.limit),
+        "notes": [(escape_line(name), escape_line(value)) for name, value in view.notes],
+    }
 
 
 def _cells(view: DiffView, number: int) -> dict[str, object]:

@@ -6,10 +6,9 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from llm_attr.viz.colour import DARK, LIGHT
 from llm_attr.viz.formatting import escape_line, escape_text
 from llm_attr.viz.text.lines.console import Lines, console_with, write
-from llm_attr.viz.text.page import environment
+from llm_attr.viz.text.page import still
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -68,21 +67,20 @@ def render(view: EditView, *, width: int | None = None, colour: bool | None = No
 
 def to_html(view: EditView) -> str:
     """A self-contained HTML page."""
-    return _render("edit_page.html", view)
+    return still("edit", escape_line(view.title), _content(view))
 
 
 def fragment(view: EditView) -> str:
     """The content of the page as one `<div>` for a notebook."""
-    return _render("edit_fragment.html", view)
+    return still("edit", escape_line(view.title), _content(view), width=None)
 
 
-def _render(template: str, view: EditView) -> str:
+def _content(view: EditView) -> dict[str, object]:
     notes = [(escape_line(name), escape_line(value)) for name, value in view.notes]
     before, after = escape_text(view.before.strip()), escape_text(view.after.strip())
     texts = {"edited": escape_text(view.edited), "before": before, "after": after}
     pieces = [(escape_text(piece.text), piece.is_changed, piece.is_fixed) for piece in view.pieces if piece.text]
-    page = environment().get_template(template)
-    return page.render(title=escape_line(view.title), notes=notes, pieces=pieces, light=LIGHT, dark=DARK, **texts)
+    return {"notes": notes, "pieces": pieces, **texts}
 
 
 @dataclass(frozen=True)

@@ -80,10 +80,10 @@ def scale_ends(limit: float) -> tuple[str, str] | None:
     return (format_number(-limit, limit), format_number(limit, limit)) if limit else None
 
 
-def unit_value(view: AttributionView, unit: int, limit: float | None = None) -> Value:
-    """The value of a unit on the scale of its page, or one with another limit, with its error."""
+def unit_value(view: AttributionView, unit: int) -> Value:
+    """The value of a unit on the scale of its page, with its error."""
     error = math.nan if view.unit_errors is None else view.unit_errors[unit]
-    return Value.of(view.unit_values[unit], view.page_limit if limit is None else limit, error)
+    return Value.of(view.unit_values[unit], view.page_limit, error)
 
 
 @dataclass(frozen=True)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from dataclasses import dataclass
 
-from llm_attr.viz.formatting import escape_line, format_number, unit_label
+from llm_attr.viz.formatting import escape_line, format_number, superscript, unit_label
 from llm_attr.viz.text.view import AttributionView
 
 _QUOTED = 72  # characters of a unit that are quoted
@@ -14,7 +14,6 @@ _NEXT = 0.05  # a second unit is named from this share of the strongest on
 _SPREAD = 0.1  # below this share of the sum of |values| the strongest of many units did not carry the answer
 _MANY = 10
 _NATS = "log-probability (nats)"
-_SUPERSCRIPTS = str.maketrans("0123456789", "⁰¹²³⁴⁵⁶⁷⁸⁹")
 
 NAT = "1 nat makes the answer 2.7 times (e times) as likely; nats add up where probabilities multiply"
 """What a nat is, for the notes of a view in nats."""
@@ -70,7 +69,7 @@ def times(nats: float) -> str:
     power = math.floor(nats / math.log(10))
     digit = round(10 ** (nats / math.log(10) - power))
     power, digit = (power + 1, 1) if digit == 10 else (power, digit)
-    return f"about {digit} × 10{str(power).translate(_SUPERSCRIPTS)} times"
+    return f"about {digit} × 10{superscript(str(power))} times"
 
 
 def name_of(view: AttributionView, unit: int) -> str:

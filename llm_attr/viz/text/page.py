@@ -7,6 +7,7 @@ their positions (`data-unit`, `data-token`); `llm_attr.viz.text.script` adds wha
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from functools import cache
 from typing import TYPE_CHECKING, Any
 
@@ -66,6 +67,19 @@ def fragment(view: View, *, scripts: bool = True, styles: bool = True) -> str:
         styles: whether to include the style sheet; otherwise load `style_sheet()`.
     """
     return _render("fragment.html", view, scripts=scripts, styles=styles)
+
+
+def still(part: str, title: str, content: Mapping[str, Any], *, width: str | None = "74rem") -> str:
+    """A page or fragment without scripts, from the templates `<part>.html` and `<part>.css`.
+
+    Args:
+        part: the name of the templates.
+        title: the title of the page.
+        content: what the templates print; every text must be escaped to visible characters already.
+        width: the widest that the page gets; None for a fragment.
+    """
+    template = environment().get_template("still_fragment.html" if width is None else "still_page.html")
+    return template.render(part=part, title=title, width=width, light=LIGHT, dark=DARK, **content)
 
 
 def style_sheet() -> str:
@@ -156,7 +170,7 @@ def _comparison(view: ComparisonView) -> dict[str, Any]:
         "reach": reach_of(view.columns, strongest),
         "total": len(view.units),
         "errors": " and ".join(sorted({f"{column.error_name}s" for column in view.columns if column.unit_errors})),
-        "script": linked_script(view.columns),
+        "script": linked_script(),
     }
 
 

@@ -142,14 +142,17 @@ class Script:
         if not is_live(view):
             return None
         data = json.dumps(numbers(view), separators=(",", ":"), allow_nan=False)
-        return cls(data=data.replace("<", "\\u003c").replace(">", "\\u003e"), **_module())
+        return cls(
+            data=data.replace("<", "\\u003c").replace(">", "\\u003e"), **_module("mountAll", *_MODULES, "page.js")
+        )
 
 
 @cache
-def _module() -> dict[str, str]:
-    text = _joined(*_MODULES, "page.js")
+def _module(start: str, *names: str) -> dict[str, str]:
+    """The modules followed by a call of the function that starts them, with their key and their source."""
+    text = _joined(*names)
     key = hashlib.sha256(text.encode()).hexdigest()[:12]
-    text += f'\nmountAll(document, "{key}");\n'
+    text += f'\n{start}(document, "{key}");\n'
     digest = b64encode(hashlib.sha256(text.encode()).digest()).decode()
     return {"key": key, "module": text, "source": f"'sha256-{digest}'"}
 
@@ -164,13 +167,9 @@ def widget_module() -> str:
     return _joined(*_MODULES, "linked.js", "widget.js")
 
 
-def linked_script(views: Sequence[AttributionView]) -> Script:
+def linked_script() -> Script:
     """The script of a comparison: a unit that is held or pointed at is marked in every panel."""
-    text = _joined("linked.js", "compared.js")
-    key = hashlib.sha256(text.encode()).hexdigest()[:12]
-    text += f'\nlinkAll(document, "{key}");\n'
-    digest = b64encode(hashlib.sha256(text.encode()).digest()).decode()
-    return Script(key, json.dumps({"panels": len(views)}), text, f"'sha256-{digest}'")
+    return Script(data="{}", **_module("linkAll", "linked.js", "compared.js"))
 
 
 def _joined(*names: str) -> str:
