@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import pickle
 import threading
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -30,24 +29,12 @@ from llm_attr.llm.engines.sglang import SGLang
 from llm_attr.llm.prompt.variant import Variant
 from llm_attr.llm.scoring.prefix_tree import Query
 from tests.llm.engines.servers import Served, serving
-from tests.zoo import tiny
 
 TEXT = "Dave lives in Palm Coast. He is a lawyer.\nWhat does he like?"
 TARGET = " He likes fishing."
 DIALECTS = ("sglang", "vllm", "openai")
 CLOSE = 1e-3
 QUICK: dict[str, Any] = {"backoff": 0.001}
-
-
-@pytest.fixture(scope="module")
-def lm() -> LanguageModel:
-    return tiny("llama")
-
-
-@pytest.fixture(scope="module")
-def server(lm: LanguageModel) -> Iterator[Served]:
-    with serving(lm) as served:
-        yield served
 
 
 def agree(one: Any, other: Any) -> None:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from inspect import signature
 from typing import Any
 
@@ -22,22 +21,10 @@ from llm_attr.attr import (
     VLLMProvider,
 )
 from llm_attr.errors import EngineRefused, InvalidType, InvalidValue, UnsupportedMethod
-from tests.llm.engines.servers import Served, serving
+from tests.llm.engines.servers import Served
 from tests.reference.scoring import answer_log_probs
-from tests.zoo import tiny
 
 TARGET = " He likes fishing."
-
-
-@pytest.fixture(scope="module")
-def lm() -> LanguageModel:
-    return tiny("llama")
-
-
-@pytest.fixture(scope="module")
-def server(lm: LanguageModel) -> Iterator[Served]:
-    with serving(lm) as served:
-        yield served
 
 
 class Local(RemoteLLMProvider):
