@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from hashlib import sha256
 from time import monotonic
@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 
 from llm_attr.errors import EngineRefused
-from llm_attr.llm.engines.endpoint import Completion, Endpoint
+from llm_attr.llm.engines.endpoint import Completion, Endpoint, Scored
 from llm_attr.llm.model.language_model import LanguageModel
 from llm_attr.llm.model.tokenizer import vocabulary_size
 from llm_attr.llm.prompt.variant import Variant
@@ -79,7 +79,8 @@ def calibrate(endpoint: Endpoint, language_model: LanguageModel) -> Calibration:
     first = _scores(endpoint, [query])[0]
     seconds = monotonic() - start
     _compare(generated, first, endpoint)
-    again, reused = _scores(endpoint, [query])[0], endpoint.score([query])[0].reused
+    repeated = endpoint.score([query])[0]
+    again = _tensor(repeated)
     company = [Query(Variant.plain(prompt[:1] + prompt[1 + cut :]), answer) for cut in (1, 2, 3)]
     asked = [company[0], query, *company[1:]]
     rows = [row for part in _parts(asked, endpoint.per_request) for row in _scores(endpoint, part)]
@@ -93,7 +94,7 @@ def calibrate(endpoint: Endpoint, language_model: LanguageModel) -> Calibration:
         remember_noise(language_model, other - first)
     noise = max(float((other - first).abs().max()) for other in (again, rows[1]))
     difference, greedy = float((generated - first).abs().mean()), _fingerprint(endpoint, language_model)
-    return Calibration(len(answer), difference, noise, reused, seconds, greedy)
+    return Calibration(len(answer), difference, noise, repeated.reused, seconds, greedy)
 
 
 def report(endpoint: Endpoint, calibration: Calibration | None) -> Iterator[str]:
@@ -119,12 +120,15 @@ def _generated(
 ) -> tuple[tuple[int, ...], Tensor]:
     """Tokens whose ids are known, and their log-probabilities; sampled, so that these differ from each other."""
     best: tuple[tuple[int, ...], Sequence[float]] = ((), ())
+    by_text: dict[str, list[int]] = {}
     for seed in range(4 * TRIES):
         options = {"max_tokens": TOKENS, "temperature": 1.0, "seed": seed, "ignore_eos": True}
         done = endpoint.generate(prompt, options, log_probs=True)
         if not done.log_probs:
             raise EngineRefused("the server generates without log-probabilities, so its scores cannot be checked")
-        ids = done.ids if done.ids is not None else _named(done, language_model)
+        if done.ids is None and not by_text:
+            by_text = _by_text(language_model)
+        ids = _named(done, by_text) if done.ids is None else done.ids
         best = max(best, (ids, done.log_probs[: len(ids)]), key=lambda pair: len(pair[0]))
         if len(best[0]) > TOKENS * 3 // 4 or (seed >= TRIES - 1 and len(best[0]) >= TOKENS // 3):
             break
@@ -134,11 +138,16 @@ def _generated(
     return ids, torch.tensor(list(values), dtype=torch.float32, device="cpu")
 
 
-def _named(done: Completion, language_model: LanguageModel) -> tuple[int, ...]:
-    """The ids of the first tokens whose text belongs to one token only."""
+def _by_text(language_model: LanguageModel) -> dict[str, list[int]]:
+    """The tokens of the vocabulary by their text."""
     by_text: dict[str, list[int]] = {}
     for token in range(vocabulary_size(language_model.tokenizer) or 0):
         by_text.setdefault(language_model.decode([token]), []).append(token)
+    return by_text
+
+
+def _named(done: Completion, by_text: Mapping[str, list[int]]) -> tuple[int, ...]:
+    """The ids of the first tokens whose text belongs to one token only."""
     ids: list[int] = []
     for text in done.tokens:
         if len(found := by_text.get(text, ())) != 1:
@@ -148,8 +157,11 @@ def _named(done: Completion, language_model: LanguageModel) -> tuple[int, ...]:
 
 
 def _scores(endpoint: Endpoint, queries: Sequence[Query]) -> list[Tensor]:
-    found = endpoint.score(queries)
-    return [torch.tensor(each.log_probs, dtype=torch.float32, device="cpu") for each in found]
+    return [_tensor(each) for each in endpoint.score(queries)]
+
+
+def _tensor(scored: Scored) -> Tensor:
+    return torch.tensor(scored.log_probs, dtype=torch.float32, device="cpu")
 
 
 def _parts(queries: Sequence[Query], size: int) -> Iterator[Sequence[Query]]:
