@@ -40,7 +40,15 @@ ANSWER = (5, 17, 30, 8)
 ABSENCES: tuple[Absence, ...] = get_args(Absence)
 
 CHAT = [{"role": "system", "content": "Be kind."}, {"role": "user", "content": "Dave came.\n\nIs he in?\n"}]
+STEPS = [
+    {"role": "user", "content": "Who is Dave?"},
+    {"role": "assistant", "content": "A lawyer."},
+    {"role": "user", "content": "Where is he?"},
+    {"role": "assistant", "content": "Here."},
+]
+
 PROMPTS: dict[str, dict[str, Any]] = {
+    "step": vars(Prompt.from_trace(STEPS, unit="step")),
     "token": {"content": "Dave lives in Palm Coast, he does."},
     "word": {"content": "Dave lives in  Palm Coast,\nhe does."},
     "sentence": {"content": "Dave came. He  lives here.\nWhat now? "},
@@ -76,7 +84,9 @@ def model_of(family: str, kind: str, template: bool = False) -> LanguageModel:
 
 
 def prompt_of(unit: str, **options: Any) -> Prompt:
-    keywords = {name: value for name, value in PROMPTS[unit].items() if name in ("content", "documents", "spans")}
+    keywords = {
+        name: value for name, value in PROMPTS[unit].items() if name in ("content", "documents", "spans", "trace")
+    }
     return Prompt(**keywords, **{"unit": unit} | options)
 
 
@@ -130,7 +140,7 @@ class Plain:
 @pytest.mark.parametrize("unit", PROMPTS)
 @pytest.mark.parametrize("absence", ABSENCES)
 def test_exact(kind: str, unit: str, absence: Absence) -> None:
-    lm = model_of("llama", kind, template=unit in ("document", "message", "span"))
+    lm = model_of("llama", kind, template=unit in ("document", "message", "span", "step"))
     eos = lm.tokenizer.eos_token_id
     replacement = len(lm.tokenizer) - 1 if absence == "replace" and eos is None else None
     prompt = prompt_of(unit, absence=absence, replacement=replacement).bind(lm)
@@ -306,7 +316,7 @@ def test_units_of_tokens_are_not_tokenised_again(kind: str, monkeypatch: pytest.
 
 def _tokenised(unit: str, absence: Absence, kind: str, monkeypatch: pytest.MonkeyPatch) -> int:
     """How often a text is tokenised for nine variants after the first."""
-    lm = model_of("llama", kind, template=unit in ("document", "message", "span"))
+    lm = model_of("llama", kind, template=unit in ("document", "message", "span", "step"))
     prompt = prompt_of(unit, absence=absence).bind(lm)
     rows = itertools.islice(itertools.cycle(coalitions_of(len(prompt.values))), 9)
     calls, encode = [], type(lm.tokenizer)._encode_plus
