@@ -171,4 +171,4 @@ def _notes_of_target(result: ResultData) -> list[tuple[str, str]]:
 
 def _model(about: Mapping[str, Any]) -> str:
     """The model and its type, which is not known of a served one."""
-    return ", ".join(filter(None, (about["model"], about["dtype"])))
+    return ", ".join(str(each) for each in (about["model"], about["dtype"]) if each)

@@ -90,9 +90,9 @@ class _ExplanationLines(Lines):
             yield from self.wrapped((escape_line(self.view.verdict), "italic"))
         if self.view.title:
             yield from self.wrapped((escape_line(heading(self.view.title)), "bold"))
-        yield from self.wrapped(*((part.text, "" if part.unit is None else "bold") for part in finding(self.view)))
         for warning in self.view.warnings:
             yield from self.wrapped((escape_line(warning), "italic"))
+        yield from self.wrapped(*((part.text, "" if part.unit is None else "bold") for part in finding(self.view)))
         yield from self.heading("Prompt")
         yield from self.wrapped(*self.prompt())
         yield Text()
