@@ -15,7 +15,7 @@ from llm_attr.llm.prompt.prompt import Prompt
 from llm_attr.llm.request import methods
 from llm_attr.llm.results.result import LLMAttributionResult
 from llm_attr.llm.target.generation import DEFAULT_GENERATION, generate
-from llm_attr.viz.text.page import fragment
+from llm_attr.viz.text.page import fragment, to_html
 from llm_attr.viz.text.script import is_live, numbers
 
 _UNITS = ("word", "sentence", "paragraph", "token", "message", "document")
@@ -30,11 +30,11 @@ class ModelEngine:
 
     def __init__(self, language_model: LanguageModel) -> None:
         self.language_model, self.name = language_model, language_model.name
+        self._has_chat = bool(getattr(language_model.tokenizer, "chat_template", None))
 
     def about(self) -> dict[str, Any]:
         """See `Engine.about`."""
-        has_chat = bool(getattr(self.language_model.tokenizer, "chat_template", None))
-        return {"model": self.name, "chat": has_chat, "units": list(_UNITS), "methods": methods()}
+        return {"model": self.name, "chat": self._has_chat, "units": list(_UNITS), "methods": methods()}
 
     def warm_up(self) -> None:
         """Measures the speed of the model, so that plans need no passes."""
@@ -90,8 +90,7 @@ class ModelEngine:
         if asked.unit is not None:
             options["unit"] = asked.unit
         if asked.documents is not None:
-            has_chat = self.about()["chat"]
-            return Prompt.from_documents(asked.prompt or "", asked.documents, chat=has_chat, **options)
+            return Prompt.from_documents(asked.prompt or "", asked.documents, chat=self._has_chat, **options)
         if asked.messages is not None:
             return Prompt([message.model_dump() for message in asked.messages], **options)
         return Prompt(asked.prompt or "", **options)
@@ -104,7 +103,7 @@ def explained(result: LLMAttributionResult) -> Explained:
         document=result.to_dict(),
         markup=fragment(view, scripts=False, styles=False),
         numbers=numbers(view) if is_live(view) else None,
-        page=result.to_html(),
+        page=to_html(view),
     )
 
 

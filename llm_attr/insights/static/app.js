@@ -14,6 +14,7 @@ import { paint } from "./shell.js";
 import { stage } from "./stage.js";
 import { reduce, start } from "./store.js";
 import { button, editor, element, grow } from "./text.js";
+import { ranked } from "../viz/numbers.js";
 
 const $ = (id) => document.getElementById(id);
 const server = api(fetch.bind(window), session());
@@ -212,7 +213,7 @@ function step(by) {
 function stronger(by) {
   const values = known.get(page.state.result)?.document.seq_attr;
   if (!values || page.state.phase !== "done") return;
-  const order = [...values.keys()].sort((a, b) => Math.abs(values[b] ?? 0) - Math.abs(values[a] ?? 0) || a - b);
+  const order = ranked(values);
   const at = page.held === null ? (by > 0 ? -1 : order.length) : order.indexOf(page.held);
   page.stage.choose({ tokens: null, unit: order[(at + by + order.length) % order.length] });
 }
