@@ -78,7 +78,7 @@ class Notebook:
 
     def shows(self, tokens: list[str], unit: str, shares: list[float], panel: Any) -> None:
         """Waits until the panel has these tokens chosen, this unit held and these colours."""
-        for selector, text in (("[aria-selected=true] b", tokens), ("[aria-pressed=true]", [unit] if unit else [])):
+        for selector, text in (("[aria-selected=true] b", tokens), (".flow [aria-pressed=true]", [unit] if unit else [])):
             self.page.wait_for_function(
                 "([root, selector, text]) => `${[...root.querySelectorAll(selector)].map(it => it.innerText)}` == text",
                 arg=[panel.element_handle(), selector, ",".join(text)],
@@ -173,14 +173,14 @@ def test_clicks_reach_python_and_python_reaches_the_notebook(notebook: Notebook)
     panel = notebook.panel(1)
     notebook.shows([], "", [-0.1 / 5.9, 1, 0.4 / 5.9], panel)
     panel.locator("[data-token]").nth(1).click()
-    notebook.shows(["·repairs"], "", [-0.4, 1, 0], panel)
+    notebook.shows([" repairs"], "", [-0.4 / 5.9, 1 / 5.9, 0], panel)
     notebook.page.keyboard.press("Shift+ArrowRight")
-    notebook.shows(["·repairs", "·violins"], "", [-0.3 / 4, 1, -0.2 / 4], panel)
+    notebook.shows([" repairs", " violins"], "", [-0.3 / 5.9, 4 / 5.9, -0.2 / 5.9], panel)
     notebook.run(2)
     printed = notebook.cell(2).locator(".jp-OutputArea-output")
     assert printed.inner_text().strip() == "Selection(tokens=(1, 3), unit=None, panel=0)"
     notebook.run(3)
-    notebook.shows(["·violins", "."], "It rained on Saturday.", [0.1 / 2.9, 1, 0.3 / 2.9], panel)
+    notebook.shows([" violins", "."], "It rained on Saturday.", [0.1 / 5.9, 2.9 / 5.9, 0.3 / 5.9], panel)
     notebook.run(4)
     panel.locator("h1", has_text="Shapley values").wait_for()
     notebook.shows([], "", [1, 0.8 / 1.5, -0.7 / 1.5], panel)
@@ -191,8 +191,12 @@ def test_several_side_by_side_follow_the_theme(notebook: Notebook) -> None:
     first, second = notebook.panel(5, 0), notebook.panel(5, 1)
     second.locator("[data-token]").nth(2).click()
     first.locator(".flow [data-unit]").nth(1).click()
-    notebook.shows(["·violins"], "Aksel Holm repairs violins.", [0.1 / 3, 1, -0.2 / 3], first)
-    notebook.shows(["·violins"], "Aksel Holm repairs violins.", [0.2 / 0.9, 0.4 / 0.9, -1], second)
+    notebook.shows([" violins"], "Aksel Holm repairs violins.", [0.1 / 5.9, 3 / 5.9, -0.2 / 5.9], first)
+    notebook.shows([" violins"], "Aksel Holm repairs violins.", [0.2 / 1.5, 0.4 / 1.5, -0.9 / 1.5], second)
+    for panel in (first, second):
+        panel.get_by_role("button", name="own scale").click()
+    notebook.shows([" violins"], "Aksel Holm repairs violins.", [0.1 / 3, 1, -0.2 / 3], first)
+    notebook.shows([" violins"], "Aksel Holm repairs violins.", [0.2 / 0.9, 0.4 / 0.9, -1], second)
     for theme, scale in (("JupyterLab Dark", DARK), ("JupyterLab Light", LIGHT)):
         notebook.theme(theme)
         for panel, shade in ((first, scale.positive), (second, scale.negative)):
