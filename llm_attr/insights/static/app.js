@@ -16,6 +16,7 @@ import { reduce, start } from "./store.js";
 import { button, editor, element, grow } from "./text.js";
 import { ranked } from "../viz/numbers.js";
 
+const FIELDS = "textarea, select, input:not([type=checkbox]):not([type=file])"; // where a letter is text
 const $ = (id) => document.getElementById(id);
 const server = api(fetch.bind(window), session());
 const known = new Map();
@@ -237,7 +238,7 @@ function listen() {
   $("theme").addEventListener("click", theme);
   $("letters").addEventListener("change", ({ target }) => (page.letters = target.checked));
   document.addEventListener("keydown", (event) => {
-    const writes = event.target.matches("textarea, input, select") || $("keys").open;
+    const writes = event.target.matches(FIELDS) || $("keys").open;
     const act = meaning(event, { writes, letters: page.letters });
     if (!act) return;
     event.preventDefault();
