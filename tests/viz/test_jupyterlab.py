@@ -78,7 +78,10 @@ class Notebook:
 
     def shows(self, tokens: list[str], unit: str, shares: list[float], panel: Any) -> None:
         """Waits until the panel has these tokens chosen, this unit held and these colours."""
-        for selector, text in (("[aria-selected=true] b", tokens), (".flow [aria-pressed=true]", [unit] if unit else [])):
+        for selector, text in (
+            ("[aria-selected=true] b", tokens),
+            (".flow [aria-pressed=true]", [unit] if unit else []),
+        ):
             self.page.wait_for_function(
                 "([root, selector, text]) => `${[...root.querySelectorAll(selector)].map(it => it.innerText)}` == text",
                 arg=[panel.element_handle(), selector, ",".join(text)],
