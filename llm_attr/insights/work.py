@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import logging
 import uuid
 from collections import OrderedDict, deque
 from concurrent.futures import ThreadPoolExecutor
@@ -15,6 +16,8 @@ from llm_attr.insights.engine import Controls, Engine
 from llm_attr.insights.events import Sessions
 from llm_attr.insights.schemas import Explain, Generate
 from llm_attr.insights.storage import KEPT, Job, State, Storage
+
+_log = logging.getLogger(__name__)
 
 WAITING = 2
 """The most jobs of a session that wait while others are done."""
@@ -156,7 +159,10 @@ class Work:
             found = await loop.run_in_executor(self._thread, self._work, job, controls)
         except Cancelled:
             self._over(job, "cancelled")
-        except Exception as error:  # noqa: BLE001 - whatever a model raises, the server goes on
+        except LlmAttrError as error:
+            self._over(job, "failed", failure_of(error))
+        except Exception as error:  # noqa: BLE001 - whatever a model raises, the server goes on and its log says why
+            _log.exception("job %s failed", job.id)
             self._over(job, "failed", failure_of(error))
         else:
             self.storage.keep_result(job.id, found)

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import uvicorn
 
-from llm_attr.errors import Cancelled, ContextTooLong
+from llm_attr.errors import Cancelled
 from llm_attr.insights.application import Server, application
 from llm_attr.insights.engine import Explained
 from llm_attr.viz.text.page import fragment, to_html
@@ -26,7 +26,7 @@ class FakeEngine:
     def __init__(self, free=True, name="fake"):
         self.name = name
         self.steps, self.release = threading.Semaphore(0), threading.Event()
-        self.started, self.failing = [], False
+        self.started, self.failing = [], None
         if free:
             self.release.set()
 
@@ -78,7 +78,7 @@ class FakeEngine:
         for done in range(4):
             self._step(controls)
             if self.failing:
-                raise ContextTooLong("the prompt has 9,000 tokens and the model takes 8,192")
+                raise self.failing
             controls.progress(done + 1, 4)
         return explained_of(units, asked.target)
 

@@ -7,6 +7,7 @@ import time
 
 import pytest
 
+from llm_attr.errors import ContextTooLong
 from tests.insights.client import Client
 
 
@@ -75,11 +76,26 @@ def test_running_and_waiting_jobs_are_cancelled(serve):
 
 def test_failures_say_what_and_where_and_the_server_goes_on(serve):
     engine, client = serve()
-    engine.failing = True
+    engine.failing = ContextTooLong("the prompt has 9,000 tokens and the model takes 8,192")
     kind, data = client.wait(client.explain())[-1][1:]
     assert (kind, data["kind"], data["place"]) == ("failed", "ContextTooLong", "prompt")
     assert "8,192" in data["message"]
-    engine.failing = False
+    engine.failing = None
+    assert client.wait(client.explain())[-1][1] == "result"
+
+
+def test_the_log_has_what_the_page_does_not_say(serve, capsys):
+    engine, client = serve()
+    engine.failing = ZeroDivisionError("no share of Aksel")
+    job = client.explain()
+    kind, data = client.wait(job)[-1][1:]
+    assert (kind, data["kind"], data["place"]) == ("failed", "ZeroDivisionError", "button")
+    assert "Aksel" not in data["message"]
+    assert "the server's log" in data["message"]
+    logged = capsys.readouterr().err
+    assert job in logged
+    assert "ZeroDivisionError: no share of Aksel" in logged
+    engine.failing = None
     assert client.wait(client.explain())[-1][1] == "result"
 
 

@@ -3,6 +3,7 @@ import re
 
 import pytest
 
+from llm_attr.errors import ContextTooLong
 from tests.insights.fake import explained_of
 
 HOSTILE = '<img src=x onerror="window.ran=1"><script>window.ran=1</script>" style="--v:1" data-x=\'&lt;b&gt;\'. Two.'
@@ -82,13 +83,13 @@ def test_from_idle_to_done(open_page, width, scheme):
 
 def test_a_failure_is_shown_where_it_belongs_and_the_text_stays(open_page):
     engine, page, _ = open_page()
-    engine.failing = True
+    engine.failing = ContextTooLong("the prompt has 9,000 tokens and the model takes 8,192")
     page.locator("#fields textarea").fill("Too long.")
     page.locator("#explain").click()
     phase(page, "failed")
     assert "8,192" in page.locator("#at-prompt").inner_text()
     assert page.locator("#fields textarea").input_value() == "Too long."
-    engine.failing = False
+    engine.failing = None
     done(page)
 
 
